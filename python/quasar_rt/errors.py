@@ -23,6 +23,7 @@ __all__ = [
     "InfeasibleError",
     "InvalidValueError",
     "NotASubnetError",
+    "OutOfMemoryError",
     "QuasarError",
     "SettingsError",
     "SubnetError",
@@ -111,6 +112,10 @@ class UnsupportedTierError(DeviceError):
 
 class ThreadsError(DeviceError):
     """The worker threads could not be started."""
+
+
+class OutOfMemoryError(QuasarError, MemoryError):
+    """The process cannot have the memory that a subnet needs. Nothing was allocated."""
 
 
 class DeviceUnavailableError(DeviceError):

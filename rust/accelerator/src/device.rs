@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use quasar_core::cpu::{FrameTime, NEVER};
 use quasar_core::error::{Error, Result};
+use quasar_core::memory;
 use quasar_core::pool::{IdlePool, PerProcess};
 use quasar_core::preprocess::{patches_channels_first, ImageView, Preprocessor};
 use quasar_core::{Executor, Subnet};
@@ -257,10 +258,13 @@ impl<T: Transport + 'static> Accelerator<T> {
     /// Preprocesses an image, cuts it into patches and packs them.
     fn input(&self, process: &Process, image: &ImageView) -> Result<Vec<u8>> {
         let config = self.subnet.config();
-        let workspace = || Workspace {
-            preprocessor: Preprocessor::new(config),
-            pixels: Vec::new(),
-            patches: vec![0; config.patches() * config.patch_len()],
+        let workspace = || {
+            memory::check("a frame", 2 * config.patches() * config.patch_len())?;
+            Ok(Workspace {
+                preprocessor: Preprocessor::new(config),
+                pixels: Vec::new(),
+                patches: vec![0; config.patches() * config.patch_len()],
+            })
         };
         process.workspaces.with(workspace, |workspace| {
             let Workspace {

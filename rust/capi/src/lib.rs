@@ -38,6 +38,8 @@ pub enum QuasarStatus {
     Unavailable = 5,
     /// A defect of the library. Please report it.
     Internal = 6,
+    /// The process cannot have the memory that the subnet needs.
+    Memory = 7,
 }
 
 /// A subnet, ready to run on this CPU. Threads may share it; frames of several threads run at the
@@ -118,6 +120,7 @@ impl From<Error> for Failure {
             Error::Io { .. } => QuasarStatus::File,
             Error::InvalidImage(_) => QuasarStatus::Image,
             Error::InvalidValue(_) => QuasarStatus::InvalidArgument,
+            Error::OutOfMemory { .. } => QuasarStatus::Memory,
             Error::UnsupportedTier { .. } | Error::Threads { .. } => QuasarStatus::Unavailable,
             _ => QuasarStatus::Subnet,
         };

@@ -134,6 +134,14 @@ pub enum Error {
         /// The operating system's message.
         problem: String,
     },
+    /// The process cannot have the memory that something needs.
+    #[error("{what} needs {bytes} bytes of memory, more than this process can have; free some, or raise its limit")]
+    OutOfMemory {
+        /// The thing that needs memory.
+        what: &'static str,
+        /// Bytes that it needs.
+        bytes: u64,
+    },
     /// A device is missing or cannot be used.
     #[error("device \"{device}\": {problem}")]
     DeviceUnavailable {
@@ -223,6 +231,7 @@ kinds! {
     Infeasible
     UnsupportedTier
     Threads
+    OutOfMemory
     DeviceUnavailable
     DeviceTimeout
     DeviceFault

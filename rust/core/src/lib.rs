@@ -14,7 +14,7 @@
 //! | [`trace`] | records intermediates or times on the way | [`trace::Trace`] |
 //! | [`nibble_check`] | runs the linear layers again as an accelerator does, in nibbles | differences |
 //!
-//! [`error`], [`cache`] and the threads of [`pool`] are below them all. The arithmetic is
+//! [`error`], [`memory`], [`cache`] and the threads of [`pool`] are below them all. The arithmetic is
 //! `quasar-kernels`', as `docs/integer-model.md` defines it.
 
 #![forbid(unsafe_code)]
@@ -26,6 +26,7 @@ pub mod error;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod logits;
+pub mod memory;
 pub mod network;
 pub mod nibble_check;
 pub mod pool;

@@ -7,11 +7,12 @@ use quasar_kernels::{HeadParams, Kernels, LayerNorm, Linear, LinearParams, Stora
 
 use crate::cache;
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::preprocess::{weights_channels_last, Preprocessor};
 use crate::subnet::config::Config;
 use crate::subnet::container::Tensor;
 use crate::subnet::schema::{self, LinearSpec};
-use crate::subnet::{LinearTensors, Subnet};
+use crate::subnet::{LayerSummary, LinearTensors, Subnet};
 
 /// A subnet packed for one tier. It is immutable, and executors share it.
 #[derive(Clone, Debug)]
@@ -67,7 +68,7 @@ impl Network {
     /// the last cache unpacked.
     ///
     /// # Errors
-    /// [`Error::UnsupportedTier`] if this CPU lacks the tier.
+    /// [`Error::UnsupportedTier`] if this CPU lacks the tier, [`Error::OutOfMemory`].
     pub fn new(subnet: &Subnet, tier: Tier) -> Result<Self> {
         let eight_bit = Self::kernels(tier)?.unpacked_weight_bytes();
         let layers = subnet.summary().layers;
@@ -84,9 +85,10 @@ impl Network {
     /// Packs a subnet for a tier, with its weights in the form `storage`.
     ///
     /// # Errors
-    /// [`Error::UnsupportedTier`] if this CPU lacks the tier.
+    /// [`Error::UnsupportedTier`] if this CPU lacks the tier, [`Error::OutOfMemory`].
     pub fn with_storage(subnet: &Subnet, tier: Tier, storage: Storage) -> Result<Self> {
         let kernels = Self::kernels(tier)?;
+        memory::check("packing the weights", Self::memory(subnet, tier, storage)?)?;
         let config = subnet.config().clone();
         let layers = schema::linears(&config);
         let mut layers = layers.iter();
@@ -149,6 +151,41 @@ impl Network {
         };
         Linear::join(&mut network.layers_mut());
         Ok(network)
+    }
+
+    /// Returns the bytes of memory that packing a subnet takes at most, its result included.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedTier`] if this CPU lacks the tier.
+    pub fn memory(subnet: &Subnet, tier: Tier, storage: Storage) -> Result<usize> {
+        /// Bytes of a row's parameters, at most.
+        const ROW: usize = 64;
+        /// Rows and columns are padded, those of each width by themselves.
+        const PADDING: usize = 128;
+        /// Layers are moved to memory that starts at a large page, and ends at one.
+        const LARGE_PAGES: usize = 2 * (4 << 20);
+
+        let unpacked = Self::kernels(tier)?.unpacked_weight_bytes();
+        let summary = subnet.summary();
+        let packed = |layer: &LayerSummary| {
+            let (k, row4, row8) = (
+                layer.k + PADDING,
+                layer.rows4 + PADDING,
+                layer.rows8 + PADDING,
+            );
+            let weights = match storage {
+                Storage::Packed if tier != Tier::Scalar => k * row4 / 2 + k * row8,
+                _ => k * unpacked * (row4 + row8),
+            };
+            weights + ROW * (layer.rows + 2 * PADDING)
+        };
+        let all = summary.layers.iter().map(packed).sum::<usize>();
+        // A layer's codes, and copies of them in another order; its packed form grows.
+        let layer = |layer: &LayerSummary| 4 * layer.rows * layer.k + 2 * packed(layer);
+        let largest = summary.layers.iter().map(layer).max().unwrap_or(0);
+        let config = 8 * subnet.config_json().len();
+        let tables = 8 * subnet.config().tokens() * subnet.config().embed;
+        Ok(2 * all + largest + config + tables + LARGE_PAGES)
     }
 
     /// Returns all layers in the order in which a frame reads them.

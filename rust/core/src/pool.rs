@@ -4,7 +4,7 @@
 //! a team of its parent's. State that depends on threads, with every lock near it, is therefore
 //! kept by process: a child builds its own and never touches (nor frees) its parent's.
 //!
-//! Depends on [`crate::error`] and the kernels' team.
+//! Depends on [`crate::error`], [`crate::memory`] and the kernels' team.
 
 use std::process;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -12,9 +12,13 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use quasar_kernels::Team;
 
 use crate::error::{Error, Result};
+use crate::memory;
 
 /// The largest number of threads of one team.
 pub const MAX_THREADS: usize = quasar_kernels::MAX_TEAM;
+
+/// Bytes of a thread: its stack, and what the system needs for it.
+const THREAD_BYTES: usize = (2 << 20) + (256 << 10);
 
 /// Returns the number of threads of the machine, within the limit.
 pub fn default_threads() -> usize {
@@ -27,9 +31,10 @@ pub fn default_threads() -> usize {
 ///
 /// # Errors
 /// [`Error::InvalidValue`] for 0 or more than [`MAX_THREADS`], [`Error::Threads`] if they cannot be
-/// started.
+/// started, [`Error::OutOfMemory`].
 pub(crate) fn team(threads: usize) -> Result<Team> {
     check_threads(threads)?;
+    memory::check("the threads", threads * THREAD_BYTES)?;
     Team::new(threads).map_err(|e| Error::Threads {
         threads,
         problem: e.to_string(),
@@ -145,10 +150,20 @@ impl<T> IdlePool<T> {
     }
 
     /// Calls `run` with an idle value, or with a new one from `make`.
-    pub fn with<R>(&self, make: impl FnOnce() -> T, run: impl FnOnce(&mut T) -> R) -> R {
+    ///
+    /// # Errors
+    /// Those of `make` and of `run`.
+    pub fn with<R>(
+        &self,
+        make: impl FnOnce() -> Result<T>,
+        run: impl FnOnce(&mut T) -> Result<R>,
+    ) -> Result<R> {
         let lock = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = lock().pop();
-        let mut value = taken.unwrap_or_else(make);
+        let mut value = match taken {
+            Some(value) => value,
+            None => make()?,
+        };
         let result = run(&mut value);
         let mut idle = lock();
         if idle.len() < self.most {
@@ -198,7 +213,11 @@ mod tests {
     fn a_crowd_of_callers_leaves_few_idle_values() {
         fn nest(pool: &IdlePool<u32>, depth: u32) {
             if depth > 0 {
-                pool.with(|| depth, |_| nest(pool, depth - 1));
+                let run = |_: &mut u32| {
+                    nest(pool, depth - 1);
+                    Ok(())
+                };
+                pool.with(|| Ok(depth), run).unwrap();
             }
         }
         let pool = IdlePool::new(3);

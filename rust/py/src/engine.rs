@@ -159,7 +159,9 @@ impl Engine {
         let (subnet, hardware) = (Arc::clone(&subnet.subnet), &hardware.hardware);
         let device = device::open(py, |cancel| {
             let bitstream = bitstream.as_deref();
-            device::uio(&subnet, hardware, addresses, bitstream, roots, timeout, cancel)
+            device::uio(
+                &subnet, hardware, addresses, bitstream, roots, timeout, cancel,
+            )
         })?;
         Ok(Self::accelerated(py, subnet, device))
     }
@@ -222,8 +224,9 @@ impl Engine {
 
     /// Returns the bytes of weights that each thread of the CPU reads in a frame.
     #[getter]
-    fn weight_traffic(&self) -> Option<Vec<usize>> {
-        self.cpu.as_ref().map(|cpu| cpu.weight_traffic())
+    fn weight_traffic(&self) -> PyResult<Option<Vec<usize>>> {
+        let traffic = self.cpu.as_ref().map(|cpu| cpu.weight_traffic());
+        traffic.transpose().map_err(to_py)
     }
 
     /// Returns what closes the device once this engine is gone.
@@ -252,9 +255,11 @@ impl Engine {
             let pool = self.preparing.get(|| Ok(IdlePool::new(MOST_PREPARING)))?;
             let mut pixels = Vec::new();
             let result = pool.with(
-                || match &self.cpu {
-                    Some(cpu) => cpu.network().preprocessor(),
-                    None => Preprocessor::new(self.subnet.config()),
+                || {
+                    Ok(match &self.cpu {
+                        Some(cpu) => cpu.network().preprocessor(),
+                        None => Preprocessor::new(self.subnet.config()),
+                    })
                 },
                 |preprocessor| match &self.cpu {
                     Some(cpu) => cpu.prepare(preprocessor, &view, &mut pixels),

@@ -28,6 +28,7 @@ const CLASSES: &[(&str, &str)] = &[
     ("Infeasible", "InfeasibleError"),
     ("UnsupportedTier", "UnsupportedTierError"),
     ("Threads", "ThreadsError"),
+    ("OutOfMemory", "OutOfMemoryError"),
     ("DeviceUnavailable", "DeviceUnavailableError"),
     ("DeviceTimeout", "DeviceTimeoutError"),
     ("DeviceFault", "DeviceFaultError"),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+use quasar_core::memory;
 use quasar_core::subnet::container::Dtype;
 
 use crate::errors::{invalid_value, to_py};
@@ -44,6 +45,8 @@ impl Subnet {
 
     #[staticmethod]
     fn from_parts(py: Python<'_>, config: &str, tensors: Vec<Tensor<'_>>) -> PyResult<Self> {
+        let bytes = tensors.iter().map(|(_, _, _, data)| data.as_bytes().len());
+        memory::check("a subnet", bytes.sum()).map_err(to_py)?;
         let tensors = tensors
             .into_iter()
             .map(|(name, dtype, shape, data)| {
@@ -71,7 +74,9 @@ impl Subnet {
         self.subnet.config_json()
     }
 
-    fn tensors<'py>(&self, py: Python<'py>) -> Vec<Tensor<'py>> {
+    fn tensors<'py>(&self, py: Python<'py>) -> PyResult<Vec<Tensor<'py>>> {
+        let bytes = self.subnet.tensors().map(|(_, tensor)| tensor.data().len());
+        memory::check("the tensors", bytes.sum()).map_err(to_py)?;
         let tensor = |(name, tensor): (&str, &quasar_core::subnet::container::Tensor)| {
             (
                 name.to_owned(),
@@ -80,7 +85,7 @@ impl Subnet {
                 PyBytes::new(py, tensor.data()),
             )
         };
-        self.subnet.tensors().map(tensor).collect()
+        Ok(self.subnet.tensors().map(tensor).collect())
     }
 
     fn sha256(&self, py: Python<'_>) -> String {

@@ -393,7 +393,9 @@ fn another_bitstream_is_refused_before_a_frame_runs() {
     let mut mock = Mock::new(Arc::clone(&program), DEADLINES.segment, |_| None);
     mock.hash ^= 1 << 40;
     let report = Arc::clone(&mock.report);
-    let error = Driver::open(Watched::of(mock), program, DEADLINES).err().unwrap();
+    let error = Driver::open(Watched::of(mock), program, DEADLINES)
+        .err()
+        .unwrap();
     assert_eq!(error.kind(), "WrongBitstream");
     assert!(error.to_string().contains("configuration hash"), "{error}");
     assert_eq!(report.lock().unwrap().segments, []);

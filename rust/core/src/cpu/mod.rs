@@ -119,8 +119,18 @@ impl Executor {
 
     /// Returns the bytes of weights that each thread reads in a frame, if no thread takes over what
     /// is another's.
-    pub fn weight_traffic(&self) -> Vec<usize> {
-        Workspace::new(&self.network, self.threads).weight_traffic(&self.network)
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn weight_traffic(&self) -> Result<Vec<usize>> {
+        let workspace = Workspace::new(&self.network, self.threads)?;
+        Ok(workspace.weight_traffic(&self.network))
+    }
+
+    /// Returns the bytes of memory that a frame's workspace takes at most, in as many ranges of
+    /// tokens as there are threads.
+    pub fn workspace_memory(&self) -> usize {
+        Workspace::memory(&self.network, self.threads)
     }
 
     /// Returns for each block whether `threads` threads would share its attention out by heads; if
@@ -252,7 +262,7 @@ impl Executor {
     /// [`Error::InvalidImage`], [`Error::Interrupted`].
     pub fn profile(&self, image: &ImageView, cancel: &AtomicBool) -> Result<Vec<StageTime>> {
         let workers = self.workers()?;
-        let mut workspace = Workspace::new(&self.network, self.threads);
+        let mut workspace = Workspace::new(&self.network, self.threads)?;
         let mut logits = vec![0; self.network.config.outputs()];
         // One run makes memory grow to its size, and one warms it up.
         for _ in 0..2 {
@@ -280,7 +290,7 @@ impl Executor {
     ) -> Result<Vec<Vec<StageTime>>> {
         pool::check_threads(threads)?;
         let config = &self.network.config;
-        let mut workspace = Workspace::new(&self.network, threads);
+        let mut workspace = Workspace::new(&self.network, threads)?;
         let mut logits = vec![0; config.outputs()];
         let mut pixels = Vec::new();
         // One run makes memory grow to its size, and one warms it up.
@@ -304,7 +314,7 @@ impl Executor {
     /// [`Error::InvalidImage`] for a wrong number of bytes, [`Error::Interrupted`].
     pub fn trace(&self, image: &[u8], cancel: &AtomicBool) -> Result<Trace> {
         self.check_image(image)?;
-        let mut workspace = Workspace::new(&self.network, self.threads);
+        let mut workspace = Workspace::new(&self.network, self.threads)?;
         workspace.observe(&Observer::trace());
         let mut logits = vec![0; self.network.config.outputs()];
         self.workers()?
@@ -348,8 +358,8 @@ impl Workers {
         &self,
         network: &Network,
         ranges: usize,
-        run: impl FnOnce(&mut Workspace) -> T,
-    ) -> T {
+        run: impl FnOnce(&mut Workspace) -> Result<T>,
+    ) -> Result<T> {
         let pool = if ranges == 1 {
             &self.single
         } else {

@@ -16,7 +16,8 @@ use super::partition::Machine;
 use super::range::{Frame, Heads, TokenRange};
 use super::token::Token;
 use crate::error::Result;
-use crate::network::Network;
+use crate::memory;
+use crate::network::{Block, Network};
 use crate::preprocess::Preprocessor;
 use crate::subnet::config::{Config, Pool};
 use crate::trace::{Observer, Point, StageTime};
@@ -139,8 +140,38 @@ pub(super) struct Workspace {
 
 impl Workspace {
     /// Allocates memory for a frame that runs in `ranges` ranges of tokens.
-    pub(super) fn new(network: &Network, ranges: usize) -> Self {
-        Self::with_heads(network, ranges, by_heads(network, ranges))
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub(super) fn new(network: &Network, ranges: usize) -> Result<Self> {
+        memory::check("a frame", Self::memory(network, ranges))?;
+        Ok(Self::with_heads(network, ranges, by_heads(network, ranges)))
+    }
+
+    /// Returns the bytes that a frame takes at most in `ranges` ranges: memory that its threads make
+    /// grow, and all of it once more while it is moved.
+    pub(super) fn memory(network: &Network, ranges: usize) -> usize {
+        /// Kernels work on tiles of some rows and columns.
+        const TILE: usize = 64;
+        /// What does not depend on sizes.
+        const RANGE_BYTES: usize = 64 << 10;
+
+        let config = &network.config;
+        let [rows, ranges] = cut(config.tokens(), ranges);
+        let (rows, tokens) = (rows + TILE / 4, config.tokens() + TILE);
+        let inner = network.widest(Block::inner);
+        let hidden = network.widest(|block| block.hidden);
+        let head_dim = network.widest(|block| block.head_dim) + TILE;
+        let heads = network.widest(|block| block.heads).div_ceil(ranges) + 1;
+        let widest = TILE + config.patch_len().max(config.embed).max(inner).max(hidden);
+        // Patches, residual, norm, queries, attended and hidden codes; then what ranges exchange.
+        let codes = rows * (config.patch_len() + 3 * config.embed + 2 * inner + hidden);
+        let exchanged = 2 * rows * (2 * inner).max(config.embed);
+        // The kernels' own copies of a layer's input, a panel of its weights, and its sums.
+        let linear = 4 * rows * widest + 4 * TILE * widest + 16 * TILE * rows;
+        let attention = heads * tokens * head_dim * (4 + 3) + 16 * TILE * tokens;
+        let range = codes + exchanged + linear + attention + RANGE_BYTES;
+        2 * ranges * range + config.image.bytes() + 16 * config.embed * network.heads.len()
     }
 
     /// Allocates memory for a frame that runs in `ranges` ranges of tokens, or fewer. `by_heads`
@@ -437,7 +468,10 @@ mod tests {
         let subnet = subnet("token");
         for tier in supported_tiers() {
             let network = Network::new(&subnet, tier).unwrap();
-            assert_eq!(Workspace::new(&network, 1).preprocessor.tier(), tier);
+            assert_eq!(
+                Workspace::new(&network, 1).unwrap().preprocessor.tier(),
+                tier
+            );
         }
     }
 
@@ -462,7 +496,7 @@ mod tests {
         for tier in supported_tiers() {
             for storage in [Storage::Unpacked, Storage::Packed] {
                 let network = Network::with_storage(&subnet, tier, storage).unwrap();
-                let expected = trace(&network, Workspace::new(&network, 1), None);
+                let expected = trace(&network, Workspace::new(&network, 1).unwrap(), None);
                 for (ranges, divided) in DIVIDED {
                     let team = Team::new(ranges).unwrap();
                     for team in [None, Some(&team)] {

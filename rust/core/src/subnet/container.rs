@@ -3,7 +3,8 @@
 //! Knows nothing of networks. The safetensors crate parses the header. This module reads, so that
 //! the tensors are read once, after every check of the header. It also writes, because the crate
 //! orders the metadata by a randomly seeded hash map and the same subnet must always give the same
-//! bytes. Depends on [`crate::error`] and `json`.
+//! bytes. Depends on [`crate::error`], [`crate::memory`]
+//! and `json`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
@@ -13,11 +14,17 @@ use sha2::{Digest, Sha256};
 
 use super::json;
 use crate::error::{excerpt, Error, Result};
+use crate::memory;
 
 /// Bytes of a subnet file, at most.
 pub const MAX_FILE_BYTES: u64 = 512 << 20;
 /// Bytes of its header, at most.
 pub const MAX_HEADER_BYTES: u64 = 4 << 20;
+
+/// Bytes of memory that one byte of a header may take once it is parsed: a short text in a list.
+const HEADER_FACTOR: usize = 32;
+/// The words for a file that does not fit the memory.
+const FILE: &str = "reading the subnet";
 
 const FORMAT: &str = "qvit";
 /// The versions that this build reads. A file has the oldest one that has all that its config says
@@ -234,6 +241,7 @@ pub(crate) fn parse(
     io: impl Fn(io::Error) -> Error,
 ) -> Result<Contents> {
     check_size(size)?;
+    memory::check(FILE, size as usize)?;
     let mut read = |bytes: u64, what: &'static str, needed: u64| {
         if needed > size {
             return Err(Error::Truncated {
@@ -270,6 +278,7 @@ pub(crate) fn parse(
     }
     let start = 8 + length;
     let header = read(length, "the header", start)?;
+    memory::check(FILE, size as usize + HEADER_FACTOR * length as usize)?;
     let invalid = |e: serde_json::Error| Error::not_a_subnet(format!("its header is invalid: {e}"));
     json::check(&header).map_err(invalid)?;
     // This also checks that the tensors follow one another and that their bytes agree with dtype
@@ -386,6 +395,7 @@ pub(crate) fn serialize(version: &str, config: &str, tensors: &Tensors) -> Resul
         });
     }
     check_size((8 + header.len() + end) as u64)?;
+    memory::check("the subnet's file", 8 + header.len() + end)?;
     let mut bytes = Vec::with_capacity(8 + header.len() + end);
     bytes.extend((header.len() as u64).to_le_bytes());
     bytes.extend(header);

@@ -1,7 +1,7 @@
 //! The subnet: configuration and tensors, checked once, when it is made. Reads and writes `.qvit`
 //! files.
 //!
-//! Depends on [`crate::error`], [`crate::rows`] and [`crate::embedding`]. `docs/subnet-file.md`
+//! Depends on [`crate::error`], [`crate::memory`], [`crate::rows`] and [`crate::embedding`]. `docs/subnet-file.md`
 //! describes the file.
 
 pub mod config;
@@ -15,6 +15,7 @@ use std::path::Path;
 
 use crate::embedding;
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::rows;
 use config::Config;
 use container::{Dtype, Tensor, Tensors};
@@ -134,6 +135,7 @@ impl Subnet {
     /// # Errors
     /// [`Error::Io`], and those of [`Self::from_bytes`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        memory::check("a subnet", 0)?;
         let path = path.as_ref();
         let io = |source| Error::Io {
             path: path.to_owned(),
@@ -308,6 +310,9 @@ impl Subnet {
 
     fn checked(config_json: String, tensors: Tensors) -> Result<Self> {
         let config = Config::from_json(&config_json)?;
+        // Layers are decoded to be checked, one at a time.
+        let largest = tensors.values().map(|tensor| tensor.data().len()).max();
+        memory::check("the check of the subnet", 8 * largest.unwrap_or(0))?;
         check_tensors(&config, &tensors)?;
         let subnet = Self {
             config,

@@ -1,0 +1,44 @@
+//! Asks for memory before it is needed.
+//!
+//! Where a small allocation fails, Rust ends the process. Work that needs memory in proportion to a
+//! subnet therefore asks first whether the process can have all of it, and some more for what is
+//! small. Limits of the address space (`ulimit -v`) and of committed memory are noticed like this;
+//! nothing is written, so a machine that promises more memory than it has still does so.
+//!
+//! Depends on [`crate::error`].
+
+use memmap2::MmapOptions;
+
+use crate::error::{Error, Result};
+
+/// Bytes for everything that is small, and for the allocator's own needs.
+const SLACK: usize = 4 << 20;
+
+/// Checks that the process can have `bytes` more bytes of memory.
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub fn check(what: &'static str, bytes: usize) -> Result<()> {
+    let bytes = bytes.saturating_add(SLACK);
+    // Not by the allocator, which would keep what it has once had.
+    let mapped = MmapOptions::new().len(bytes).map_anon();
+    mapped.map(drop).map_err(|_| Error::OutOfMemory {
+        what,
+        bytes: bytes as u64,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_memory_than_there_are_addresses_is_refused() {
+        check("little", 1 << 20).unwrap();
+        for bytes in [usize::MAX, usize::MAX / 2, 1 << (usize::BITS - 4)] {
+            let error = check("a lot", bytes).unwrap_err();
+            assert_eq!(error.kind(), "OutOfMemory");
+            assert!(error.to_string().starts_with("a lot needs "), "{error}");
+        }
+    }
+}
