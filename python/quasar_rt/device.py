@@ -168,15 +168,18 @@ def open_device(
     tier: str | None,
     timeout: float | None,
     weights: str | None,
+    wait: float,
 ) -> tuple[NativeEngine, str, str]:
     """Opens the device `name`; returns the engine, the device's own name and the reason for the choice.
+
+    Waits `wait` seconds for an accelerator that another engine or process uses.
 
     Raises:
         DeviceError: this machine has no such device, or it cannot be used.
         DoesNotFitError: the subnet does not fit the accelerator's buffers.
     """
     if name == "auto":
-        return _automatic(subnet, threads, tier, timeout, weights)
+        return _automatic(subnet, threads, tier, timeout, weights, wait)
     kind, _, rest = name.partition(":")
     if kind != "cpu" and tier is not None:
         raise InvalidValueError(f"tier is {shown(tier)}; only the CPU has tiers, not device '{name}'")
@@ -198,7 +201,11 @@ def open_device(
         errors = []
         for device in _fpgas():
             try:
-                return _fpga(subnet, device.name, "", timeout), device.name, f"{device.about}; {asked}"
+                return (
+                    _fpga(subnet, device.name, "", timeout, wait),
+                    device.name,
+                    f"{device.about}; {asked}",
+                )
             except DeviceError as error:
                 errors.append(str(error))
         raise DeviceUnavailableError(
@@ -206,7 +213,7 @@ def open_device(
             + ("; ".join(errors) or f"no UIO device is named {UIO_NODE}, and {_why_no_pynq()}")
         )
     if kind in ("uio", "devmem", "pynq"):
-        return _fpga(subnet, kind, rest, timeout), kind, asked
+        return _fpga(subnet, kind, rest, timeout, wait), kind, asked
     names = [device.name for device in devices()]
     raise DeviceError(f"there is no device {shown(name)}; this machine has: {', '.join(names)} (or 'auto')")
 
@@ -221,7 +228,12 @@ def _or_environment(value: str | None, variable: str, names: str) -> str | None:
 
 
 def _automatic(
-    subnet: Subnet, threads: int | None, tier: str | None, timeout: float | None, weights: str | None
+    subnet: Subnet,
+    threads: int | None,
+    tier: str | None,
+    timeout: float | None,
+    weights: str | None,
+    wait: float,
 ) -> tuple[NativeEngine, str, str]:
     why = NO_FPGA
     if tier is not None:
@@ -232,10 +244,10 @@ def _automatic(
         _check_named_bitstream()
         for device in _fpgas():
             try:
-                return _fpga(subnet, device.name, "", timeout), device.name, f"{device.about}"
+                return _fpga(subnet, device.name, "", timeout, wait), device.name, f"{device.about}"
             except QuasarError as error:
                 why = f"{device.about}, cannot be used: {error}"
-    engine, name, _ = open_device(subnet, "cpu", threads, tier, timeout, weights)
+    engine, name, _ = open_device(subnet, "cpu", threads, tier, timeout, weights, wait)
     return engine, name, why
 
 
@@ -371,16 +383,17 @@ class _Fpga:
     addresses: tuple[int, int, int] | None
     """Those of ``devmem``."""
 
-    def pynq_transport(self) -> object:
+    def pynq_transport(self, wait: float = 0) -> object:
         from .pynq import Transport
 
-        return Transport.load(self.path.with_suffix(".bit"), download=self.bitstream is not None)
+        return Transport.load(self.path.with_suffix(".bit"), self.bitstream is not None, wait)
 
-    def engine(self, subnet: Subnet, timeout: float | None) -> NativeEngine:
+    def engine(self, subnet: Subnet, timeout: float | None, wait: float = 0) -> NativeEngine:
         if self.kind == "pynq":
-            return NativeEngine.attached(subnet._inner, self.hardware._inner, self.pynq_transport(), timeout)
+            transport = self.pynq_transport(wait)
+            return NativeEngine.attached(subnet._inner, self.hardware._inner, transport, timeout, wait)
         return NativeEngine.uio(
-            subnet._inner, self.hardware._inner, self.addresses, self.bitstream, None, timeout
+            subnet._inner, self.hardware._inner, self.addresses, self.bitstream, None, timeout, wait
         )
 
     def trials(self, limit: float) -> Trials:
@@ -419,8 +432,8 @@ def _find_fpga(kind: str, rest: str) -> _Fpga:
     return _Fpga(kind, hardware, Path(path), bitstream, addresses)
 
 
-def _fpga(subnet: Subnet, kind: str, rest: str, timeout: float | None) -> NativeEngine:
-    return _find_fpga(kind, rest).engine(subnet, timeout)
+def _fpga(subnet: Subnet, kind: str, rest: str, timeout: float | None, wait: float) -> NativeEngine:
+    return _find_fpga(kind, rest).engine(subnet, timeout, wait)
 
 
 # Accelerators without a subnet yet, for `bringup`.

@@ -83,14 +83,16 @@ class Engine:
             suits its kind. The CPU has no time-out.
         queue: how many images of `submit` may be unfinished at a time, from 1 on.
         metrics: true to count frames, errors and latencies for `metrics`.
+        wait: seconds to wait for an accelerator that another engine or process uses; 0 for none.
 
     Raises:
         quasar_rt.SubnetError, quasar_rt.FileError: the subnet cannot be loaded.
         quasar_rt.DeviceError: there is no such device or tier, or this machine lacks it.
+        quasar_rt.DeviceBusyError: another engine or process uses the accelerator; names it.
         quasar_rt.DoesNotFitError: the subnet does not fit the accelerator's buffers; the message names the buffer and
             the excess.
-        quasar_rt.InvalidValueError: `threads` is below 1 or above 256, `timeout` is not above 0, `queue` is below 1, or
-            an argument is of another type.
+        quasar_rt.InvalidValueError: `threads` is below 1 or above 256, `timeout` is not above 0, `wait` is below 0,
+            `queue` is below 1, or an argument is of another type.
 
     Warns:
         quasar_rt.UntrainedWarning: the subnet's weights are random, so its labels mean nothing.
@@ -119,6 +121,7 @@ class Engine:
         weights: str | None = None,
         queue: int = 32,
         metrics: bool = False,
+        wait: float = 0.0,
     ) -> None:
         self._check_running()
         if threads is not None:
@@ -131,15 +134,16 @@ class Engine:
         check_name("tier", tier, TIERS, "the best one")
         check_name("weights", weights, WEIGHTS, "what suits the CPU's cache")
         timeout = as_seconds("timeout", timeout, zero=False, without="a limit that suits the device")
+        wait = as_seconds("wait", wait, zero=True, without="no wait") or 0.0
         self.subnet = subnet if isinstance(subnet, Subnet) else Subnet.load(subnet)
         """The subnet that runs."""
         self._engine: NativeEngine | None
         self._engine, self.device, self.device_reason = open_device(
-            self.subnet, device, threads, tier, timeout, weights
+            self.subnet, device, threads, tier, timeout, weights, wait
         )
         self._accelerated = self.device != "cpu"
         self._simulated = self.device.startswith("sim:")
-        self._arguments = (self.subnet, device, threads, tier, timeout, weights, queue, metrics)
+        self._arguments = (self.subnet, device, threads, tier, timeout, weights, queue, metrics, wait)
         config = self.subnet.config
         self._classes: list[str] = config["classes"]
         self._embedding: dict[str, Any] | None = config.get("embedding")

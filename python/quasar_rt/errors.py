@@ -13,6 +13,7 @@ __all__ = [
     "ClosedError",
     "ConfigError",
     "CorruptOutputError",
+    "DeviceBusyError",
     "DeviceError",
     "DeviceFaultError",
     "DeviceTimeoutError",
@@ -119,7 +120,11 @@ class OutOfMemoryError(QuasarError, MemoryError):
 
 
 class DeviceUnavailableError(DeviceError):
-    """A device is missing or in use; the message names the remedy."""
+    """A device is missing or cannot be used; the message names the remedy."""
+
+
+class DeviceBusyError(DeviceUnavailableError):
+    """Another engine or process uses the accelerator; the message names it. ``Engine(wait=...)`` waits for it."""
 
 
 class DeviceTimeoutError(DeviceError):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pynq
 
+from ._native import OwnedFpga
 from .errors import DeviceUnavailableError
 
 __all__ = ["Kernel", "Transport"]
@@ -54,6 +55,8 @@ class Transport:
             )
         self.name = f"pynq:{Path(overlay.bitfile_name).name}"
         """The device's name for messages."""
+        self.lock_file = OwnedFpga.lock_file()
+        """The file that an engine locks while it has the accelerator, as engines without PYNQ do."""
         self._overlay = overlay
         self._allocation = {"cacheable": cacheable} if cacheable else {}
         self._buffers: list[Any] = []
@@ -69,16 +72,22 @@ class Transport:
         ]
 
     @classmethod
-    def load(cls, bitstream: Path, download: bool = True) -> Transport:
+    def load(cls, bitstream: Path, download: bool = True, wait: float = 0) -> Transport:
         """Loads a bitstream, unless `download` is false because it is loaded already, and opens its accelerator.
 
+        Waits `wait` seconds for an FPGA that another engine or process uses.
+
         Raises:
+            DeviceBusyError: another engine or process uses the FPGA.
             DeviceUnavailableError: PYNQ cannot load it; has the reason.
         """
+        owned = OwnedFpga(wait)
         try:
             overlay = pynq.Overlay(str(bitstream), download=download)
         except Exception as error:  # whatever PYNQ and XRT raise
             raise DeviceUnavailableError(f"PYNQ cannot load {bitstream}: {error}") from error
+        finally:
+            owned.release()
         return cls(overlay)
 
     def read(self, register: int) -> int:

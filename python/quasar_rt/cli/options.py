@@ -32,8 +32,15 @@ def check_threads(ctx: click.Context, parameter: click.Parameter, value: Any) ->
 
 
 def engine_options(function: Function) -> Function:
-    """Adds ``--device``, ``--threads`` and ``--tier``, the arguments of `open_engine`."""
+    """Adds ``--device``, ``--threads``, ``--tier`` and ``--wait``, the arguments of `open_engine`."""
     for option in (
+        click.option(
+            "--wait",
+            type=click.FloatRange(0),
+            default=0.0,
+            metavar="SECONDS",
+            help="Longest wait for an accelerator that another program uses; by default none.",
+        ),
         click.option(
             "--tier",
             shell_complete=complete.tiers,
@@ -65,6 +72,7 @@ def open_engine(
     device: str = "auto",
     threads: int | None = None,
     tier: str | None = None,
+    wait: float = 0.0,
     metrics: bool = False,
 ) -> Engine:
     """Opens an engine that classifies; its warnings become lines on stderr.
@@ -76,7 +84,7 @@ def open_engine(
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        engine = Engine(subnet, device, threads, tier, metrics=metrics)
+        engine = Engine(subnet, device, threads, tier, metrics=metrics, wait=wait)
     if not engine.subnet.classes:
         engine.close()
         raise Failure(f"'{engine.subnet.name}' has no classes, only an embedding: use quasar_rt.Engine.embed")

@@ -44,6 +44,8 @@ mod interpret;
 pub mod isa;
 #[cfg(test)]
 mod mock;
+#[cfg(target_os = "linux")]
+pub mod ownership;
 pub mod program;
 pub mod schedule_check;
 pub mod shape;

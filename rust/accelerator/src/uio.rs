@@ -18,11 +18,12 @@ use std::time::Duration;
 use memmap2::{MmapOptions, MmapRaw};
 use quasar_core::error::{Error, Result};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
-use rustix::fs::{flock, FlockOperation, OFlags};
+use rustix::fs::OFlags;
 
 use crate::host_memory::{Caching, HostMemory};
 use crate::identity::NODE;
 use crate::isa::REGISTER_BYTES;
+use crate::ownership::{file_without_nodes, Ownership};
 use crate::transport::{register, Buffer, Transport, CACHE_LINE};
 
 /// The interval at which completion is polled if there is no interrupt.
@@ -153,6 +154,22 @@ const OPERATING: &str = "operating";
 /// The attributes of the FPGA manager that load a bitstream: how, and which file.
 const LOADING: [&str; 2] = ["flags", "firmware"];
 
+/// Returns the file whose lock is the FPGA's: the manager's state, which every user may open and
+/// all containers share, or else the first node that gives access to registers. UIO, `/dev/mem` and
+/// PYNQ lock the same one.
+pub fn lock_file(roots: &Roots) -> PathBuf {
+    let nodes = Registers::find(roots).map(|registers| match registers {
+        Registers::Uio(name) => roots.dev.join(name),
+        Registers::DevMem(_) => roots.dev.join("mem"),
+    });
+    [manager(roots).join("state")]
+        .into_iter()
+        .chain(nodes)
+        .chain([roots.dev.join("mem")])
+        .find(|path| path.exists())
+        .unwrap_or_else(file_without_nodes)
+}
+
 fn manager(roots: &Roots) -> PathBuf {
     roots.sys.join("class/fpga_manager").join(FPGA_MANAGER)
 }
@@ -177,8 +194,10 @@ fn expect_operating(roots: &Roots) -> Result<(), String> {
 ///
 /// # Errors
 /// [`Error::DeviceUnavailable`] if Linux does not load bitstreams, a file cannot be read or
-/// written, or the FPGA does not reach the state `operating`.
+/// written, or the FPGA does not reach the state `operating`; [`Error::DeviceBusy`] if another
+/// engine or process uses the FPGA.
 pub fn load_bitstream(roots: &Roots, bitstream: &Path) -> Result<()> {
+    let _ownership = Ownership::take(FPGA_MANAGER, &lock_file(roots))?;
     load(roots, bitstream).map_err(unavailable(FPGA_MANAGER))
 }
 
@@ -416,8 +435,7 @@ pub struct Uio {
     pool: Pool,
     /// Views of the buffers in `pool`.
     memory: HostMemory,
-    /// Keeps other processes from the accelerator.
-    _lock: File,
+    _ownership: Ownership,
 }
 
 fn open(path: &Path, caching: Caching) -> Result<File, String> {
@@ -442,17 +460,18 @@ fn map(file: &File, path: &Path, offset: u64, bytes: usize) -> Result<MmapRaw, S
 }
 
 impl Uio {
-    /// Opens an accelerator for this process alone.
+    /// Opens an accelerator for one engine of this process alone.
     ///
     /// # Errors
-    /// [`Error::DeviceUnavailable`] if something is missing, another process has the accelerator,
-    /// or the FPGA is not configured.
+    /// [`Error::DeviceUnavailable`] if something is missing or the FPGA is not configured;
+    /// [`Error::DeviceBusy`] if another engine or process has the accelerator.
     pub fn open(roots: &Roots, registers: &Registers, memory: &Memory) -> Result<Self> {
         let name = match registers {
             Registers::Uio(name) => format!("uio:{name}"),
             Registers::DevMem(base) => format!("devmem:{base:#x}"),
         };
-        Self::named(&name, roots, registers, memory).map_err(unavailable(&name))
+        let ownership = Ownership::take(&name, &lock_file(roots))?;
+        Self::named(&name, roots, registers, memory, ownership).map_err(unavailable(&name))
     }
 
     fn named(
@@ -460,6 +479,7 @@ impl Uio {
         roots: &Roots,
         registers: &Registers,
         memory: &Memory,
+        ownership: Ownership,
     ) -> Result<Self, String> {
         let (path, offset) = match registers {
             Registers::Uio(node) => (roots.dev.join(node), 0),
@@ -467,8 +487,6 @@ impl Uio {
         };
         expect_operating(roots)?;
         let file = open(&path, Caching::Uncached)?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| format!("{} is in use by another process", path.display()))?;
         let interrupt = match registers {
             Registers::Uio(_) => Some(file.try_clone().map_err(io(&path))?.into()),
             Registers::DevMem(_) => None,
@@ -480,7 +498,7 @@ impl Uio {
             masked: true,
             pool: Pool::open(roots, memory)?,
             memory: HostMemory::default(),
-            _lock: file,
+            _ownership: ownership,
         };
         // The first access is a read, of the register that answers even during a reset: the error
         // of a read ends this process, that of a write comes late and stops an arm64 kernel.

@@ -150,6 +150,14 @@ pub enum Error {
         /// The missing part, and the remedy.
         problem: String,
     },
+    /// Another engine or process uses an accelerator.
+    #[error("{device} is in use by {owner}; close it there, or wait for it: Engine(wait=SECONDS), --wait SECONDS")]
+    DeviceBusy {
+        /// The device asked for.
+        device: String,
+        /// The owner.
+        owner: String,
+    },
     /// An accelerator did not do its work in time.
     #[error("{device}: {what} was not done within {} ms{details}", waited.as_millis())]
     DeviceTimeout {
@@ -233,6 +241,7 @@ kinds! {
     Threads
     OutOfMemory
     DeviceUnavailable
+    DeviceBusy
     DeviceTimeout
     DeviceFault
     CorruptOutput

@@ -1,9 +1,11 @@
 //! Opens accelerators: simulated, through Linux devices, through a Python object. `_native.Trials`
 //! is for a board seen for the first time; `python/quasar_rt/bringup.py` uses it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyException;
@@ -14,8 +16,12 @@ use quasar_accelerator::bringup;
 use quasar_accelerator::device::{Accelerator, Device};
 use quasar_accelerator::driver::{self, Deadlines};
 use quasar_accelerator::faulty::Faulty;
+#[cfg(target_os = "linux")]
+use quasar_accelerator::ownership::Ownership;
 use quasar_accelerator::sim::{Sim, SimLibrary};
 use quasar_accelerator::transport::{Buffer, Transport};
+#[cfg(target_os = "linux")]
+use quasar_accelerator::uio::{lock_file, Roots};
 use quasar_accelerator::watch::CLOSE_LIMIT;
 use quasar_accelerator::Program;
 use quasar_core::cpu::NEVER;
@@ -132,7 +138,7 @@ fn uio_transport(
     roots: Option<Folders>,
 ) -> Result<impl Fn() -> Result<quasar_accelerator::uio::Uio> + Send + Sync> {
     use quasar_accelerator::identity::NODE;
-    use quasar_accelerator::uio::{load_bitstream, Memory, Region, Registers, Roots, Uio};
+    use quasar_accelerator::uio::{load_bitstream, Memory, Region, Registers, Uio};
 
     let roots = roots.map_or_else(Roots::default, |(dev, sys, firmware)| Roots {
         dev,
@@ -167,7 +173,7 @@ fn uio_transport(
 #[cfg(target_os = "linux")]
 pub fn uio(
     subnet: &Arc<Subnet>,
-    hardware: &Hardware,
+    program: &Arc<Program>,
     addresses: Option<Addresses>,
     bitstream: Option<&Path>,
     roots: Option<Folders>,
@@ -177,7 +183,7 @@ pub fn uio(
     let connect = uio_transport(addresses, bitstream, roots)?;
     let accelerator = Accelerator::new(
         Arc::clone(subnet),
-        Arc::new(Program::compile(subnet, hardware)?),
+        Arc::clone(program),
         deadlines(timeout, FPGA_SECONDS)?,
         cancel,
         connect,
@@ -185,18 +191,92 @@ pub fn uio(
     Ok(Arc::new(accelerator))
 }
 
+/// The right to use an accelerator: a lock that all processes know, or an entry of this process.
+enum Right {
+    #[cfg(target_os = "linux")]
+    Locked(#[expect(dead_code, reason = "dropping it unlocks")] Ownership),
+    Attached(usize),
+}
+
+/// Addresses of the transports that drivers of this process have. Locked as [`OPENED`] is.
+static ATTACHED: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
+
+impl Right {
+    /// Locks the file that a transport names in `lock_file`; without one, keeps the transport to
+    /// one engine of this process.
+    fn take(device: &str, object: &Bound<'_, PyAny>) -> Result<Self> {
+        #[cfg(target_os = "linux")]
+        if object.hasattr("lock_file").unwrap_or(false) {
+            let file = attribute(object, "lock_file").and_then(|file| file.extract::<PathBuf>());
+            let file = file.map_err(|error| Error::DeviceUnavailable {
+                device: device.into(),
+                problem: format!("lock_file: {error}"),
+            })?;
+            return Ownership::take(device, &file).map(Self::Locked);
+        }
+        let address = object.as_ptr() as usize;
+        let mut attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
+        if attached.insert(address) {
+            return Ok(Self::Attached(address));
+        }
+        Err(Error::DeviceBusy {
+            device: device.into(),
+            owner: "another engine of this process".into(),
+        })
+    }
+}
+
+impl Drop for Right {
+    fn drop(&mut self) {
+        if let Self::Attached(address) = self {
+            Python::try_attach(|_| {
+                let mut attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
+                attached.remove(address);
+            });
+        }
+    }
+}
+
+/// This machine's FPGA, which no other engine or process uses until it is released.
+#[cfg(target_os = "linux")]
+#[pyclass(frozen, module = "quasar_rt._native")]
+pub struct OwnedFpga(Mutex<Option<Ownership>>);
+
+#[cfg(target_os = "linux")]
+#[pymethods]
+impl OwnedFpga {
+    /// Takes the FPGA: see [`when_free`].
+    #[new]
+    #[pyo3(signature = (wait=0.0))]
+    fn new(py: Python<'_>, wait: f64) -> PyResult<Self> {
+        let file = lock_file(&Roots::default());
+        let owned = py.detach(|| when_free(wait, |_| Ownership::take("FPGA", &file)))?;
+        Ok(Self(Mutex::new(Some(owned))))
+    }
+
+    /// Returns the file whose lock is the FPGA's.
+    #[staticmethod]
+    fn lock_file() -> PathBuf {
+        lock_file(&Roots::default())
+    }
+
+    fn release(&self) {
+        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
 /// Opens an accelerator through a Python object with the methods of `quasar_rt.pynq.Transport`.
 pub fn attached(
     subnet: &Arc<Subnet>,
-    hardware: &Hardware,
-    object: Arc<Py<PyAny>>,
+    program: &Arc<Program>,
+    object: &Arc<Py<PyAny>>,
     timeout: Option<f64>,
     cancel: &AtomicBool,
 ) -> Result<Arc<dyn Device>> {
-    let process = std::process::id();
+    let (object, process) = (Arc::clone(object), std::process::id());
     let accelerator = Accelerator::new(
         Arc::clone(subnet),
-        Arc::new(Program::compile(subnet, hardware)?),
+        Arc::clone(program),
         deadlines(timeout, FPGA_SECONDS)?,
         cancel,
         move || Callback::new(&object, process),
@@ -210,6 +290,7 @@ struct Callback {
     object: Arc<Py<PyAny>>,
     name: String,
     buffers: usize,
+    _right: Right,
 }
 
 impl Callback {
@@ -223,7 +304,7 @@ impl Callback {
                 "the FPGA belongs to the process that this one was forked from; make an engine there, or only here".into(),
             ));
         }
-        let name = Python::try_attach(|py| {
+        let taken = Python::try_attach(|py| {
             let object = object.bind(py);
             if hangs(object, CLOSE_LIMIT) {
                 return Err(unavailable(
@@ -231,12 +312,15 @@ impl Callback {
                 ));
             }
             let name = attribute(object, "name").and_then(|name| name.extract());
-            name.map_err(|error| unavailable(error.to_string()))
+            let name: String = name.map_err(|error| unavailable(error.to_string()))?;
+            Ok((Right::take(&name, object)?, name))
         });
+        let (right, name) = taken.unwrap_or_else(|| Err(unavailable("Python has ended".into())))?;
         Ok(Self {
-            name: name.unwrap_or_else(|| Err(unavailable("Python has ended".into())))?,
+            name,
             object: Arc::clone(object),
             buffers: 0,
+            _right: right,
         })
     }
 
@@ -334,6 +418,8 @@ static OPENED: Mutex<Vec<Weak<dyn Device>>> = Mutex::new(Vec::new());
 /// Accelerators that no engine has any more but whose drivers have not ended, because their
 /// transports hang. Locked as [`OPENED`] is.
 static LEFT: Mutex<Vec<Arc<dyn Device>>> = Mutex::new(Vec::new());
+/// The interval at which an accelerator that is in use is tried again.
+const BUSY_INTERVAL: Duration = Duration::from_millis(50);
 /// True once [`shut_down_devices`] was called.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
@@ -347,13 +433,34 @@ fn check_running() -> Result<()> {
     Ok(())
 }
 
-/// Opens an accelerator and registers it for [`shut_down_devices`]. Ctrl-C ends the wait.
+/// Runs `take`, and repeats it for `wait` seconds while another engine or process has the
+/// accelerator. Ctrl-C ends the wait.
+fn when_free<T: Send>(
+    wait: f64,
+    take: impl Fn(&AtomicBool) -> Result<T> + Send + Sync,
+) -> PyResult<T> {
+    let start = Instant::now();
+    interruptible(|cancel| loop {
+        match take(cancel) {
+            Err(Error::DeviceBusy { .. }) if start.elapsed().as_secs_f64() < wait => {
+                if cancel.load(Ordering::Relaxed) {
+                    return Err(Error::Interrupted);
+                }
+                thread::sleep(BUSY_INTERVAL);
+            }
+            taken => return taken,
+        }
+    })
+}
+
+/// Opens an accelerator, as [`when_free`] does, and registers it for [`shut_down_devices`].
 pub fn open(
     py: Python<'_>,
-    open: impl FnOnce(&AtomicBool) -> Result<Arc<dyn Device>> + Send,
+    wait: f64,
+    open: impl Fn(&AtomicBool) -> Result<Arc<dyn Device>> + Send + Sync,
 ) -> PyResult<Arc<dyn Device>> {
     check_running().map_err(to_py)?;
-    let device = py.detach(|| interruptible(open))?;
+    let device = py.detach(|| when_free(wait, open))?;
     if let Err(error) = check_running() {
         py.detach(|| device.shut_down(Instant::now() + CLOSE_LIMIT));
         return Err(to_py(error));

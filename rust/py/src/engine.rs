@@ -12,6 +12,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use quasar_accelerator::counters;
 use quasar_accelerator::device::{Device, PendingFrame, Profile};
 use quasar_accelerator::isa::CountedUnit;
+use quasar_accelerator::Program;
 use quasar_core::cpu::{FrameTime, NEVER};
 use quasar_core::embedding;
 use quasar_core::pool::{IdlePool, PerProcess};
@@ -83,6 +84,17 @@ pub struct Engine {
     preparing: PerProcess<IdlePool<Preprocessor>>,
 }
 
+/// Compiles a subnet for an accelerator, without the GIL.
+fn compiled(
+    py: Python<'_>,
+    subnet: &Subnet,
+    hardware: &Hardware,
+) -> PyResult<(Arc<quasar_core::Subnet>, Arc<Program>)> {
+    let (subnet, hardware) = (Arc::clone(&subnet.subnet), &hardware.hardware);
+    let program = py.detach(|| Program::compile(&subnet, hardware));
+    Ok((subnet, Arc::new(program.map_err(to_py)?)))
+}
+
 #[pymethods]
 impl Engine {
     #[new]
@@ -137,7 +149,7 @@ impl Engine {
         timeout: Option<f64>,
     ) -> PyResult<Self> {
         let (subnet, hardware) = (Arc::clone(&subnet.subnet), &hardware.hardware);
-        let device = device::open(py, |cancel| {
+        let device = device::open(py, 0.0, |cancel| {
             device::simulated(&subnet, hardware, &library, seed, timeout, cancel)
         })?;
         Ok(Self::accelerated(py, subnet, device))
@@ -146,7 +158,8 @@ impl Engine {
     /// Opens this machine's FPGA without PYNQ: see `device::uio`.
     #[cfg(target_os = "linux")]
     #[staticmethod]
-    #[pyo3(signature = (subnet, hardware, addresses, bitstream, roots, timeout))]
+    #[pyo3(signature = (subnet, hardware, addresses, bitstream, roots, timeout, wait=0.0))]
+    #[expect(clippy::too_many_arguments, reason = "Python names the arguments")]
     fn uio(
         py: Python<'_>,
         subnet: &Subnet,
@@ -155,12 +168,13 @@ impl Engine {
         bitstream: Option<PathBuf>,
         roots: Option<(PathBuf, PathBuf, PathBuf)>,
         timeout: Option<f64>,
+        wait: f64,
     ) -> PyResult<Self> {
-        let (subnet, hardware) = (Arc::clone(&subnet.subnet), &hardware.hardware);
-        let device = device::open(py, |cancel| {
-            let bitstream = bitstream.as_deref();
+        let (subnet, program) = compiled(py, subnet, hardware)?;
+        let device = device::open(py, wait, |cancel| {
+            let (bitstream, roots) = (bitstream.as_deref(), roots.clone());
             device::uio(
-                &subnet, hardware, addresses, bitstream, roots, timeout, cancel,
+                &subnet, &program, addresses, bitstream, roots, timeout, cancel,
             )
         })?;
         Ok(Self::accelerated(py, subnet, device))
@@ -168,19 +182,19 @@ impl Engine {
 
     /// Opens an accelerator through a Python object: see `device::attached`.
     #[staticmethod]
-    #[pyo3(signature = (subnet, hardware, transport, timeout))]
+    #[pyo3(signature = (subnet, hardware, transport, timeout, wait=0.0))]
     fn attached(
         py: Python<'_>,
         subnet: &Subnet,
         hardware: &Hardware,
         transport: Py<PyAny>,
         timeout: Option<f64>,
+        wait: f64,
     ) -> PyResult<Self> {
-        let (subnet, hardware) = (Arc::clone(&subnet.subnet), &hardware.hardware);
+        let (subnet, program) = compiled(py, subnet, hardware)?;
         let transport = Arc::new(transport);
-        let object = Arc::clone(&transport);
-        let device = device::open(py, |cancel| {
-            device::attached(&subnet, hardware, object, timeout, cancel)
+        let device = device::open(py, wait, |cancel| {
+            device::attached(&subnet, &program, &transport, timeout, cancel)
         })?;
         let mut engine = Self::accelerated(py, subnet, device);
         engine.transport = Some(transport);

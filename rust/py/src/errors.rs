@@ -30,6 +30,7 @@ const CLASSES: &[(&str, &str)] = &[
     ("Threads", "ThreadsError"),
     ("OutOfMemory", "OutOfMemoryError"),
     ("DeviceUnavailable", "DeviceUnavailableError"),
+    ("DeviceBusy", "DeviceBusyError"),
     ("DeviceTimeout", "DeviceTimeoutError"),
     ("DeviceFault", "DeviceFaultError"),
     ("CorruptOutput", "CorruptOutputError"),

@@ -52,6 +52,9 @@ mod _native {
 
     #[pymodule_export]
     use crate::accelerator::{replay, replay_periods, Program};
+    #[cfg(target_os = "linux")]
+    #[pymodule_export]
+    use crate::device::OwnedFpga;
     #[pymodule_export]
     use crate::device::{shut_down_devices, sim_configuration, Counters, Survey, Trials};
     #[pymodule_export]

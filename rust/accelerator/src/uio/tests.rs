@@ -87,13 +87,27 @@ fn the_accelerator_s_nodes_are_found() {
 }
 
 #[test]
-fn one_process_has_the_accelerator() {
+fn one_engine_has_the_accelerator_whatever_the_way_to_it() {
     let folder = tempfile::tempdir().unwrap();
     let roots = files(folder.path());
-    let _first = uio(&roots);
-    let memory = Memory::find(&roots).unwrap();
-    let second = Uio::open(&roots, &Registers::find(&roots).unwrap(), &memory).unwrap_err();
-    assert!(second.to_string().contains("another process"), "{second}");
+    let bitstream = folder.path().join("other.bin");
+    fs::write(&bitstream, "bits").unwrap();
+    for manager_is_there in [true, false] {
+        if !manager_is_there {
+            fs::remove_dir_all(manager(&roots)).unwrap();
+        }
+        let first = uio(&roots);
+        let memory = Memory::find(&roots).unwrap();
+        for registers in [Registers::find(&roots).unwrap(), Registers::DevMem(0)] {
+            let second = Uio::open(&roots, &registers, &memory).unwrap_err();
+            assert_eq!(second.kind(), "DeviceBusy", "{second}");
+        }
+        // Nor does anybody load a bitstream under a driver.
+        let loaded = load_bitstream(&roots, &bitstream).unwrap_err();
+        assert_eq!(loaded.kind(), "DeviceBusy", "{loaded}");
+        drop(first);
+        drop(uio(&roots));
+    }
 }
 
 #[test]
