@@ -55,6 +55,7 @@ ACCESS_FAULTS = {
     "stray_write": 50,
     "lost_start": 6,
     "doubled_start": 6,
+    "foreign_commands": 6,
     "lost_flush": 6,
     "partial_flush": 6,
     "late_flush": 6,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use quasar_core::error::Result;
 
-use crate::isa::{AP_IDLE, AP_START};
+use crate::isa::{sealed, Command, RowsCommand, AP_IDLE, AP_START, COMMAND_BYTES};
 use crate::transport::{register, Buffer, Transport, CACHE_LINE};
 
 /// A kind of access.
@@ -62,6 +62,8 @@ faults! {
     LostStart Start "lost_start"
     /// A kernel is started again as soon as it is idle.
     DoubledStart Start "doubled_start"
+    /// Another driver has written its registers of fetch in front of a start.
+    ForeignCommands Start "foreign_commands"
     /// The host's writes stay in its cache.
     LostFlush Flush "lost_flush"
     /// Some cache lines of a range stay in the host's cache.
@@ -112,6 +114,10 @@ pub struct Faulty<T> {
     restarted: Option<u32>,
     /// Last value of each register.
     written: BTreeMap<u32, u32>,
+    /// The first buffer, which holds the driver's commands, with its contents.
+    commands: Option<(Buffer, Vec<u8>)>,
+    /// The memory of another driver's commands.
+    foreign: Option<Buffer>,
     /// The next wait ends by an interrupt.
     interrupt: bool,
     /// Accesses so far.
@@ -130,6 +136,8 @@ impl<T: Transport> Faulty<T> {
             overtaken: None,
             restarted: None,
             written: BTreeMap::new(),
+            commands: None,
+            foreign: None,
             interrupt: false,
             accesses: 0,
             fired: Arc::default(),
@@ -209,6 +217,66 @@ impl<T: Transport> Faulty<T> {
         (register, values[random as usize % values.len()])
     }
 
+    /// Writes the registers that fetch is about to be started with as a driver of another subnet
+    /// would: its commands in its memory, with its seed and key. The other subnet has the same shape
+    /// and other zero points, or another shape, for which other segments' commands stand.
+    fn write_foreign_commands(&mut self) -> Result<()> {
+        let register = |register| self.written.get(&register).copied().unwrap_or_default();
+        let Some((buffer, bytes)) = &self.commands else {
+            return Ok(());
+        };
+        let same_shape = self.vary(2) == 0;
+        let count = register(register::FETCH_COUNT) as usize;
+        let address = u64::from(register(register::FETCH_COMMANDS + 4)) << 32
+            | u64::from(register(register::FETCH_COMMANDS));
+        let first = address.wrapping_sub(buffer.physical) as usize;
+        let own = if same_shape { first } else { 0 };
+        let Some(list) = bytes.get(own..own.saturating_add(count * COMMAND_BYTES)) else {
+            return Ok(());
+        };
+        let words: Vec<u32> = list
+            .as_chunks()
+            .0
+            .iter()
+            .map(|&word| u32::from_le_bytes(word))
+            .collect();
+        let seed = 0x0dd_5eed ^ self.accesses as u32;
+        let theirs = |words: &[u32; COMMAND_BYTES / 4]| {
+            let mut words = *words;
+            words[COMMAND_BYTES / 4 - 1] = 0;
+            let changed = match Command::decode(&words).ok()?.with_key(seed) {
+                Command::Rows(rows) => Command::Rows(RowsCommand {
+                    zero_point: rows.zero_point ^ 1,
+                    ..rows
+                }),
+                other => other,
+            };
+            changed.encode().ok()
+        };
+        let commands: Vec<_> = words.as_chunks().0.iter().filter_map(theirs).collect();
+        let bytes: Vec<u8> = sealed(&commands, seed)
+            .iter()
+            .flatten()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
+        let memory = match self.foreign.take() {
+            Some(memory) => memory,
+            None => self.inner.allocate(buffer.bytes)?,
+        };
+        self.inner.copy_in(&memory, 0, &bytes)?;
+        self.inner.flush(&memory, 0, memory.bytes)?;
+        for (register, value) in [
+            (register::FETCH_COMMANDS, memory.physical as u32),
+            (register::FETCH_COMMANDS + 4, (memory.physical >> 32) as u32),
+            (register::FETCH_COUNT, commands.len() as u32),
+            (register::FETCH_SEED, seed),
+        ] {
+            self.inner.write(register, value)?;
+        }
+        self.foreign = Some(memory);
+        Ok(())
+    }
+
     fn postpone(&mut self, late: Late) {
         let before = 1 + self.vary(LATEST);
         self.late.push((late, before));
@@ -253,6 +321,9 @@ impl<T: Transport> Transport for Faulty<T> {
         };
         let before = self.written.insert(register, value).unwrap_or_default();
         let overtaken = self.overtaken.take();
+        if fault == Some(AccessFault::ForeignCommands) && register == register::FETCH_CTRL {
+            self.write_foreign_commands()?;
+        }
         match fault {
             Some(AccessFault::LostWrite | AccessFault::LostStart) => {}
             Some(AccessFault::ReorderedWrite) => self.overtaken = Some((register, value)),
@@ -279,10 +350,19 @@ impl<T: Transport> Transport for Faulty<T> {
     }
 
     fn allocate(&mut self, bytes: usize) -> Result<Buffer> {
-        self.inner.allocate(bytes)
+        let buffer = self.inner.allocate(bytes)?;
+        let commands = || (buffer.clone(), vec![0; bytes]);
+        self.commands.get_or_insert_with(commands);
+        Ok(buffer)
     }
 
     fn copy_in(&mut self, buffer: &Buffer, offset: usize, data: &[u8]) -> Result<()> {
+        match &mut self.commands {
+            Some((commands, bytes)) if commands.index == buffer.index => {
+                bytes[offset..offset + data.len()].copy_from_slice(data);
+            }
+            _ => {}
+        }
         self.inner.copy_in(buffer, offset, data)
     }
 
