@@ -218,8 +218,8 @@ impl<T: Transport> Faulty<T> {
     }
 
     /// Writes the registers that fetch is about to be started with as a driver of another subnet
-    /// would: its commands in its memory, with its seed and key. The other subnet has the same shape
-    /// and other zero points, or another shape, for which other segments' commands stand.
+    /// would: its commands in its memory, with its seed and key. The other subnet has the same
+    /// shape and other zero points, or another shape, for which other segments' commands stand.
     fn write_foreign_commands(&mut self) -> Result<()> {
         let register = |register| self.written.get(&register).copied().unwrap_or_default();
         let Some((buffer, bytes)) = &self.commands else {
