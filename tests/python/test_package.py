@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from fnmatch import fnmatch
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -47,6 +48,13 @@ def test_the_board_needs_no_host_packages():
 def test_the_package_and_the_help_start_without_numpy():
     code = "import sys, quasar_rt, quasar_rt.cli\nassert not {'numpy', 'PIL', 'rich'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_pytest_runs_the_examples_of_every_folder(pytestconfig):
+    passed_over = pytestconfig.getini("norecursedirs")
+    folders = {path.parent for path in (pytestconfig.rootpath / "python").rglob("*.py")}
+    assert "build" in {folder.name for folder in folders}
+    assert [f for f in folders if any(fnmatch(f.name, pattern) for pattern in passed_over)] == []
 
 
 def imports(module, path, modules):
