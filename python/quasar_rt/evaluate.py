@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +19,7 @@ from .datasets import (
     FASHION_MNIST_CLASSES,
     load_digits,
     load_fashion_mnist,
+    plain_name,
 )
 from .engine import Engine
 from .errors import ImageError
@@ -220,11 +222,22 @@ def open_dataset(name: str, classes: Sequence[str]) -> Sequence[tuple[ImageLike,
     Raises:
         OSError: the data set is missing; the message names its source.
         ValueError: the data set does not fit the classes.
+
+    Warns:
+        UserWarning: ``"fashion-mnist"`` or ``"digits"`` has as many classes as the subnet, but other names for them.
     """
     if name in _KNOWN:
         known, load = _KNOWN[name]
         if len(classes) != len(known):
             raise ValueError(f"'{name}' has {len(known)} classes, the subnet {len(classes)}")
+        pairs = enumerate(zip(known, classes, strict=True))
+        if other := next((p for p in pairs if plain_name(p[1][0]) != plain_name(p[1][1])), None):
+            index, (theirs, own) = other
+            warnings.warn(
+                f"the classes of '{name}' are not the subnet's (class {index} is {theirs!r} in the data set, {own!r} "
+                "in the subnet): the accuracy is meaningful only if both lists have the same order",
+                stacklevel=2,
+            )
         images, labels = load("test")
         return list(zip(images, labels.tolist(), strict=True))
     if not is_named(name) and not os.path.isdir(name):

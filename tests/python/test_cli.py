@@ -1,5 +1,6 @@
 """The command line: tables for people, JSON for programs, exit codes that scripts can trust."""
 
+import contextlib
 import io
 import json
 import os
@@ -567,6 +568,42 @@ def test_eval_on_the_digits(run, subnet_file, colour_subnet, tmp_path, monkeypat
     result = run("eval", subnet_file, "--data", "digits")
     assert result.exit_code == 2
     assert "Error: the digits come with scikit-learn, which is not installed: pip install" in result.stderr
+
+
+def test_eval_warns_once_of_a_data_set_with_other_classes(run):
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    other = run("eval", "fashion-mnist", "--data", "digits", "--json", "--batch", 100)
+    (line,) = other.stderr.splitlines()
+    assert line.startswith(
+        "Warning: the classes of 'digits' are not the subnet's (class 0 is '0' in the data set, "
+    )
+    assert "'T-shirt/top' in the subnet" in line
+    assert json.loads(other.stdout)["images"] == 360
+    assert other.exit_code == 0
+    assert run("eval", "digits", "--data", "digits").stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "warned"),
+    [
+        (lambda names: names, None),
+        (lambda names: [name.upper().replace("/", " ") for name in names], None),
+        (
+            lambda names: [names[0], *names[2:], names[1]],
+            "class 1 is 'Trouser' in the data set, 'Pullover' in",
+        ),
+    ],
+)
+def test_class_names_of_a_known_data_set_are_compared_in_order(monkeypatch, change, warned):
+    from quasar_rt import datasets, evaluate
+
+    names = list(datasets.FASHION_MNIST_CLASSES)
+    pictures = np.zeros((1, 28, 28), np.uint8), np.zeros(1, np.uint8)
+    monkeypatch.setitem(
+        evaluate._KNOWN, "fashion-mnist", (datasets.FASHION_MNIST_CLASSES, lambda part: pictures)
+    )
+    with pytest.warns(UserWarning, match=warned) if warned else contextlib.nullcontext():
+        assert len(evaluate.open_dataset("fashion-mnist", change(names))) == 1
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import complete
-from .options import as_json, described, engine_options, open_engine
+from .options import as_json, described, engine_options, open_engine, warnings_as_lines
 from .output import Failure, echo, print_json, print_table, progress
 from .timm_network import load_network, model_arguments
 
@@ -95,7 +95,8 @@ def command(
 
     with open_engine(subnet, **options) as engine:
         try:
-            dataset = open_dataset(data, engine.subnet.classes)
+            with warnings_as_lines():
+                dataset = open_dataset(data, engine.subnet.classes)
         except (OSError, ValueError) as error:
             raise Failure(str(error)) from error
         dataset = dataset[:limit]

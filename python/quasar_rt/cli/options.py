@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -67,6 +68,16 @@ def engine_options(function: Function) -> Function:
     return function
 
 
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Prints the warnings of a block as lines on stderr, after the block and unless it fails."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        echo(f"Warning: {warning.message}", err=True)
+
+
 def open_engine(
     subnet: str | os.PathLike[str] | Subnet,
     device: str = "auto",
@@ -82,14 +93,13 @@ def open_engine(
     """
     from ..engine import Engine
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings_as_lines():
         engine = Engine(subnet, device, threads, tier, metrics=metrics, wait=wait)
-    if not engine.subnet.classes:
-        engine.close()
-        raise Failure(f"'{engine.subnet.name}' has no classes, only an embedding: use quasar_rt.Engine.embed")
-    for warning in caught:
-        echo(f"Warning: {warning.message}", err=True)
+        if not engine.subnet.classes:
+            engine.close()
+            raise Failure(
+                f"'{engine.subnet.name}' has no classes, only an embedding: use quasar_rt.Engine.embed"
+            )
     return engine
 
 
