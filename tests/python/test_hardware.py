@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from quasar_rt.hardware import (
     Workload,
     board_names,
     estimate,
+    pictures,
 )
 from quasar_rt.hardware.pictures import draw
 from quasar_rt.hardware.report import CAUSES, by_stage, groups, held_back_by
@@ -231,6 +233,24 @@ def test_pictures_are_drawn(zcu102: Hardware, tmp_path: Path) -> None:
     with Image.open(path) as picture:
         assert picture.width > 1000
         assert len(picture.convert("RGB").getcolors(1 << 24) or []) > len(CAUSES)
+
+
+def test_the_legend_of_a_picture_covers_no_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Legend = pytest.importorskip("matplotlib.legend").Legend
+    figures: list[Any] = []
+    monkeypatch.setattr(pictures, "write_figure", lambda figure, path, dpi: figures.append(figure))
+    subnet = Subnet.load("fashion-mnist")
+    draw(estimate(subnet, Hardware.for_board("pynq-z2", subnet)), tmp_path / "picture.png")
+    (figure,) = figures
+    figure.draw_without_rendering()
+    legends = [
+        part for parts in (figure, *figure.axes) for part in parts.get_children() if isinstance(part, Legend)
+    ]
+    assert len(legends) == 1
+    frame = legends[0].get_window_extent()
+    assert not any(axes.get_tightbbox().overlaps(frame) for axes in figure.axes)
+    assert figure.bbox.containsx(frame.x0)
+    assert figure.bbox.containsx(frame.x1)
 
 
 def test_the_command_prints_tables_and_writes_files(tmp_path: Path) -> None:

@@ -38,16 +38,15 @@ def draw(result: Estimate, path: str | os.PathLike[str]) -> None:
     left.invert_yaxis()
     left.set_xlabel("share of the time between two frames (%)")
     left.set_title("Where the time goes", loc="left", fontsize=10)
-    left.legend(frameon=False, fontsize=8)
+    # Below the axes: inside, it would cover bars.
+    figure.legend(loc="outside lower left", ncols=6, frameon=False, fontsize=8)
 
     shares = []
     for name in names:
         layers = [layer for layer in result.layers if stage_kind(layer.name) == name]
         shares.append(100 * sum(x.share * x.cycles for x in layers) / sum(x.cycles for x in layers))
     middle.barh(names, shares, color="#3b6ea5")
-    middle.axvline(
-        100 * result.share, color="#b5382a", linewidth=1, label=f"frame: {100 * result.share:.0f} %"
-    )
+    middle.axvline(100 * result.share, color="#b5382a", linewidth=1)
     middle.invert_yaxis()
     middle.set_xlim(0, 100)
     middle.set_xlabel("share of the array's peak (%)")
