@@ -24,6 +24,7 @@ SOAK_FRAMES ?= 10000
 PYTEST_ARGS ?=
 PEERS_ARGS ?=
 QUANTIZERS_ARGS ?=
+CARGO_DENY := cargo-deny@0.20.2
 # The runtimes that quasar_rt is compared with.
 PEERS := 'openvino~=2026.4' 'nncf~=3.4' 'onnx~=1.23' 'onnxruntime~=1.32'
 KERNEL_COST_ARGS ?=
@@ -71,7 +72,7 @@ install-test: $(STAMPS)/venv toolchain ## The same with the [host] and [test] ex
 .PHONY: wheel
 wheel: $(STAMPS)/venv toolchain ## Build the abi3 wheel into dist/ and check what it holds
 	@rm -rf dist
-	@maturin build --release --quiet --out dist
+	@bash tools/build-wheel.sh dist
 	@python tools/check_wheel.py dist/*.whl
 
 .PHONY: c-library
@@ -83,8 +84,14 @@ c-library: toolchain ## Build the C library: shared, static and the header, into
 wheels: $(STAMPS)/release toolchain ## Build what a release uploads into build/release: an sdist, and wheels for x86_64, aarch64 and armv7 (glibc 2.17); check them
 	@bash tools/wheels.sh build/release
 
-$(STAMPS)/release: $(STAMPS)/venv
-	@$(call pip_install,$(VENV)) 'maturin[zig]>=1.9.4,<2' twine
+# The tools of a release, each of one version.
+$(STAMPS)/release: $(STAMPS)/venv tools/release.txt
+	@$(call pip_install,$(VENV)) --require-hashes -r tools/release.txt
+	@touch $@
+
+$(STAMPS)/$(CARGO_DENY): $(STAMPS)/venv | toolchain
+	@echo 'Building $(CARGO_DENY); this takes some minutes.'
+	@cargo install --quiet --locked --root $(VENV) $(CARGO_DENY)
 	@touch $@
 
 # $(call debian,TOOLS AND PATHS,PACKAGES,TESTS): installs Debian packages unless all tools and paths are there or apt-get cannot run.
@@ -150,6 +157,10 @@ test-wheel: wheel ## Install the wheel as a board would, nothing else, and run t
 	@$(call fresh_venv,.venv-wheel,dist/*.whl)
 	@cd dist && ../.venv-wheel/bin/python -c 'import importlib.util as u; assert not u.find_spec("torch"), "a board needs no torch"'
 	@cd dist && ../.venv-wheel/bin/quasar-rt demo
+
+.PHONY: test-reproducible
+test-reproducible: $(STAMPS)/venv toolchain ## That two builds of the wheel, in different folders, give the same bytes
+	@bash tools/test-reproducible.sh
 
 .PHONY: test-wheels
 test-wheels: wheels ## Test each of `make wheels`: here, and emulated as Cortex-A53, A76 and A9; appends to docs/logs/wheels.md
@@ -310,11 +321,9 @@ lint-crates: toolchain ## That each crate has what packaging needs
 	@cargo package --workspace --exclude quasar-py --quiet --allow-dirty --no-verify
 
 .PHONY: audit
-audit: wheel ## Licences, sources and known weaknesses of all that crates and wheel depend on (cargo-deny, pip-audit; needs the network)
-	@command -v cargo-deny >/dev/null || { echo 'error: cargo-deny is not installed: cargo install --locked cargo-deny' >&2; exit 1; }
-	cargo deny check
-	@$(call fresh_venv,.venv-audit,dist/*.whl pip-audit)
-	.venv-audit/bin/pip-audit
+audit: wheel $(STAMPS)/release $(STAMPS)/$(CARGO_DENY) ## Licences, sources and known weaknesses of all that crates and wheel depend on (cargo-deny, pip-audit; needs the network)
+	@$(call fresh_venv,.venv-audit,dist/*.whl)
+	@bash tools/audit.sh .venv-audit/bin/python
 
 package: toolchain ## Package each crate and build it from its package: target/package
 	cargo package --workspace --exclude quasar-py --allow-dirty
@@ -361,6 +370,11 @@ isa: toolchain ## Regenerate the accelerator's C++ header and its tables in docs
 .PHONY: c-header
 c-header: toolchain ## Regenerate the C library's header
 	QUASAR_WRITE_HEADER=1 cargo test --quiet -p quasar-capi --test header
+
+.PHONY: release-tools
+release-tools: $(STAMPS)/venv ## Choose anew the versions of what builds and audits a release: tools/release.txt (needs uv)
+	@uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
+	  --custom-compile-command 'make release-tools' tools/release.in --output-file tools/release.txt
 
 .PHONY: train-fashion-mnist
 train-fashion-mnist: install-test dataset ## Train, quantize and export the packaged subnet of Fashion-MNIST

@@ -1,18 +1,24 @@
 """Check that a wheel holds all that a board needs and nothing else, and an sdist all that a build needs.
 
+A wheel's bytes must depend on the sources alone: neither the SBOM nor the native module has a path of this machine, and
+the SBOM has no random id and no time.
+
 Usage: python tools/check_wheel.py dist/quasar_rt-*.whl [dist/quasar_rt-*.tar.gz]
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import tarfile
 import zipfile
 from fnmatch import fnmatch
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
 #: The packaged subnets of the checkout: each has to be in the wheel, with its card and samples.
-SUBNETS = sorted(path.stem for path in Path(__file__).parents[1].glob("python/quasar_rt/data/*.qvit"))
+SUBNETS = sorted(path.stem for path in ROOT.glob("python/quasar_rt/data/*.qvit"))
 REQUIRED = (
     "quasar_rt/__init__.py",
     "quasar_rt/_native.abi3.so",
@@ -31,6 +37,7 @@ REQUIRED = (
     "quasar_rt/watch/sign_in.html",
     "quasar_rt/notebooks/*.ipynb",
     "quasar_rt/overlays/published.json",
+    "quasar_rt-*.dist-info/sboms/quasar-py.cyclonedx.json",
 )
 FORBIDDEN = ("tests/*", "tools/*", "docs/*", "*.pyc", "*/__pycache__/*", "*.rs", "*.pt", "*.onnx")
 LIMIT_BYTES = 4_000_000
@@ -70,7 +77,25 @@ def problems(wheel: Path) -> list[str]:
         found.append(f"{size} bytes; the limit is {LIMIT_BYTES}")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
+        for name in names:
+            if fnmatch(name, "*.dist-info/sboms/*.json"):
+                found += [f"{name}: {problem}" for problem in _problems_of_sbom(archive.read(name))]
+            elif name.endswith(".so"):
+                found += [f"{name} has {path}, a path of this machine" for path in _paths(archive.read(name))]
     return found + _misplaced(names, REQUIRED, FORBIDDEN)
+
+
+def _problems_of_sbom(data: bytes) -> list[str]:
+    document = json.loads(data)
+    random = ("serialNumber", document), ("timestamp", document["metadata"])
+    found = [f"has a {key}" for key, part in random if key in part]
+    return [*found, "has a path (file://)"] if b"file://" in data else found
+
+
+def _paths(data: bytes) -> list[str]:
+    """Returns the folders of this machine that data has: that of the checkout and that of cargo's packages."""
+    cargo = Path(os.environ.get("CARGO_HOME") or Path.home() / ".cargo")
+    return [folder for folder in (str(ROOT), f"{cargo}/registry") if os.fsencode(folder) in data]
 
 
 def _problems_of_sdist(path: Path) -> list[str]:

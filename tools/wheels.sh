@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds what a release uploads, into the folder that is named: an sdist, and abi3 wheels for x86_64, 64-bit Arm (Zynq
-# UltraScale+, Kria) and 32-bit Arm (Zynq-7000). Called by `make wheels`, which installs maturin with zig and twine.
+# UltraScale+, Kria) and 32-bit Arm (Zynq-7000). Called by `make wheels`, which installs the tools (tools/release.txt).
 #
 # zig links against glibc 2.17, the oldest that Rust supports. rustup installs the targets; another Rust must have them.
 set -euo pipefail
@@ -22,7 +22,7 @@ rm -rf "$out"
 maturin sdist --out "$out"
 for target in "${targets[@]}"; do
   echo "Building the wheel for $target."
-  maturin build --release --locked --quiet --zig --target "$target" --compatibility manylinux2014 --out "$out"
+  bash tools/build-wheel.sh "$out" --zig --target "$target" --compatibility manylinux2014
 done
 python tools/check_wheel.py "$out"/*.whl "$out"/*.tar.gz
 twine check --strict "$out"/*

@@ -1,9 +1,15 @@
-"""The release: the version in one place, the changelog's form, what wheels and sdists hold, the workflow for tags."""
+"""The release: the version in one place, the changelog's form, what wheels and sdists hold, the audit, workflows."""
 
+import base64
+import hashlib
 import importlib.util
 import io
+import json
+import os
 import re
+import shutil
 import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -25,6 +31,7 @@ def tool(name):
 
 
 check_release, check_wheel = tool("check_release"), tool("check_wheel")
+normalize_sbom = tool("normalize_sbom")
 
 
 def test_this_source_is_in_order_and_the_package_has_its_version():
@@ -64,7 +71,7 @@ def wheel(folder, *extra, without=""):
     names = [pattern.replace("*", "x") for pattern in check_wheel.REQUIRED if pattern != without]
     with zipfile.ZipFile(path, "w") as archive:
         for name in (*names, *extra):
-            archive.writestr(name, "")
+            archive.writestr(name, json.dumps({"metadata": {}}) if "/sboms/" in name else "")
     return path
 
 
@@ -85,26 +92,184 @@ def test_what_is_missing_or_should_not_be_there_is_named(make, tmp_path):
     assert check_wheel.problems(make(tmp_path, "x/__pycache__/a.pyc"))[0].startswith("should not be there: ")
 
 
-def test_the_workflow_for_tags_runs_what_is_there():
+def sbom(folder, number):
+    """The parts of maturin's SBOM that differ from build to build."""
+    core = f"path+file://{folder}/rust/core#quasar-core@0.1.0"
+    component = {"bom-ref": core, "purl": "pkg:cargo/quasar-core@0.1.0?download_url=file://../core"}
+    return {
+        "bomFormat": "CycloneDX",
+        "serialNumber": f"urn:uuid:{number}",
+        "metadata": {"timestamp": f"2026-11-30T13:33:0{number}Z", "tools": [{"name": "cargo-cyclonedx"}]},
+        "components": [component, {"bom-ref": "registry+https://index#libc@0.2.1", "name": "libc"}],
+        "dependencies": [{"ref": core, "dependsOn": ["registry+https://index#libc@0.2.1"]}],
+    }
+
+
+def built_wheel(path, document):
+    name = "quasar_rt-0.1.0.dist-info/sboms/quasar-py.cyclonedx.json"
+    record = f'"a,b.py",sha256=x,3\n{name},sha256=y,1\nquasar_rt-0.1.0.dist-info/RECORD,,\n'
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        texts = {"a,b.py": "a\n", name: json.dumps(document), "quasar_rt-0.1.0.dist-info/RECORD": record}
+        for file, text in texts.items():
+            archive.writestr(zipfile.ZipInfo(file), text)
+    return path
+
+
+def test_two_builds_have_the_same_sbom(tmp_path):
+    one, other = (
+        built_wheel(tmp_path / f"{number}.whl", sbom(folder, number))
+        for number, folder in enumerate(("/home/one/quasar", "/srv/with%20space"))
+    )
+    assert one.read_bytes() != other.read_bytes()
+    for path in (one, other):
+        assert any("serialNumber" in line for line in check_wheel.problems(path))
+        assert any("timestamp" in line for line in check_wheel.problems(path))
+        assert any("file://" in line for line in check_wheel.problems(path))
+    assert normalize_sbom.main([str(one), str(other)]) == 0
+    assert one.read_bytes() == other.read_bytes()
+    assert not any("sboms" in line for line in check_wheel.problems(one))
+    with zipfile.ZipFile(one) as archive:
+        name = archive.namelist()[1]
+        document = json.loads(archive.read(name))
+        record = archive.read(archive.namelist()[-1]).decode().splitlines()
+    assert document["components"][0]["bom-ref"] == document["dependencies"][0]["ref"]
+    assert document["components"][0]["purl"] == "pkg:cargo/quasar-core@0.1.0"
+    assert document["components"][1]["bom-ref"] == "registry+https://index#libc@0.2.1"
+    digest = base64.urlsafe_b64encode(hashlib.sha256(zipfile.ZipFile(one).read(name)).digest()).rstrip(b"=")
+    assert record[1].startswith(f"{name},sha256={digest.decode()},")
+    assert (record[0], record[2]) == ('"a,b.py",sha256=x,3', "quasar_rt-0.1.0.dist-info/RECORD,,")
+
+
+def test_a_native_module_with_a_path_of_this_machine_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("CARGO_HOME", "/somewhere/cargo")
+    path = wheel(tmp_path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("quasar_rt/other.so", "panicked at /somewhere/cargo/registry/src/x/a.rs")
+    (found,) = check_wheel.problems(path)
+    assert found == "quasar_rt/other.so has /somewhere/cargo/registry, a path of this machine"
+
+
+@pytest.mark.skipif(
+    not all(map(shutil.which, ("bash", "git", "maturin", "cargo"))), reason="needs Rust, maturin and git"
+)
+@pytest.mark.slow
+def test_two_builds_of_the_wheel_are_equal():
+    subprocess.run(["bash", ROOT / "tools/test-reproducible.sh"], check=True)
+
+
+def program(path, text):
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+#: Answers of the databases, which ordinary tests cannot reach, as pip-audit and cargo-deny print them.
+KNOWS_PILLOW = (
+    'grep -q pillow==9.2.0 "$7" && { echo "Found 40 known vulnerabilities in 1 package" >&2; exit 1; }'
+)
+
+
+@pytest.mark.parametrize(
+    ("deny", "audit", "freeze", "problem"),
+    [
+        ("exit 0", KNOWS_PILLOW + "; exit 0", "numpy==2.4.0", None),
+        ("exit 1", KNOWS_PILLOW + "; exit 0", "numpy==2.4.0", "the crates have a finding, or could not be"),
+        ("exit 0", KNOWS_PILLOW + "; exit 1", "numpy==2.4.0", "the wheel's dependencies have a finding, or"),
+        ("exit 0", "exit 0", "numpy==2.4.0", "does not know the weaknesses of pillow==9.2.0"),
+        ("exit 0", "exit 1", "numpy==2.4.0", "does not know the weaknesses of pillow==9.2.0"),
+        ("exit 0", KNOWS_PILLOW + "; exit 0", "", "holds no dependency of the wheel"),
+    ],
+)
+def test_an_audit_that_looked_nothing_up_fails(tmp_path, deny, audit, freeze, problem):
+    program(tmp_path / "cargo", deny)
+    program(tmp_path / "pip-audit", f'[ "$1" = --strict ] || exit 3\n{audit}')
+    program(tmp_path / "python", f"[ -z '{freeze}' ] || echo '{freeze}'")
+    done = subprocess.run(
+        ["bash", ROOT / "tools/audit.sh", tmp_path / "python"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "audit: pip-audit, " in done.stdout
+    assert "crates of Cargo.lock: weaknesses, licences, sources" in done.stdout
+    assert (done.returncode, "everything was looked up" in done.stdout) == (
+        (0, True) if problem is None else (1, False)
+    )
+    assert problem is None or ("audit: error: " in done.stderr and problem in done.stderr)
+
+
+def workflow(name):
+    """The parsed text of a workflow and all its steps."""
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
-    text = (ROOT / ".github/workflows/release.yml").read_text()
-    workflow = yaml.safe_load(text)
+    found = yaml.safe_load((ROOT / ".github/workflows" / name).read_text())
+    return found, [step for job in found["jobs"].values() for step in job["steps"]]
+
+
+@pytest.mark.parametrize("name", ["release.yml", "pull-request.yml"])
+def test_workflows_run_what_is_there_and_pin_their_actions(name):
+    _, steps = workflow(name)
+    commands = [step["run"] for step in steps if "run" in step]
+    scripts = [ROOT / path for command in commands for path in re.findall(r"\btools/\S+|\.ci/\S+", command)]
+    assert all(path.is_file() for path in scripts)
+    commands += [path.read_text() for path in scripts if path.parent.name == ".ci"]
+    targets = set(re.findall(r"^([a-z0-9 -]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = {target for line in targets for target in line.split()}
+    called = re.findall(r"^(?:.*&& |sudo )?make ([a-z -]+)", "\n".join(commands), re.MULTILINE)
+    assert called
+    assert {target for line in called for target in line.split()} <= targets
+    text = (ROOT / ".github/workflows" / name).read_text()
+    pinned = re.findall(r"uses: ([\w-]+/[\w-]+@[0-9a-f]{40}) # v\d+\.\d+\.\d+$", text, re.MULTILINE)
+    assert pinned == [step["uses"] for step in steps if "uses" in step], (
+        "a commit, and its version as a comment"
+    )
+
+
+def test_the_workflow_for_tags_publishes_what_was_audited_and_tested():
+    release, steps = workflow("release.yml")
     # YAML reads the key `on` as true.
-    assert set(workflow[True]) == {"push"}, "nothing but a tag starts it"
-    assert list(workflow[True]["push"]) == ["tags"]
-    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    assert set(release[True]) == {"push"}, "nothing but a tag starts it"
+    assert list(release[True]["push"]) == ["tags"]
     commands = [step["run"] for step in steps if "run" in step]
     assert commands[0] == 'python3 tools/check_release.py "$GITHUB_REF_NAME"', "before anything is built"
-    assert any("make audit" in step.get("run", "") for step in workflow["jobs"]["build"]["steps"])
-    targets = set(re.findall(r"^([a-z0-9-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for command in commands:
-        for target in re.findall(r"\bmake ([a-z-]+)", command):
-            assert target in targets
-        for path in re.findall(r"\btools/\S+", command):
-            assert (ROOT / path).is_file()
-    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[\w./-]+", step["uses"]) for step in steps if "uses" in step)
+    assert {"make audit", "make wheels", "make test-reproducible"} <= set(commands)
+    build, publish = release["jobs"]["build"], release["jobs"]["publish"]
+    oldest = re.search(r'^rust-version = "1\.(\d+)"', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)
+    pinned = re.fullmatch(r"1\.(\d+)\.\d+", build["env"]["RUSTUP_TOOLCHAIN"])
+    assert int(pinned[1]) >= int(oldest[1])
     # Only the job that publishes can, and it runs after the tests.
-    publish = workflow["jobs"]["publish"]
     assert publish["needs"] == "build"
-    assert (workflow["permissions"], publish["permissions"]) == ({"contents": "read"}, {"id-token": "write"})
-    assert "permissions" not in workflow["jobs"]["build"]
+    assert (release["permissions"], publish["permissions"]) == ({"contents": "read"}, {"id-token": "write"})
+    assert "permissions" not in build
+
+
+def test_pull_requests_run_what_a_contributor_runs():
+    found, steps = workflow("pull-request.yml")
+    # `pull_request_target` would run a stranger's code with the repository's rights.
+    assert set(found[True]) == {"pull_request", "push"}
+    assert found[True]["push"] == {"branches": ["main"]}
+    assert found["permissions"] == {"contents": "read"}
+    assert [step["run"] for step in steps if "run" in step][-1] == ".ci/run"
+    assert (ROOT / ".ci/run").stat().st_mode & 0o111
+
+
+def test_the_tools_of_a_release_have_one_version_and_its_hashes():
+    names = re.findall(r"^([a-z0-9-]+)", (ROOT / "tools/release.in").read_text(), re.MULTILINE)
+    text = (ROOT / "tools/release.txt").read_text()
+    packages = re.split(r"^(?=[a-z])", text, flags=re.MULTILINE)[1:]
+    assert len(packages) > 20
+    assert all(re.match(r"[a-z0-9-]+==\S+ .*\n +--hash=sha256:[0-9a-f]{64}", package) for package in packages)
+    assert set(names) | {"ziglang"} <= {package.partition("==")[0] for package in packages}
+
+
+def test_issue_forms_ask_what_an_answer_needs():
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    folder = ROOT / ".github/ISSUE_TEMPLATE"
+    for name in ("bug.yml", "idea.yml"):
+        form = yaml.safe_load((folder / name).read_text())
+        assert set(form) == {"name", "description", "body"}
+        ids = [field["id"] for field in form["body"]]
+        assert len(set(ids)) == len(ids) > 0
+        assert all(field["attributes"]["label"] for field in form["body"])
+    assert "quasar-rt doctor --json" in (folder / "bug.yml").read_text()
+    (link,) = yaml.safe_load((folder / "config.yml").read_text())["contact_links"]
+    assert set(link) == {"name", "url", "about"}

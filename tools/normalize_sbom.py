@@ -1,0 +1,77 @@
+"""Rewrite the SBOMs of a wheel without what differs from build to build: random id, time, folder of the checkout.
+
+Usage: python tools/normalize_sbom.py WHEEL...
+
+maturin has no option for it. All other files stay as they are, but for the SBOMs' lines in RECORD.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import re
+import sys
+import zipfile
+from pathlib import Path
+
+#: How cargo names a package of this repository, with the folder that it was built in.
+_LOCAL_PACKAGE = re.compile(r'path\+file://[^#"]*#')
+#: The same in a package URL.
+_LOCAL_DOWNLOAD = re.compile(r'\?download_url=file://[^#"]*')
+
+
+def normalized(sbom: str) -> str:
+    """Returns a CycloneDX document (JSON) without serial number, time and local paths."""
+    document = json.loads(_LOCAL_DOWNLOAD.sub("", _LOCAL_PACKAGE.sub("pkg:cargo/", sbom)))
+    document.pop("serialNumber", None)
+    document["metadata"].pop("timestamp", None)
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def rewrite(wheel: Path) -> None:
+    """Rewrites the SBOMs of a wheel in place."""
+    with zipfile.ZipFile(wheel) as archive:
+        files = [(entry, archive.read(entry)) for entry in archive.infolist()]
+    digests: dict[str, list[str]] = {}
+    for place, (entry, data) in enumerate(files):
+        if is_sbom(entry.filename):
+            data = normalized(data.decode()).encode()
+            digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+            digests[entry.filename] = [f"sha256={digest}", str(len(data))]
+            files[place] = entry, data
+    new = wheel.with_suffix(".new")
+    with zipfile.ZipFile(new, "w") as archive:
+        for entry, data in files:
+            if entry.filename.endswith(".dist-info/RECORD"):
+                data = _record(data.decode(), digests).encode()
+            archive.writestr(entry, data)
+    new.replace(wheel)
+
+
+def is_sbom(name: str) -> bool:
+    """Returns whether a wheel's file is an SBOM of the kind that maturin writes."""
+    return ".dist-info/sboms/" in name and name.endswith(".json")
+
+
+def _record(text: str, digests: dict[str, list[str]]) -> str:
+    rows = [[name, *digests.get(name, rest)] for name, *rest in csv.reader(io.StringIO(text))]
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue()
+
+
+def main(arguments: list[str]) -> int:
+    """Rewrites each wheel."""
+    if not arguments:
+        print("usage: python tools/normalize_sbom.py WHEEL...", file=sys.stderr)
+        return 2
+    for wheel in map(Path, arguments):
+        rewrite(wheel)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
