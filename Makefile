@@ -77,8 +77,7 @@ wheel: $(STAMPS)/venv toolchain ## Build the abi3 wheel into dist/ and check wha
 
 .PHONY: c-library
 c-library: toolchain ## Build the C library: shared, static and the header, into build/c
-	cargo build --release --quiet -p quasar-capi
-	@mkdir -p build/c && cp target/release/libquasar_rt.so target/release/libquasar_rt.a rust/capi/include/quasar_rt.h build/c
+	@$(PYTHON) tools/c_library.py build/c
 
 .PHONY: wheels
 wheels: $(STAMPS)/release toolchain ## Build what a release uploads into build/release: an sdist, and wheels for x86_64, aarch64 and armv7 (glibc 2.17); check them

@@ -198,6 +198,47 @@ def test_an_audit_that_looked_nothing_up_fails(tmp_path, deny, audit, freeze, pr
     assert problem is None or ("audit: error: " in done.stderr and problem in done.stderr)
 
 
+def test_the_c_library_is_installed_from_where_cargo_builds_with_its_soname_as_a_link(tmp_path):
+    """`make c-library` copied from target/release, whatever CARGO_TARGET_DIR named."""
+    built = tmp_path / "elsewhere"
+    built.mkdir()
+    files = [built / f"libquasar_rt.{suffix}" for suffix in ("so", "a", "rlib")]
+    for file in files:
+        file.write_text(file.suffix)
+    package = f"path+file://{ROOT}/rust/capi#quasar-capi@0.3.7"
+    messages = [
+        {"reason": "compiler-artifact", "package_id": "registry+x#libc@0.2.1", "target": {"name": "libc"}},
+        {
+            "reason": "build-script-executed",
+            "package_id": package,
+            "env": [["QUASAR_SONAME", "libquasar_rt.so.0.3"]],
+        },
+        {
+            "reason": "compiler-artifact",
+            "package_id": package,
+            "target": {"name": "quasar_rt"},
+            "filenames": list(map(str, files)),
+        },
+        {"reason": "build-finished", "success": True},
+    ]
+    (tmp_path / "messages").write_text("\n".join(map(json.dumps, messages)))
+    program(tmp_path / "cargo", f"cat {tmp_path}/messages")
+    for _ in range(2):
+        subprocess.run(
+            [sys.executable, ROOT / "tools/c_library.py", tmp_path / "out"],
+            env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+            check=True,
+        )
+    links = {path.name: os.readlink(path) for path in (tmp_path / "out").iterdir() if path.is_symlink()}
+    assert links == dict.fromkeys(("libquasar_rt.so", "libquasar_rt.so.0.3"), "libquasar_rt.so.0.3.7")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *links,
+        "libquasar_rt.so.0.3.7",
+        "libquasar_rt.a",
+        "quasar_rt.h",
+    }
+
+
 def workflow(name):
     """The parsed text of a workflow and all its steps."""
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")

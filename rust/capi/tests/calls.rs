@@ -1,6 +1,7 @@
 //! The C interface from Rust and from a C program, against the engine that it wraps.
 
 use std::ffi::{CStr, CString};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::ptr::{null, null_mut};
@@ -272,6 +273,12 @@ fn the_example_in_c_compiles_and_names_the_class() {
     let folder = env::temp_dir().join(format!("quasar-example-{}", std::process::id()));
     fs::create_dir_all(&folder).expect("a temporary folder");
     let (program, raw) = (folder.join("classify"), folder.join("picture.raw"));
+    // The program loads the library by its SONAME, and by no other name.
+    symlink(
+        libraries.join("libquasar_rt.so"),
+        folder.join(env!("QUASAR_SONAME")),
+    )
+    .expect("a link");
     let compiled = Command::new("cc")
         .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic"])
         .arg(root.join("examples/classify.c"))
@@ -281,7 +288,7 @@ fn the_example_in_c_compiles_and_names_the_class() {
         .arg(&libraries)
         .args(["-lquasar_rt", "-o"])
         .arg(&program)
-        .arg(format!("-Wl,-rpath,{}", libraries.display()))
+        .arg(format!("-Wl,-rpath,{}", folder.display()))
         .status();
     let Ok(compiled) = compiled else {
         eprintln!("skipped: there is no C compiler (cc)");
@@ -291,11 +298,11 @@ fn the_example_in_c_compiles_and_names_the_class() {
 
     let pixels = picture(28 * 28);
     fs::write(&raw, &pixels).expect("a file");
-    let run = |subnet: &Path| {
-        let output = Command::new(&program).arg(subnet).arg(&raw).output();
+    let run = |subnet: &Path, picture: &Path| {
+        let output = Command::new(&program).arg(subnet).arg(picture).output();
         output.expect("the example runs")
     };
-    let found = run(&subnet());
+    let found = run(&subnet(), &raw);
     assert!(found.status.success(), "{found:?}");
     let wanted = expected(&ImageView::packed(&pixels, 28, 28, 1).expect("28 x 28"));
     let subnet = Subnet::load(subnet()).expect("the packaged subnet");
@@ -303,9 +310,26 @@ fn the_example_in_c_compiles_and_names_the_class() {
     let line = format!("{} {probability:.3}\n", subnet.config().classes[class]);
     assert_eq!(String::from_utf8_lossy(&found.stdout), line);
 
-    let missing = run(&folder.join("none.qvit"));
+    let missing = run(&folder.join("none.qvit"), &raw);
     assert_eq!(missing.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("none.qvit"));
+
+    // What is no picture of that form is refused with a reason, shorter and longer files alike.
+    let packaged = self::subnet();
+    let samples = packaged.with_extension("").join("samples");
+    let png = fs::read_dir(samples)
+        .expect("samples")
+        .map(|entry| entry.expect("a file").path());
+    let png = png.filter(|path| path.extension().is_some_and(|e| e == "png"));
+    for other in png.chain([folder.join("none.gray"), packaged.clone()]) {
+        let refused = run(&packaged, &other);
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+        let name = other.to_str().expect("UTF-8");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(name));
+    }
+    let alone = Command::new(&program).output().expect("the example runs");
+    assert_eq!(alone.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&alone.stderr).starts_with("usage: "));
     fs::remove_dir_all(folder).expect("the folder");
 }
 
