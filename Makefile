@@ -358,8 +358,9 @@ $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml
 ##@ Generated files
 
 .PHONY: vectors
-vectors: install-test ## Regenerate the golden vectors from the oracle; fails if they differ from the committed ones
+vectors: install-test ## Regenerate the golden vectors from the oracle, and those of resizing from Pillow; fails if they differ from the committed ones
 	python tools/vectors.py
+	python tools/resize_vectors.py
 	git diff --exit-code --stat -- tests/vectors
 
 .PHONY: isa

@@ -1,5 +1,9 @@
 """Resize and crop against Pillow itself, bit for bit, on noise of many sizes and on photographs."""
 
+import importlib.util
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import PIL
 import pytest
@@ -10,6 +14,7 @@ from PIL import Image
 from quasar_rt import ConfigError, ImageError
 from quasar_rt.images import preprocess
 
+ROOT = Path(__file__).resolve().parents[2]
 PILLOW = int(PIL.__version__.partition(".")[0])
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -190,3 +195,22 @@ def test_large_pictures_are_resized_in_bounded_time():
 def test_unusable_documents_are_named(size, document, message):
     with pytest.raises(ConfigError, match=message):
         preprocess(np.zeros((4, 4), np.uint8), size, document)
+
+
+def test_the_committed_vectors_are_made_again_by_make_vectors(tmp_path, monkeypatch):
+    """The Rust tests read resize.safetensors; `make vectors` did not write it."""
+    pytest.importorskip("torchvision")
+    pytest.importorskip("safetensors")
+    command = ["make", "--dry-run", "--assume-old=install-test", "vectors"]
+    plan = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    tools = sorted(path.name for path in (ROOT / "tools").glob("*vectors.py"))
+    assert [name for name in tools if f"python tools/{name}" not in plan] == []
+    if PILLOW < 13:
+        pytest.skip(f"the vectors are Pillow 13's, and this is Pillow {PIL.__version__}")
+    spec = importlib.util.spec_from_file_location("resize_vectors", ROOT / "tools/resize_vectors.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    committed = module.TARGET.read_bytes()
+    monkeypatch.setattr(module, "TARGET", tmp_path / "resize.safetensors")
+    module.main()
+    assert module.TARGET.read_bytes() == committed
