@@ -5,14 +5,18 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
+import click
 import pytest
 
 import quasar_rt
 from examples import BadExampleError, Clone, Example, examples
+from quasar_rt.cli import cli
 from quasar_rt.datasets import load_fashion_mnist
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,6 +163,66 @@ def test_examples_work_as_printed(path: Path, clone: Clone) -> None:
 @pytest.mark.parametrize("path", SLOW, ids=names(SLOW))
 def test_slow_examples_work_as_printed(path: Path, clone: Clone) -> None:
     run_page(path, clone, slow=True)
+
+
+def absent(line: str) -> str:
+    """Returns what the commands of a line name and does not exist: an option, a target, a file; else ""."""
+    words = shlex.split(line, comments=True)
+    ends = [i for i, word in enumerate(words) if word in ("&&", "|")]
+    commands = [words[i:j] for i, j in zip([0, *(i + 1 for i in ends)], [*ends, len(words)], strict=True)]
+    return " ".join(filter(None, map(absent_of, commands)))
+
+
+def absent_of(words: list[str]) -> str:
+    program = next(
+        (i for i, word in enumerate(words) if re.search(r"(^|/)quasar-rt$|^quasar_rt$", word)), None
+    )
+    if words[:1] == ["make"] and not any("=" in word for word in words):
+        plan = ["make", "-n", "-C", str(ROOT), *words[1:]]
+        return subprocess.run(plan, capture_output=True, text=True, check=False).stderr
+    if words[:1] == ["python"] and words[1].startswith("tools/"):
+        text = (ROOT / words[1]).read_text(encoding="utf-8")
+        options = {word for word in words[2:] if word.startswith("--")}
+        return " ".join(option for option in options if not re.search(rf"{option}\b", text))
+    if words[:2] == ["cargo", "run"]:
+        example = words[words.index("--example") + 1]
+        return "" if list(ROOT.glob(f"rust/*/examples/{example}.rs")) else f"example {example}"
+    if program is None or words[0] == "pynq":
+        # A wheel's name has the version and the platform's tags: nobody can know them from a page.
+        return " ".join(word for word in words if re.search(r"quasar_rt-\d", word))
+    name, *arguments = words[program + 1 :]
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None, name
+    try:
+        command.make_context(name, arguments)
+    except click.UsageError as error:
+        return "" if "does not exist" in error.message else error.format_message()
+    return ""
+
+
+@pytest.mark.parametrize("path", PAGES, ids=names(PAGES))
+def test_commands_that_tests_cannot_run_name_what_exists(path: Path) -> None:
+    wrong = [
+        f"{example.place}: {command}: {missing}"
+        for example in page_examples(path)
+        if example.skip and example.language == "console"
+        for command, _ in example.commands()
+        if (missing := absent(command.replace("\\\n", " ")))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_a_command_that_names_what_does_not_exist_is_found() -> None:
+    for command in (
+        "quasar-rt infer --no-such-option image.png",
+        "sudo -E env A=b ~/quasar/bin/quasar-rt watch",
+        "make no-such-target",
+        "python tools/evidence.py --no-such-option",
+        "cargo run --release --example no-such-example",
+        "pip install 'dist/quasar_rt-0.1.0-cp310-abi3-linux_x86_64.whl[host]'",
+    ):
+        assert absent(command), command
+    assert absent("quasar-rt infer --device uio image.png") == ""
 
 
 def test_markers_name_what_exists() -> None:
