@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the wheel twice from copies of the tracked files, in different folders, with another umask, locale and time
-# zone, and compares the bytes. Arguments are those of tools/build-wheel.sh after the folder.
+# Builds the wheel twice from copies of the tracked files, in different folders, with another CARGO_HOME, umask, locale
+# and time zone, and compares the bytes. Arguments are those of tools/build-wheel.sh after the folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work="$(mktemp -d)"
@@ -15,11 +15,12 @@ copy() { # copy FOLDER UMASK
   )
 }
 
-build() { # build FOLDER UMASK LOCALE ZONE [ARGUMENTS]
+build() { # build FOLDER UMASK LOCALE ZONE CARGO_HOME [ARGUMENTS]
   local folder="$1"
   (
     umask "$2"
-    LC_ALL="$3" TZ="$4" bash "$folder/tools/build-wheel.sh" "$folder/dist" "${@:5}"
+    export LC_ALL="$3" TZ="$4" CARGO_HOME="$5"
+    bash "$folder/tools/build-wheel.sh" "$folder/dist" "${@:6}"
   )
 }
 
@@ -28,8 +29,11 @@ other="$work/another/with a longer name"
 # Both at once: nobody changes a file between them.
 copy "$one" 022
 copy "$other" 077
-build "$one" 022 C UTC "$@"
-build "$other" 077 C.UTF-8 Asia/Tokyo "$@"
+cargo="${CARGO_HOME:-$HOME/.cargo}"
+mkdir "$work/cargo home"
+ln -s "$cargo"/* "$work/cargo home"
+build "$one" 022 C UTC "$cargo" "$@"
+build "$other" 077 C.UTF-8 Asia/Tokyo "$work/cargo home" "$@"
 wheels=("$one"/dist/*.whl "$other"/dist/*.whl)
 if ! cmp "${wheels[@]}"; then
   python tools/check_wheel.py "${wheels[@]}" || true
