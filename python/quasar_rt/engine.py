@@ -80,15 +80,16 @@ class Engine:
             time. If None, the environment variable ``QUASAR_WEIGHTS``, or else ``"packed"`` if one byte for each weight
             would not fit this CPU's largest cache.
         timeout: seconds that an accelerator may take for half a frame before it counts as hung; if None, a limit that
-            suits its kind. The CPU has no time-out.
+            suits its kind. One call of its transport may take 5 seconds more. The CPU has no time-out.
         queue: how many images of `submit` may be unfinished at a time, from 1 on.
         metrics: true to count frames, errors and latencies for `metrics`.
         wait: seconds to wait for an accelerator that another engine or process uses; 0 for none.
 
     Raises:
         quasar_rt.SubnetError, quasar_rt.FileError: the subnet cannot be loaded.
-        quasar_rt.DeviceError: there is no such device or tier, or this machine lacks it.
+        quasar_rt.DeviceError: there is no such device or tier, this machine lacks it, or it hangs.
         quasar_rt.DeviceBusyError: another engine or process uses the accelerator; names it.
+        quasar_rt.OutOfMemoryError: the process cannot have the memory that the subnet needs.
         quasar_rt.DoesNotFitError: the subnet does not fit the accelerator's buffers; the message names the buffer and
             the excess.
         quasar_rt.InvalidValueError: `threads` is below 1 or above 256, `timeout` is not above 0, `wait` is below 0,
@@ -178,6 +179,8 @@ class Engine:
         Raises:
             quasar_rt.ImageError: the image cannot be read or is of a kind that has no clear meaning.
             quasar_rt.DeviceError: an accelerator failed in this frame. It is reset; the next call is not concerned.
+                If a call of its transport does not return, all waiting calls end with `DeviceTimeoutError`, and later
+                ones with `DeviceUnavailableError`.
             quasar_rt.ClosedError: the engine was closed.
         """
         engine = self._open(top_k)
@@ -599,8 +602,9 @@ class Engine:
     def close(self, *, cancel: bool = False) -> None:
         """Waits for the images of `submit`, then frees the device and the memory.
 
-        Other calls in progress end normally; later ones raise `ClosedError`. The end of a ``with`` block closes the
-        engine, and cancels if an exception ends it.
+        Other calls in progress end normally; later ones raise `ClosedError`. If an accelerator's transport hangs, calls
+        and submitted images end with `DeviceTimeoutError` within some 5 seconds, and so does the wait for them. The end
+        of a ``with`` block closes the engine, and cancels if an exception ends it.
 
         Args:
             cancel: true to cancel the submitted images whose turn has not come.

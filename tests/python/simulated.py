@@ -1,6 +1,7 @@
 """Simulated accelerators for tests: their libraries, and a transport written in Python, as PYNQ's is."""
 
 import ctypes
+import threading
 
 from quasar_rt import _native, device, engine
 from quasar_rt.hardware import Hardware
@@ -70,7 +71,37 @@ class Transport:
         return bool(self.sim.qsim_wait(self.device, ctypes.c_uint32(int(1000 * seconds))))
 
 
-def attach(library, transport=None):
+#: The methods that a driver calls.
+METHODS = ("read", "write", "allocate", "copy_in", "copy_out", "flush", "invalidate", "wait")
+
+
+def _watched(name):
+    def method(self, *arguments):
+        self.calls.append(name)
+        if self.hangs == name:
+            self.skip -= 1
+            if self.skip < 0:
+                self.hanging.set()
+                self.gate.wait()
+        return getattr(Transport, name)(self, *arguments)
+
+    return method
+
+
+class Hanging(Transport):
+    """A transport whose method `hangs` does not return until `gate` is set, after `skip` calls of it."""
+
+    def __init__(self, library, hangs=None, skip=0):
+        super().__init__(library)
+        self.hangs, self.skip = hangs, skip
+        self.hanging, self.gate = threading.Event(), threading.Event()
+        self.calls = []
+
+    for _name in METHODS:
+        locals()[_name] = _watched(_name)
+
+
+def attach(library, transport=None, timeout=60.0):
     """Lets `Engine(subnet, "python")` run on the library through `transport`, or a new one."""
     hardware = Hardware.from_toml(_native.sim_configuration(str(library)))
     open_device = engine.open_device
@@ -79,7 +110,7 @@ def attach(library, transport=None):
         if name != "python":
             return open_device(subnet, name, *others)
         made = transport if transport is not None else Transport(library)
-        return _native.Engine.attached(subnet._inner, hardware._inner, made, 60.0), name, "asked for"
+        return _native.Engine.attached(subnet._inner, hardware._inner, made, timeout), name, "asked for"
 
     engine.open_device = opened
 

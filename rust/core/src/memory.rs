@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 
 /// Bytes for everything that is small, and for the allocator's own needs.
 const SLACK: usize = 4 << 20;
+/// Bytes that are asked for at a time: Linux refuses more than the machine has.
+const PIECE: usize = 256 << 20;
 
 /// Checks that the process can have `bytes` more bytes of memory.
 ///
@@ -21,8 +23,9 @@ const SLACK: usize = 4 << 20;
 pub fn check(what: &'static str, bytes: usize) -> Result<()> {
     let bytes = bytes.saturating_add(SLACK);
     // Not by the allocator, which would keep what it has once had.
-    let mapped = MmapOptions::new().len(bytes).map_anon();
-    mapped.map(drop).map_err(|_| Error::OutOfMemory {
+    let piece = |start: usize| MmapOptions::new().len(PIECE.min(bytes - start)).map_anon();
+    let pieces: Result<Vec<_>, _> = (0..bytes).step_by(PIECE).map(piece).collect();
+    pieces.map(drop).map_err(|_| Error::OutOfMemory {
         what,
         bytes: bytes as u64,
     })

@@ -160,24 +160,21 @@ impl Network {
     pub fn memory(subnet: &Subnet, tier: Tier, storage: Storage) -> Result<usize> {
         /// Bytes of a row's parameters, at most.
         const ROW: usize = 64;
-        /// Rows and columns are padded, those of each width by themselves.
-        const PADDING: usize = 128;
+        /// Rows and columns are padded to a multiple of this, rows of each width by themselves.
+        const TILE: usize = 64;
         /// Layers are moved to memory that starts at a large page, and ends at one.
         const LARGE_PAGES: usize = 2 * (4 << 20);
 
         let unpacked = Self::kernels(tier)?.unpacked_weight_bytes();
         let summary = subnet.summary();
         let packed = |layer: &LayerSummary| {
-            let (k, row4, row8) = (
-                layer.k + PADDING,
-                layer.rows4 + PADDING,
-                layer.rows8 + PADDING,
-            );
+            let padded = [layer.k, layer.rows4, layer.rows8].map(|n| n.next_multiple_of(TILE));
+            let [k, rows4, rows8] = padded;
             let weights = match storage {
-                Storage::Packed if tier != Tier::Scalar => k * row4 / 2 + k * row8,
-                _ => k * unpacked * (row4 + row8),
+                Storage::Packed if tier != Tier::Scalar => k * rows4 / 2 + k * rows8,
+                _ => k * unpacked * (rows4 + rows8),
             };
-            weights + ROW * (layer.rows + 2 * PADDING)
+            weights + ROW * (rows4 + rows8)
         };
         let all = summary.layers.iter().map(packed).sum::<usize>();
         // A layer's codes, and copies of them in another order; its packed form grows.

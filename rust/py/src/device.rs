@@ -26,6 +26,7 @@ use quasar_accelerator::watch::CLOSE_LIMIT;
 use quasar_accelerator::Program;
 use quasar_core::cpu::NEVER;
 use quasar_core::error::{Error, Result};
+use quasar_core::memory;
 use quasar_core::Subnet;
 use quasar_hardware::Hardware;
 
@@ -36,6 +37,8 @@ use crate::interrupt::interruptible;
 /// Memory of a simulated device, more than any program takes: pages are allocated when they are
 /// written.
 const SIM_MEMORY: u64 = 1 << 30;
+/// Bytes that a simulated device takes besides its memory: mostly its threads' stacks.
+const SIM_THREADS: usize = 512 << 20;
 /// Multiply-accumulates a second that a simulated device reaches on any machine.
 const SIM_MACS_PER_SECOND: f64 = 1e7;
 
@@ -50,6 +53,12 @@ fn deadlines(timeout: Option<f64>, expected: f64) -> Result<Deadlines> {
         segment,
         identity: segment.max(Duration::from_secs(5)),
     })
+}
+
+fn open_sim(library: &Arc<SimLibrary>, seed: u64) -> Result<Faulty<Sim>> {
+    // The host's view of the memory is a copy.
+    memory::check("a simulated device", 2 * SIM_MEMORY as usize + SIM_THREADS)?;
+    Sim::open(Arc::clone(library), seed, SIM_MEMORY).map(Faulty::new)
 }
 
 /// Opens a simulated device.
@@ -68,7 +77,7 @@ pub fn simulated(
         Arc::new(Program::compile(subnet, hardware)?),
         deadlines(timeout, expected)?,
         cancel,
-        move || Sim::open(Arc::clone(&library), seed, SIM_MEMORY).map(Faulty::new),
+        move || open_sim(&library, seed),
     )?;
     Ok(Arc::new(accelerator))
 }
@@ -633,8 +642,7 @@ impl Trials {
         limit: f64,
     ) -> PyResult<Self> {
         Self::new(py, hardware, limit, move || {
-            let sim = Sim::open(Arc::new(SimLibrary::load(&library)?), seed, SIM_MEMORY)?;
-            Ok(Faulty::new(sim))
+            open_sim(&Arc::new(SimLibrary::load(&library)?), seed)
         })
     }
 

@@ -60,10 +60,12 @@ impl Subnet {
     }
 
     fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(
-            py,
-            &py.detach(|| self.subnet.to_bytes()).map_err(to_py)?,
-        ))
+        let bytes = py.detach(|| {
+            let bytes = self.subnet.to_bytes()?;
+            memory::check("the subnet's file", bytes.len())?;
+            Ok(bytes)
+        });
+        Ok(PyBytes::new(py, &bytes.map_err(to_py)?))
     }
 
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {

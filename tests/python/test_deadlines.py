@@ -1,0 +1,275 @@
+"""Deadlines of all waits: transports that hang in each of their methods, with each kind of call waiting for them."""
+
+import time
+
+import pytest
+
+import quasar_rt
+from simulated import METHODS, library
+from test_exit import execute
+
+pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
+
+#: Seconds that a transport's call may take beyond the time-out, and that a call may take after `close`: both 5. The rest
+#: is for a busy machine.
+MOST = 12
+
+BEGIN = """
+import simulated
+from quasar_rt import _native
+from quasar_rt.hardware import Hardware
+small = np.zeros((8, 8, 1), np.uint8)
+def say(*words):
+    # At once, though other threads write, too.
+    os.write(1, " ".join(map(str, [*words, "\\n"])).encode())
+def attempt(call):
+    start, outcome = time.monotonic(), "works"
+    try:
+        call()
+    except BaseException as error:
+        outcome = type(error).__name__
+    return outcome, time.monotonic() - start
+def report(name, call):
+    outcome, took = attempt(call)
+    say(name, outcome, f"{took:.1f}")
+def in_threads(calls):
+    threads = [threading.Thread(target=report, args=item) for item in calls.items()]
+    for thread in threads:
+        thread.start()
+    return threads
+"""
+
+
+@pytest.fixture(scope="module")
+def begin(tmp_path_factory):
+    """Returns code that opens engines on a transport that may hang."""
+    tiny = str(library("tiny"))
+    path = tmp_path_factory.mktemp("deadlines") / "tiny.qvit"
+    quasar_rt.random_subnet(
+        embed=8, depth=2, heads=2, head_dim=4, hidden=8, image_size=8, channels=1, kernel=4, classes=5, seed=1
+    ).save(path)
+    return f"""
+{BEGIN}
+subnet = quasar_rt.Subnet.load({str(path)!r})
+hardware = Hardware.from_toml(_native.sim_configuration({tiny!r}))
+def hanging(*arguments):
+    return simulated.Hanging({tiny!r}, *arguments)
+def native(transport):
+    return _native.Engine.attached(subnet._inner, hardware._inner, transport, 0.1)
+def opened(transport, **options):
+    simulated.attach({tiny!r}, transport, 0.1)
+    return quasar_rt.Engine(subnet, "python", **options)
+"""
+
+
+def outcomes(done):
+    """Returns the outcomes and the seconds by the name of each call."""
+    found = {}
+    for line in done.stdout.splitlines():
+        name, outcome, took = line.rstrip().rsplit(" ", 2)
+        found[name] = (outcome, float(took))
+    return found
+
+
+def test_a_transport_may_hang_in_each_method_at_each_moment(begin):
+    done = execute(
+        f"""
+{begin}
+def run(method):
+    transport = hanging()
+    engine = native(transport)
+    transport.skip, transport.hangs = 100, method
+    while True:
+        engine.infer(small)
+def hangs_in_its_name():
+    class Nameless(simulated.Hanging):
+        @property
+        def name(self):
+            threading.Event().wait()
+    native(Nameless({str(library("tiny"))!r}))
+calls = {{"open, name": hangs_in_its_name}}
+for method in simulated.METHODS:
+    if method not in ("copy_out", "invalidate"):
+        calls[f"open, {{method}}"] = lambda method=method: native(hanging(method))
+    if method != "allocate":
+        calls[f"run, {{method}}"] = lambda method=method: run(method)
+for thread in in_threads(calls):
+    thread.join()
+""",
+        0,
+    )
+    found = outcomes(done)
+    assert len(found) == 2 * len(METHODS) - 2
+    for name, (outcome, took) in found.items():
+        assert outcome == "DeviceTimeoutError", name
+        # Seventeen engines run at the same time.
+        assert 5 < took < 3 * MOST, name
+
+
+def test_all_who_wait_for_a_transport_that_hangs_get_an_error(begin):
+    done = execute(
+        f"""
+{begin}
+transport = hanging()
+engine = opened(transport)
+def closed():
+    with engine:
+        engine.infer(small)
+calls = {{
+    "infer": lambda: engine.infer(small),
+    "infer_batch": lambda: engine.infer_batch([small] * 20),
+    "stream": lambda: list(engine.stream([small] * 20)),
+    "submit": lambda: engine.submit(small).result(),
+    "submit more": lambda: [future.result() for future in [engine.submit(small) for _ in range(20)]],
+    "profile": lambda: engine.profile(small),
+}}
+transport.hangs = "wait"
+first = threading.Thread(target=attempt, args=(lambda: engine.infer(small),))
+first.start()
+transport.hanging.wait()
+for thread in in_threads(calls):
+    thread.join()
+report("later", lambda: engine.infer(small))
+report("with", closed)
+report("close", engine.close)
+other = hanging()
+report("another transport", lambda: opened(other).infer(small))
+report("the same transport", lambda: opened(transport))
+before = len(transport.calls)
+transport.gate.set()
+deadline = time.monotonic() + 10
+while len(transport.calls) < before + 2:
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+time.sleep(0.5)
+# The driver's thread resets the kernels, and does nothing else.
+assert transport.calls[before:] == ["write", "write"], transport.calls[before:]
+transport.hangs = None
+transport.buffers.clear()
+report("the same transport once it has returned", lambda: opened(transport).infer(small))
+""",
+        0,
+    )
+    found = outcomes(done)
+    waiting = ("infer", "infer_batch", "stream", "submit", "submit more", "profile")
+    for name in waiting:
+        assert found[name][0] == "DeviceTimeoutError", name
+        assert found[name][1] < MOST, name
+    for name in ("later", "with", "the same transport"):
+        assert found[name][0] == "DeviceUnavailableError", name
+        assert found[name][1] < 1, name
+    for name in ("close", "another transport", "the same transport once it has returned"):
+        assert found[name][0] == "works", name
+
+
+@pytest.mark.parametrize(
+    ("how", "timeout"),
+    [("close()", 0.1), ("close(cancel=True)", 1000.0), ("with", 1000.0), ("exception", 1000.0)],
+)
+def test_an_engine_with_waiting_images_is_closed_in_time(begin, how, timeout):
+    statement = {
+        "with": "with engine:\n        pass",
+        "exception": "with engine:\n        raise KeyError",
+    }.get(how, f"engine.{how}")
+    done = execute(
+        f"""
+{begin.replace("0.1)", f"{timeout})")}
+transport = hanging()
+engine = opened(transport)
+transport.hangs = "read"
+futures = [engine.submit(small) for _ in range(20)]
+others = in_threads({{f"infer {{i}}": lambda: engine.infer(small) for i in range(3)}})
+transport.hanging.wait()
+def close():
+    {statement}
+report("close", close)
+assert all(future.done() for future in futures)
+for other in others:
+    other.join()
+for i, future in enumerate(futures):
+    report(f"future {{i}}", future.result)
+report("closed", lambda: engine.infer(small))
+""",
+        0,
+    )
+    found = outcomes(done)
+    assert found.pop("close")[1] < MOST
+    assert found.pop("closed")[0] == "ClosedError"
+    errors = {"DeviceTimeoutError", "DeviceUnavailableError", "CancelledError"}
+    assert {outcome for outcome, _ in found.values()} <= errors
+    assert len(found) == 23
+    assert max(took for _, took in found.values()) < MOST
+
+
+@pytest.mark.parametrize(
+    "wait", ["engine.infer(small)", "native(hanging('write'))", "engine.submit(small).result()"]
+)
+def test_ctrl_c_ends_a_wait_for_a_transport_that_hangs(begin, wait):
+    done = execute(
+        f"""
+{begin}
+transport = hanging()
+engine = opened(transport)
+transport.hangs = "read"
+threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+report("wait", lambda: {wait})
+say("at", "the_end", time.time())
+""",
+        0,
+    )
+    found = outcomes(done)
+    assert found["wait"][0] == "KeyboardInterrupt"
+    assert found["wait"][1] < 4
+    assert time.time() - found["at"][1] < 20
+
+
+@pytest.mark.parametrize("moment", ["open", "infer"])
+def test_python_ends_though_threads_wait_for_a_transport_that_hangs(begin, moment):
+    wait = "native(hanging('read'))" if moment == "open" else "engine.infer(small)"
+    done = execute(
+        f"""
+{begin}
+transport = hanging()
+engine = opened(transport)
+transport.hangs = "read"
+in_threads({{f"wait {{i}}": lambda: {wait} for i in range(3)}})
+time.sleep(1)
+say("at", "the_end", time.time())
+sys.exit(3)
+""",
+        3,
+    )
+    found = outcomes(done)
+    assert time.time() - found["at"][1] < 25
+    assert {found[f"wait {i}"][0] for i in range(3)} <= {"DeviceTimeoutError", "SystemExit"}
+
+
+def test_a_trial_of_a_device_that_hangs_ends(begin):
+    done = execute(
+        f"""
+{begin}
+for method in ("write", "wait", "copy_in"):
+    transport = hanging()
+    trials = _native.Trials.attached(hardware._inner, transport, 0.1)
+    report(f"{{method}}, identity", trials.identity)
+    transport.hangs = method
+    report(f"{{method}}, transfers", trials.transfers)
+    report(f"{{method}}, registers", trials.registers)
+    say(f"{{method}}, close", trials.close(), 0)
+transport = hanging()
+trials = _native.Trials.attached(hardware._inner, transport, 0.1)
+transport.hangs = "read"
+threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+report("interrupted", trials.registers)
+""",
+        0,
+    )
+    found = outcomes(done)
+    for method in ("write", "wait", "copy_in"):
+        assert found[f"{method}, identity"][0] == "works"
+        assert found[f"{method}, transfers"][0] == "DeviceTimeoutError"
+        assert found[f"{method}, transfers"][1] < MOST
+        assert found[f"{method}, registers"][0] == "DeviceUnavailableError"
+        assert found[f"{method}, close"][0] == "False"
+    assert found["interrupted"][0] == "KeyboardInterrupt"
+    assert found["interrupted"][1] < 4
