@@ -12,6 +12,8 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS limits address space on Linux"),
 ]
 
+LIMITS = 20
+
 #: DeiT-small's shape; few tokens of many channels; many tokens of few channels, with an embedding.
 SHAPES = {
     "deit-small": {"embed": 384, "heads": 6, "head_dim": 64, "hidden": 1536},
@@ -30,23 +32,21 @@ SHAPES = {
     },
 }
 
-CHILD = """
-import resource, sys, warnings
+#: Runs one use in a forked process for each limit: bytes beyond those that the process has.
+USES = """
+import os, resource, sys, warnings
 warnings.simplefilter("ignore")
 import numpy as np
 import quasar_rt, quasar_rt.engine, quasar_rt.prediction, quasar_rt.submissions
-path, use, extra, size, threads = sys.argv[1:]
+path, use, size, *limits = sys.argv[1:]
 data = open(path, "rb").read() if use == "bytes" else None
 image = np.zeros((int(size), int(size), 3), np.uint8)
-pages = int(open("/proc/self/statm").read().split()[0])
-most = pages * resource.getpagesize() + int(extra)
-resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
-def run():
+def run(threads):
     if use == "load":
         return quasar_rt.Subnet.load(path)
     if use == "bytes":
         return quasar_rt.Subnet.from_bytes(data)
-    engine = quasar_rt.Engine(path, "cpu", threads=int(threads))
+    engine = quasar_rt.Engine(path, "cpu", threads=threads)
     if use == "embed":
         engine.embed(image)
     elif use == "frames":
@@ -55,13 +55,22 @@ def run():
         list(engine.stream([image] * 5))
         [future.result() for future in [engine.submit(image) for _ in range(3)]]
     engine.close()
-try:
-    run()
-    print("works")
-except MemoryError:
-    print("MemoryError")
-except quasar_rt.errors.ThreadsError:
-    print("ThreadsError")
+def limited(extra, threads):
+    pages = int(open("/proc/self/statm").read().split()[0])
+    most = pages * resource.getpagesize() + extra
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+    try:
+        run(threads)
+    except MemoryError:
+        return 1
+    except quasar_rt.errors.ThreadsError:
+        return 2
+    return 0
+for number, extra in enumerate(limits):
+    if (child := os.fork()) == 0:
+        os._exit(limited(int(extra), 1 + number % 3))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(extra, ("works", "MemoryError", "ThreadsError")[status] if status >= 0 else status, flush=True)
 """
 
 
@@ -86,13 +95,12 @@ def paths(tmp_path_factory):
 )
 def test_too_little_address_space_is_an_error(paths, name, use, most):
     size = SHAPES[name].get("image_size", 224)
-    found = set()
-    for number in range(20):
-        extra = most * 1_000_000 * number // 19
-        arguments = [str(paths / f"{name}.qvit"), use, str(extra), str(size), str(1 + number % 3)]
-        done = subprocess.run(
-            [sys.executable, "-c", CHILD, *arguments], capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, f"{extra} bytes: {done.stderr}"
-        found.add(done.stdout.strip())
-    assert {"works", "MemoryError"} <= found <= {"works", "MemoryError", "ThreadsError"}
+    limits = [str(most * 1_000_000 * number // LIMITS) for number in range(LIMITS + 1)]
+    arguments = [str(paths / f"{name}.qvit"), use, str(size), *limits]
+    done = subprocess.run(
+        [sys.executable, "-c", USES, *arguments], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    found = dict(line.split() for line in done.stdout.splitlines())
+    assert list(found) == limits
+    assert {"works", "MemoryError"} <= set(found.values()) <= {"works", "MemoryError", "ThreadsError"}, found

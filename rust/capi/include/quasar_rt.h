@@ -74,6 +74,10 @@ typedef enum {
    A defect of the library. Please report it.
    */
   QUASAR_STATUS_INTERNAL = 6,
+  /*
+   The process cannot have the memory that the subnet needs.
+   */
+  QUASAR_STATUS_MEMORY = 7,
 } QuasarStatus;
 
 /*
