@@ -10,8 +10,7 @@ from test_exit import execute
 
 pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
 
-#: Seconds that a transport's call may take beyond the time-out, and that a call may take after `close`: both 5. The rest
-#: is for a busy machine.
+#: A call of a transport may take 5 seconds beyond the time-out, and 5 after `close`; the rest is for a busy machine.
 MOST = 12
 
 BEGIN = """

@@ -734,8 +734,8 @@ impl TrialThread {
     /// Makes one trial.
     ///
     /// # Errors
-    /// The trial's; [`Error::InvalidValue`] once closed; [`Error::DeviceTimeout`] if one call of the
-    /// transport takes longer than its limit, and [`Error::DeviceUnavailable`] from then on;
+    /// The trial's; [`Error::InvalidValue`] once closed; [`Error::DeviceTimeout`] if one call of
+    /// the transport takes longer than its limit, and [`Error::DeviceUnavailable`] from then on;
     /// [`Error::Interrupted`].
     pub fn make<T: Send + 'static>(
         &self,

@@ -240,6 +240,7 @@ impl<T: Transport + 'static> Accelerator<T> {
 
     /// Returns this process's driver; opens it at the first call. `cancel` ends the wait for that.
     fn process_or(&self, cancel: &AtomicBool) -> Result<&Process> {
+        memory::check_limited("a frame")?;
         self.process.get(|| {
             let watch = Watch::new(self.deadlines.segment);
             let (own, deadlines) = (Arc::clone(&watch), self.deadlines);

@@ -20,8 +20,8 @@ use crate::transport::{Buffer, Transport};
 
 /// Time that one call of a transport may take beyond the limit of a segment.
 pub const CALL_SLACK: Duration = Duration::from_secs(5);
-/// Longest wait for a thread to end when its device is closed, and the longest time that one call of
-/// the transport may take from then on.
+/// Longest wait for a thread to end when its device is closed, and the longest time that one call
+/// of the transport may take from then on.
 pub const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// The interval at which a waiting caller looks at the watch and checks whether it is cancelled.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -212,7 +212,7 @@ impl Watch {
     }
 }
 
-/// What to do about a device that was given up.
+/// The remedy for a device that was given up.
 const REMEDY: &str = "its thread is left behind and the device cannot be used: \
                       close the engine, restart the device and make a new engine";
 

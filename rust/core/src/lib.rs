@@ -14,8 +14,8 @@
 //! | [`trace`] | records intermediates or times on the way | [`trace::Trace`] |
 //! | [`nibble_check`] | runs the linear layers again as an accelerator does, in nibbles | differences |
 //!
-//! [`error`], [`memory`], [`cache`] and the threads of [`pool`] are below them all. The arithmetic is
-//! `quasar-kernels`', as `docs/integer-model.md` defines it.
+//! [`error`], [`memory`], [`cache`] and the threads of [`pool`] are below them all. The arithmetic
+//! is `quasar-kernels`', as `docs/integer-model.md` defines it.
 
 #![forbid(unsafe_code)]
 

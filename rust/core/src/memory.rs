@@ -31,6 +31,23 @@ pub fn check(what: &'static str, bytes: usize) -> Result<()> {
     })
 }
 
+/// Checks that the process can have memory for what is small, if its address space is limited:
+/// threads' own memory may have taken the rest since a subnet was loaded.
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub fn check_limited(what: &'static str) -> Result<()> {
+    #[cfg(unix)]
+    if rustix::process::getrlimit(rustix::process::Resource::As)
+        .current
+        .is_some()
+    {
+        return check(what, 0);
+    }
+    let _ = what;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

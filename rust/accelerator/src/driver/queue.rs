@@ -213,8 +213,8 @@ impl FrameQueue {
         let _ = self.faults.send((fault.to_owned(), after_frames));
     }
 
-    /// Gives calls of the transport no more than [`CLOSE_LIMIT`] from now on, because the queue will
-    /// be closed once the frames in progress have ended.
+    /// Gives calls of the transport no more than [`CLOSE_LIMIT`] from now on, because the queue
+    /// will be closed once the frames in progress have ended.
     pub fn close_soon(&self) {
         self.watch.close_soon();
     }

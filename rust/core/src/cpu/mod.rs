@@ -6,8 +6,8 @@
 //!
 //! `workspace` holds a frame's memory and steps, `range` the stages of one thread's tokens, `token`
 //! layers of one token, and `partition` decides how threads share a layer. Depends on
-//! [`crate::network`], [`crate::preprocess`], [`crate::pool`], [`crate::trace`], [`crate::error`]
-//! and the kernels.
+//! [`crate::network`], [`crate::preprocess`], [`crate::pool`], [`crate::memory`], [`crate::trace`],
+//! [`crate::error`] and the kernels.
 
 mod partition;
 mod range;
@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use quasar_kernels::Team;
 
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::network::Network;
 use crate::pool::{self, default_threads, for_each, IdlePool, PerProcess};
 use crate::preprocess::{ImageView, Preprocessor};
@@ -92,6 +93,7 @@ impl Executor {
     }
 
     fn workers(&self) -> Result<&Workers> {
+        memory::check_limited("a frame")?;
         self.workers.get(|| {
             let most_idle = self.threads.max(default_threads());
             Ok(Workers {

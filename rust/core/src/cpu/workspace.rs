@@ -148,12 +148,12 @@ impl Workspace {
         Ok(Self::with_heads(network, ranges, by_heads(network, ranges)))
     }
 
-    /// Returns the bytes that a frame takes at most in `ranges` ranges: memory that its threads make
-    /// grow, and all of it once more while it is moved.
+    /// Returns the bytes that a frame takes at most in `ranges` ranges: memory that its threads
+    /// make grow, and all of it once more while it is moved.
     pub(super) fn memory(network: &Network, ranges: usize) -> usize {
         /// Kernels work on tiles of some rows and columns.
         const TILE: usize = 64;
-        /// What does not depend on sizes.
+        /// Bytes of a range that do not depend on sizes.
         const RANGE_BYTES: usize = 64 << 10;
 
         let config = &network.config;

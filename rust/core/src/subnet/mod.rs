@@ -1,8 +1,8 @@
 //! The subnet: configuration and tensors, checked once, when it is made. Reads and writes `.qvit`
 //! files.
 //!
-//! Depends on [`crate::error`], [`crate::memory`], [`crate::rows`] and [`crate::embedding`]. `docs/subnet-file.md`
-//! describes the file.
+//! Depends on [`crate::error`], [`crate::memory`], [`crate::rows`] and [`crate::embedding`].
+//! `docs/subnet-file.md` describes the file.
 
 pub mod config;
 pub mod container;
