@@ -149,6 +149,12 @@ impl<T> IdlePool<T> {
         }
     }
 
+    /// Returns the number of idle values.
+    pub(crate) fn idle(&self) -> usize {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.len()
+    }
+
     /// Calls `run` with an idle value, or with a new one from `make`.
     ///
     /// # Errors

@@ -229,6 +229,11 @@ impl Executor {
         self.check_logits(images.len(), logits)?;
         let outputs = self.network.config.outputs();
         let workers = self.workers()?;
+        // Threads make their workspaces at the same time.
+        let made = self.threads.saturating_sub(workers.single.idle());
+        if made > 0 {
+            memory::check("a batch", made * Workspace::memory(&self.network, 1))?;
+        }
         let mut results: Vec<Result<()>> = images.iter().map(|_| Ok(())).collect();
         // In parts: an error ends the batch, and a team that another caller used may be free for
         // the next part.
