@@ -5,7 +5,6 @@ Each command has a file, which imports its needs when the command runs, so that 
 
 from __future__ import annotations
 
-import signal
 from importlib import import_module
 from typing import NoReturn
 
@@ -89,9 +88,6 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Runs the console script."""
-    if hasattr(signal, "SIGPIPE"):
-        # `quasar-rt ... | head` ends silently, as Unix tools do.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     name_stdout_in_errors()
     try:
         cli()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -83,6 +84,10 @@ class _Stdout(io.TextIOWrapper):
         try:
             yield
         except BrokenPipeError:
+            # `quasar-rt ... | head` ends silently, as Unix tools do. Of other pipes and sockets, which share the
+            # signal, Python's errors go on.
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGPIPE)
             raise
         except OSError as error:
             # At its end, Python would try again to write what is left.
