@@ -1,5 +1,6 @@
 """quasar-rt watch: folders, cameras, outputs, and ends."""
 
+import errno
 import io
 import json
 import os
@@ -121,6 +122,72 @@ def test_existing_images_come_once_and_first(folder):
     assert sorted(collect.wait(3)) == [sample.path.name for sample in SAMPLES[:3]]
     add(folder, 4)
     assert collect.wait(4)[3] == SAMPLES[4].path.name
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Returns a set: folders in it cannot be listed."""
+    failing, scandir = set(), os.scandir
+
+    def failing_scandir(path):
+        if Path(path) in failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing_scandir)
+    return failing
+
+
+@pytest.mark.parametrize("part", [".", "sub", "sub/folder"])
+def test_a_folder_that_fails_and_comes_back_gives_only_what_is_new(folder, failing, part):
+    add(folder, 0, "sub/folder/old.png")
+    source, problems = FolderSource(folder, interval=0.02), []
+    source.on_problem = problems.append
+    collect = Collect(source)
+    add(folder, 1, "sub/folder/first.png")
+    assert collect.wait(1) == ["first.png"]
+    failing.add(folder / part)
+    add(folder, 2, "sub/folder/second.png")
+    time.sleep(0.3)
+    assert len(collect.found) == 1
+    add(folder, 3, "sub/folder/first.png")
+    failing.clear()
+    assert sorted(collect.wait(3)) == ["first.png", "first.png", "second.png"]
+    time.sleep(0.2)
+    assert len(collect.found) == 3
+    assert problems == [f"cannot read '{folder / part}': Input/output error; trying again", None]
+
+
+def test_what_cannot_be_read_at_the_start_is_not_new(folder, failing):
+    add(folder, 0, "sub/folder/old.png")
+    failing.update((folder / "sub", folder / "sub/folder"))
+    collect = Collect(FolderSource(folder, interval=0.02))
+    add(folder, 1, "new.png")
+    assert collect.wait(1) == ["new.png"]
+    failing.discard(folder / "sub")
+    time.sleep(0.2)
+    failing.clear()
+    time.sleep(0.2)
+    add(folder, 1, "sub/folder/new.png")
+    assert collect.wait(2) == ["new.png", "new.png"]
+    failing.add(folder)
+    with pytest.raises(OSError, match="Input/output error"):
+        FolderSource(folder)
+
+
+def test_what_cannot_be_read_is_reported_while_it_lasts(folder):
+    add(folder, 0)
+    loop = folder / "z-loop.png"
+    loop.symlink_to(loop.name)
+    problem = f"cannot read '{loop}': Too many levels of symbolic links; trying again\n"
+    result = watch(folder, "--once")
+    assert result.exit_code == 1
+    assert "Ankle boot" in result.stdout
+    assert problem in result.stderr
+    with Running(folder, "--json") as running:
+        assert running.process.stderr.readline() == problem
+        loop.unlink()
+        assert running.process.stderr.readline() == f"all of '{folder}' can be read again\n"
 
 
 def test_a_vanished_file_is_left_out_and_a_bad_one_is_an_error(folder):
@@ -270,6 +337,7 @@ def read_to_end(terminal):
 def test_a_terminal_gets_a_live_view(folder):
     add(folder, 0)
     (folder / "z\x1b[2J.png").write_bytes(b"none")
+    (folder / "loop.png").symlink_to("loop.png")
     master, slave = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
     with Running(folder, "--existing", stdout=slave, stderr=slave, stdin=slave, env=environment) as running:
@@ -286,9 +354,14 @@ def test_a_terminal_gets_a_live_view(folder):
         percent = f"{engine.infer(SAMPLES[0].path).probability:.1%}"
     for text in ("waiting for the first image", "Ankle boot", percent, "p99", "dropped", "Ctrl-C ends"):
         assert text in screen
+    assert "\x1b[31mcannot read " in screen
     assert "\x1b[2J" not in screen  # a file's name does not clear the screen
     assert "\x1b[?25h" in screen.rsplit("Ctrl-C ends", 1)[1]  # the cursor is back
-    assert re.search(r"1 image · .*1 error\r\n.*Interrupted", screen.split("\x1b[?25h")[-1], re.DOTALL)
+    assert re.search(
+        r"cannot read '.*loop.png': .*; trying again\r\n1 image · .*1 error\r\n.*Interrupted",
+        screen.split("\x1b[?25h")[-1],
+        re.DOTALL,
+    )
 
 
 # Cameras.

@@ -342,6 +342,14 @@ def test_the_page_follows_the_watch(browser, engine, live, page):
     for width, height, dark in ((1200, 760, False), (390, 800, True)):
         browser.look(width, height, dark)
         assert browser.run("document.documentElement.scrollWidth") <= width
+    # What cannot be read is shown as long as it lasts.
+    problem = "document.querySelector('#problem')"
+    assert browser.run(f"{problem}.hidden")
+    live.problem = "cannot read '<b>': Input/output error; trying again"
+    browser.wait(f"!{problem}.hidden && {problem}.innerText === {json.dumps(live.problem)}")
+    live.problem = None
+    browser.wait(f"{problem}.hidden")
+
     live.stopped.set()
     browser.wait("document.querySelector('#link').innerText === 'ended'")
     assert browser.problems == []

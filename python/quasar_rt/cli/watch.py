@@ -96,7 +96,7 @@ def command(
 
     A terminal gets a live view, a pipe a line for each image, with --json a JSON document in each line. Ctrl-C and
     SIGTERM end it. Where it ends by itself (--once, --limit, the end of a video), the exit code is 1 if an image could
-    not be used.
+    not be used or a part of the folder could not be read.
     """
     from ..watch import FolderSource, Live, open_source, sightings
     from ..watch.web import check_address
@@ -132,6 +132,14 @@ def command(
                 stack.callback(page.close)
                 click.echo(f"Page: {page.url}", err=True)
             show = stack.enter_context(_output(live, as_json))
+            if isinstance(images, FolderSource):
+
+                def problem(text: str | None) -> None:
+                    live.problem = text
+                    if not _has_view(as_json):
+                        echo(text or f"all of '{source}' can be read again", err=True)
+
+                images.on_problem = problem
             for sighting in sightings(engine, images, top_k=top_k):
                 live.publish(sighting)
                 show(sighting)
@@ -141,7 +149,7 @@ def command(
                     break
     except _Terminated:
         return
-    if failures:
+    if failures or live.problem:
         ctx.exit(1)
 
 
@@ -157,6 +165,10 @@ def _sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _has_view(as_json: bool) -> bool:
+    return not as_json and sys.stdout is not None and sys.stdout.isatty()
+
+
 @contextmanager
 def _output(live: Any, as_json: bool) -> Iterator[Any]:
     """Yields the function that prints a sighting; at the end, prints the counters."""
@@ -166,7 +178,7 @@ def _output(live: Any, as_json: bool) -> Iterator[Any]:
         # A document in each line; as in print_json, DEL is escaped too.
         yield lambda sighting: click.echo(json.dumps(sighting.to_dict()).replace("\x7f", "\\u007f"))
         return
-    if sys.stdout is not None and sys.stdout.isatty():
+    if _has_view(as_json):
         from rich.console import Console
         from rich.live import Live as Screen
 
@@ -176,6 +188,8 @@ def _output(live: Any, as_json: bool) -> Iterator[Any]:
             with Screen(view, console=console, auto_refresh=True, refresh_per_second=8, transient=True):
                 yield view.add
         finally:
+            if live.problem is not None:
+                echo(live.problem, err=True)
             echo(counters(live.metrics()))
         return
 

@@ -75,6 +75,8 @@ class Live:
         """The subnet, its device, the source, and the kind of the times."""
         self.stopped = threading.Event()
         """Set at the end of the watch."""
+        self.problem: str | None = None
+        """The reason why a part of the source cannot be read now; None if there is none."""
         self._lock = threading.Lock()
         self._number = 0
         self._last: Sighting | None = None
@@ -110,6 +112,7 @@ class Live:
             "number": number,
             "picture": shown,
             "last": None if last is None else last.to_dict(),
+            "problem": self.problem,
             "metrics": self.metrics().to_dict(),
         }
 

@@ -61,6 +61,8 @@ function show(state) {
   setText(find("about"), `${state.device} · ${state.source}`);
   setText(find("kind"), state.kind);
   const { last, metrics } = state;
+  find("problem").hidden = !state.problem;
+  setText(find("problem"), state.problem || "");
   document.title = last && last.label ? `${last.label} · quasar_rt` : "quasar_rt";
   if (last) {
     setText(find("image"), last.image);

@@ -6,12 +6,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..datasets import IMAGE_SUFFIXES
 from ..errors import DeviceError, ImageError, QuasarError
+from ..files import reason
 from ..frame import Frame
 from .live import Sighting
 
@@ -35,6 +36,8 @@ class FolderSource:
     that is being written is left alone; a file that changes later is given again. Hidden files and folders (``.name``)
     are left out. A scan takes place every `interval` seconds, or more rarely where it takes long.
 
+    While a part of the folder cannot be read, its files count as unchanged.
+
     Args:
         folder: the folder.
         existing: true to begin with the images that are there already.
@@ -42,7 +45,8 @@ class FolderSource:
         interval: seconds from one scan to the next.
 
     Raises:
-        FileNotFoundError: while iterating: the folder is gone.
+        FileNotFoundError: the folder is gone, also while iterating.
+        OSError: the folder cannot be read.
     """
 
     def __init__(
@@ -50,19 +54,34 @@ class FolderSource:
     ) -> None:
         self.folder = folder
         self.interval = interval
+        self.on_problem: Callable[[str | None], None] = lambda problem: None
+        """Called while iterating: with the reason when something cannot be read, with None when all can be again."""
+        self._problem: str | None = None
         self._once = once
         # What is there now, not when the first image is asked for: nothing that comes meanwhile is lost.
-        self._known = {} if existing or once else self._scan()
+        self._known, errors = self._scan()
+        if folder in errors:
+            raise errors[folder]
+        # What cannot be read at the start is there at the start.
+        self._unread = set(errors)
+        if existing or once:
+            self._known, self._unread = {}, set()
 
-    def _scan(self) -> dict[Path, tuple[int, int]]:
-        if not self.folder.is_dir():
-            raise FileNotFoundError(f"the folder '{self.folder}' is gone")
+    def _scan(self) -> tuple[dict[Path, tuple[int, int]], dict[Path, OSError]]:
+        """Returns the files, each with its size and time of change, and the errors of what cannot be read."""
         found: dict[Path, tuple[int, int]] = {}
+        errors: dict[Path, OSError] = {}
         folders = [self.folder]
         while folders:
+            folder = folders.pop()
             try:
-                entries = list(os.scandir(folders.pop()))
-            except OSError:  # removed meanwhile, or not readable
+                entries = list(os.scandir(folder))
+            except (FileNotFoundError, NotADirectoryError):
+                if folder == self.folder:
+                    raise FileNotFoundError(f"the folder '{self.folder}' is gone") from None
+                continue
+            except OSError as error:
+                errors[folder] = error
                 continue
             for entry in entries:
                 if entry.name.startswith("."):
@@ -73,19 +92,41 @@ class FolderSource:
                     elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and entry.is_file():
                         status = entry.stat()
                         found[Path(entry.path)] = (status.st_size, status.st_mtime_ns)
-                except OSError:
+                except FileNotFoundError:  # removed meanwhile
                     continue
-        return found
+                except OSError as error:
+                    errors[Path(entry.path)] = error
+        return found, errors
+
+    def _report(self, errors: dict[Path, OSError]) -> None:
+        problem = None
+        if errors:
+            first = min(errors)
+            more = f" (and {len(errors) - 1:,} more)" if len(errors) > 1 else ""
+            problem = f"cannot read '{first}': {reason(errors[first])}{more}; trying again"
+        if problem != self._problem:
+            self._problem = problem
+            self.on_problem(problem)
 
     def __iter__(self) -> Iterator[Path]:
         if self._once:
-            yield from sorted(self._scan())
+            now, errors = self._scan()
+            self._report(errors)
+            yield from sorted(now)
             return
         before: dict[Path, tuple[int, int]] = {}
         while True:
             start = time.monotonic()
-            now = self._scan()
-            self._known = {path: status for path, status in self._known.items() if path in now}
+            now, errors = self._scan()
+            self._report(errors)
+            self._known = {
+                path: status
+                for path, status in self._known.items()
+                if path in now or (errors and _is_in(path, errors))
+            }
+            if self._unread:
+                self._known |= {path: now[path] for path in now if _is_in(path, self._unread)}
+                self._unread = {path for path in errors if _is_in(path, self._unread)}
             # The oldest first, as they came.
             fresh = sorted(
                 (status[1], path) for path, status in now.items() if self._known.get(path) != status
@@ -96,6 +137,10 @@ class FolderSource:
                     yield path
             before = now
             time.sleep(max(self.interval, 3 * (time.monotonic() - start)) if not fresh else self.interval)
+
+
+def _is_in(path: Path, folders: Container[Path]) -> bool:
+    return any(part in folders for part in (path, *path.parents))
 
 
 class CameraSource(Iterator[Frame]):
@@ -212,7 +257,7 @@ def sightings(engine: Engine, source: FolderSource | CameraSource, *, top_k: int
             try:
                 prediction = engine.infer(path, top_k=top_k)
             except ImageError as error:
-                if path.exists():
+                if not isinstance(error.__context__, FileNotFoundError):
                     yield Sighting(name, None, str(error))
             except DeviceError as error:
                 failures += 1

@@ -64,6 +64,8 @@ class View:
             self._text(f"{about['subnet']} on {about['device']} · {about['source']}", "dim"),
             Text(),
         ]
+        if self._live.problem is not None:
+            parts += [Text(self._printable(self._live.problem), style="red", overflow="fold"), Text()]
         if last is None:
             parts.append(Text("waiting for the first image"))
         else:
