@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -90,6 +91,16 @@ def test_the_state_is_plain_values_and_names_a_picture(engine, live, page):
     shown, given = (np.asarray(Image.open(source)).astype(int) for source in (io.BytesIO(jpeg), BOOT))
     assert np.abs(shown - given).mean() < 8
     assert ask(page, f"/picture/{state['number'] + 1}.jpg")[0] == 404
+
+
+def test_a_picture_of_any_number_and_a_name_of_any_bytes_are_no_errors(live, secret):
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+    for number in ("9" * 5000, "9" * 30, "-1", "x", "%D9%A3"):
+        assert ask(secret, f"/picture/{number}.jpg")[0] == 401
+        assert ask(secret, f"/picture/{number}.jpg", **bearer)[0] == 404
+    live.publish(Sighting(os.fsdecode(b"\xff.png"), None, "an error"))
+    status, _, body = ask(secret, "/state", **bearer)
+    assert (status, json.loads(body)["last"]["image"]) == (200, "\udcff.png")
 
 
 def test_events_come_with_each_image_and_end_with_the_watch(engine, live, page):
@@ -224,8 +235,15 @@ def test_a_form_gives_a_cookie_that_is_not_the_token(secret):
     assert ask(secret, "/state", Cookie=cookie.split(";")[0])[0] == 200
 
 
+OTHER_HOSTS = """
+attacker.example attacker.example:80 127.0.0.1.attacker.example [::2]:80 127.0.0.1:attacker.example localhost:80:80
+[::1]attacker.example [::1].attacker.example [::1]:attacker.example [::1]:80:80 [::1%x] [::1 ::1 [localhost]
+localhost/ x@localhost
+"""
+
+
 def test_a_page_of_another_site_cannot_reach_it_by_a_name_of_its_own(page):
-    for host in ("attacker.example", "attacker.example:80", "127.0.0.1.attacker.example", "[::2]:80", ""):
+    for host in ["", *OTHER_HOSTS.split()]:
         for path in ("/", *PATHS, "/page.js"):
             assert ask(page, path, Host=host)[0] == 421
     for host in ("localhost", f"localhost:{page.port}", "127.0.0.1", "[::1]:80"):
@@ -274,7 +292,7 @@ def test_the_command_serves_the_page_and_never_prints_the_token(tmp_path):
         assert ask(page, "/", Host="board.local")[0] == 401
         assert ask(page, f"/?token={TOKEN}")[0] == 401
         with socket.create_connection(("127.0.0.1", page.port)) as raw:
-            raw.sendall(f"GET /{TOKEN} nonsense\r\n\r\n".encode())  # the server logs what it cannot read
+            raw.sendall(f"GET /{TOKEN} nonsense\r\n\r\n".encode())  # the server must not log it
             raw.recv(100)
     finally:
         process.terminate()

@@ -11,6 +11,7 @@ import contextlib
 import hmac
 import ipaddress
 import json
+import re
 import secrets
 import socket
 import threading
@@ -40,6 +41,9 @@ _REFRESH = 1.0
 _WRONG_TOKEN_DELAY = 1.0
 #: Largest body of a sign-in, in bytes.
 _MOST_BODY = 4096
+
+#: The name or address in a Host header, and its port.
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^][:/?#@\s]*)(?::[0-9]*)?")
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -169,7 +173,6 @@ def application(live: Live, token: str | None) -> Starlette:
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.responses import (
-        JSONResponse,
         PlainTextResponse,
         RedirectResponse,
         Response,
@@ -236,10 +239,14 @@ def application(live: Live, token: str | None) -> Starlette:
         return answer
 
     async def state(request: Request) -> Response:
-        return JSONResponse(await asyncio.to_thread(live.state))
+        # In ASCII, as names of files may not be UTF-8.
+        return Response(json.dumps(await asyncio.to_thread(live.state)), media_type="application/json")
 
     async def picture(request: Request) -> Response:
-        jpeg = await asyncio.to_thread(live.picture, request.path_params["number"])
+        number = request.path_params["number"]
+        # Python converts no more than 4,300 digits.
+        known = len(number) < 20 and number.isdecimal()
+        jpeg = await asyncio.to_thread(live.picture, int(number)) if known else None
         if jpeg is None:
             return PlainTextResponse("this picture is gone", 404)
         return Response(jpeg, media_type="image/jpeg")
@@ -274,7 +281,7 @@ def application(live: Live, token: str | None) -> Starlette:
             Route("/page.js", asset("page.js", "text/javascript")),
             Route("/state", guarded(state)),
             Route("/events", guarded(events)),
-            Route("/picture/{number:int}.jpg", guarded(picture)),
+            Route("/picture/{number}.jpg", guarded(picture)),
         ],
         middleware=[Middleware(_Protected, loopback_only=token is None)],
     )
@@ -306,16 +313,10 @@ class _Protected:
                 message = {**message, "headers": [*message.get("headers", []), *given]}
             await send(message)
 
-        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-        if self._loopback_only and not is_loopback(_without_port(host)):
+        host = _HOST.fullmatch(dict(scope["headers"]).get(b"host", b"").decode("latin-1"))
+        if host is None or (self._loopback_only and not is_loopback(host[1])):
             answer = PlainTextResponse("this page is for this machine alone", 421)
             await answer(scope, receive, protected)
             return
         with contextlib.suppress(asyncio.CancelledError):  # the server ends while a page is open
             await self._app(scope, receive, protected)
-
-
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[: host.find("]") + 1]
-    return host.partition(":")[0]
