@@ -33,6 +33,8 @@ __all__ = ["LEAST_TOKEN", "Page", "WebError", "application", "check_address", "i
 LEAST_TOKEN = 16
 #: Largest number of pages that are open at a time.
 _MOST_VIEWERS = 16
+#: Bytes that the kernel keeps for a client that does not read them.
+_SEND_BUFFER = 1 << 16
 #: Seconds from one update of a page to the next, at least.
 _PERIOD = 0.1
 #: Seconds after which the counters are sent anew although no image came.
@@ -108,6 +110,8 @@ class Page:
         try:
             import uvicorn
 
+            from .connections import Server, bounds
+
             app = application(live, token)
         except ImportError as error:
             raise WebError(
@@ -121,14 +125,15 @@ class Page:
         """The page's address."""
         config = uvicorn.Config(
             app,
+            **bounds(),
             access_log=False,
-            log_level="warning",
+            log_level="error",  # whoever reaches the port could fill a log with warnings
             lifespan="off",
             ws="none",
             server_header=False,
             timeout_graceful_shutdown=2,
         )
-        self._server = uvicorn.Server(config)
+        self._server = Server(config)
         self._thread = threading.Thread(target=self._serve, name="quasar-page", daemon=True)
         self._thread.start()
 
@@ -151,6 +156,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, kind, protocol)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
             listening.bind(address)
             listening.listen(128)
         except BaseException:
@@ -180,6 +186,8 @@ def application(live: Live, token: str | None) -> Starlette:
     )
     from starlette.routing import Route
 
+    from .connections import VIEWER
+
     folder = files("quasar_rt.watch")
     session = secrets.token_urlsafe()  # of this process: a cookie never holds the token
     viewers = 0
@@ -208,7 +216,7 @@ def application(live: Live, token: str | None) -> Starlette:
             if may_see(request):
                 return await answer(request)
             if "authorization" in request.headers:
-                await asyncio.sleep(_WRONG_TOKEN_DELAY)
+                await _delay(request)
             return PlainTextResponse("a token is needed", 401, headers={"WWW-Authenticate": "Bearer"})
 
         return guard
@@ -232,7 +240,7 @@ def application(live: Live, token: str | None) -> Starlette:
                 return sign_in(413, "This is no token.")
         given = parse_qs(body.decode("ascii", "replace")).get("token", [""])[0].strip()
         if token is not None and not _same(given, token):
-            await asyncio.sleep(_WRONG_TOKEN_DELAY)
+            await _delay(request)
             return sign_in(401, "The token is wrong.")
         answer = RedirectResponse("./", 303)
         answer.set_cookie(cookie(request), session, httponly=True, samesite="strict")
@@ -252,26 +260,32 @@ def application(live: Live, token: str | None) -> Starlette:
         return Response(jpeg, media_type="image/jpeg")
 
     async def updates() -> AsyncIterator[str]:
-        nonlocal viewers
-        viewers += 1
-        try:
-            shown, at = -1, 0.0
-            clock = asyncio.get_running_loop().time
-            while not live.stopped.is_set():
-                number, _ = live.last()
-                if number != shown or clock() - at >= _REFRESH:
-                    document = await asyncio.to_thread(live.state)
-                    shown, at = document["number"], clock()
-                    yield f"data: {json.dumps(document)}\n\n"
-                await asyncio.sleep(_PERIOD)
-            yield "event: end\ndata: {}\n\n"
-        finally:
-            viewers -= 1
+        shown, at = -1, 0.0
+        clock = asyncio.get_running_loop().time
+        while not live.stopped.is_set():
+            number, _ = live.last()
+            if number != shown or clock() - at >= _REFRESH:
+                document = await asyncio.to_thread(live.state)
+                shown, at = document["number"], clock()
+                yield f"data: {json.dumps(document)}\n\n"
+            await asyncio.sleep(_PERIOD)
+        yield "event: end\ndata: {}\n\n"
+
+    class Updates(StreamingResponse):  # type: ignore[misc]
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            # Counted before anything is awaited: others may ask at the same time.
+            nonlocal viewers
+            viewers += 1
+            scope["state"][VIEWER] = True
+            try:
+                await super().__call__(scope, receive, send)
+            finally:
+                viewers -= 1
 
     async def events(request: Request) -> Response:
         if viewers >= _MOST_VIEWERS:
             return PlainTextResponse(f"{_MOST_VIEWERS} pages are open, the limit", 503)
-        return StreamingResponse(updates(), media_type="text/event-stream")
+        return Updates(updates(), media_type="text/event-stream")
 
     return Starlette(
         routes=[
@@ -292,6 +306,17 @@ def _same(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode())
 
 
+async def _delay(request: Request) -> None:
+    """Waits before the answer to a wrong token, as long as the client does."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(gone(), _WRONG_TOKEN_DELAY)
+
+
 class _Protected:
     """Adds the protecting headers, and refuses names of other machines where there is no token.
 
@@ -305,6 +330,7 @@ class _Protected:
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
+        from starlette.requests import ClientDisconnect
         from starlette.responses import PlainTextResponse
 
         async def protected(message: dict[str, Any]) -> None:
@@ -318,5 +344,6 @@ class _Protected:
             answer = PlainTextResponse("this page is for this machine alone", 421)
             await answer(scope, receive, protected)
             return
-        with contextlib.suppress(asyncio.CancelledError):  # the server ends while a page is open
+        # The server ends while a page is open, or a client leaves before its request is complete.
+        with contextlib.suppress(asyncio.CancelledError, ClientDisconnect):
             await self._app(scope, receive, protected)
