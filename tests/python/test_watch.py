@@ -1,5 +1,6 @@
 """quasar-rt watch: folders, cameras, outputs, and ends."""
 
+import configparser
 import errno
 import io
 import json
@@ -7,13 +8,17 @@ import os
 import pty
 import re
 import select
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -518,14 +523,96 @@ def test_without_the_servers_libraries_the_extra_is_named(monkeypatch):
     assert "pip install 'quasar-rt[web]'" in result.stderr
 
 
+# The systemd unit.
+
+UNIT = Path(__file__).parents[2] / "docs/quasar-watch.service"
+
+
+def service():
+    """Returns the section [Service]."""
+    unit = configparser.ConfigParser(interpolation=None, delimiters="=")
+    unit.optionxform = str
+    unit.read(UNIT, "utf-8")
+    return unit["Service"]
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 def test_the_systemd_unit_is_valid(tmp_path):
-    unit = (Path(__file__).parents[2] / "docs/quasar-watch.service").read_text("utf-8")
-    command = re.search(r"^ExecStart=/opt/quasar/bin/quasar-rt (.*)$", unit, re.MULTILINE)[1]
-    parsed = cli.get_command(None, "watch").make_context("watch", command.split(), resilient_parsing=True)
-    assert parsed.params["web"]
-    assert parsed.params["host"]
-    path = tmp_path / "quasar-watch.service"
-    path.write_text(unit.replace("/opt/quasar/bin/quasar-rt", "/bin/true"))
+    path = tmp_path / UNIT.name
+    path.write_text(UNIT.read_text("utf-8").replace("/opt/quasar/bin/quasar-rt", "/bin/true"))
     done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def run_as(user, *groups):
+    """Returns arguments of `Popen`: a user without rights. Only root can become another one."""
+    return {"user": user, "group": user, "extra_groups": groups} if os.geteuid() == 0 else {}
+
+
+def python_of(user):
+    """Returns a Python that the user can run, with its environment."""
+    environment = {"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    for python in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
+        command = [python, "-c", "import quasar_rt, starlette, uvicorn"]
+        with suppress(OSError):
+            if not subprocess.run(
+                command, env=environment, cwd="/", stderr=subprocess.DEVNULL, **user
+            ).returncode:
+                return python, environment
+    pytest.skip("another user can run no Python with these packages")
+
+
+def test_the_systemd_units_commands_run_without_rights(tmp_path):
+    pytest.importorskip("uvicorn")
+    members = 54321 if os.geteuid() == 0 else os.getgid()  # the group's number
+    watcher, member, stranger = run_as(54322, members), run_as(54323, members), run_as(54324)
+    python, environment = python_of(watcher)
+    unit = service()
+    assert unit["Restart"] == "always"
+    assert unit["SupplementaryGroups"].split()[0] == "quasar-incoming"
+    prepare = shlex.split(unit["ExecStartPre"].removeprefix("+"))
+    start = shlex.split(unit["ExecStart"])
+    assert prepare[-3:] == ["-g", "quasar-incoming", start[-1]]
+    assert start[0] == "/opt/quasar/bin/quasar-rt"
+
+    with tempfile.TemporaryDirectory() as parent:  # not pytest's folder, which is its user's alone
+        os.chmod(parent, 0o755)
+        folder = Path(parent) / "incoming"
+        subprocess.run([*prepare[:-3], "-g", str(members), folder], check=True)
+
+        def put(name, user):
+            command = ["tee", folder / name]
+            data = SAMPLES[0].path.read_bytes()
+            return subprocess.run(command, input=data, capture_output=True, umask=0o027, **user).returncode
+
+        assert put("old.png", member) == 0
+        code = "from quasar_rt.cli import main; main()"
+        process = subprocess.Popen(
+            [python, "-c", code, *start[1:-1], "--port", "0", folder],
+            env={**environment, "QUASAR_WEB_TOKEN": "a-long-and-secret-token"},
+            cwd="/",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **watcher,
+        )
+        try:
+            address = process.stderr.readline().removeprefix("Page: ").strip()
+            assert put("new.png", member) == 0
+            assert json.loads(process.stdout.readline())["image"] == "new.png"
+            if stranger:
+                assert put("strange.png", stranger) == 1
+            folder.chmod(0)
+            problem = process.stderr.readline()
+            page = Request(f"{address}state", headers={"Authorization": "Bearer a-long-and-secret-token"})
+            with urlopen(page, timeout=SECONDS) as answer:
+                assert json.load(answer)["problem"] == problem.strip()
+            assert problem == f"cannot read '{folder}': Permission denied; trying again\n"
+            folder.chmod(0o2770)
+            assert process.stderr.readline() == f"all of '{folder}' can be read again\n"
+            assert put("newer.png", member) == 0
+            assert json.loads(process.stdout.readline())["image"] == "newer.png"
+        finally:
+            process.terminate()
+            stdout, stderr = process.communicate(timeout=SECONDS)
+    assert (process.returncode, stdout, stderr) == (0, "", "")
