@@ -161,6 +161,10 @@ def test_requests_of_no_sense_print_nothing(watch):
         request("GET /state/").replace(b"localhost", b"[::1]evil.com"),
         request("POST /sign-in", "Content-Length: 100", body=b"token="),
         request("POST /sign-in", "Transfer-Encoding: chunked", body=b"fffffffffffffff\r\nx"),
+        request("POST /sign-in", "Transfer-Encoding: chunked", body=b"no chunk\r\n"),
+        request("GET /", "Transfer-Encoding: chunked", body=b"no chunk\r\n"),
+        request("HEAD /page.js", "Transfer-Encoding: chunked", body=b"no chunk\r\n"),
+        request("GET /page.js") * 3 + b"\0" * 2000,
         request("POST /sign-in", "Content-Length: 9", "Expect: 100-continue", body=b"token=%%%"),
     ]
     for _ in range(20):
@@ -273,6 +277,16 @@ def test_only_a_viewer_who_reads_keeps_a_connection(page, live):
         live.stopped.set()
         reader.shutdown(socket.SHUT_RD)
         reads.join(SECONDS)
+
+
+def test_strangers_take_no_place_of_a_client_with_the_token(page):
+    with connect(page.port) as client, ExitStack() as strangers:
+        for _ in range(3):
+            client.sendall(request("GET /state", token=TOKEN))
+            time.sleep(0.1)
+            assert client.recv(1 << 16).startswith(b"HTTP/1.1 200")
+            for _ in range(100):
+                strangers.enter_context(connect(page.port))
 
 
 def test_a_header_has_a_largest_size(page):

@@ -12,9 +12,9 @@ import socket
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, h11
 
-__all__ = ["VIEWER", "Connection", "Server", "bounds"]
+__all__ = ["CONNECTION", "Connection", "Server", "bounds"]
 
 #: Largest number of connections. Fewer are allowed where the process may open few files.
 _MOST_CONNECTIONS = 64
@@ -26,8 +26,8 @@ _MOST_HEADER = 1 << 14
 _PIECE = 1 << 10
 #: Largest number of connections that the kernel keeps until they are accepted.
 _QUEUE = 1024
-#: Key in the ``state`` of a request whose answer goes on as long as its viewer stays.
-VIEWER = "viewer"
+#: Key of the `Connection` in the ``state`` of its requests.
+CONNECTION = "connection"
 
 
 def bounds() -> dict[str, Any]:
@@ -57,30 +57,35 @@ class Server(uvicorn.Server):  # type: ignore[misc]
 class Connection(H11Protocol):  # type: ignore[misc]
     """A connection, one of at most half of `limit_concurrency`.
 
-    A new connection takes the place of the one that has waited longest. Only viewers keep their places.
+    A new connection takes the place of the oldest, of those that are not known if there are any. Viewers keep their
+    places. Since few connections are accepted at a time, a request that follows at once is answered before.
     """
 
+    is_known = False
+    """Whether a request had the token."""
+    is_viewer = False
+    """Whether an answer is under way that goes on as long as its viewer stays."""
     _deadline: asyncio.TimerHandle
-
-    def _is_viewer(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete and VIEWER in self.scope["state"]
+    _made: float
 
     def _wait(self) -> None:
         self._deadline = self.loop.call_later(_MOST_SECONDS, self._expire)
 
     def _expire(self) -> None:
-        if self.flow.write_paused or not self._is_viewer():
+        if self.flow.write_paused or not self.is_viewer:
             self.transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Makes room for the connection."""
+        others = [connection for connection in self.connections if not connection.is_viewer]
         super().connection_made(transport)
+        self.app_state = {CONNECTION: self}
+        self._made = self.loop.time()
         self._wait()
         if 2 * len(self.connections) > self.limit_concurrency:
-            others = (connection for connection in self.connections if not connection._is_viewer())
-            longest = min(others, key=lambda connection: connection._deadline.when())
-            longest.transport.abort()
-            self.connections.discard(longest)  # now: `connection_lost` is called later
+            least = min(others, key=lambda other: (other.is_known, other._made), default=self)
+            least.transport.abort()
+            self.connections.discard(least)  # now: `connection_lost` is called later
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends the wait."""
@@ -93,6 +98,15 @@ class Connection(H11Protocol):  # type: ignore[misc]
             if not self.transport.is_closing():
                 super().data_received(data[start : start + _PIECE])
 
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is no request."""
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:  # another answer has begun, or may have no body
+            self.transport.abort()
+        if self.cycle is not None:  # its answer would be a second one
+            self.cycle.disconnected = True
+
     def on_response_complete(self) -> None:
         """Waits for the next request."""
         self._deadline.cancel()
@@ -101,7 +115,7 @@ class Connection(H11Protocol):  # type: ignore[misc]
 
     def pause_writing(self) -> None:
         """Waits until the viewer reads."""
-        if self._is_viewer():
+        if self.is_viewer:
             self._deadline.cancel()
             self._wait()
         super().pause_writing()

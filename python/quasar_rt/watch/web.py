@@ -171,7 +171,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def application(live: Live, token: str | None) -> Starlette:
-    """Returns the ASGI application.
+    """Returns the ASGI application, for a server with `connections.Connection`.
 
     Raises:
         ImportError: Starlette is not installed.
@@ -186,7 +186,7 @@ def application(live: Live, token: str | None) -> Starlette:
     )
     from starlette.routing import Route
 
-    from .connections import VIEWER
+    from .connections import CONNECTION
 
     folder = files("quasar_rt.watch")
     session = secrets.token_urlsafe()  # of this process: a cookie never holds the token
@@ -204,12 +204,15 @@ def application(live: Live, token: str | None) -> Starlette:
         return f"quasar_watch_{request.scope['server'][1]}"  # browsers share cookies among a host's ports
 
     def may_see(request: Request) -> bool:
-        if token is None:
-            return True
         given = request.headers.get("authorization", "")
-        if given.startswith("Bearer ") and _same(given[len("Bearer ") :], token):
-            return True
-        return _same(request.cookies.get(cookie(request), ""), session)
+        known = (
+            token is None
+            or (given.startswith("Bearer ") and _same(given[len("Bearer ") :], token))
+            or _same(request.cookies.get(cookie(request), ""), session)
+        )
+        if known:
+            request.scope["state"][CONNECTION].is_known = True
+        return known
 
     def guarded(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         async def guard(request: Request) -> Response:
@@ -276,11 +279,13 @@ def application(live: Live, token: str | None) -> Starlette:
             # Counted before anything is awaited: others may ask at the same time.
             nonlocal viewers
             viewers += 1
-            scope["state"][VIEWER] = True
+            connection = scope["state"][CONNECTION]
+            connection.is_viewer = True
             try:
                 await super().__call__(scope, receive, send)
             finally:
                 viewers -= 1
+                connection.is_viewer = False
 
     async def events(request: Request) -> Response:
         if viewers >= _MOST_VIEWERS:
