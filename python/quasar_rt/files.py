@@ -21,6 +21,7 @@ __all__ = [
     "check_writable",
     "file_name",
     "make_folder",
+    "open_regular",
     "read_small_text",
     "reason",
     "refused",
@@ -161,14 +162,24 @@ def read_small_text(path: str | os.PathLike[str], encoding: str = "utf-8") -> st
         OSError: it cannot be read, is not a regular file or is larger; `strerror` has the reason.
         ValueError: it is not text in this encoding, or no file can have such a name.
     """
-    with open(path, "rb", opener=_open_regular) as file:
+    with open_regular(path) as file:
         data = file.read(MOST_TEXT_BYTES + 1)
     if len(data) > MOST_TEXT_BYTES:
         raise OSError(errno.EFBIG, f"it is larger than {MOST_TEXT_BYTES:,} bytes")
     return data.decode(encoding)
 
 
-def _open_regular(path: str, flags: int) -> int:
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Opens a regular file to read bytes. Does not wait for a pipe, and takes no device.
+
+    Raises:
+        OSError: it cannot be opened, or is not a regular file; `strerror` has the reason.
+        ValueError: no file can have such a name.
+    """
+    return open(path, "rb", opener=_regular)
+
+
+def _regular(path: str, flags: int) -> int:
     # Windows has no such flag, and no pipes among its files.
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     mode = os.fstat(descriptor).st_mode

@@ -15,14 +15,24 @@ import struct
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, Union, cast, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    BinaryIO,
+    Protocol,
+    TypeAlias,
+    TypeGuard,
+    Union,
+    cast,
+    runtime_checkable,
+)
 
 import numpy as np
 
 from ._native import preprocess as native_preprocess
 from .arguments import shown
 from .errors import ImageError
-from .files import reason
+from .files import open_regular, reason
 from .frame import Frame, contiguous
 
 if TYPE_CHECKING:
@@ -213,8 +223,6 @@ def _from_file(path: Path) -> Pixels:
     from PIL import UnidentifiedImageError
 
     what = shown(str(path))
-    if os.path.exists(path) and not (path.is_file() or path.is_dir()):
-        raise ImageError(f"{what} is not a regular file")  # a pipe would be waited for
     try:
         return _decode(path, what)
     except ImageError:
@@ -266,7 +274,7 @@ def _decode(source: Path | io.BytesIO, what: str) -> Pixels:
 
     name = os.fspath(source) if isinstance(source, Path) else ""
     try:
-        with open(source, "rb") if isinstance(source, Path) else source as file, _open(file, name) as image:
+        with open_regular(source) if isinstance(source, Path) else source as file, _open(file, name) as image:
             if image.format == "EPS":
                 raise ImageError(f"{what} is PostScript, a program; convert it to PNG or JPEG")
             _check_size(image, what)
@@ -278,7 +286,7 @@ def _decode(source: Path | io.BytesIO, what: str) -> Pixels:
         raise ImageError(_too_large(what, f"{int(found[0]):,} pixels" if found else "a picture")) from None
 
 
-def _open(file: io.BufferedReader | io.BytesIO, name: str) -> Image.Image:
+def _open(file: BinaryIO, name: str) -> Image.Image:
     """Opens an image as `Image.open` does, but without its check of the size.
 
     That check warns by way of `warnings`, whose filters belong to the whole process.

@@ -1,18 +1,27 @@
 """Fixtures that many tests use: small random subnets, and one trained supernet."""
 
 import fcntl
+import functools
+import inspect
 import os
 import resource
 import signal
+import threading
 from contextlib import contextmanager
 
 import pytest
+from click.testing import CliRunner, Result
 
 from quasar_rt import random_subnet
 
 # A shell's background job ignores Ctrl-C, and so do all its children: the tests of Ctrl-C would wait in vain.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# click before 8.2 mixes stderr into stdout, or has no output of both.
+if "mix_stderr" in inspect.signature(CliRunner).parameters:
+    CliRunner.__init__ = functools.partialmethod(CliRunner.__init__, mix_stderr=False)
+    Result.output = property(lambda self: self.stdout + self.stderr)
 
 # Tests run beside each other: commands that train, started by them, have one core each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -51,6 +60,28 @@ def full_disk():
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     return full
+
+
+@pytest.fixture
+def waits():
+    """Returns `waits(path)`: makes a pipe; its ``with`` fails if a reader waits for the pipe's other end."""
+
+    @contextmanager
+    def pipe(path):
+        os.mkfifo(path)
+        # A reader that waits gets an empty file in the end.
+        writer = os.open(path, os.O_RDWR)
+        limit = threading.Timer(5, os.close, [writer])
+        limit.start()
+        try:
+            yield
+            assert limit.is_alive()
+        finally:
+            limit.cancel()
+            limit.join()
+        os.close(writer)
+
+    return pipe
 
 
 @pytest.fixture(scope="session")

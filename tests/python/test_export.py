@@ -68,10 +68,10 @@ def pictures_for(model: VisionTransformer, count: int = 24) -> Pictures:
     height, width = model.patch_embed.img_size
     out = []
     for _ in range(count):
-        coarse = rng.integers(0, 256, (4, 4, model.in_chans))
+        coarse = rng.integers(0, 256, (4, 4, model.patch_embed.proj.in_channels))
         picture = np.kron(coarse, np.ones((-(-height // 4), -(-width // 4), 1)))[:height, :width]
         out.append(np.clip(picture + rng.normal(0, 20, picture.shape), 0, 255).astype(np.uint8))
-    return [picture[:, :, 0] if model.in_chans == 1 else picture for picture in out]
+    return [picture[:, :, 0] if model.patch_embed.proj.in_channels == 1 else picture for picture in out]
 
 
 def normalised(pictures: Pictures, mean: float, std: float) -> Any:
@@ -119,7 +119,10 @@ def engine_logits(subnet: Any, pictures: Pictures) -> npt.NDArray[np.float32]:
 def test_the_integer_subnet_follows_the_float_model(change: dict[str, Any]) -> None:
     model = small_model(**change)
     pictures = pictures_for(model)
-    statistics: dict[str, Any] = {"mean": [0.4] * model.in_chans, "std": [0.3] * model.in_chans}
+    statistics: dict[str, Any] = {
+        "mean": [0.4] * model.patch_embed.proj.in_channels,
+        "std": [0.3] * model.patch_embed.proj.in_channels,
+    }
     subnet = export_timm(model, pictures[:16], eight_bit_fraction=1.0, resize=AS_IT_IS, **statistics)
     expected = float_logits(model, normalised(pictures, 0.4, 0.3))
     error = (
@@ -345,8 +348,8 @@ def test_the_tool_says_what_a_checkpoint_is(tmp_path: Path) -> None:
     command += ["--calibration", str(tmp_path), "--out", str(tmp_path / "model.qvit")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"Error: {image} does not hold the weights")
-    assert "state dict" in done.stderr
+    assert done.stderr.startswith(f"Error: '{image}' is no checkpoint of tensors")
+    assert "save the state dict alone with torch.save(model.state_dict(), FILE)" in done.stderr
 
 
 def cosines(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache
@@ -221,21 +220,12 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_a_pipe_is_not_waited_for_where_a_text_file_is_expected(kind: str, tmp_path: Path) -> None:
+def test_a_pipe_is_not_waited_for_where_a_text_file_is_expected(
+    kind: str, tmp_path: Path, waits: Any
+) -> None:
     path = tmp_path / "pipe.toml"
-    os.mkfifo(path)
-    # A reader that waits gets an empty file in the end.
-    writer = os.open(path, os.O_RDWR)
-    limit = threading.Timer(5, os.close, [writer])
-    limit.start()
-    try:
-        with pytest.raises((OSError, QuasarError), match="not a regular file"):
-            READERS[kind](path)
-        assert limit.is_alive()
-    finally:
-        limit.cancel()
-        limit.join()
-    os.close(writer)
+    with waits(path), pytest.raises((OSError, QuasarError), match="not a regular file"):
+        READERS[kind](path)
 
 
 @pytest.mark.parametrize("kind", [*READERS, "recipe"])

@@ -339,7 +339,7 @@ def test_eval_compares_with_the_checkpoint(
     assert f"{error['value']:.4f}" in table
 
     for arguments, change, message in (
-        (["--against", tmp_path / "none.pth"], {}, "there is no such file"),
+        (["--against", tmp_path / "none.pth"], {}, "none.pth does not exist"),
         (["--against", tmp_path / "digits.pth"], {"depth": 2}, "does not hold the weights"),
         (["--against", tmp_path / "digits.pth", "--model", "vit_none"], {}, "timm could not make vit_none"),
         (["--model", "vit_tiny_patch16_224"], {}, "belong to --against"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from quasar_rt.train.checkpoint import CheckpointError  # noqa: E402
 from quasar_rt.train.data import Shape  # noqa: E402
 from quasar_rt.train.recipe import Recipe  # noqa: E402
 from quasar_rt.train.run import train_architecture  # noqa: E402
-from quasar_rt.train.teacher import distillation_loss, load_teacher  # noqa: E402
+from quasar_rt.train.teacher import TRUSTED, distillation_loss, load_teacher  # noqa: E402
 
 SHAPE = Shape(8, 8, 1, 10)
 CPU = torch.device("cpu")
@@ -51,7 +52,14 @@ def exported(path: Path, network: Any, dynamic: bool = True) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TRUSTED, "")
+
+
 def recipe(model: object, *changes: str, **keys: object) -> Recipe:
+    os.environ[TRUSTED] = str(model)
+
     def text(value: object) -> str:
         return str(value).lower() if isinstance(value, bool) else repr(value) if value != [] else "[]"
 

@@ -150,14 +150,11 @@ def command(
 def _network(subnet: Subnet, against: str, model: str | None, arguments: tuple[str, ...]) -> Any:
     """Returns the function from preprocessed images to the float network's logits."""
     path = Path(against)
-    architecture = against
+    architecture, checkpoint = against, None
     if path.exists() or path.suffix in _CHECKPOINTS or len(path.parts) > 1:
-        if not path.is_file():
-            raise Failure(f"--against {against}: there is no such file")
-        architecture = model or subnet.name
+        architecture, checkpoint = model or subnet.name, path
     elif model is not None:
         raise click.UsageError("--model belongs to a checkpoint; --against already names an architecture")
-    checkpoint = path if path.is_file() else None
     network = load_network(architecture, checkpoint, checkpoint is None, arguments)
     from ..export import reference_logits
 

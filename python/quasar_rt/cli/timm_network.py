@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from ..errors import QuasarError
+from ..files import why_unreadable
 from .output import Failure
 
 __all__ = ["load_network", "model_arguments"]
@@ -29,27 +31,32 @@ def load_network(
     has ``num_classes``.
 
     Raises:
-        Failure: timm is not installed, lacks the architecture, or the checkpoint does not fit it.
+        Failure: timm is not installed, lacks the architecture, or the checkpoint is no file of tensors that fit it.
     """
+    if checkpoint is not None and (why := why_unreadable(checkpoint)):
+        raise Failure(f"{checkpoint} {why}")
     try:
-        import timm
+        from ..weights import make_timm, read_weights
     except ImportError as error:
         raise Failure(f"{error}; install the host extra: pip install 'quasar-rt[host]'") from error
     parsed = _parsed(arguments)
     try:
-        network = timm.create_model(architecture, pretrained=pretrained, **parsed)
-    except (RuntimeError, TypeError, ValueError, OSError) as error:
-        raise Failure(f"timm could not make {architecture}: {error}") from error
+        network = make_timm(architecture, pretrained=pretrained, **parsed)
+    # Of unknown arguments, files and networks, each in a way of its own.
+    except Exception as error:
+        raise Failure(f"timm could not make {architecture}: {' '.join(str(error).split())[:400]}") from error
     if checkpoint is not None:
         try:
             if checkpoint.suffix.lower() in (".npz", ".npy"):  # of other models, which timm converts
-                timm.models.load_checkpoint(network, str(checkpoint))
+                network.load_pretrained(str(checkpoint))
             else:
-                weights = timm.models.load_state_dict(str(checkpoint))
+                weights = read_weights(checkpoint)
                 if "num_classes" not in parsed:
                     _fit_classifier(network, weights)
                 network.load_state_dict(weights)
-        # A file of another kind makes torch's unpickler raise nearly anything (KeyError, EOFError, ...).
+        except QuasarError as error:
+            raise Failure(str(error)) from error
+        # timm's converters raise nearly anything on what they do not know (KeyError, AssertionError, ...).
         except Exception as error:
             raise Failure(
                 f"{checkpoint} does not hold the weights of this {architecture}: {type(error).__name__}: "

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from timm.layers import LayerScale
 from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import Attention, LayerNorm, Mlp, PatchEmbed, VisionTransformer
+from timm.models.vision_transformer import Attention, LayerScale, Mlp, PatchEmbed, VisionTransformer
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -69,9 +68,8 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
         headless or not no_head,
         "it has no classifier head (num_classes=0); export its embedding: embedding=True, or --embedding",
     )
-    require(
-        model.in_chans in (1, 3), f"it takes {model.in_chans} channels; 1 (gray) and 3 (RGB) are supported"
-    )
+    channels = stem.proj.in_channels
+    require(channels in (1, 3), f"it takes {channels} channels; 1 (gray) and 3 (RGB) are supported")
     patch = stem.patch_size
     require(patch[0] == patch[1], f"its patches are {patch[0]}x{patch[1]}; only square ones are supported")
     require(stem.img_size is not None, "its image size is not fixed")
@@ -110,7 +108,7 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
     return ViT(
         height=stem.img_size[0],
         width=stem.img_size[1],
-        channels=model.in_chans,
+        channels=channels,
         kernel=patch[0],
         stride=patch[0],
         embed=_matrix(stem.proj.weight.flatten(1), stem.proj.bias),
@@ -147,9 +145,7 @@ def _linear(module: nn.Module, where: str) -> Linear:
 
 
 def _norm(module: nn.Module, where: str) -> Norm:
-    require(
-        isinstance(module, nn.LayerNorm | LayerNorm), f"{where} is a {type(module).__name__}, not a LayerNorm"
-    )
+    require(isinstance(module, nn.LayerNorm), f"{where} is a {type(module).__name__}, not a LayerNorm")
     size = module.normalized_shape[-1]
     gamma = torch.ones(size) if module.weight is None else module.weight
     beta = torch.zeros(size) if module.bias is None else module.bias

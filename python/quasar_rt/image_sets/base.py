@@ -13,6 +13,7 @@ from typing import Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import shown
 from ..datasets import DatasetError, labels_by_name, plain_name
 from ..files import read_small_text, reason
 from ..images import ImageLike
@@ -22,6 +23,8 @@ __all__ = ["ImageFiles", "ImageSet", "Images", "Name", "Part", "Records", "Sourc
 
 #: Options of every kind of set: the fields of image and label, a file of class names, the way to match classes.
 _OPTIONS = ("image", "label", "classes", "by")
+#: Most characters of a label that is a number: a list of names is made up to the largest.
+_MOST_DIGITS = 6
 #: Class names that an error lists.
 _LISTED = 10
 
@@ -204,6 +207,20 @@ class Source(ABC):
     def where(self, part: str, index: int) -> str:
         """Names a record for a message: its key or number, and the file or table that it is in."""
 
+    def numbers(self, part: str, labels: Sequence[int | str]) -> list[int]:
+        """Returns labels that are numbers as integers.
+
+        Raises:
+            DatasetError: a number is larger than any class's index; the message names the record.
+        """
+        for index, label in enumerate(labels):
+            if len(text := str(label)) > _MOST_DIGITS:
+                raise DatasetError(
+                    f"{self.where(part, index)} has a label of {len(text):,} characters, {shown(label)}: the index of "
+                    f"a class has at most {_MOST_DIGITS} digits"
+                )
+        return [int(label) for label in labels]
+
     def class_names(self, labels: Sequence[int | str]) -> tuple[str, ...]:
         """Returns the class names in label order, those of the set or those that its labels give."""
         if self.names is not None:
@@ -260,7 +277,7 @@ class Source(ABC):
             hint = "; a negative label means that it was held back: choose another part"
         listed = ", ".join(classes[:_LISTED]) + (", ..." if len(classes) > _LISTED else "")
         raise DatasetError(
-            f"{self.where(part, index)} has the label {label!r}, which is none of the {len(classes)} classes "
+            f"{self.where(part, index)} has the label {shown(label)}, which is none of the {len(classes)} classes "
             f"({listed}){hint}"
         )
 

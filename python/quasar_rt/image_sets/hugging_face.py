@@ -14,7 +14,8 @@ from typing import Any
 
 from ..datasets import DatasetError
 from ..errors import ImageError
-from ..images import ImageLike
+from ..files import open_regular, reason
+from ..images import MOST_ENCODED_BYTES, ImageLike
 from .base import Name, Source, read_class_names
 
 __all__ = ["SAVED", "HuggingFace", "Rows"]
@@ -53,9 +54,10 @@ class _Row:
             if data is None:
                 assert path is not None
                 try:
-                    data = Path(path).read_bytes()
-                except OSError as error:
-                    raise ImageError(f"{self.name}: its file cannot be read: {error}") from error
+                    with open_regular(path) as file:
+                        data = file.read(MOST_ENCODED_BYTES + 1)  # the caller refuses more
+                except (OSError, ValueError) as error:  # no file has a name with a null byte
+                    raise ImageError(f"{self.name}: its file cannot be read: {reason(error)}") from error
             self._data = io.BytesIO(data)
         return self._data
 
@@ -83,9 +85,20 @@ class Rows:
         return f"row {index} ({', '.join(known)})"
 
     def value(self, index: int) -> tuple[bytes | None, str | None]:
-        """Returns the encoded image and the path of its file, of which either may be missing."""
+        """Returns the encoded image and the path of its file, of which either may be missing.
+
+        Raises:
+            ImageError: the column holds something else.
+        """
         value = self.table[index][self.column]
-        return (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+        data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+        # Parquet files of others have any types, and `open` takes a number for an open file.
+        if not isinstance(data, (bytes, type(None))) or not isinstance(path, (str, type(None))):
+            raise ImageError(
+                f"row {index} of {self.place} has no encoded image in the column '{self.column}': neither bytes nor "
+                "a path"
+            )
+        return data, path
 
 
 class HuggingFace(Source):
@@ -131,7 +144,7 @@ class HuggingFace(Source):
                 )
         if self.names is None and isinstance(self._features[column], self._library.ClassLabel):
             self.names = tuple(self._features[column].names)
-        return found
+        return found if any(isinstance(label, str) for label in found) else self.numbers(part, found)
 
     def where(self, part: str, index: int) -> str:
         """Names a row by its number and its table."""
@@ -158,9 +171,9 @@ class HuggingFace(Source):
             raise
         # Its errors have no common base: of files, of the Hub, of builders, of Arrow.
         except Exception as error:
-            reason = " ".join(str(error).split())[:600] or type(error).__name__
+            why = " ".join(str(error).split())[:600] or type(error).__name__
             raise DatasetError(
-                f"'{name.text}' cannot be opened: {reason} (give a folder that save_to_disk wrote, a folder of Parquet "
+                f"'{name.text}' cannot be opened: {why} (give a folder that save_to_disk wrote, a folder of Parquet "
                 "files or of images, or OWNER/NAME of the Hub; '#config=NAME' chooses a configuration)"
             ) from error
         return dict(found) if isinstance(found, dict) else {"train": found}

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from ..datasets import IMAGE_SUFFIXES, DatasetError
 from ..errors import ImageError
-from ..files import write_bytes
+from ..files import MOST_TEXT_BYTES, open_regular, reason, write_bytes
 from ..images import ImageLike
 from ..texts import Texts
 from .base import Name, Source, read_class_names
@@ -155,7 +155,7 @@ class Shards(Source):
         texts = [self._label(sample, field) for sample in itertools.chain([first], samples)]
         # A folder's name is a name, even if all are numbers.
         if field != "folder" and all(re.fullmatch(r"-?\d+", text, re.ASCII) for text in texts):
-            return [int(text) for text in texts]
+            return self.numbers(part, texts)
         return texts
 
     def where(self, part: str, index: int) -> str:
@@ -270,6 +270,8 @@ class Shards(Source):
         member = sample.member(field)
         if member.text is not None:
             return member.text.strip()
+        if member.size > MOST_TEXT_BYTES:
+            raise DatasetError(f"{sample}: its {field} is larger than {MOST_TEXT_BYTES:,} bytes")
         try:
             return _read_range(sample.shard, member.offset, member.size).decode().strip()
         except ValueError as error:
@@ -300,13 +302,10 @@ def _of_folder(name: Name) -> tuple[list[str], list[str]]:
 def _read_range(path: str, offset: int, size: int) -> bytes:
     # A descriptor for each read: there may be more shards than a process may have files open, and processes fork.
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return os.pread(descriptor, size, offset)
-        finally:
-            os.close(descriptor)
+        with open_regular(path) as file:
+            return os.pread(file.fileno(), size, offset)
     except OSError as error:
-        raise ImageError(f"the shard '{path}' cannot be read: {error}") from error
+        raise ImageError(f"the shard '{path}' cannot be read: {reason(error)}") from error
 
 
 def _index(path: str, group: Any) -> list[_Sample]:
@@ -327,7 +326,7 @@ def _index(path: str, group: Any) -> list[_Sample]:
         raise
     except (tarfile.TarError, OSError) as error:
         raise DatasetError(
-            f"the shard '{path}' cannot be read: {error}; a shard is an uncompressed .tar file"
+            f"the shard '{path}' cannot be read: {reason(error)}; a shard is an uncompressed .tar file"
         ) from error
     return [_Sample(path, key, fields) for key, fields in found]
 
@@ -342,7 +341,7 @@ def _samples(path: str, group: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _members(path: str) -> Iterator[dict[str, Any]]:
     """Yields the files of a shard as `webdataset.tariterators.tar_file_iterator` does, with places for contents."""
-    with tarfile.open(path, "r:") as tar:
+    with open_regular(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
         for info in tar:
             # Names in double underscores are webdataset's own.
             if not info.isreg() or re.match(r"__[^/]*__($|/)", info.name):

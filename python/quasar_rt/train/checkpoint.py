@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import QuasarError
-from ..files import refused, replacing
+from ..files import open_regular, refused, replacing
 
 __all__ = ["TIMES", "CheckpointError", "load", "load_weights", "reading", "save", "write_atomically"]
 
@@ -66,9 +66,9 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"there is no checkpoint '{path}'")
     try:
-        with warnings.catch_warnings():
+        with open_regular(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what a foreign file looks like
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(file, map_location="cpu", weights_only=True)
         known = isinstance(state, dict) and state.get("format") in _FORMATS
         stated = state.pop("sha256", None) if known else None
         found = _digest(state, _FORMATS[state["format"]]) if known else None

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import FileError, InvalidValueError
 from ..space import Architecture, BlockShape
+from ..weights import make_timm, read_weights
 from .block import Block
 from .model import ViT
 
@@ -155,19 +156,12 @@ def _read(source: str | os.PathLike[str], pretrained: bool) -> tuple[dict[str, T
     if path.is_dir():
         raise FileError(f"'{source}' is a folder: give a checkpoint's path, or the name of a timm model")
     if path.exists():
-        try:
-            state = timm.models.load_state_dict(str(path), weights_only=True)
-        # Any error of the unpickler or of safetensors; torch's own message advises to run the code in the file.
-        except Exception as error:
-            raise FileError(f"'{source}' is no checkpoint of tensors, or a damaged one") from error
-        if not isinstance(state, Mapping) or not all(isinstance(x, Tensor) for x in state.values()):
-            raise FileError(f"'{source}' is no checkpoint of tensors")
-        return dict(state), None
+        return read_weights(path), None
     name = str(source)
     if not timm.is_model(name.split(".")[0]):
         raise FileError(f"'{source}' is neither a file nor the name of a timm model")
     try:
-        net = timm.create_model(name, pretrained=pretrained)
+        net = make_timm(name, pretrained=pretrained)
     except (OSError, RuntimeError) as error:
         raise FileError(
             f"timm could not make '{source}': {error}; give a checkpoint's path instead"

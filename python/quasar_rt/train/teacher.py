@@ -1,6 +1,7 @@
 """An external teacher: a trained network whose answers a stage learns from.
 
-A teacher is a timm model with a checkpoint, or a file that ``torch.export`` or TorchScript wrote. Depends on: torch,
+A teacher is a timm model with a checkpoint, or a file that ``torch.export`` or TorchScript wrote. Such a file is a
+program, so it is loaded only if the user names it in the environment, where no recipe can. Depends on: torch,
 `quasar_rt.train`; on timm where a model of it is named.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -19,11 +21,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import FileError, InvalidValueError
+from ..files import open_regular, reason
 from .data import Shape
 from .recipe import Recipe
 from .recipe import Teacher as TeacherRecipe
 
 __all__ = ["Teacher", "distillation_loss", "load_teacher"]
+
+#: The variable of the environment that names the program whose code the user trusts.
+TRUSTED = "QUASAR_RT_TRUSTED_TEACHER"
 
 
 class Teacher:
@@ -93,7 +99,8 @@ def load_teacher(whole: Recipe, shape: Shape, device: torch.device) -> Teacher:
         device: on which it computes.
 
     Raises:
-        quasar_rt.FileError: neither a timm model with its checkpoint nor a file of an exported network.
+        quasar_rt.FileError: neither a timm model with its checkpoint nor a file of an exported network, or such a
+            file that ``QUASAR_RT_TRUSTED_TEACHER`` does not name.
         quasar_rt.InvalidValueError: the checkpoint is another model's, or the teacher does not fit the student.
     """
     recipe = whole.teacher
@@ -112,20 +119,15 @@ def load_teacher(whole: Recipe, shape: Shape, device: torch.device) -> Teacher:
 def _from_timm(recipe: TeacherRecipe, shape: Shape) -> tuple[nn.Module, str]:
     import timm
 
+    from ..weights import make_timm, read_weights
+
     name = recipe.model.removeprefix("timm:")
     if not timm.is_model(name.split(".")[0]):
         raise FileError(f"teacher.model: timm has no model '{name}'")
     options: dict[str, Any] = {"num_classes": shape.classes, "in_chans": shape.channels}
     if recipe.checkpoint:
         identity = _digest(Path(recipe.checkpoint), "teacher.checkpoint")
-        try:
-            network = timm.create_model(name, **options)
-            state = timm.models.load_state_dict(recipe.checkpoint, weights_only=True)
-        # Any error of the unpickler or of safetensors; torch's own message advises to run the code in the file.
-        except Exception as error:
-            raise FileError(
-                f"teacher.checkpoint '{recipe.checkpoint}' is no checkpoint of tensors"
-            ) from error
+        network, state = make_timm(name, **options), read_weights(recipe.checkpoint)
         try:
             network.load_state_dict(state)
         except RuntimeError as error:
@@ -136,7 +138,7 @@ def _from_timm(recipe: TeacherRecipe, shape: Shape) -> tuple[nn.Module, str]:
             ) from error
         return network, identity
     try:
-        return timm.create_model(name, pretrained=True, **options), name
+        return make_timm(name, pretrained=True, **options), name
     except (OSError, RuntimeError) as error:
         raise FileError(
             f"timm could not make '{name}' with its own weights ({' '.join(str(error).split())[:200]}): give their "
@@ -146,6 +148,12 @@ def _from_timm(recipe: TeacherRecipe, shape: Shape) -> tuple[nn.Module, str]:
 
 def _from_file(path: Path, device: torch.device) -> tuple[Callable[[Tensor], Any], str]:
     identity = _digest(path, "teacher.model")
+    if os.path.realpath(os.environ.get(TRUSTED, "")) != os.path.realpath(path):
+        raise FileError(
+            f"teacher.model '{path}' is not loaded: a file of torch.export or TorchScript is a program, which can do "
+            f"all that you can do. If you trust whoever made it, set {TRUSTED}={shlex.quote(str(path))}. "
+            'Weights run no code: teacher.model = "timm:NAME" and teacher.checkpoint = "FILE"'
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -168,9 +176,10 @@ def _from_file(path: Path, device: torch.device) -> tuple[Callable[[Tensor], Any
 
 def _digest(path: Path, key: str) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise FileError(f"{key}: '{os.fspath(path)}' cannot be read: {error.strerror}") from error
+        with open_regular(path) as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except (OSError, ValueError) as error:  # no file has a name with a null byte
+        raise FileError(f"{key}: '{path}' cannot be read: {reason(error)}") from error
 
 
 def distillation_loss(logits: Tensor, answers: Tensor, hard: bool, temperature: float) -> Tensor:
