@@ -23,6 +23,7 @@ from quasar_rt.cli import cli
 from quasar_rt.datasets import DatasetError
 from quasar_rt.engine import Engine
 from quasar_rt.evaluate import evaluate, open_dataset
+from quasar_rt.files import MOST_TEXT_BYTES
 from quasar_rt.image_sets import ImageFiles, images_of, is_named, labelled_images, read_image_set, shards
 from quasar_rt.images import to_pixels
 from quasar_rt.texts import Texts
@@ -323,6 +324,33 @@ def write(path: Path, *files: tuple[str, bytes]) -> str:
             r"'k' in its json is no label \(it has k\)",
         ),
         ([("a.jpg", b"x")], "#label=folder", r"sample 'a' of .* is in no folder"),
+        (
+            [("a.jpg", b"x"), ("a.cls", b"0"), ("b.jpg", b"x"), ("b.cls", b"7" * 10_000)],
+            "",
+            r"sample 'b' of '.*s\.tar' has a label of 10,000 characters, '777.*\.\.\..*7': the index of a class has at",
+        ),
+        # A name for each number up to the label would fill the memory.
+        ([("a.jpg", b"x"), ("a.cls", b"7" * 18)], "", r"sample 'a' of .* has a label of 18 characters"),
+        ([("a.jpg", b"x"), ("a.json", b'{"label": 7777777}')], "", r"has a label of 7 characters, '7777777'"),
+        ([("a.jpg", b"x"), ("a.cls", b"-" + b"7" * 5000)], "", r"has a label of 5,001 characters"),
+        (
+            [("a.jpg", b"x"), ("a.json", b'{"label": ' + b"7" * 10_000 + b"}")],
+            "",
+            r"sample 'a' of .*: its json is damaged: Exceeds the limit|has a label of 10,000 characters",
+        ),
+        ([("a.jpg", b"x"), ("a.json", b'{"label": true}')], "", r"'label' in its json is no label"),
+        ([("a.jpg", b"x"), ("a.json", b'{"label": 1e400}')], "", r"'label' in its json is no label"),
+        # Digits of other scripts make a name, which is none of the classes.
+        (
+            [("a.jpg", b"x"), ("a.cls", "\u0661".encode())],
+            "",
+            r"has the label '\u0661', which is none of the 3",
+        ),
+        (
+            [("a.jpg", b"x"), ("a.cls", b"0" * (MOST_TEXT_BYTES + 1))],
+            "",
+            r"sample 'a' of .*: its cls is larger than 1,048,576 bytes",
+        ),
     ],
 )
 def test_what_a_shard_lacks_is_named(
@@ -425,3 +453,66 @@ def test_texts_are_a_sequence_of_any_file_names() -> None:
     assert texts.index(names[2]) == 2
     with pytest.raises(IndexError):
         texts[4]
+
+
+def rows(hugging_face: Any, tmp_path: Path, images: list[Any], labels: list[Any] | None = None) -> str:
+    """Writes a Parquet file of images and labels as others would, and returns its set's name."""
+    table = {"picture": images, "label": labels or [0] * len(images)}
+    (tmp_path / "rows").mkdir()
+    hugging_face.Dataset.from_dict(table).to_parquet(tmp_path / "rows" / "train.parquet")
+    return f"hf:{tmp_path}/rows#image=picture"
+
+
+def test_a_row_opens_regular_files_alone(tmp_path: Path, hugging_face: Any, waits: Any) -> None:
+    paths = [str(tmp_path / "pipe"), "/dev/zero", "no\0file", str(tmp_path), "missing.png"]
+    name = rows(hugging_face, tmp_path, [{"bytes": None, "path": path} for path in paths])
+    part = labelled_images(name, CLASSES)
+    with waits(tmp_path / "pipe"):
+        for number, problem in enumerate(
+            ("not a regular file", "not a regular file", "null byte", "Is a directory", "No such file")
+        ):
+            with pytest.raises(
+                ImageError, match=rf"row {number} of .*: its file cannot be read: .*{problem}"
+            ):
+                to_pixels(part.images[number])
+
+
+def test_a_rows_file_has_the_limit_of_an_image(
+    tmp_path: Path, hugging_face: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(1 << 40)
+    part = labelled_images(
+        rows(hugging_face, tmp_path, [{"bytes": None, "path": str(tmp_path / "large.png")}]), CLASSES
+    )
+    for module in ("images", "image_sets.hugging_face"):
+        monkeypatch.setattr(f"quasar_rt.{module}.MOST_ENCODED_BYTES", 1000)
+    with pytest.raises(ImageError, match=r"row 0 of .* holds more than 1,000 bytes, the limit of an image"):
+        to_pixels(part.images[0])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"bytes": None, "path": 0}, {"bytes": "text", "path": None}, {"bytes": None, "path": b"x"}, "text", 0],
+)
+def test_a_row_without_an_encoded_image_is_named(tmp_path: Path, hugging_face: Any, value: Any) -> None:
+    part = labelled_images(rows(hugging_face, tmp_path, [value]), CLASSES)
+    for use in (lambda: to_pixels(part.images[0]), lambda: part.images.name(0)):
+        with pytest.raises(ImageError, match=r"row 0 of .* has no encoded image in the column 'picture'"):
+            use()
+
+
+@pytest.mark.parametrize("label", [10**12, -(10**12), 2**63 - 1])
+def test_numbers_of_no_class_in_rows_are_named(tmp_path: Path, hugging_face: Any, label: int) -> None:
+    with pytest.raises(DatasetError, match=f"row 1 of .* has a label of .* characters, {label}: the index"):
+        labelled_images(rows(hugging_face, tmp_path, [b"x", b"x"], [0, label]), CLASSES)
+
+
+def test_a_pipe_among_the_shards_of_a_folder_is_not_waited_for(
+    tmp_path: Path, webdataset: Any, waits: Any
+) -> None:
+    with (
+        waits(tmp_path / "s.tar"),
+        pytest.raises(DatasetError, match=r"s\.tar' cannot be read: it is not a regular"),
+    ):
+        labelled_images(f"wds:{tmp_path}", CLASSES)
