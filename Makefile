@@ -171,6 +171,13 @@ test-wheels: wheels ## Test each of `make wheels`: here, and emulated as Cortex-
 test-min: wheel ## The Python tests with the oldest supported numpy and pillow, on Python 3.10 if there is one
 	@JOBS=$(JOBS) bash tools/test-min.sh
 
+.PHONY: test-floors
+test-floors: wheel ## The Python tests of the extras with the lowest versions that pyproject.toml allows; appends to docs/logs/test-floors.md
+	@log=docs/logs/test-floors.md; output=$$(mktemp); trap 'rm -f "$$output"' EXIT; \
+	JOBS=$(JOBS) bash tools/test-floors.sh $(PYTEST_ARGS) | tee "$$output"; \
+	[ -f $$log ] || printf '# Tests with the lowest versions\n\nOne line for each run of `make test-floors` without a failure.\n\n| date | commit | Python, torch, timm | tests |\n|---|---|---|---|\n' >$$log; \
+	echo "| $$(date -u +%F) | $$(git describe --always --dirty) | $$(grep -oE '^Python [0-9.]+|\b(torch|timm)==[0-9.]+' "$$output" | paste -sd ' ') | $$(tail -n 1 "$$output" | tr -d =) |" >>$$log
+
 # $(call test_arm,NAME): runs the kernels' tests under emulation and appends a line to the log of that name; then
 # compares the instructions of a frame with the documented ones.
 define test_arm
@@ -399,6 +406,6 @@ evidence: install-test dataset ## Measure docs/evidence.md anew, in some hours; 
 
 .PHONY: clean
 clean: ## Remove build products and environments (not the trained runs)
-	rm -rf build dist target rust/fuzz/target rust/loom/target .venv .venv-wheel .venv-min .venv-audit .venv-peers .venv-arm-peers .venv-quantizers .venv-clusters .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf build dist target rust/fuzz/target rust/loom/target .venv .venv-wheel .venv-min .venv-audit .venv-peers .venv-arm-peers .venv-quantizers .venv-clusters .venv-floors .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f python/quasar_rt/*.so
 	find python tools tests -name __pycache__ -type d -prune -exec rm -rf {} +

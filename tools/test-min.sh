@@ -1,21 +1,11 @@
 #!/usr/bin/env bash
 # Run the Python tests against the wheel with the oldest supported numpy and pillow.
-# Called by `make test-min`, which builds the wheel first. The interpreter is MIN_PYTHON, else the first Python 3.10
-# found, else the one of the venv (3.11 also has wheels of these versions).
+# Called by `make test-min`, which builds the wheel first. The interpreter is that of tools/oldest-python.sh (3.11 also
+# has wheels of these versions).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-runs_310() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' >/dev/null 2>&1; }
-
-interpreter="${MIN_PYTHON:-}"
-if [ -z "$interpreter" ]; then
-  for candidate in python3.10 /usr/bin/python3.10 "$HOME"/.pyenv/versions/3.10.*/bin/python; do
-    if runs_310 "$candidate"; then interpreter="$candidate"; break; fi
-  done
-fi
-interpreter="${interpreter:-python}"
-
-"$interpreter" -m venv --clear .venv-min
+"$(bash tools/oldest-python.sh)" -m venv --clear .venv-min
 if uv --version >/dev/null 2>&1; then
   install=(uv pip install --quiet --python .venv-min/bin/python)
 else

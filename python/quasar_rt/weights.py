@@ -24,7 +24,7 @@ from .files import open_regular, refused
 
 __all__ = ["make_timm", "read_weights"]
 
-#: Where a training's checkpoint holds its weights; the averaged ones come first.
+#: Keys under which a training's checkpoint has its weights; the averaged ones come first.
 _KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
 _REMEDY = (
     "code in a file is not run: where it was made, save the state dict alone with "
