@@ -603,13 +603,16 @@ class _Fpga:
     def pynq_package(self) -> Check:
         version, numpy = _version("pynq") or "of unknown version", _version("numpy") or "0"
         limit = next((text for name, text, _ in _requirements("pynq") if name == "numpy"), "")
+        if not limit and version.startswith("3."):
+            limit = "<2.0"  # pynq 3.0 does not declare that NumPy 2 breaks its buffers
         most = re.search(r"<\s*(\d+)", limit)
         if most and int(numpy.split(".")[0]) >= int(most[1]):
             return Check(
                 "pynq",
                 "fail",
                 f"pynq {version} needs numpy {limit}, and {numpy} is installed",
-                f"pip install 'numpy{limit}'",
+                "pip uninstall numpy, if the image has its own below it; "
+                f"otherwise pip install --only-binary :all: 'numpy{limit}'",
             )
         return Check("pynq", "ok", f"pynq {version}, numpy {numpy}")
 

@@ -238,22 +238,47 @@ def pynq(board, monkeypatch):
         "BOARD": "KV260",
         "XILINX_XRT": "/usr",
     }
-    versions = {"pynq": "3.0.1", "numpy": "1.26.4"}
+    versions = {"pynq": "4.0.0", "numpy": "1.26.4"}
     installed = doctor._version
     monkeypatch.setattr(doctor, "_version", lambda name: versions.get(name) or installed(name))
     required = doctor._requirements
     monkeypatch.setattr(
-        doctor, "_requirements", lambda name: [("numpy", "<2.0", None)] if name == "pynq" else required(name)
+        doctor,
+        "_requirements",
+        lambda name: [("numpy", board.limit, None)] if name == "pynq" else required(name),
     )
+    board.limit = "<2.0"
     monkeypatch.setattr(doctor, "find_spec", lambda name: object() if versions.get(name) else None)
     board.versions = versions
     return board
 
 
+def undeclared(board):
+    """pynq 3.0.1 asks for any NumPy, and does not work with 2."""
+    board.limit = ""
+    board.versions.update(pynq="3.0.1", numpy="2.1.0")
+
+
+@pytest.mark.parametrize(
+    ("version", "limit", "numpy"),
+    [
+        ("3.0.1", "", "1.21.5"),
+        ("3.1.2", "<2.0", "1.21.5"),
+        ("4.0.0", "<2.0", "1.26.4"),
+        ("5.0.0", "", "2.1.0"),
+    ],
+)
+def test_pynq_takes_the_numpy_that_its_image_has(pynq, version, limit, numpy):
+    pynq.limit = limit
+    pynq.versions.update(pynq=version, numpy=numpy)
+    found = by_name(pynq.examine())["pynq"]
+    assert (found.status, found.detail) == ("ok", f"pynq {version}, numpy {numpy}")
+
+
 def test_pynq_with_everything_in_place_passes(pynq, subnet):
     found = by_name(pynq.examine(subnet=subnet))
     assert found["device"].detail == "pynq: this is an image of PYNQ"
-    assert found["pynq"].detail == "pynq 3.0.1, numpy 1.26.4"
+    assert found["pynq"].detail == "pynq 4.0.0, numpy 1.26.4"
     assert {check.status for check in found.values()} <= {"ok", "skipped"}
 
 
@@ -262,6 +287,7 @@ def test_pynq_with_everything_in_place_passes(pynq, subnet):
     [
         (lambda b: b.versions.pop("pynq"), "pynq", "not installed", "pynq_venv.sh"),
         (lambda b: b.versions.update(numpy="2.1.0"), "pynq", "needs numpy <2.0, and 2.1.0", "'numpy<2.0'"),
+        (undeclared, "pynq", "pynq 3.0.1 needs numpy <2.0, and 2.1.0", "pip uninstall numpy"),
         (lambda b: b.environment.pop("XILINX_XRT"), "environment", "not set: XILINX_XRT", "login shell"),
         (lambda b: setattr(b, "user", 1000), "user", "root alone", "sudo -i"),
         (lambda b: b.write("proc/meminfo", ""), "cma", "no contiguous memory", "cma=128M"),
@@ -349,7 +375,7 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
         doctor,
         "_requirements",
         lambda name: [
-            ("numpy", ">=1.23", None),
+            ("numpy", ">=1.21.5", None),
             ("gone", ">=1", None),
             ("torch", ">=2", "host"),
             ("ruff", "", "dev"),
