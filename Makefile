@@ -278,9 +278,8 @@ soak-memory: develop sim ## That memory and open files stay flat over 100,000 fr
 	python tools/soak_memory.py --device sim:tiny --log docs/logs/soak-memory.md
 
 .PHONY: test-pynq
-test-pynq: wheel sim ## The PYNQ transport through the real pynq package, in an environment of its own
-	@$(call fresh_venv,.venv-pynq,dist/*.whl 'pynq==4.0.0' pytest pytest-benchmark)
-	@QUASAR_SIM_DIR=$(CURDIR)/build/sim .venv-pynq/bin/python -P -m pytest tests/python/test_pynq.py -p no:cacheprovider $(PYTEST_ARGS)
+test-pynq: wheel sim ## docs/boards/pynq.md as typed and the PYNQ transport, in environments like PYNQ's images (pynq 3.0.1 and 4.0.0)
+	@QUASAR_SIM_DIR=$(CURDIR)/build/sim PYTEST_ARGS='$(PYTEST_ARGS)' bash tools/test-pynq.sh
 
 CLUSTERS_HOST = torch timm torchvision 'matplotlib>=3.7' 'scikit-learn>=1.1'
 

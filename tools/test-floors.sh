@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 extras=(host onnx hub webdataset datasets ray camera web test)
-interpreter=$(bash tools/oldest-python.sh)
+interpreter="${MIN_PYTHON:-$(bash tools/find_python.sh 3.10 || echo python)}"
 mkdir -p build
 uv pip compile --quiet --python "$interpreter" --resolution lowest-direct --only-binary :all: \
   "${extras[@]/#/--extra=}" --no-annotate --no-header pyproject.toml --output-file build/floors.txt

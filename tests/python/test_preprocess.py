@@ -16,12 +16,9 @@ from quasar_rt.images import preprocess
 
 ROOT = Path(__file__).resolve().parents[2]
 PILLOW = int(PIL.__version__.partition(".")[0])
+RESAMPLING = getattr(Image, "Resampling", Image)  # before Pillow 9.1 the module has the filters
 FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "box": Image.Resampling.BOX,
-    "bilinear": Image.Resampling.BILINEAR,
-    "hamming": Image.Resampling.HAMMING,
-    "bicubic": Image.Resampling.BICUBIC,
+    name: getattr(RESAMPLING, name.upper()) for name in ("nearest", "box", "bilinear", "hamming", "bicubic")
 }
 
 

@@ -251,14 +251,14 @@ def test_pynq_binds_the_driver_without_an_import_of_ours(board, bitstream):
     code += (
         "; from pynq.overlay import _ip_drivers; print(_ip_drivers['xilinx.com:hls:fetch:1.0'].__module__)"
     )
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "quasar_rt.pynq", done.stderr
 
 
 def test_get_notebooks_delivers_ours(tmp_path):
     installed("pynq.notebooks")
     code = "from pynq._cli.get_notebooks import main; main()"
-    command = [sys.executable, "-P", "-c", code, "-o", "-p", str(tmp_path / "here"), "quasar-rt"]
+    command = [sys.executable, "-I", "-c", code, "-o", "-p", str(tmp_path / "here"), "quasar-rt"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     delivered = tmp_path / "here" / "quasar-rt" / "first_inference.ipynb"
     assert delivered.exists(), done.stdout + done.stderr
