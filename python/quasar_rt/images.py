@@ -363,8 +363,18 @@ def _read(file: BinaryFile) -> tuple[bytes, str]:
     )
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Returns the image turned as its EXIF data say."""
+    from PIL import ImageOps
+
+    image.load()
+    if hasattr(image, "tag_v2"):  # a TIFF: loading has turned it, and Pillow before 10.1 would do it again
+        return image
+    return ImageOps.exif_transpose(image) or image
+
+
 def _from_pillow(image: Image.Image, what: str) -> Pixels:
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if not isinstance(image, Image.Image):
         raise ImageError(f"cannot use {_type_name(image)} as an image; give the Pillow image itself")
@@ -382,7 +392,7 @@ def _from_pillow(image: Image.Image, what: str) -> Pixels:
     if image.width == 0 or image.height == 0:
         raise ImageError(f"{what} is empty ({image.width} x {image.height})")
     try:
-        image = ImageOps.exif_transpose(image) or image
+        image = _upright(image)
         if "transparency" in image.info and image.mode in ("P", "L", "RGB"):
             # Through an alpha channel, so that a transparent colour does not reach convert(), which warns about it.
             image = image.convert("LA" if image.mode == "L" else "RGBA")

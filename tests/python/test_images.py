@@ -193,6 +193,18 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
         np.testing.assert_array_equal(to_pixels(image), turned)
 
 
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+def test_a_tiff_is_turned_once_whether_it_is_loaded_or_not(tmp_path, compression):
+    path = tmp_path / "turned.tiff"
+    Image.fromarray(RGB).save(path, tiffinfo={0x0112: 6}, compression=compression)
+    turned = np.rot90(RGB, -1)
+    for source in (path, path.read_bytes()):
+        np.testing.assert_array_equal(to_pixels(source), turned)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(to_pixels(image), turned)
+        np.testing.assert_array_equal(to_pixels(image), turned)  # it is loaded now
+
+
 @pytest.mark.parametrize("suffix", ["png", "bmp", "ppm", "tiff", "gif", "webp"])
 def test_lossless_formats_by_path(tmp_path, suffix):
     path = tmp_path / f"picture.{suffix}"
