@@ -9,7 +9,8 @@
 #
 # Each runs the demo, `quasar-rt verify`, tools/wheel_bits.py, whose digest must be the same everywhere, and the tests
 # TESTS (golden vectors, preprocessing, camera frames, rows, subnet files); the emulated ones leave out tests that
-# start processes (tools/emulated.py). A line of a table is printed for each.
+# start processes (tools/emulated.py). A line of a table is printed for each. Before, pip installs the emulated ones as
+# docs/boards/pynq.md does.
 #
 # The emulated Pythons are Debian's, with its NumPy, Pillow, click, rich and hypothesis, unpacked without root into
 # WHEELS_CACHE (target/wheels-debian). Needs qemu-aarch64 and qemu-arm (Debian: qemu-user), apt-get and dpkg.
@@ -79,11 +80,26 @@ emulated() {
 #!/bin/sh
 exec $emulator -cpu "\$CPU" -L "$root" -E PYTHONHOME="$root/usr" \\
   -E LD_LIBRARY_PATH="$root/usr/lib/$triple/blas:$root/usr/lib/$triple/lapack" \\
-  -E PYTHONPATH="$site:$root/usr/lib/python3/dist-packages" "$root/usr/bin/$version" "\$@"
+  -E PYTHONPATH="\${SITE:-$site:$root/usr/lib/python3/dist-packages}" "$root/usr/bin/$version" "\$@"
 PYTHON
   chmod +x "$work/$machine"
   cp tools/emulated.py "$site"
   pytest=(-p emulated)
+}
+
+# image MACHINE: installs the wheel as docs/boards/pynq.md does where the numpy and pillow of PYNQ's images 3.0 and 3.1
+# seem to be. pip would fail if it had to compile one: the emulated Python starts no process.
+image() {
+  local machine="$1" image="$work/image-$1" package
+  python -m pip install --quiet --target "$image" pip==22.0.2
+  for package in numpy-1.21.5 Pillow-9.0.1; do
+    mkdir "$image/$package.dist-info"
+    printf 'Metadata-Version: 2.1\nName: %s\nVersion: %s\n' "${package%-*}" "${package#*-}" >"$image/$package.dist-info/METADATA"
+  done
+  SITE="$image" CPU=max "$work/$machine" -S -m pip list --format=freeze | grep -iE '^(numpy|pillow)=' >"$image/constraints.txt"
+  SITE="$image" CPU=max "$work/$machine" -S -m pip install --only-binary :all: -c "$image/constraints.txt" --prefix "$image/new" \
+    "$(one "*_$machine.whl")" >"$work/pip" 2>&1 || { cat "$work/pip" >&2; exit 1; }
+  echo "pip, as on a PYNQ image: $(grep '^Successfully' "$work/pip")"
 }
 
 # native NAME FILE: makes an environment of that wheel or sdist.
@@ -104,12 +120,14 @@ for kind in "$@"; do
     ;;
   aarch64)
     emulated arm64 aarch64 aarch64-linux-gnu qemu-aarch64
+    image aarch64
     for cpu in cortex-a53:neon cortex-a76:neondot max:neoni8mm; do
       check "aarch64, ${cpu%%:*} (qemu)" "${cpu##*:}" env "CPU=${cpu%%:*}" "$work/aarch64"
     done
     ;;
   armv7l)
     emulated armhf armv7l arm-linux-gnueabihf qemu-arm
+    image armv7l
     check "armv7l, cortex-a9 (qemu)" neon env CPU=cortex-a9 "$work/armv7l"
     ;;
   *)
