@@ -279,7 +279,8 @@ def test_only_a_viewer_who_reads_keeps_a_connection(page, live):
         reads.join(SECONDS)
 
 
-def test_strangers_take_no_place_of_a_client_with_the_token(page):
+def test_strangers_take_no_place_of_a_client_with_the_token(page, monkeypatch):
+    monkeypatch.setattr("quasar_rt.watch.connections._MOST_SECONDS", SECONDS)
     with connect(page.port) as client, ExitStack() as strangers:
         for _ in range(3):
             client.sendall(request("GET /state", token=TOKEN))
