@@ -91,7 +91,7 @@ PYTHON
 # seem to be. pip would fail if it had to compile one: the emulated Python starts no process.
 image() {
   local machine="$1" image="$work/image-$1" package
-  python -m pip install --quiet --target "$image" pip==22.0.2
+  python -m pip install --quiet --target "$image" pip
   for package in numpy-1.21.5 Pillow-9.0.1; do
     mkdir "$image/$package.dist-info"
     printf 'Metadata-Version: 2.1\nName: %s\nVersion: %s\n' "${package%-*}" "${package#*-}" >"$image/$package.dist-info/METADATA"
