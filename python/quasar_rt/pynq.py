@@ -7,6 +7,8 @@ Depends on PYNQ and NumPy.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pynq
 from ._native import OwnedFpga
 from .errors import DeviceUnavailableError
 
-__all__ = ["Kernel", "Transport"]
+__all__ = ["Kernel", "Transport", "loading"]
 
 #: Bytes between two blocks of registers, and the IP of each block in the block design.
 BLOCK_BYTES = 0x1_0000
@@ -25,6 +27,25 @@ BLOCKS = ("fetch", "store", "load", "reset_register")
 COUNTERS = "counters"
 #: Seconds between two polls: PYNQ cannot wait for the design's interrupt, which goes to the processor directly.
 POLL_SECONDS = 1e-4
+
+
+@contextmanager
+def loading(bitstream: Path, wait: float = 0) -> Iterator[None]:
+    """Keeps the FPGA from other engines and processes while PYNQ loads a bitstream.
+
+    Waits `wait` seconds for an FPGA that is in use.
+
+    Raises:
+        DeviceBusyError: another engine or process uses the FPGA.
+        DeviceUnavailableError: PYNQ cannot load the bitstream; has the reason.
+    """
+    owned = OwnedFpga(wait)
+    try:
+        yield
+    except Exception as error:  # whatever PYNQ and XRT raise
+        raise DeviceUnavailableError(f"PYNQ cannot load {bitstream}: {error}") from error
+    finally:
+        owned.release()
 
 
 class Kernel(pynq.DefaultIP):  # type: ignore[misc]
@@ -75,19 +96,11 @@ class Transport:
     def load(cls, bitstream: Path, download: bool = True, wait: float = 0) -> Transport:
         """Loads a bitstream, unless `download` is false because it is loaded already, and opens its accelerator.
 
-        Waits `wait` seconds for an FPGA that another engine or process uses.
-
         Raises:
-            DeviceBusyError: another engine or process uses the FPGA.
-            DeviceUnavailableError: PYNQ cannot load it; has the reason.
+            DeviceBusyError, DeviceUnavailableError: as `loading`, which also explains `wait`.
         """
-        owned = OwnedFpga(wait)
-        try:
+        with loading(bitstream, wait):
             overlay = pynq.Overlay(str(bitstream), download=download)
-        except Exception as error:  # whatever PYNQ and XRT raise
-            raise DeviceUnavailableError(f"PYNQ cannot load {bitstream}: {error}") from error
-        finally:
-            owned.release()
         return cls(overlay)
 
     def read(self, register: int) -> int:

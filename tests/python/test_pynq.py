@@ -179,6 +179,25 @@ def test_an_engine_runs_through_an_overlay(board, subnet, bitstream):
     assert len(board.flushed) >= 3
 
 
+def test_one_engine_has_the_fpga(board, subnet, bitstream):
+    overlay = QuasarOverlay(bitstream)
+    with overlay.engine(subnet, timeout=20):
+        board.downloads.clear()
+        for second in (
+            lambda: Engine(subnet, f"pynq:{bitstream}"),
+            lambda: overlay.engine(subnet, wait=0.1),
+            lambda: QuasarOverlay(bitstream),
+        ):
+            with pytest.raises(quasar_rt.DeviceBusyError, match="another engine of this process"):
+                second()
+        code = "import quasar_rt; quasar_rt._native.OwnedFpga()"
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert "DeviceBusyError: FPGA is in use by process" in other.stderr
+        assert board.downloads == [], "no bitstream is loaded under a driver"
+    with Engine(subnet, f"pynq:{bitstream}", timeout=20) as engine:
+        engine.infer(np.zeros((8, 8), np.uint8))
+
+
 def test_kernels_are_bound_by_their_vlnv(board, bitstream):
     overlay = pynq.Overlay(str(bitstream))
     assert isinstance(overlay.fetch, Kernel)

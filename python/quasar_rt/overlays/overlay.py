@@ -10,8 +10,7 @@ import pynq
 
 from ..device import read_bitstream
 from ..engine import Engine
-from ..errors import DeviceUnavailableError
-from ..pynq import Transport
+from ..pynq import Transport, loading
 from ..subnet import Subnet
 from .files import bitstream
 
@@ -31,6 +30,7 @@ class QuasarOverlay(pynq.Overlay):  # type: ignore[misc]
         others: further arguments of `pynq.Overlay`.
 
     Raises:
+        DeviceBusyError: another engine or process uses the FPGA.
         DeviceUnavailableError: a file is missing, its digest is not the description's, PYNQ cannot load it, or it is
             another design.
     """
@@ -40,22 +40,22 @@ class QuasarOverlay(pynq.Overlay):  # type: ignore[misc]
     ) -> None:
         path = bitstream() if bitfile_name is None else Path(bitfile_name).absolute()
         read_bitstream(path)  # digests first: nothing is loaded that is not what its description says
-        try:
+        with loading(path):
             super().__init__(str(path), download=download, **others)
-        except Exception as error:  # whatever PYNQ and XRT raise
-            raise DeviceUnavailableError(f"PYNQ cannot load {path}: {error}") from error
         Transport(self)  # refuses another design
 
-    def engine(self, subnet: Subnet | str | os.PathLike[str], timeout: float | None = None) -> Engine:
+    def engine(
+        self, subnet: Subnet | str | os.PathLike[str], timeout: float | None = None, wait: float = 0
+    ) -> Engine:
         """Opens an engine on this overlay, without loading the bitstream again.
 
         Args:
             subnet: a `quasar_rt.Subnet`, the path of a ``.qvit`` file, or the name of a packaged subnet.
-            timeout: as for `quasar_rt.Engine`.
+            timeout, wait: as for `quasar_rt.Engine`.
 
         Raises:
             quasar_rt.DeviceError: the accelerator cannot be used.
             quasar_rt.DoesNotFitError: the subnet does not fit the accelerator's buffers.
         """
         description = Path(self.bitfile_name).with_suffix(".json")
-        return Engine(subnet, device=f"pynq:{description}", timeout=timeout)
+        return Engine(subnet, device=f"pynq:{description}", timeout=timeout, wait=wait)
