@@ -175,7 +175,7 @@ test-min: wheel ## The Python tests with the oldest supported numpy and pillow, 
 test-floors: wheel ## The Python tests of the extras with the lowest versions that pyproject.toml allows; appends to docs/logs/test-floors.md
 	@log=docs/logs/test-floors.md; output=$$(mktemp); trap 'rm -f "$$output"' EXIT; \
 	JOBS=$(JOBS) bash tools/test-floors.sh $(PYTEST_ARGS) | tee "$$output"; \
-	[ -f $$log ] || printf '# Tests with the lowest versions\n\nOne line for each run of `make test-floors` without a failure.\n\n| date | commit | Python, torch, timm | tests |\n|---|---|---|---|\n' >$$log; \
+	[ -f $$log ] || printf '# Tests with the lowest versions\n\nOne line for each run of `make test-floors`; a run with a failure adds none by itself.\n\n| date | commit | Python, torch, timm | tests |\n|---|---|---|---|\n' >$$log; \
 	echo "| $$(date -u +%F) | $$(git describe --always --dirty) | $$(grep -oE '^Python [0-9.]+|\b(torch|timm)==[0-9.]+' "$$output" | paste -sd ' ') | $$(tail -n 1 "$$output" | tr -d =) |" >>$$log
 
 # $(call test_arm,NAME): runs the kernels' tests under emulation and appends a line to the log of that name; then
