@@ -190,7 +190,7 @@ def test_one_engine_has_the_fpga(board, subnet, bitstream):
         ):
             with pytest.raises(quasar_rt.DeviceBusyError, match="another engine of this process"):
                 second()
-        code = "import quasar_rt; quasar_rt._native.OwnedFpga()"
+        code = "from quasar_rt import _native; _native.OwnedFpga()"
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert "DeviceBusyError: FPGA is in use by process" in other.stderr
         assert board.downloads == [], "no bitstream is loaded under a driver"
