@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import json
 import os
 import re
 import shlex
@@ -276,6 +278,39 @@ def test_commands_may_go_on_and_outputs_may_leave_lines_out(clone: Clone) -> Non
     body = "$ printf 'a\\nb\\nc\\n' \\\n    && echo d   # a comment\na\n...\nd\n"
     (example,) = examples(f"```console\n{body}```\n", "page.md")
     assert clone.run(example) == []
+
+
+def table_rows(page: str, heading: str) -> list[list[str]]:
+    """Returns the cells of the table whose first line starts with `heading`, without its first two lines."""
+    lines = (ROOT / page).read_text(encoding="utf-8").split(f"\n{heading}", 1)[1].splitlines()[2:]
+    table = itertools.takewhile(lambda line: line.startswith("|"), lines)
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+
+
+def test_the_readme_has_the_accuracy_and_the_size_of_the_packaged_subnet() -> None:
+    figures = quasar_rt.Subnet.load("fashion-mnist").config["provenance"]["figures"]
+    error = figures["standard_error"]
+    stated = [cells[1] for cells in table_rows("README.md", "| | top-1")]
+    assert stated == [
+        f"{figures[key]:.2%} ± {error:.2%}".replace("%", " %") for key in ("float_top1", "integer_top1")
+    ]
+    record = json.loads((ROOT / "docs/evidence/zoo.json").read_text(encoding="utf-8"))["fashion-mnist"]
+    size = f"({record['bytes'] / 1000:.0f} kB; {100 * record['eight_bit_share']:.0f} % of its rows are 8-bit"
+    assert size in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_has_the_times_of_the_page_on_the_cpus_speed() -> None:
+    stated = {(cells[0], cells[1]): cells[2:] for cells in table_rows("README.md", "| shape | instructions")}
+    with_amx = {cells[0]: cells[1:] for cells in table_rows("docs/cpu-speed.md", "| with AMX, one frame")}
+    without = {cells[0]: cells[1:] for cells in table_rows("docs/cpu-speed.md", "| without AMX")}
+    measured = {}
+    for instructions, ours, theirs in (
+        ("AMX", with_amx["quasar_rt"], with_amx["OpenVINO int8"]),
+        ("AVX-512 VNNI", without["quasar_rt, one frame"], without["OpenVINO int8, one frame"]),
+    ):
+        times = [re.sub(r" \(.*\)", "", time) for time in (*ours[:2], *theirs[:2], *ours[2:], *theirs[2:])]
+        measured |= {("DeiT-tiny", instructions): times[:4], ("DeiT-small", instructions): times[4:]}
+    assert stated == measured
 
 
 def test_every_public_name_is_on_an_api_page_once() -> None:
