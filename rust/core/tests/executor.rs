@@ -383,23 +383,3 @@ fn a_cancelled_frame_ends_and_leaves_nothing_behind() {
         assert_eq!(logits, expected);
     }
 }
-
-#[test]
-fn the_pieces_of_a_frame_are_measured_for_each_thread() {
-    let executor = executor("token", 1);
-    let images = images(&executor, 1);
-    let view = views(&executor, &images)[0];
-    for threads in [1, 2, 3] {
-        let pieces = executor.pieces(&view, threads, &NEVER).unwrap();
-        assert_eq!(pieces.len(), threads);
-        for stages in &pieces {
-            assert!(stages
-                .iter()
-                .any(|s| s.name == "blocks.0.qkv" && s.seconds > 0.0));
-        }
-    }
-    for threads in [0, MAX_THREADS + 1] {
-        let error = executor.pieces(&view, threads, &NEVER).unwrap_err();
-        assert_eq!(error.kind(), "InvalidValue");
-    }
-}

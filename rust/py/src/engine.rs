@@ -17,7 +17,6 @@ use quasar_core::cpu::{FrameTime, NEVER};
 use quasar_core::embedding;
 use quasar_core::pool::{IdlePool, PerProcess};
 use quasar_core::preprocess::{ImageView, Preprocessor};
-use quasar_core::trace::StageTime;
 use quasar_core::{nibble_check, Error, Executor, Network, Tier};
 
 use crate::device;
@@ -405,24 +404,6 @@ impl Engine {
     fn by_heads(&self, threads: usize) -> PyResult<Vec<bool>> {
         let cpu = self.cpu("threads share a frame out")?;
         cpu.by_heads(threads).map_err(to_py)
-    }
-
-    /// Measures the pieces of a frame on several threads, on one thread: for each thread the name
-    /// and the seconds of each stage.
-    fn pieces(
-        &self,
-        py: Python<'_>,
-        image: Input<'_>,
-        threads: usize,
-    ) -> PyResult<Vec<Vec<(String, f64)>>> {
-        let image = self.view(&image)?;
-        let cpu = self.cpu("pieces are measured")?;
-        let pieces = self.frame(py, |cancel| cpu.pieces(&image, threads, cancel))?;
-        let named = |stage: StageTime| (stage.name, stage.seconds);
-        Ok(pieces
-            .into_iter()
-            .map(|stages| stages.into_iter().map(named).collect())
-            .collect())
     }
 
     /// Measures one frame; returns the name and the seconds of each stage.

@@ -281,40 +281,6 @@ impl Executor {
         Ok(workspace.stage_times(&self.network.config, time.preprocess))
     }
 
-    /// Measures the pieces into which `threads` threads would share a frame, one after the other on
-    /// the calling thread: the time of each stage of each thread, for a simulation of more threads
-    /// than there are cores. The stages of layers that are shared out by rows have the time of all
-    /// their parts.
-    ///
-    /// # Errors
-    /// [`Error::InvalidImage`], [`Error::InvalidValue`] for a number of threads that no team has,
-    /// [`Error::Interrupted`].
-    pub fn pieces(
-        &self,
-        image: &ImageView,
-        threads: usize,
-        cancel: &AtomicBool,
-    ) -> Result<Vec<Vec<StageTime>>> {
-        pool::check_threads(threads)?;
-        let config = &self.network.config;
-        let mut workspace = Workspace::new(&self.network, threads)?;
-        let mut logits = vec![0; config.outputs()];
-        let mut pixels = Vec::new();
-        // One run makes memory grow to its size, and one warms it up.
-        let mut preprocess = Duration::ZERO;
-        for clock in [Observer::Off, Observer::Off, Observer::clock(config)] {
-            workspace.observe(&clock);
-            let start = Instant::now();
-            (workspace.preprocessor).run_with(None, image, &mut pixels)?;
-            preprocess = start.elapsed();
-            workspace.frame(&self.network, &pixels, &mut logits, None, cancel)?;
-        }
-        let ranges = workspace.ranges.iter();
-        Ok(ranges
-            .map(|range| StageTime::collect(config, preprocess, std::iter::once(&range.observer)))
-            .collect())
-    }
-
     /// Runs one preprocessed image and returns every intermediate.
     ///
     /// # Errors
