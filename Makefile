@@ -185,7 +185,7 @@ define test_arm
 	sh tools/test-arm.sh $(1) | tee "$$output"; \
 	[ -f $$log ] || printf '# Emulated %s tests\n\nOne line for each run of `make test-%s` (qemu-user).\n\n| date | commit | tests passed |\n|---|---|---|\n' $(1) $(1) >$$log; \
 	echo "| $$(date -u +%F) | $$(git describe --always --dirty) | $$(awk '/^test .*[.][.][.] ok$$/ {n++} END {print n + 0}' "$$output") |" >>$$log
-	@python tools/count_instructions.py --only $(1) --check
+	@python tools/lab/count_instructions.py --only $(1) --check
 endef
 
 .PHONY: test-aarch64
@@ -210,19 +210,19 @@ $(STAMPS)/pymoo: $(STAMPS)/venv
 
 .PHONY: kernel-cost
 kernel-cost: develop instruments ## Instructions by stage next to the recorded ones, and the inner loops (KERNEL_COST_ARGS=--record to record anew)
-	@python tools/kernel_cost.py $(KERNEL_COST_ARGS)
+	@python tools/lab/kernel_cost.py $(KERNEL_COST_ARGS)
 
 .PHONY: bench-peers
 bench-peers: develop .venv-peers/stamp ## Latency and throughput compared with OpenVINO and ONNX Runtime int8 (installs them in .venv-peers); PEERS_ARGS=--help
-	@python tools/bench_peers.py --json build/peers/measured.json $(PEERS_ARGS)
+	@python tools/lab/bench_peers.py --json build/peers/measured.json $(PEERS_ARGS)
 
 .PHONY: arm-peers
 arm-peers: develop .venv-arm-peers/stamp ## Instructions of a frame on emulated Cortex-A53 and A76, next to ONNX Runtime, LiteRT and ncnn int8
-	@python tools/arm_peers.py $(PEERS_ARGS)
+	@python tools/lab/arm_peers.py $(PEERS_ARGS)
 
 .PHONY: compare-quantizers
 compare-quantizers: develop dataset .venv-quantizers/stamp ## Logit errors of post-training quantizers on trained networks, next to NNCF, ONNX Runtime and torchao
-	@PYTHONPATH=python .venv-quantizers/bin/python tools/compare_quantizers.py $(QUANTIZERS_ARGS)
+	@PYTHONPATH=python .venv-quantizers/bin/python tools/lab/compare_quantizers.py $(QUANTIZERS_ARGS)
 
 .venv-quantizers/stamp: $(STAMPS)/venv
 	@$(call fresh_venv,.venv-quantizers,$(PEERS) torch timm torchvision 'torchao~=0.18' onnxscript scikit-learn numpy pillow click rich)
@@ -238,15 +238,15 @@ compare-quantizers: develop dataset .venv-quantizers/stamp ## Logit errors of po
 
 .PHONY: fuzz
 fuzz: toolchain ## Fuzz every target for FUZZ_SECONDS of processor time each; appends to docs/logs/fuzz.md
-	@python3 tools/fuzz.py --seconds $(FUZZ_SECONDS) --jobs $(JOBS)
+	@python3 tools/lab/fuzz.py --seconds $(FUZZ_SECONDS) --jobs $(JOBS)
 
 .PHONY: loom
 loom: toolchain ## The protocol of the team of threads under loom, interleaving by interleaving; appends to docs/logs/loom.md
-	@bash tools/loom.sh
+	@bash tools/lab/loom.sh
 
 .PHONY: soak
 soak: develop ## Compare random subnets on every tier with the oracle for SOAK_SECONDS; appends to docs/logs/soak.md
-	python tools/soak.py --seconds $(SOAK_SECONDS) --log docs/logs/soak.md
+	python tools/lab/soak.py --seconds $(SOAK_SECONDS) --log docs/logs/soak.md
 
 ##@ The accelerator's HLS sources
 
@@ -270,12 +270,12 @@ csim-mutants: toolchain ## That the testbenches fail when a kernel is wrong: one
 
 .PHONY: soak-device
 soak-device: develop sim ## Run SOAK_FRAMES frames on the simulated accelerator under random faults; appends to docs/logs/soak-device.md
-	python tools/soak_device.py --frames $(SOAK_FRAMES) --log docs/logs/soak-device.md
+	python tools/lab/soak_device.py --frames $(SOAK_FRAMES) --log docs/logs/soak-device.md
 
 .PHONY: soak-memory
 soak-memory: develop sim ## That memory and open files stay flat over 100,000 frames and 10,000 engines; appends to docs/logs/soak-memory.md
-	python tools/soak_memory.py --log docs/logs/soak-memory.md
-	python tools/soak_memory.py --device sim:tiny --log docs/logs/soak-memory.md
+	python tools/lab/soak_memory.py --log docs/logs/soak-memory.md
+	python tools/lab/soak_memory.py --device sim:tiny --log docs/logs/soak-memory.md
 
 .PHONY: test-pynq
 test-pynq: wheel sim ## docs/boards/pynq.md as typed and the PYNQ transport, in environments like PYNQ's images (pynq 3.0.1 and 4.0.0)
@@ -392,8 +392,8 @@ train-digits: install-test ## Train, quantize and export the packaged subnet of 
 
 .PHONY: tables
 tables: develop ## The modelled tables of docs/hardware-model.md, and the packaged subnets' of docs/zoo.md (ZOO_ARGS=--measure on an idle machine: the CPU's times, too)
-	python tools/hardware_tables.py
-	python tools/zoo.py $(ZOO_ARGS)
+	python tools/lab/hardware_tables.py
+	python tools/lab/zoo.py $(ZOO_ARGS)
 
 .PHONY: notebooks
 notebooks: install-test ## Run the package's notebooks and keep their outputs
@@ -401,7 +401,7 @@ notebooks: install-test ## Run the package's notebooks and keep their outputs
 
 .PHONY: evidence
 evidence: install-test dataset ## Measure docs/evidence.md anew, in some hours; resumes where it stopped
-	python tools/evidence.py $(EVIDENCE_ARGS)
+	python tools/lab/evidence.py $(EVIDENCE_ARGS)
 
 .PHONY: clean
 clean: ## Remove build products and environments (not the trained runs)

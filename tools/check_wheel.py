@@ -39,7 +39,18 @@ REQUIRED = (
     "quasar_rt/overlays/published.json",
     "quasar_rt-*.dist-info/sboms/quasar-py.cyclonedx.json",
 )
-FORBIDDEN = ("tests/*", "tools/*", "docs/*", "*.pyc", "*/__pycache__/*", "*.rs", "*.pt", "*.onnx")
+FORBIDDEN = (
+    "tests/*",
+    "tools/*",
+    "lab/*",
+    "*/lab/*",
+    "docs/*",
+    "*.pyc",
+    "*/__pycache__/*",
+    "*.rs",
+    "*.pt",
+    "*.onnx",
+)
 LIMIT_BYTES = 4_000_000
 SDIST_REQUIRED = (
     "PKG-INFO",

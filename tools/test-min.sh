@@ -31,4 +31,4 @@ unset VIRTUAL_ENV
 export PATH="$PWD/.venv-min/bin:$PATH"
 # What depends on neither numpy nor pillow is left to `make test`.
 python -m pytest -n "${JOBS:-2}" --maxprocesses 8 --dist worksteal tests/python \
-  --ignore tests/python/test_kernel_cost.py --ignore tests/python/test_search_page.py
+  --ignore tests/python/test_search_page.py

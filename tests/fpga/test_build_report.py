@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 from rtl import ROOT
 
-from quasar_rt.hardware import Hardware
-
-sys.path.insert(0, str(ROOT / "tools"))
 import build_report
 from build_report import KERNELS, UNITS, Declared
+from quasar_rt.hardware import Hardware
 
 CONFIGS = sorted((ROOT / "fpga" / "configs").glob("*.toml"))
 TINY = ROOT / "fpga" / "configs" / "tiny.toml"

@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import struct
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,10 +15,8 @@ import click
 import pytest
 from rtl import ROOT, run, tool
 
-from quasar_rt.hardware import Hardware
-
-sys.path.insert(0, str(ROOT / "tools"))
 import bitstream
+from quasar_rt.hardware import Hardware
 
 SCRIPTS = ROOT / "fpga" / "scripts"
 HARDWARE = """

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from rtl import ROOT
 
-sys.path.insert(0, str(ROOT / "tools"))
 import bitstream
 
 LAYER = ROOT / "fpga" / "petalinux" / "meta-quasar"

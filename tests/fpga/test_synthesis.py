@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
-from rtl import ROOT, RTL, run, tool
+from rtl import RTL, run, tool
 
-sys.path.insert(0, str(ROOT / "tools"))
 import array_netlist
 from array_netlist import SIZES, Size
 
@@ -100,7 +98,7 @@ def check_bounds(found: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_the_resource_model_gives_what_yosys_built(name: str) -> None:
-    """Compares with the recorded netlists (`tools/array_netlist.py`): LUTs and flip-flops within 10 %, slices equal."""
+    """Compares with the netlists that `tools/lab/array_netlist.py` recorded: LUTs and flip-flops within 10 %."""
     netlist = json.loads(array_netlist.RECORD.read_text("utf-8"))[name]
     parts = {part.name: part for part in SIZES[name].hardware().parts}
     array = parts["array"]

@@ -1,6 +1,5 @@
 """Resize and crop against Pillow itself, bit for bit, on noise of many sizes and on photographs."""
 
-import importlib.util
 import subprocess
 from pathlib import Path
 
@@ -204,10 +203,9 @@ def test_the_committed_vectors_are_made_again_by_make_vectors(tmp_path, monkeypa
     assert [name for name in tools if f"python tools/{name}" not in plan] == []
     if PILLOW < 13:
         pytest.skip(f"the vectors are Pillow 13's, and this is Pillow {PIL.__version__}")
-    spec = importlib.util.spec_from_file_location("resize_vectors", ROOT / "tools/resize_vectors.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    committed = module.TARGET.read_bytes()
-    monkeypatch.setattr(module, "TARGET", tmp_path / "resize.safetensors")
-    module.main()
-    assert module.TARGET.read_bytes() == committed
+    import resize_vectors
+
+    committed = resize_vectors.TARGET.read_bytes()
+    monkeypatch.setattr(resize_vectors, "TARGET", tmp_path / "resize.safetensors")
+    resize_vectors.main()
+    assert resize_vectors.TARGET.read_bytes() == committed

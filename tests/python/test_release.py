@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import importlib.util
 import io
 import json
 import os
@@ -16,22 +15,14 @@ from pathlib import Path
 
 import pytest
 
+import check_release
+import check_wheel
+import normalize_sbom
 import quasar_rt
 
 ROOT = Path(__file__).resolve().parents[2]
 CHANGELOG = "# Changelog\n\n## [Unreleased]\n\n## [0.2.0] - 2026-12-01\n"
 CARGO = '[workspace.package]\nversion = "0.2.0"\n\nquasar-core = { path = "rust/core", version = "0.2.0" }\n'
-
-
-def tool(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-check_release, check_wheel = tool("check_release"), tool("check_wheel")
-normalize_sbom = tool("normalize_sbom")
 
 
 def test_this_source_is_in_order_and_the_package_has_its_version():
@@ -90,6 +81,11 @@ def test_what_is_missing_or_should_not_be_there_is_named(make, tmp_path):
     missing = "quasar_rt/data/digits.qvit" if make is wheel else "Cargo.lock"
     assert check_wheel.problems(make(tmp_path, without=missing)) == [f"missing: {missing}"]
     assert check_wheel.problems(make(tmp_path, "x/__pycache__/a.pyc"))[0].startswith("should not be there: ")
+
+
+@pytest.mark.parametrize("name", ["tools/lab/soak.py", "lab/soak.py", "quasar_rt/lab/soak.py"])
+def test_a_wheel_with_an_instrument_of_the_laboratory_is_refused(name, tmp_path):
+    assert check_wheel.problems(wheel(tmp_path, name)) == [f"should not be there: {name}"]
 
 
 def sbom(folder, number):

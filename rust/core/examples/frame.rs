@@ -1,5 +1,5 @@
 //! Runs a number of frames of a subnet on one thread and prints a digest of the logits;
-//! `tools/count_instructions.py` counts the instructions.
+//! `tools/lab/count_instructions.py` counts the instructions.
 //!
 //! `frame TIER SUBNET unpacked|packed TIMES`
 

@@ -1,5 +1,5 @@
-//! Runs one stage of a block of DeiT-tiny's shape a number of times; `tools/kernel_cost.py` counts
-//! its instructions.
+//! Runs one stage of a block of DeiT-tiny's shape a number of times; `tools/lab/kernel_cost.py`
+//! counts its instructions.
 //!
 //! `stage TIER STAGE TIMES`, with the stages qkv, proj, fc1, fc2, norm and attention.
 

@@ -41,7 +41,7 @@ static CONFIGURATION: Configuration = Configuration {
 /// - The kernel saves and restores them, with their configuration, when it switches threads or
 ///   delivers a signal, as it does the other XSAVE components (Linux's `arch/x86/xstate.rst`).
 ///
-/// `tests/python/test_kernel_code.py` disassembles the crate and checks the first two.
+/// `tests/lab/test_kernel_code.py` disassembles the crate and checks the first two.
 macro_rules! tile_asm {
     ($($arguments:tt)*) => {
         asm!(

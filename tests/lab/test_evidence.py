@@ -1,34 +1,21 @@
-"""tools/evidence*.py: cells, allocations of rows, aggregates, and the page as the results give it."""
+"""tools/lab/evidence*.py: cells, allocations of rows, aggregates, and the page as the results give it."""
 
 import dataclasses
 import doctest
-import importlib
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import evidence
+import evidence_report as report
 from quasar_rt.hardware import Hardware
 from quasar_rt.space import Space
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCS = ROOT / "docs"
-
-
-def tool(name):
-    """Imports a module of tools/."""
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.pop(0)
-
-
-evidence, report = tool("evidence"), tool("evidence_report")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 # The page.
@@ -55,7 +42,9 @@ def test_the_page_shows_every_picture(results):
 
 def test_the_results_are_those_of_the_tool(results):
     pytest.importorskip("torch", reason="needs the [host] extra")
-    allocation, scaling = tool("evidence_allocation"), tool("evidence_scaling")
+    import evidence_allocation as allocation
+    import evidence_scaling as scaling
+
     assert results["settings"] == {
         "allocation": {name: evidence.plain(task) for name, task in allocation.TASKS.items()},
         "tuning": {name: evidence.plain(task) for name, task in allocation.TASKS.items()},
@@ -244,7 +233,10 @@ def test_an_unknown_part_is_refused():
 @pytest.fixture(scope="module")
 def networks():
     pytest.importorskip("torch", reason="needs the [host] extra")
-    return tool("evidence_networks"), tool("evidence_allocation")
+    import evidence_allocation
+    import evidence_networks
+
+    return evidence_networks, evidence_allocation
 
 
 def small_task(allocation, **changes):
@@ -369,7 +361,8 @@ def test_figures_of_equal_logits_are_those_of_the_labels(networks):
 
 def test_from_digits_to_tables_and_on_from_where_it_stopped(tmp_path, networks, results):
     _, allocation = networks
-    scaling = tool("evidence_scaling")
+    import evidence_scaling as scaling
+
     task = small_task(allocation, depth=1)
     settings = allocation.Settings(task, budgets=(0.25,), tuned=(0.25,), draws=1)
     said = []

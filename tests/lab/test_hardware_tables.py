@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 import hardware_tables
 
 
@@ -22,12 +19,12 @@ def test_every_table_has_its_place() -> None:
 def test_the_page_holds_the_table_that_the_model_gives(name: str) -> None:
     page = hardware_tables.PAGE.read_text("utf-8")
     shown = page.split(f"<!-- generated: {name} -->")[1].split("<!-- end -->")[0].strip()
-    assert shown == hardware_tables.TABLES[name](), "run python tools/hardware_tables.py"
+    assert shown == hardware_tables.TABLES[name](), "run python tools/lab/hardware_tables.py"
 
 
 def test_the_packaged_subnets_figures_are_todays() -> None:
     written = json.loads(hardware_tables.TODAY.read_text("utf-8"))
-    assert written == hardware_tables.packaged_today(), "run python tools/hardware_tables.py"
+    assert written == hardware_tables.packaged_today(), "run python tools/lab/hardware_tables.py"
 
 
 def test_deit_tiny_reaches_its_targets_event_by_event() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +11,7 @@ import pytest
 pytest.importorskip("torch", reason="needs the [host] extra")
 pytest.importorskip("timm", reason="needs the [host] extra")
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-try:
-    import compare_quantizers
-finally:
-    sys.path.pop(0)
+import compare_quantizers
 
 
 def test_figures_of_a_network_next_to_its_float_network() -> None:

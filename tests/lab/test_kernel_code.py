@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import platform
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 from kernel_cost import KERNELS, compile_library, disassemble, tile_problems
 
 pytestmark = [

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run the models of rust/loom and append a dated line for each to docs/logs/loom.md.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 log=docs/logs/loom.md
 
 [ -f "$log" ] || printf '# Loom log\n\nOne line for each model and run of `make loom`.\n\n| date | commit | model | interleavings | bound | seconds |\n|---|---|---|---|---|---|\n' >"$log"

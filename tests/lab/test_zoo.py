@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import hardware_tables
+import zoo
+from evidence_report import splice
 from quasar_rt import DoesNotFitError, Subnet
 from quasar_rt.hardware import Hardware, Workload, estimate, replay
 from quasar_rt.packaged import subnet_names
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-import hardware_tables
-import zoo
-from evidence_report import splice
-
-WRITE = "run python tools/zoo.py"
+WRITE = "run python tools/lab/zoo.py"
 
 
 def test_the_page_holds_the_tables_that_the_record_gives() -> None:

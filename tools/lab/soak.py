@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compare random subnets on every tier and several thread counts with the oracle, for as long as you like.
 
-    python tools/soak.py --seconds 600 --log docs/logs/soak.md
+    python tools/lab/soak.py --seconds 600 --log docs/logs/soak.md
 
 Each round has a seed, which gives a subnet (two of three with scrambled tables) and an image. A difference prints the
 seed (`--seed` starts there again), and the exit code is 1. Needs the base package only.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The tables and pictures of docs/evidence.md from docs/evidence/results.json, which tools/evidence.py writes.
+"""The tables and pictures of docs/evidence.md from docs/evidence/results.json, which tools/lab/evidence.py writes.
 
-    python tools/evidence_report.py         writes them again
+    python tools/lab/evidence_report.py         writes them again
 
 Differences are paired by seed. Parts (a) and (b) have 95 % intervals of Student's t over seeds, (c) and (d) sample
 standard deviations over three seeds. Depends on matplotlib for the pictures, else on the standard library and
@@ -25,8 +25,7 @@ from quasar_rt.files import write_bytes, write_text
 
 __all__ = ["draw", "interval", "markdown", "mean_spread", "shown", "splice", "tables", "write"]
 
-TOOLS = Path(__file__).resolve().parent
-DOCS = TOOLS.parent / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 Document = Mapping[str, Any]
 Result = Mapping[str, Any]
 

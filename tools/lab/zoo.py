@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Write docs/zoo.md's tables of the packaged subnets, and their record docs/evidence/zoo.json.
 
-    python tools/zoo.py               # accuracy, size, modelled frame rates: from the packaged files
-    python tools/zoo.py --measure     # measures the CPU's milliseconds, too: on a machine that is idle
+    python tools/lab/zoo.py               # accuracy, size, modelled frame rates: from the packaged files
+    python tools/lab/zoo.py --measure     # measures the CPU's milliseconds, too: on a machine that is idle
 
 A measurement is kept as long as its subnet is packaged with the same content.
 """
@@ -210,7 +210,7 @@ def main(anew: bool, busy: bool) -> None:
     write_text(RECORD, json.dumps(record, indent=1) + "\n")
     write_text(PAGE, page)
     for name in (name for name, entry in record.items() if "measured" not in entry):
-        click.echo(f"{name}: the CPU's time is not measured: python tools/zoo.py --measure", err=True)
+        click.echo(f"{name}: the CPU's time is not measured: python tools/lab/zoo.py --measure", err=True)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import soak_log
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FUZZ = ROOT / "rust/fuzz"
 INPUTS = ROOT / "build/fuzz"
 HEAD = (

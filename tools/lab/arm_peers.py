@@ -2,10 +2,10 @@
 """Count the instructions of a frame of int8 ViTs on emulated 64-bit Arm cores: quasar_rt and other runtimes.
 
     make arm-peers                                  # installs the runtimes, then DeiT-tiny on Cortex-A53 and Cortex-A76
-    python tools/arm_peers.py --core cortex-a53
+    python tools/lab/arm_peers.py --core cortex-a53
 
 Each runtime is its aarch64 wheel in an emulated Python, with one thread; qemu-user counts every instruction of the
-second frame, as tools/count_instructions.py describes. Instructions are not times. All networks have the same shape
+second frame, as count_instructions.py describes. Instructions are not times. All networks have the same shape
 and random weights; those of quasar_rt are its own. The logits of the others are compared with the float network's.
 """
 
@@ -30,7 +30,7 @@ from quasar_rt.build import random_subnet
 from quasar_rt.cli.output import print_table
 from quasar_rt.files import write_text
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MODELS = Path(__file__).with_name("arm_peer_models.py")
 CACHE = ROOT / "target/arm-peers"
 PACKAGES = ("onnxruntime~=1.32.0", "ai-edge-litert~=2.3.0", "ncnn==1.0.20261020")
@@ -76,7 +76,7 @@ def emulated_python(cache: Path) -> tuple[Path, list[str]]:
         (site / "done").touch()
     settings = {
         "PYTHONHOME": root / "usr",
-        "PYTHONPATH": f"{site}:{ROOT / 'tools'}",
+        "PYTHONPATH": f"{site}:{Path(__file__).resolve().parent}",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     words = [word for name, value in settings.items() for word in ("-E", f"{name}={value}")]

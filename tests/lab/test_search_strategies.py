@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 import search_strategies as strategies
 
 GUIDED = {"strategy": "guided"}
@@ -35,21 +31,21 @@ def test_the_default_budget_stays_close_with_noisy_scores(pair):
 
 def test_the_page_has_the_figures_of_today():
     row = strategies.table(strategies.PAIRS[:1], ["guided (the default)"]).splitlines()[-1]
-    assert row in strategies.PAGE.read_text("utf-8"), "run python tools/search_strategies.py"
+    assert row in strategies.PAGE.read_text("utf-8"), "run python tools/lab/search_strategies.py"
 
 
 def test_the_page_has_todays_figures_of_objectives():
     rows = strategies.objectives_table(strategies.OBJECTIVE_PAIRS[:1], strategies.OBJECTIVES[:2])
     page = strategies.PAGE.read_text("utf-8")
     for row in rows.splitlines()[-2:]:
-        assert row in page, "run python tools/search_strategies.py --table objectives"
+        assert row in page, "run python tools/lab/search_strategies.py --table objectives"
 
 
 @pytest.mark.parametrize("name", strategies.TABLES)
 @pytest.mark.slow
 def test_the_page_has_the_whole_tables_of_today(name):
     assert strategies.TABLES[name]() in strategies.PAGE.read_text("utf-8"), (
-        "run python tools/search_strategies.py"
+        "run python tools/lab/search_strategies.py"
     )
 
 

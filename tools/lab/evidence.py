@@ -2,8 +2,8 @@
 r"""Measure what row-wise widths, layer scaling, row criteria and retraining are worth, on small networks.
 
 \b
-  python tools/evidence.py                       all parts, then docs/evidence.md and its tables and pictures
-  python tools/evidence.py --parts allocation --seeds 0 --threads 1 --no-report
+  python tools/lab/evidence.py                       all parts, then docs/evidence.md and its tables and pictures
+  python tools/lab/evidence.py --parts allocation --seeds 0 --threads 1 --no-report
 
 Every figure is a cell: a small JSON file below OUT/cells, named after what it depends on. A cell that is there is not
 computed again, trainings on a recipe resume from their checkpoints, so the same command finishes what was stopped.
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from quasar_rt.train.model import ViT
     from quasar_rt.train.recipe import Recipe
 
-ROOT = Path(__file__).resolve().parents[1]
-HARDWARE = ROOT / "tools" / "evidence-hardware.toml"
-SPACE = ROOT / "tools" / "evidence-space.toml"
+ROOT = Path(__file__).resolve().parents[2]
+HARDWARE = ROOT / "tools" / "lab" / "evidence-hardware.toml"
+SPACE = ROOT / "tools" / "lab" / "evidence-space.toml"
 RESULTS = ROOT / "docs" / "evidence" / "results.json"
 #: The networks of part (d), by size and seed.
 NETWORKS = ROOT / "docs" / "evidence" / "networks.json"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run thousands of frames on a simulated accelerator that misbehaves at random; each gets its answer or its own error.
 
-    python tools/soak_device.py --frames 10000 --log docs/logs/soak-device.md
+    python tools/lab/soak_device.py --frames 10000 --log docs/logs/soak-device.md
 
 A seed gives the faults: those of the device, and those of the host's single accesses to registers, caches and
 interrupt. The tool checks that every frame has the CPU's logits or an error, in order, that a fault

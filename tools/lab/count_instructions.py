@@ -1,16 +1,15 @@
 #!/usr/bin/env python3
 """Count the instructions of a frame on emulated Arm cores, tier by tier.
 
-    python tools/count_instructions.py                       # DeiT-tiny's shape, a quarter of the rows with 8 bits
-    python tools/count_instructions.py --stages --json counts.json
-    python tools/count_instructions.py --only armv7 --tier neon --functions 20
-    python tools/count_instructions.py --check               # against docs/cpu-tiers.md
+    python tools/lab/count_instructions.py                  # DeiT-tiny's shape, a quarter of the rows with 8 bits
+    python tools/lab/count_instructions.py --stages --json counts.json
+    python tools/lab/count_instructions.py --only armv7 --tier neon --functions 20
+    python tools/lab/count_instructions.py --check          # against docs/cpu-tiers.md
 
-qemu-user executes the CPU engine, and a plugin (tools/instructions.c) counts what it executes: user-mode instructions
-of the second frame, as the difference between runs with two frames and one. The counts do not depend on the
-machine's load, and are not times: cores differ in the instructions that they issue in a cycle, and wait for memory.
-The logits of all tiers are compared. tools/arm.sh describes the compilers that are needed; besides, a C compiler for
-this machine.
+qemu-user executes the CPU engine, and a plugin (instructions.c) counts what it executes: user-mode instructions of the
+second frame, as the difference between runs with two frames and one. The counts do not depend on the machine's load,
+and are not times: cores differ in the instructions that they issue in a cycle, and wait for memory. The logits of all
+tiers are compared. tools/arm.sh describes the compilers that are needed; besides, a C compiler for this machine.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ from quasar_rt.build import random_subnet
 from quasar_rt.cli.output import print_table
 from quasar_rt.files import write_text
 
-ROOT = Path(__file__).resolve().parent.parent
-PLUGIN = ROOT / "tools/instructions.c"
+ROOT = Path(__file__).resolve().parents[2]
+PLUGIN = ROOT / "tools/lab/instructions.c"
 PROMISES = ROOT / "docs/cpu-tiers.md"
 """The document whose table `--check` compares with."""
 MOST = 1.02

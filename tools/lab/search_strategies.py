@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Compare searches at equal numbers of scores, next to the exact front: two tables of docs/search-core.md.
 
-    python tools/search_strategies.py
-    python tools/search_strategies.py --table objectives
+    python tools/lab/search_strategies.py
+    python tools/lab/search_strategies.py --table objectives
 
 The score is the proxy, whose exact front is known, as it is and with noise: normal, with a standard deviation of 5 % of
 the range of the scores, one value for each network and seed. Whatever a search does, the scores are the true ones when
@@ -33,7 +33,7 @@ from quasar_rt.nas.scores import proxy_scores
 from quasar_rt.nas.stats import hypervolume
 from quasar_rt.space import Space
 
-PAGE = Path(__file__).parents[1] / "docs" / "search-core.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "search-core.md"
 #: Spaces and boards of the table.
 PAIRS = [("tiny", "zcu102"), ("small", "zcu102"), ("fashion-mnist", "pynq-z2")]
 #: The default effort with a supernet.

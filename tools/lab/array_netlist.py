@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Count the array as Yosys builds it: cells, longest path and largest fan-out.
 
-    python tools/array_netlist.py                    # all configurations, to docs/evidence/array-netlists.json
-    python tools/array_netlist.py zcu102-66x6x4      # some of them; those in the file are replaced
+    python tools/lab/array_netlist.py                    # all configurations, to docs/evidence/array-netlists.json
+    python tools/lab/array_netlist.py zcu102-66x6x4      # some of them; those in the file are replaced
 
 Synthesises `fpga/rtl/array_top.sv` (the array with the memories that it reads) with Yosys's `synth_xilinx`. Two
 outputs of a LUT are not shared, so LUTs are an upper bound. A level is a LUT, or a read of LUT RAM; a carry chain
@@ -28,7 +28,7 @@ import click
 from quasar_rt.files import write_text
 from quasar_rt.hardware import Hardware
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RTL = ROOT / "fpga/rtl"
 RECORD = ROOT / "docs/evidence/array-netlists.json"
 #: Modules of the block design that are no part of the array.

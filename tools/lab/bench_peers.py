@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Race quasar_rt against OpenVINO int8 (NNCF) and ONNX Runtime int8 on ViTs of the same shape, measured here.
 
-    python tools/bench_peers.py                                         # DeiT-tiny and DeiT-small
-    python tools/bench_peers.py --embed 320 --depth 10 --heads 5 --image 224 --patch 16 --threads 1 --threads 3
+    python tools/lab/bench_peers.py                                         # DeiT-tiny and DeiT-small
+    python tools/lab/bench_peers.py --embed 320 --depth 10 --heads 5 --image 224 --patch 16 --threads 1 --threads 3
 
 `make bench-peers` makes the peers' environment first. Each contestant is a process of its own, confined to as many
 CPUs as it has threads; they take turns of a fraction of a second, in an order that changes with each round, and only
@@ -29,7 +29,7 @@ from quasar_rt.bench import RANDOM_SHAPES
 from quasar_rt.cli.output import print_table
 from quasar_rt.files import write_text
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MODELS = Path(__file__).with_name("peer_models.py")
 
 
@@ -57,7 +57,7 @@ class Process:
         line = self._process.stdout.readline()
         if not line:
             raise click.ClickException(
-                f"{self.name} ended with {self._process.wait()}; run tools/peer_models.py to see why"
+                f"{self.name} ended with {self._process.wait()}; run tools/lab/peer_models.py to see why"
             )
         return json.loads(line)
 

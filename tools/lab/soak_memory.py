@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run many frames and open many engines; memory and handles must stay flat.
 
-    python tools/soak_memory.py --frames 100000 --engines 10000 --log docs/logs/soak-memory.md
+    python tools/lab/soak_memory.py --frames 100000 --engines 10000 --log docs/logs/soak-memory.md
 
 After a tenth of the work, resident memory may grow by 8 MB at most and open files not at all. Needs the base
 package; with a simulated accelerator (`make sim`), `--device sim:tiny` runs its driver as well.

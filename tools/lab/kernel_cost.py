@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Measure the kernels independently of the machine's load: instructions by stage, and the inner loops' disassembly.
 
-    python tools/kernel_cost.py             # fails if a stage takes 2 % more than tests/bench/kernel_cost.json records
-    python tools/kernel_cost.py --record    # records new counts, after an intended change or with another compiler
+    python tools/lab/kernel_cost.py             # fails if a stage takes 2 % more than tests/bench/kernel_cost.json
+    python tools/lab/kernel_cost.py --record    # records new counts, after an intended change or another compiler
 
 Callgrind (valgrind) counts the instructions that a stage of a DeiT-tiny block takes on the AVX2 tier, the best tier
 that valgrind knows. The AVX-512 VNNI tile is disassembled (objdump) instead: in a loop of dot products an access to
@@ -26,7 +26,7 @@ import click
 from quasar_rt.cli.output import print_table
 from quasar_rt.files import write_text
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "rust/kernels"
 RECORD = ROOT / "tests/bench/kernel_cost.json"
 STAGES = ("norm", "qkv", "attention", "proj", "fc1", "fc2")

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Compare post-training quantizers on trained networks: how far their logits are from the float network's.
 
-    python tools/compare_quantizers.py                 # to docs/evidence/quantizers.json and docs/exporting.md
-    python tools/compare_quantizers.py --seeds 1 --out build/quantizers.json
+    python tools/lab/compare_quantizers.py                 # to docs/evidence/quantizers.json and docs/exporting.md
+    python tools/lab/compare_quantizers.py --seeds 1 --out build/quantizers.json
 
 Each network is trained here, on data that its quantizers then calibrate on. Each quantizer gets the same float
 weights and the same calibration images, and runs as its runtime does on this CPU: quasar_rt's engine, OpenVINO (NNCF),
@@ -35,7 +35,7 @@ from quasar_rt.datasets import load_digits, load_fashion_mnist
 from quasar_rt.export import export_timm
 from quasar_rt.files import write_text
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "docs/evidence/quantizers.json"
 PAGE = ROOT / "docs/exporting.md"
 

@@ -1,5 +1,5 @@
 // A plugin of qemu-user that counts executed instructions by function.
-// tools/count_instructions.py compiles it and reads what it writes to the plugin's log: lines
+// tools/lab/count_instructions.py compiles it and reads what it writes to the plugin's log: lines
 // "INSTRUCTIONS FUNCTION". For programs of one thread.
 //
 // The declarations are those of qemu-plugin.h, which distributions do not ship. Only what every

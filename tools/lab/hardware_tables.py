@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write the tables of docs/hardware-model.md: shipped configurations, other assumptions, boards, netlists.
 
-    python tools/hardware_tables.py
+    python tools/lab/hardware_tables.py
 
 Writes also what today's model says of the packaged subnet, whose search has another record.
 Everything is modelled, apart from the counts of Yosys in `docs/evidence/array-netlists.json`.
@@ -22,7 +22,7 @@ from quasar_rt.hardware import Board, Estimate, Hardware, Workload, estimate, re
 from quasar_rt.hardware.published import PUBLISHED, operating_points, paper_estimates
 from quasar_rt.space import Architecture, BlockShape, Space
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/hardware-model.md"
 NETLISTS = ROOT / "docs/evidence/array-netlists.json"
 RECORD = ROOT / "python/quasar_rt/train/recipes/fashion-mnist.json"
