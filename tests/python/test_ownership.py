@@ -1,5 +1,7 @@
 """An accelerator has one owner: a second engine, in this process or another, gets an error or waits."""
 
+import gc
+import itertools
 import os
 import signal
 import subprocess
@@ -140,6 +142,54 @@ def test_ctrl_c_ends_the_wait(other):
     threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         attached(Locked(library("tiny"), file), wait=60)
+
+
+def test_a_lock_file_that_cannot_be_had_is_no_missing_lock(tmp_path):
+    class Raising(Transport):
+        @property
+        def lock_file(self):
+            raise ValueError("no such board")
+
+    with pytest.raises(quasar_rt.DeviceUnavailableError, match="lock_file: ValueError: no such board"):
+        attached(Raising(library("tiny")))
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path):
+        with pytest.raises(quasar_rt.DeviceUnavailableError, match="no file or device that can be locked"):
+            attached(Locked(library("tiny"), path))
+
+
+def test_an_engine_in_a_cycle_gives_its_accelerator_back(tmp_path):
+    file = tmp_path / "lock"
+    file.touch()
+    gc.disable()
+    try:
+        first = [attached(Locked(library("tiny"), file))]
+        first.append(first)
+        del first
+        attached(Locked(library("tiny"), file))
+    finally:
+        gc.enable()
+
+
+def test_dropped_trials_stop_no_other_thread():
+    hardware = Hardware.from_toml(_native.sim_configuration(str(library("tiny"))))
+    trials = _native.Trials.attached(hardware._inner, Transport(library("tiny")), 1.0)
+    times = [time.monotonic()]
+    ended = threading.Event()
+
+    def run():
+        while not ended.is_set():
+            times.append(time.monotonic())
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    time.sleep(0.05)
+    del trials
+    ended.set()
+    thread.join()
+    assert max(b - a for a, b in itertools.pairwise(times)) < 2
 
 
 def test_a_wait_is_a_number_of_seconds():

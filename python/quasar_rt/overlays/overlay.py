@@ -27,6 +27,7 @@ class QuasarOverlay(pynq.Overlay):  # type: ignore[misc]
         bitfile_name: the packaged bitstream, ``NAME.bit``, with ``NAME.hwh`` and ``NAME.json`` in the same folder. If
             None, the one of this board that `quasar_rt.overlays.fetch` downloaded.
         download: False if the bitstream is loaded already.
+        wait: seconds to wait for an FPGA that another engine or process uses.
         others: further arguments of `pynq.Overlay`.
 
     Raises:
@@ -36,11 +37,16 @@ class QuasarOverlay(pynq.Overlay):  # type: ignore[misc]
     """
 
     def __init__(
-        self, bitfile_name: str | os.PathLike[str] | None = None, *, download: bool = True, **others: Any
+        self,
+        bitfile_name: str | os.PathLike[str] | None = None,
+        *,
+        download: bool = True,
+        wait: float = 0,
+        **others: Any,
     ) -> None:
         path = bitstream() if bitfile_name is None else Path(bitfile_name).absolute()
         read_bitstream(path)  # digests first: nothing is loaded that is not what its description says
-        with loading(path):
+        with loading(path, wait):
             super().__init__(str(path), download=download, **others)
         Transport(self)  # refuses another design
 

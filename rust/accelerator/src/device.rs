@@ -18,6 +18,7 @@ use quasar_core::{Executor, Subnet};
 use crate::counters::{expect_counters, Counts};
 use crate::driver::{Counters, Deadlines, Driver, FrameQueue, Ticket, IN_FLIGHT};
 use crate::events::frame_counts;
+use crate::isa::COMMAND_BYTES;
 use crate::program::Program;
 use crate::transport::Transport;
 use crate::watch::{Watch, Watched};
@@ -180,6 +181,8 @@ impl Device for Executor {
     }
 }
 
+/// Address space of the driver's thread and of a simulated device's.
+const THREADS_BYTES: usize = 24 << 20;
 /// Largest number of workspaces that are kept idle.
 const MOST_IDLE: usize = 4;
 
@@ -242,6 +245,12 @@ impl<T: Transport + 'static> Accelerator<T> {
     fn process_or(&self, cancel: &AtomicBool) -> Result<&Process> {
         memory::check_limited("a frame")?;
         self.process.get(|| {
+            // What the driver copies, and the memory of a simulated device, on both sides.
+            let commands: usize = self.program.segments().map(|(_, list)| list.len()).sum();
+            let bytes = self.program.arena().len()
+                + IN_FLIGHT * self.program.input_bytes()
+                + COMMAND_BYTES * commands;
+            memory::check("the accelerator's memory", 4 * bytes + THREADS_BYTES)?;
             let watch = Watch::new(self.deadlines.segment);
             let (own, deadlines) = (Arc::clone(&watch), self.deadlines);
             let (connect, program) = (Arc::clone(&self.connect), Arc::clone(&self.program));

@@ -4,12 +4,13 @@
 //! [`quasar_core::error`].
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 
 use quasar_core::error::{Error, Result};
-use rustix::fs::{flock, major, minor, FlockOperation};
+use rustix::fs::{flock, major, minor, FlockOperation, OFlags};
 use rustix::io::Errno;
 
 /// The right to use an accelerator, until it is dropped.
@@ -57,20 +58,36 @@ impl Drop for Ownership {
 
 /// Returns the file to lock for an FPGA of which Linux shows neither manager nor registers.
 pub fn file_without_nodes() -> PathBuf {
-    std::env::temp_dir().join("quasar-rt-fpga.lock")
+    "/tmp/quasar-rt-fpga.lock".into()
 }
 
-/// Opens a file to lock. Makes it if there is none, in a folder of files.
+/// Opens a file to lock, but makes that of [`file_without_nodes`] if there is none.
 fn open(path: &Path) -> std::io::Result<File> {
-    // In a folder that all may write to, Linux lets nobody create a file that is another user's.
-    File::open(path).or_else(|missing| {
-        if path != file_without_nodes() {
-            return Err(missing);
-        }
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false);
-        options.mode(0o644).open(path)
-    })
+    let common = path == file_without_nodes();
+    // Opening a pipe would wait for its other end, and anybody may plant a link in /tmp.
+    let flags = if common {
+        OFlags::NONBLOCK | OFlags::NOFOLLOW
+    } else {
+        OFlags::NONBLOCK
+    };
+    let mut options = OpenOptions::new();
+    options.custom_flags(flags.bits() as i32).mode(0o644);
+    let found = options.clone().read(true).open(path);
+    // In /tmp, Linux lets nobody create a file that is another user's.
+    let file = match found {
+        Err(_) if common => options
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?,
+        found => found?,
+    };
+    let kind = file.metadata()?.file_type();
+    if kind.is_fifo() || kind.is_dir() {
+        let problem = "this is no file or device that can be locked";
+        return Err(std::io::Error::new(ErrorKind::InvalidInput, problem));
+    }
+    Ok(file)
 }
 
 /// Names the process that has locked a file.
@@ -124,8 +141,10 @@ mod tests {
         );
         drop(first);
         Ownership::take("uio:uio0", file.path()).unwrap();
-        let missing = Ownership::take("uio:uio0", &file.path().join("none")).unwrap_err();
-        assert_eq!(missing.kind(), "DeviceUnavailable");
+        for path in [file.path().join("none"), "/tmp".into()] {
+            let missing = Ownership::take("uio:uio0", &path).unwrap_err();
+            assert_eq!(missing.kind(), "DeviceUnavailable");
+        }
     }
 
     #[test]

@@ -154,8 +154,8 @@ const OPERATING: &str = "operating";
 /// The attributes of the FPGA manager that load a bitstream: how, and which file.
 const LOADING: [&str; 2] = ["flags", "firmware"];
 
-/// Returns the file whose lock is the FPGA's: the manager's state, which every user may open and
-/// all containers share, or else the first node that gives access to registers. UIO, `/dev/mem` and
+/// Returns the file whose lock is the FPGA's: the manager's state, which every user may open, or
+/// else the first node that gives access to registers. UIO, `/dev/mem` and
 /// PYNQ lock the same one.
 pub fn lock_file(roots: &Roots) -> PathBuf {
     let nodes = Registers::find(roots).map(|registers| match registers {

@@ -213,8 +213,8 @@ impl Watch {
 }
 
 /// The remedy for a device that was given up.
-const REMEDY: &str = "its thread is left behind and the device cannot be used: \
-                      close the engine, restart the device and make a new engine";
+const REMEDY: &str = "its thread is left behind and keeps the device: \
+                      end this process, restart the device and make a new engine";
 
 /// One caller's looks at a watch.
 struct Patience<'a> {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::PyException;
+use pyo3::exceptions::{PyAttributeError, PyException};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use pyo3::{PyTraverseError, PyVisit};
@@ -31,7 +31,7 @@ use quasar_core::Subnet;
 use quasar_hardware::Hardware;
 
 use crate::errors::{interrupt, invalid_value, to_py};
-use crate::foreign::{attribute, call_method, hangs};
+use crate::foreign::{attribute, call_method, hangs, path};
 use crate::interrupt::interruptible;
 
 /// Memory of a simulated device, more than any program takes: pages are allocated when they are
@@ -215,13 +215,18 @@ impl Right {
     /// one engine of this process.
     fn take(device: &str, object: &Bound<'_, PyAny>) -> Result<Self> {
         #[cfg(target_os = "linux")]
-        if object.hasattr("lock_file").unwrap_or(false) {
-            let file = attribute(object, "lock_file").and_then(|file| file.extract::<PathBuf>());
-            let file = file.map_err(|error| Error::DeviceUnavailable {
-                device: device.into(),
-                problem: format!("lock_file: {error}"),
-            })?;
-            return Ownership::take(device, &file).map(Self::Locked);
+        match attribute(object, "lock_file").and_then(|file| path(object, &file)) {
+            Ok(file) => {
+                let taken = object.py().detach(|| Ownership::take(device, &file));
+                return taken.map(Self::Locked);
+            }
+            Err(error) if error.is_instance_of::<PyAttributeError>(object.py()) => {}
+            Err(error) => {
+                return Err(Error::DeviceUnavailable {
+                    device: device.into(),
+                    problem: format!("lock_file: {error}"),
+                })
+            }
         }
         let address = object.as_ptr() as usize;
         let mut attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -317,7 +322,7 @@ impl Callback {
             let object = object.bind(py);
             if hangs(object, CLOSE_LIMIT) {
                 return Err(unavailable(
-                    "a call of this transport has not returned; restart the device and make a new transport".into(),
+                    "a call of this transport has not returned; end this process or the call, and restart the device".into(),
                 ));
             }
             let name = attribute(object, "name").and_then(|name| name.extract());
@@ -449,8 +454,14 @@ fn when_free<T: Send>(
     take: impl Fn(&AtomicBool) -> Result<T> + Send + Sync,
 ) -> PyResult<T> {
     let start = Instant::now();
-    interruptible(|cancel| loop {
+    let mut collected = false;
+    interruptible(move |cancel| loop {
         match take(cancel) {
+            Err(Error::DeviceBusy { .. }) if !collected => {
+                // An engine in a cycle of references has its accelerator until it is collected.
+                collected = true;
+                Python::try_attach(|py| py.import("gc")?.call_method0("collect").map(drop));
+            }
             Err(Error::DeviceBusy { .. }) if start.elapsed().as_secs_f64() < wait => {
                 if cancel.load(Ordering::Relaxed) {
                     return Err(Error::Interrupted);
@@ -579,6 +590,13 @@ pub struct Trials {
     trials: bringup::TrialThread,
     /// The Python object behind the device, for the garbage collector.
     object: Option<Arc<Py<PyAny>>>,
+}
+
+impl Drop for Trials {
+    fn drop(&mut self) {
+        // Without the GIL, which the thread may need to end.
+        Python::try_attach(|py| py.detach(|| self.trials.close()));
+    }
 }
 
 impl Trials {

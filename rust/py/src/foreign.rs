@@ -6,6 +6,7 @@
 //! is, as 3.14 does (<https://github.com/python/cpython/issues/87135>).
 
 use std::cell::OnceCell;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{mem, process, thread};
@@ -54,18 +55,35 @@ where
     let py = object.py();
     let arguments = arguments.into_pyobject(py)?;
     let _inside = Inside::enter(object)?;
-    let method = get(object, method)?;
-    // SAFETY: the thread is attached, and both objects are alive.
-    let result = unsafe { kept(|| PyObject_CallObject(method.as_ptr(), arguments.as_ptr())) };
-    // SAFETY: PyObject_CallObject returns a new reference, or null and an exception.
-    unsafe { Bound::from_owned_ptr_or_err(py, result) }
+    call(&get(object, method)?, &arguments)
 }
 
 /// Returns an attribute of a Python object, which may be computed. Never returns once Python has
 /// ended.
 pub fn attribute<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    let py = object.py();
+    let getattr = py.import("builtins")?.getattr("getattr")?;
     let _inside = Inside::enter(object)?;
-    get(object, name)
+    call(&getattr, &(object, name).into_pyobject(py)?)
+}
+
+/// Returns the path that an attribute of a Python object stands for. Never returns once Python has
+/// ended.
+pub fn path(object: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
+    let py = object.py();
+    let fspath = py.import("os")?.getattr("fspath")?;
+    let _inside = Inside::enter(object)?;
+    call(&fspath, &(value,).into_pyobject(py)?)?.extract()
+}
+
+fn call<'py>(
+    function: &Bound<'py, PyAny>,
+    arguments: &Bound<'py, PyTuple>,
+) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: the thread is attached, and both objects are alive.
+    let result = unsafe { kept(|| PyObject_CallObject(function.as_ptr(), arguments.as_ptr())) };
+    // SAFETY: PyObject_CallObject returns a new reference, or null and an exception.
+    unsafe { Bound::from_owned_ptr_or_err(function.py(), result) }
 }
 
 fn get<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py, PyAny>> {

@@ -18,6 +18,7 @@ mod phases;
 mod plan;
 
 use quasar_core::error::{Error, Result};
+use quasar_core::memory;
 use quasar_core::Subnet;
 use quasar_hardware::configuration::hls;
 use quasar_hardware::{Hardware, Workload};
@@ -39,6 +40,8 @@ impl Program {
             workload: Workload::of_subnet(subnet),
         };
         check(&outline.workload, hardware)?;
+        // The arena, and lists of commands on their way to it.
+        memory::check("compiling the subnet", 6 * subnet.summary().tensor_bytes)?;
         let shape = Shape::of(hardware);
         let plan = Plan::new(&outline, hardware);
         let numbers = Numbers::of(subnet);

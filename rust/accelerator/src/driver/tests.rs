@@ -740,7 +740,7 @@ fn a_closed_driver_has_no_counters() {
 }
 
 /// Limit of a call in the tests below.
-const CALL: Duration = Duration::from_millis(300);
+const CALL: Duration = Duration::from_millis(1500);
 
 #[test]
 fn a_call_that_does_not_return_ends_all_waits() {
