@@ -281,11 +281,9 @@ soak-memory: develop sim ## That memory and open files stay flat over 100,000 fr
 test-pynq: wheel sim ## docs/boards/pynq.md as typed and the PYNQ transport, in environments like PYNQ's images (pynq 3.0.1 and 4.0.0)
 	@QUASAR_SIM_DIR=$(CURDIR)/build/sim PYTEST_ARGS='$(PYTEST_ARGS)' bash tools/test-pynq.sh
 
-CLUSTERS_HOST = torch timm torchvision 'matplotlib>=3.7' 'scikit-learn>=1.1'
-
 .PHONY: test-clusters
 test-clusters: wheel ## Searches on Ray, and docs/clusters.md on Ray Data and Spark (needs Java), in an environment of their own
-	@$(call fresh_venv,.venv-clusters,dist/*.whl 'ray[data]~=2.50' 'pyspark~=4.0' pandas pyarrow pytest pytest-benchmark $(CLUSTERS_HOST))
+	@$(call fresh_venv,.venv-clusters,"$$(echo dist/*.whl)[host,ray]" 'pyspark~=4.0' 'scikit-learn>=1.1' pytest pytest-benchmark)
 	@.venv-clusters/bin/python -P -m pytest tests/python/test_documents.py -k clusters -p no:cacheprovider $(PYTEST_ARGS)
 	@.venv-clusters/bin/python -P -m pytest tests/python/test_workers.py -m 'slow or not slow' -W default -p no:cacheprovider $(PYTEST_ARGS)
 
@@ -326,7 +324,7 @@ lint-crates: toolchain ## That each crate has what packaging needs
 	@cargo package --workspace --exclude quasar-py --quiet --allow-dirty --no-verify
 
 .PHONY: audit
-audit: wheel $(STAMPS)/release $(STAMPS)/$(CARGO_DENY) ## Licences, sources and known weaknesses of all that crates and wheel depend on (cargo-deny, pip-audit; needs the network)
+audit: $(STAMPS)/release wheel $(STAMPS)/$(CARGO_DENY) ## Licences, sources and known weaknesses of all that crates and wheel depend on (cargo-deny, pip-audit; needs the network)
 	@$(call fresh_venv,.venv-audit,dist/*.whl)
 	@bash tools/audit.sh .venv-audit/bin/python
 

@@ -89,7 +89,7 @@ def make_timm(name: str, **options: Any) -> Any:
             return timm.create_model(name, **options)
     except Exception as error:
         # torch and timm refuse code in errors of several kinds, which advise to run it.
-        if "weights_only" not in str(error):
+        if not any(advice in str(error) for advice in ("weights_only", "allow_pickle")):
             raise
         raise FileError(f"the file of its weights holds more than tensors ({_REMEDY})") from error
 

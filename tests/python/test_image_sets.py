@@ -243,7 +243,9 @@ def test_accuracy_on_shards_is_that_on_the_folder(tmp_path: Path, webdataset: An
     assert json.loads(result.stdout)["images"] == 20
     result = CliRunner().invoke(cli, ["eval", str(tmp_path / "net.qvit"), "--data", "wds:none.tar"])
     assert result.exit_code == 2
-    assert result.stderr.endswith("Error: 'wds:none.tar': 1 of 1 shards are missing, first 'none.tar'\n")
+    assert result.stderr.endswith(
+        "Error: 'wds:none.tar': 1 of 1 shards are missing or no files, first 'none.tar'\n"
+    )
 
 
 def test_a_record_that_cannot_be_decoded_is_named(tmp_path: Path, webdataset: Any) -> None:
@@ -364,14 +366,14 @@ def test_what_a_shard_lacks_is_named(
 def test_shards_are_found_or_the_missing_one_is_named(tmp_path: Path, webdataset: Any) -> None:
     write(tmp_path / "a-0.tar", ("k.jpg", b"x"))
     for name, problem in (
-        (f"wds:{tmp_path}/a-{{0..2}}.tar", r"2 of 3 shards are missing, first '.*a-1\.tar'"),
+        (f"wds:{tmp_path}/a-{{0..2}}.tar", r"2 of 3 shards are missing or no files, first '.*a-1\.tar'"),
         (f"wds:{tmp_path}/b-*.tar", r"no file matches '.*b-\*\.tar'"),
         (f"wds:{tmp_path}/a-0.tar::{tmp_path}/a-0.tar", "names a shard twice"),
         (f"wds:{tmp_path}/a-0.tar#test={tmp_path}/a-*.tar", "named for training and for the test"),
         ("wds:https://example.org/a.tar", r"must be local files, not https://\.\.\.: download them first"),
         ("wds:pipe:cat a.tar", r"must be local files, not pipe:\.\.\."),
         ("wds:", "names no data: wds:PLACE"),
-        (f"wds:{tmp_path}/x", "1 of 1 shards are missing"),
+        (f"wds:{tmp_path}/x", "1 of 1 shards are missing or no files"),
     ):
         with pytest.raises(DatasetError, match=problem):
             images_of(name)

@@ -181,7 +181,8 @@ class Shards(Source):
         missing = [path for path in paths if not os.path.isfile(path)]
         if missing:
             raise DatasetError(
-                f"'{self.name.text}': {len(missing)} of {len(paths)} shards are missing, first '{missing[0]}'"
+                f"'{self.name.text}': {len(missing)} of {len(paths)} shards are missing or no files, "
+                f"first '{missing[0]}'"
             )
         if len(set(paths)) != len(paths):
             raise DatasetError(f"'{self.name.text}' names a shard twice")

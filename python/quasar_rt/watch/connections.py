@@ -57,8 +57,8 @@ class Server(uvicorn.Server):  # type: ignore[misc]
 class Connection(H11Protocol):  # type: ignore[misc]
     """A connection, one of at most half of `limit_concurrency`.
 
-    A new connection takes the place of the oldest, of those that are not known if there are any. Viewers keep their
-    places. Since few connections are accepted at a time, a request that follows at once is answered before.
+    A new connection replaces the oldest one without the token, or else the oldest. Viewers keep their places. Since few
+    connections are accepted at a time, a request that follows at once is answered before.
     """
 
     is_known = False

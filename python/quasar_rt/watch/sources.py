@@ -103,7 +103,9 @@ class FolderSource:
         if errors:
             first = min(errors)
             more = f" (and {len(errors) - 1:,} more)" if len(errors) > 1 else ""
-            problem = f"cannot read '{first}': {reason(errors[first])}{more}; trying again"
+            problem = f"cannot read '{first}': {reason(errors[first])}{more}"
+            if not self._once:
+                problem += "; trying again"
         if problem != self._problem:
             self._problem = problem
             self.on_problem(problem)

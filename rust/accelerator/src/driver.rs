@@ -19,8 +19,8 @@
 //! - Each command carries a check, from a seed that no other segment has. Fetch compares it before
 //!   any unit gets the command.
 //! - Each command of load carries the arena's seed. Load compares it with the seed that it was
-//!   started with, so that no frame of this driver is right once another driver's commands have run.
-//!   Another driver's frame that is stored in this driver's memory has another nonce.
+//!   started with, so that no frame of this driver is right once another driver's commands have
+//!   run. Another driver's frame that is stored in this driver's memory has another nonce.
 //! - After a reset, load must be idle: it never ends otherwise.
 //! - The identity is read with every segment.
 //!
