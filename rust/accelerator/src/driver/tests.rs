@@ -766,7 +766,8 @@ fn a_call_that_does_not_return_ends_all_waits() {
         assert!(start.elapsed() < limit.min(CLOSE_LIMIT) + Duration::from_secs(5));
         let kinds = bench.errors(&answers);
         assert_eq!(kinds.keys().collect::<Vec<_>>(), [&"DeviceTimeout"]);
-        assert!(answers[..4].iter().all(Result::is_ok));
+        // A frame takes two segments at most, as it does when each comes late.
+        assert!(answers[..3].iter().all(Result::is_ok));
         let error = answers[19].as_ref().unwrap_err().to_string();
         assert!(error.contains("the transport's call of `write` was not done within"));
         // Later uses fail at once, and closing waits for nothing.
