@@ -38,7 +38,12 @@ import os, resource, sys, warnings
 warnings.simplefilter("ignore")
 import numpy as np
 import quasar_rt, quasar_rt.engine, quasar_rt.prediction, quasar_rt.submissions
+from quasar_rt.accelerator import Program
+from quasar_rt.hardware import Hardware
 path, use, size, *limits = sys.argv[1:]
+if use == "compile":
+    subnet = quasar_rt.Subnet.load(path)
+    zcu102 = Hardware.for_board("zcu102", subnet)
 data = open(path, "rb").read() if use == "bytes" else None
 image = np.zeros((int(size), int(size), 3), np.uint8)
 def run(threads):
@@ -46,6 +51,8 @@ def run(threads):
         return quasar_rt.Subnet.load(path)
     if use == "bytes":
         return quasar_rt.Subnet.from_bytes(data)
+    if use == "compile":
+        return Program.compile(subnet, zcu102)
     engine = quasar_rt.Engine(path, "cpu", threads=threads)
     if use == "embed":
         engine.embed(image)
@@ -88,6 +95,7 @@ def paths(tmp_path_factory):
         ("deit-small", "load", 30),
         ("deit-small", "bytes", 30),
         ("deit-small", "engine", 120),
+        ("deit-small", "compile", 160),
         ("deit-small", "frames", 160),
         ("wide", "frames", 280),
         ("long", "embed", 80),
