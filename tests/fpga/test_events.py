@@ -1,4 +1,4 @@
-"""Compares the event model of the array (rust/accelerator/src/events/rtl.rs) with the RTL, cycle for cycle."""
+"""Compares the event model of the array (rust/accelerator/src/run/time/rtl.rs) with the RTL, cycle for cycle."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@
 
 use std::io::Read;
 
-use quasar_accelerator::events::{array_cycles, CoreSizes, Leaves, Pass, Surroundings, Work};
+use quasar_accelerator::run::time::{array_cycles, CoreSizes, Leaves, Pass, Surroundings, Work};
 use quasar_hardware::packing::DspKind;
 use quasar_hardware::tiling::RowTile;
 

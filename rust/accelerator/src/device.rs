@@ -17,9 +17,9 @@ use quasar_core::{Executor, Subnet};
 
 use crate::counters::{expect_counters, Counts};
 use crate::driver::{Counters, Deadlines, Driver, FrameQueue, Ticket, IN_FLIGHT};
-use crate::events::frame_counts;
 use crate::isa::COMMAND_BYTES;
 use crate::program::Program;
+use crate::run::time::frame_counts;
 use crate::transport::Transport;
 use crate::watch::{Watch, Watched};
 

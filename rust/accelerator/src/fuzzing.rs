@@ -12,9 +12,9 @@ use quasar_hardware::configuration::{Array, Buffers, Configuration, Lanes, Multi
 use quasar_hardware::{Board, Hardware, Mode, Workload};
 
 use crate::disasm;
-use crate::interpret::Interpreter;
 use crate::isa::{check, check_after, trailer, Command, COMMAND_WORDS, PORT_BYTES};
-use crate::schedule_check::check_schedule;
+use crate::run::check::check_schedule;
+use crate::run::compute::Interpreter;
 use crate::{Program, Segment};
 
 /// Programs of networks with more multiply-accumulates than this are not run, so that a target

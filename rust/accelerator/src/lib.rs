@@ -8,9 +8,9 @@
 //! | [`program`] | holds a compiled subnet | command lists, arena, layouts of input and output |
 //! | [`compile`] | compiles a subnet | [`Program`] |
 //! | [`disasm`] | lists commands for people | text |
-//! | [`events`] | replays command lists on the units, their queues and depths | cycles, stalls, intervals: modelled |
+//! | `unit` | lists the steps of each command | `Step`s |
+//! | [`run`] | walks these steps: checks, clocks, computes | [`run::check::Report`], [`run::time::Trace`] |
 //! | [`shape`] | holds the sizes of the array and its memories | [`shape::Shape`] |
-//! | [`schedule_check`] | proves that no order of the units stops or races | [`schedule_check::Report`] |
 //! | [`transport`] | declares access to registers, memory and interrupt | [`transport::Transport`] |
 //! | [`sim`] | implements [`transport::Transport`] for the simulated device | [`sim::Sim`] |
 //! | [`uio`] | implements [`transport::Transport`] for this machine's FPGA | [`uio::Uio`] |
@@ -32,22 +32,19 @@ pub mod counters;
 pub mod device;
 pub mod disasm;
 pub mod driver;
-pub mod events;
 pub mod faulty;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod header;
 mod host_memory;
 pub mod identity;
-#[cfg(any(test, feature = "fuzzing"))]
-mod interpret;
 pub mod isa;
 #[cfg(test)]
 mod mock;
 #[cfg(target_os = "linux")]
 pub mod ownership;
 pub mod program;
-pub mod schedule_check;
+pub mod run;
 pub mod shape;
 pub mod sim;
 #[cfg(test)]
@@ -56,6 +53,7 @@ pub mod transport;
 #[cfg(target_os = "linux")]
 pub mod uio;
 mod uncached;
+mod unit;
 pub mod watch;
 
 pub use program::{Program, Segment};

@@ -20,6 +20,10 @@ pub struct Shape {
     pub cascade: usize,
     /// Requantizing lanes L.
     pub lanes: usize,
+    /// Lanes M of the norm.
+    pub norm_lanes: usize,
+    /// Exponential lanes E.
+    pub exponential_lanes: usize,
     /// Bytes of a logical beat.
     pub beat: usize,
     /// Banks of keys B.
@@ -50,6 +54,8 @@ impl Shape {
             pairs: c.array.pairs as usize,
             cascade: c.array.cascade as usize,
             lanes: c.lanes.requantize as usize,
+            norm_lanes: c.lanes.norm as usize,
+            exponential_lanes: c.lanes.exponential as usize,
             beat: PORT_BYTES * c.axi_ports as usize,
             key_banks: key_banks(c.array, c.lanes) as usize,
             value_banks: value_banks(c.array, c.lanes) as usize,
@@ -79,6 +85,16 @@ impl Shape {
     /// Returns the columns of a memory that hold `columns` columns: whole words of C.
     pub const fn padded(&self, columns: usize) -> usize {
         columns.next_multiple_of(self.cascade)
+    }
+
+    /// Returns the words of C columns that hold some columns.
+    pub const fn words(&self, columns: usize) -> u64 {
+        columns.div_ceil(self.cascade) as u64
+    }
+
+    /// Returns the groups of E tokens in a tile.
+    pub const fn exponential_groups(&self) -> usize {
+        self.tokens.div_ceil(self.exponential_lanes)
     }
 
     /// Returns the groups of L tokens.
@@ -116,6 +132,12 @@ impl Shape {
         context.block * self.value_banks as u32 + context.bank
     }
 
+    /// Returns the cell of a value column in a tile of tokens: cells of `value` are numbered by
+    /// column, then by tile, since `Context` does not state a stride.
+    pub const fn value_cell(&self, column: usize, tile: usize, keys: u32) -> usize {
+        column * (keys as usize).div_ceil(self.tokens) + tile
+    }
+
     /// Returns the place of a value's dimension: a word holds one dimension of C tokens. `tokens`:
     /// tokens of the network.
     pub const fn value(&self, token: usize, column: usize, tokens: usize) -> Place {
@@ -147,6 +169,8 @@ mod tests {
                 pairs: 4,
                 cascade,
                 lanes: 6,
+                norm_lanes: 1,
+                exponential_lanes: 1,
                 beat: 16,
                 key_banks: 8,
                 value_banks,
@@ -179,6 +203,8 @@ mod tests {
             pairs: 4,
             cascade: 4,
             lanes: 6,
+            norm_lanes: 1,
+            exponential_lanes: 1,
             beat: 16,
             key_banks: 8,
             value_banks: 5,

@@ -1,11 +1,11 @@
 //! Tests the event model's rules, and compares the closed form with it.
 
 use quasar_accelerator::compile::schedule;
-use quasar_accelerator::events::{
+use quasar_accelerator::isa::{Command, CountedUnit, Unit};
+use quasar_accelerator::run::time::{
     array_cycles, frame_alone, frame_counts, intervals, steady, CoreSizes, Leaves, Pass,
     Surroundings, Work,
 };
-use quasar_accelerator::isa::{Command, CountedUnit, Unit};
 use quasar_core::subnet::config::Pool;
 use quasar_cost::{estimate, explore};
 use quasar_hardware::configuration::{

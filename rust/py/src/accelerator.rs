@@ -9,8 +9,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use quasar_accelerator::compile::schedule;
 use quasar_accelerator::disasm::disassemble;
-use quasar_accelerator::events::{frame_alone, intervals, steady, Cause};
-use quasar_accelerator::schedule_check::check_schedule;
+use quasar_accelerator::run::check::check_schedule;
+use quasar_accelerator::run::time::{frame_alone, intervals, steady, Cause};
 use quasar_core::Error;
 use quasar_hardware::declared::segment_gap;
 

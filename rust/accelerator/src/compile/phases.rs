@@ -14,6 +14,7 @@ use crate::isa::{
 };
 use crate::program::{input_transfers, List, Place, Segment};
 use crate::shape::Shape;
+use crate::unit::credits;
 
 /// The phases of a frame in one slot, in the making.
 struct Phases<'a> {
@@ -87,8 +88,14 @@ impl<'a> Phases<'a> {
     }
 
     /// Adds a matrix product. `gemm` and `rows` hold the fields that differ from product to
-    /// product.
-    fn product(&mut self, stage: &'static str, matrix: &Matrix, gemm: Gemm, rows: RowsCommand) {
+    /// product. Returns the credits that the drain gives the array for it.
+    fn product(
+        &mut self,
+        stage: &'static str,
+        matrix: &Matrix,
+        gemm: Gemm,
+        rows: RowsCommand,
+    ) -> u32 {
         self.stage = stage;
         let pair = if matrix.rows8 > 0 {
             Pair::EightBit
@@ -104,7 +111,7 @@ impl<'a> Phases<'a> {
             row_tiles: matrix.tiles.len() as u32,
             ..gemm
         });
-        self.push(RowsCommand {
+        let rows = RowsCommand {
             frame: if rows.kind == Kind::Residual {
                 self.slot.into()
             } else {
@@ -113,11 +120,13 @@ impl<'a> Phases<'a> {
             rows4: matrix.rows4,
             rows8: matrix.rows8,
             ..rows
-        });
-        for &(weights, rows) in &matrix.tiles {
+        };
+        self.push(rows);
+        for &(weights, parameters) in &matrix.tiles {
             self.load(Target::Weights, weights);
-            self.load(Target::Rows, rows);
+            self.load(Target::Rows, parameters);
         }
+        credits(rows.into(), self.shape)
     }
 
     /// Returns the columns of a pass. Passes are equal, and as few as the fields of a product
@@ -300,7 +309,7 @@ impl<'a> Phases<'a> {
         } else {
             ["keys, queries", "values"]
         };
-        self.product(
+        let first = self.product(
             stage,
             &block.qkv[0],
             Gemm {
@@ -309,7 +318,7 @@ impl<'a> Phases<'a> {
             },
             rows,
         );
-        self.product(
+        let last = self.product(
             second,
             &block.qkv[1],
             gemm,
@@ -318,7 +327,14 @@ impl<'a> Phases<'a> {
                 ..rows
             },
         );
-        self.attention(i);
+        // If the query comes last, keys and values are stored before it. Else values may come while
+        // scores are made.
+        let waits = if split {
+            (first + last, 0)
+        } else {
+            (first, last)
+        };
+        self.attention(i, waits);
         self.residual(
             "projection",
             &block.proj,
@@ -336,8 +352,9 @@ impl<'a> Phases<'a> {
     }
 
     /// Adds the attention tiles: (head, tile of tokens). The array makes the scores of the next
-    /// attention tile before the context of this one, so that softmax has time.
-    fn attention(&mut self, block: usize) {
+    /// attention tile before the context of this one, so that softmax has time. The first scores and
+    /// the first context wait for these credits of the drain.
+    fn attention(&mut self, block: usize, (scores_wait, context_wait): (u32, u32)) {
         self.stage = "attention";
         let (needed, lanes) = (self.outline.needed(block), self.lanes());
         let (keys, heads) = (self.tokens(), &self.numbers.heads[block]);
@@ -346,13 +363,6 @@ impl<'a> Phases<'a> {
         let stride = heads.len() as u32 * head_stride;
         let tiles = needed.div_ceil(lanes);
         let attention_tiles = heads.len() as u32 * tiles;
-        // If the query comes last, keys and values are stored before it. Else values may come while
-        // scores are made.
-        let (scores_wait, context_wait) = if self.outline.split(block) {
-            (2, 0)
-        } else {
-            (1, 1)
-        };
         let last_head = attention_tiles - tiles;
         let banks = self.shape.value_banks as u32;
         let pass = self.pass(keys, Pair::EightBit, Activation::Unsigned);

@@ -7,9 +7,10 @@ use quasar_hardware::declared::{self, TICKS};
 use super::buffer::BufferLoader;
 use super::counts::{Activity, CycleSet};
 use super::process::{Process, Sizes, Worker};
-use super::queues::{Entry, Queues};
+use super::queues::{Entry, Fifo, Queues};
 use super::trace::{Cause, Trace};
-use crate::isa::{Command, Target, Unit, COMMAND_BYTES, PORT_BYTES};
+use crate::isa::{Command, Unit, COMMAND_BYTES, PORT_BYTES};
+use crate::unit::{steps, Half, QueueName, Step};
 
 /// The host between two segments.
 #[derive(Clone, Debug)]
@@ -54,11 +55,21 @@ impl Fetch {
             return false;
         }
         let command = entry.2;
-        let Some(at) = queues.commands[command.unit() as usize].put(self.now, entry) else {
+        let commands = &mut queues.commands[command.unit() as usize];
+        if commands.full() {
+            return false;
+        }
+        let steps = steps(command, sizes.shape);
+        let halves = steps.as_slice().iter().filter_map(|step| match step {
+            Step::TakeHalf(half) => Some(*half),
+            _ => None,
+        });
+        let halves: Vec<Half> = halves.collect();
+        let Some(at) = commands.put(self.now, (entry, steps)) else {
             return false;
         };
         for loader in loaders {
-            loader.expect(at, command, sizes);
+            loader.expect(at, &halves);
         }
         self.activity.blocked.add(self.now, at);
         self.read_burst(entry.1, at);
@@ -110,35 +121,21 @@ impl Fetch {
     }
 }
 
-#[derive(Clone, Copy)]
-pub(super) enum LoadStep {
-    /// Requests a transfer: its first beat, and its beats with the check's.
-    Request(u64, u64),
-    /// Takes the array's credit for `input`.
-    TakeInput,
-    /// Moves a beat.
-    Beat(Target),
-    /// Takes the check's beat.
-    Check,
-    /// Gives the array a credit.
-    GiveInput,
-    /// Reports a frame's checks.
-    Sound,
-}
-
 /// The kernel `load`: reads memory.
 ///
 /// When a transfer begins, load requests the next [`declared::TRANSFERS_AHEAD`] transfers whose
 /// commands have arrived, and the ports hold [`declared::OPEN_BURSTS`] bursts. So memory goes on
 /// while a command ends or a queue is full.
 pub(super) struct Loader {
-    pub(super) worker: Worker<LoadStep>,
+    pub(super) worker: Worker,
     /// Time at which memory gave its last beat, in [`TICKS`] of a cycle.
     pub(super) ticks: u64,
     /// Cycle in which this transfer was requested.
     pub(super) requested: u64,
     /// Cycles in which the commands began that could request this transfer.
     pub(super) began: VecDeque<u64>,
+    /// Beats that have yet to come, the check's included.
+    beats_left: u64,
     /// First beat of the next burst, and the beats that are left from there on.
     pub(super) address: u64,
     pub(super) left: u64,
@@ -159,6 +156,7 @@ impl Loader {
             ticks: 0,
             requested: 0,
             began: VecDeque::new(),
+            beats_left: 0,
             address: 0,
             left: 0,
             burst: 0,
@@ -185,11 +183,10 @@ impl Loader {
 }
 
 impl Process for Loader {
-    type Step = LoadStep;
     const UNIT: Unit = Unit::Load;
     const DEPTH: u64 = 1;
 
-    fn worker(&mut self) -> &mut Worker<LoadStep> {
+    fn worker(&mut self) -> &mut Worker {
         &mut self.worker
     }
 
@@ -198,50 +195,49 @@ impl Process for Loader {
         self.requested.min(began)
     }
 
-    fn expand(command: Command, _: &Sizes) -> Vec<(LoadStep, u64)> {
-        match command {
-            Command::Load(load) => vec![
-                (
-                    LoadStep::Request(load.address.into(), u64::from(load.beats) + 1),
-                    1,
-                ),
-                (LoadStep::TakeInput, load.wait_array.into()),
-                (LoadStep::Beat(load.target), load.beats.into()),
-                (LoadStep::Check, 1),
-                (LoadStep::GiveInput, load.post_array.into()),
-            ],
-            _ => vec![(LoadStep::Request(0, 0), 1), (LoadStep::Sound, 1)],
+    fn begin(&mut self, command: Command) {
+        let (came, now) = (self.worker.came, self.worker.clock.now);
+        self.requested = self
+            .began
+            .iter()
+            .copied()
+            .find(|&at| at >= came)
+            .unwrap_or(now);
+        if self.began.len() as u64 == declared::TRANSFERS_AHEAD {
+            self.began.pop_front();
         }
+        self.began.push_back(now);
+        (self.address, self.left) = match command {
+            // With the check's beat.
+            Command::Load(load) => (load.address.into(), u64::from(load.beats) + 1),
+            _ => (0, 0),
+        };
+        self.beats_left = self.left;
     }
 
-    fn once(&mut self, step: LoadStep, sizes: &Sizes, queues: &mut Queues) -> bool {
+    fn once(&mut self, step: Step, sizes: &Sizes, queues: &mut Queues) -> bool {
         let worker = &mut self.worker;
-        let queue = match step {
-            LoadStep::TakeInput => return worker.take(&mut queues.array_to_load, Cause::Patches),
-            LoadStep::GiveInput => return worker.put(&mut queues.load_to_array, 1),
-            LoadStep::Sound => return worker.put(&mut queues.checks, 1),
-            LoadStep::Request(address, beats) => {
-                let (came, now) = (worker.came, worker.clock.now);
-                self.requested = self
-                    .began
-                    .iter()
-                    .copied()
-                    .find(|&at| at >= came)
-                    .unwrap_or(now);
-                if self.began.len() as u64 == declared::TRANSFERS_AHEAD {
-                    self.began.pop_front();
+        match step {
+            Step::Take(queue, ..) => worker.take(&mut queues[queue], Cause::of(queue)),
+            Step::Give(queue, ..) => worker.put(&mut queues[queue], 1),
+            Step::Transfer(queue) => {
+                while self.beats_left > 0 {
+                    let queue = queue.filter(|_| self.beats_left > 1);
+                    if !self.beat(queue.map(|queue| &mut queues[queue]), sizes) {
+                        return false;
+                    }
+                    self.beats_left -= 1;
                 }
-                self.began.push_back(now);
-                (self.address, self.left) = (address, beats);
-                return true;
+                true
             }
-            LoadStep::Beat(Target::Weights) => Some(&mut queues.weights),
-            LoadStep::Beat(Target::Rows | Target::Table | Target::Residual) => {
-                Some(&mut queues.rows)
-            }
-            LoadStep::Beat(Target::Gains) => Some(&mut queues.gains),
-            LoadStep::Beat(Target::Patches) | LoadStep::Check => None,
-        };
+            _ => true,
+        }
+    }
+}
+
+impl Loader {
+    /// Moves a beat to a queue, or the check's beat. Returns false if that is not possible yet.
+    fn beat(&mut self, queue: Option<&mut Fifo>, sizes: &Sizes) -> bool {
         if self.burst == 0 {
             self.begin_burst();
         }
@@ -300,7 +296,7 @@ impl Store {
         if self.taken == logits {
             let words = (PORT_BYTES / 4) as u64;
             let padding = logits.next_multiple_of(words) - logits;
-            let Some((at, ())) = queues.checks.take(self.now + padding) else {
+            let Some((at, ())) = queues[QueueName::Checks].take(self.now + padding) else {
                 return false;
             };
             // The trailer's words.
@@ -310,7 +306,7 @@ impl Store {
             self.taken = 0;
             return true;
         }
-        let Some((at, ())) = queues.logits.take(self.now) else {
+        let Some((at, ())) = queues[QueueName::Logits].take(self.now) else {
             return false;
         };
         self.now = at + 1;

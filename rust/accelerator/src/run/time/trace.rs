@@ -2,6 +2,7 @@
 
 use crate::counters::{UnitCounts, UNITS};
 use crate::isa::{Command, Unit};
+use crate::unit::QueueName;
 
 /// Reason why a unit stands still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,6 +40,17 @@ impl Cause {
         Self::Lanes,
         Self::Full,
     ];
+
+    /// Returns the cause of a wait for an item of a queue.
+    pub(super) const fn of(queue: QueueName) -> Self {
+        match queue {
+            QueueName::Weights | QueueName::Rows | QueueName::Gains => Self::Memory,
+            QueueName::LoadToArray | QueueName::ArrayToLoad => Self::Patches,
+            QueueName::NormToArray => Self::Norm,
+            QueueName::SoftmaxToArray | QueueName::Scales => Self::Softmax,
+            _ => Self::Result,
+        }
+    }
 
     /// Returns the cause's name.
     pub const fn name(self) -> &'static str {

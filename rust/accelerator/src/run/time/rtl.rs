@@ -9,11 +9,11 @@ use std::collections::VecDeque;
 use quasar_core::error::{Error, Result};
 use quasar_hardware::declared::array as timing;
 use quasar_hardware::packing::DspKind;
-use quasar_hardware::tiling::RowTile;
 use quasar_hardware::Hardware;
 
-use super::buffer::{BufferLoader, Content};
+use super::buffer::BufferLoader;
 use super::queues::Fifo;
+use crate::unit::{Half, Leaves, Pass, QueueName};
 
 /// Parameters of the array.
 #[derive(Clone, Copy, Debug)]
@@ -46,11 +46,6 @@ impl CoreSizes {
         }
     }
 
-    /// Returns the words of some columns.
-    pub const fn words(&self, columns: u64) -> u64 {
-        columns.div_ceil(self.cascade)
-    }
-
     /// Returns the slow cycle in which the first item of a row pair can leave, by its `index` in
     /// its pass. `end`: fast cycle of the pass's last word.
     const fn arrives(&self, end: u64, index: u64) -> u64 {
@@ -69,46 +64,6 @@ impl CoreSizes {
     /// pass's last word.
     pub(super) const fn freed(&self, end: u64) -> u64 {
         (end + timing::END_TO_FREED) / self.ratio + 1
-    }
-}
-
-/// The destination of a pass's sums.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leaves {
-    /// Nowhere: the next pass adds to them.
-    Stay,
-    /// To the drain.
-    Sums,
-    /// To the score buffers, all tokens at once.
-    Scores,
-}
-
-/// A pass of a tile through the array.
-#[derive(Clone, Copy, Debug)]
-pub struct Pass {
-    /// Words of C columns.
-    pub words: u64,
-    /// The rows of the tile.
-    pub rows: RowTile,
-    /// Groups of L tokens.
-    pub groups: u64,
-    /// The destination of the sums.
-    pub leaves: Leaves,
-}
-
-impl Pass {
-    /// Returns the items of a row pair.
-    const fn items(&self, pair: u64) -> u64 {
-        match self.leaves {
-            Leaves::Scores => 1,
-            _ if 2 * pair + 1 < self.rows.rows4 => 2 * self.groups,
-            _ => self.groups,
-        }
-    }
-
-    /// Returns the items of all row pairs: the slow cycles that they take.
-    pub fn drain(&self) -> u64 {
-        (0..self.rows.pairs()).map(|pair| self.items(pair)).sum()
     }
 }
 
@@ -404,7 +359,7 @@ pub struct Cycles {
 }
 
 /// Returns the contents of the halves of weights, and the slow cycles from which on each can begin.
-fn demands(work: &[Work], word_bytes: u64, beat_bytes: u64) -> VecDeque<(u64, Content)> {
+fn demands(work: &[Work], word_bytes: u64, beat_bytes: u64) -> VecDeque<(u64, Half)> {
     let mut contents = VecDeque::new();
     for work in work {
         if let Work::Weights {
@@ -413,9 +368,9 @@ fn demands(work: &[Work], word_bytes: u64, beat_bytes: u64) -> VecDeque<(u64, Co
             taken,
         } = *work
         {
-            let content = Content::weights(words, word_bytes, beat_bytes);
+            let half = Half::new(QueueName::Weights, words, word_bytes, beat_bytes);
             let known = taken + timing::DEMAND_TO_FILL;
-            contents.extend((0..tiles).map(|_| (known, content)));
+            contents.extend((0..tiles).map(|_| (known, half)));
         }
     }
     contents
@@ -433,7 +388,7 @@ pub fn array_cycles(
     work: &[Work],
 ) -> Result<Vec<Cycles>> {
     let forever = |what| Error::InvalidValue(format!("a pass waits for ever: {what}"));
-    let mut weights = BufferLoader::new(0, |_, _| Vec::new());
+    let mut weights = BufferLoader::new(QueueName::Weights, 0);
     weights.contents = demands(work, sizes.pairs * sizes.cascade, beat_bytes);
     let mut beats = Fifo::new(around.beats.len());
     for &offered in &around.beats {

@@ -118,9 +118,9 @@ impl Activity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::{replay_segments, Trace};
     use crate::isa::{Command, CountedUnit, Load, LoadEnd, Table, Target};
     use crate::program::{List, Place, Segment};
+    use crate::run::time::{replay_segments, Trace};
     use crate::testing::{golden, hardware};
 
     fn set(ranges: &[(u64, u64)]) -> CycleSet {

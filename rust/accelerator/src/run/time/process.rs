@@ -1,9 +1,6 @@
 //! Models the units: each is a process with a clock of its own that works off commands in steps.
 
-use std::collections::VecDeque;
-
 use quasar_hardware::declared::{self, beat_ticks};
-use quasar_hardware::tiling::{RowTile, Tiling};
 use quasar_hardware::Hardware;
 
 use super::counts::Activity;
@@ -12,64 +9,30 @@ use super::rtl::CoreSizes;
 use super::trace::{Cause, Span, Stalls, Trace};
 use crate::isa::{Command, Unit};
 use crate::shape::Shape;
+use crate::unit::{Step, Steps};
 
 /// Sizes of a configuration that the loops depend on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
-    pub(super) tiling: Tiling,
+    pub(super) shape: Shape,
     pub(super) core: CoreSizes,
-    pub(super) lanes: u64,
-    pub(super) norm_lanes: u64,
-    pub(super) exponential_lanes: u64,
-    pub(super) beat_bytes: u64,
     /// [`declared::TICKS`] between two beats from memory.
     pub(super) beat_ticks: u64,
 }
 
 impl Sizes {
     pub(super) fn of(hardware: &Hardware) -> Self {
-        let c = hardware.configuration();
-        let beat_bytes = Shape::of(hardware).beat as u64;
+        let shape = Shape::of(hardware);
         Self {
-            tiling: Tiling::of(hardware),
+            shape,
             core: CoreSizes::of(hardware),
-            lanes: c.lanes.requantize,
-            norm_lanes: c.lanes.norm,
-            exponential_lanes: c.lanes.exponential,
-            beat_bytes,
-            beat_ticks: beat_ticks(hardware, beat_bytes),
+            beat_ticks: beat_ticks(hardware, shape.beat as u64),
         }
     }
 
-    /// Returns the groups of some tokens of a tile, as the drain takes them.
-    pub(super) fn groups(self, tokens: u64) -> u64 {
-        tokens.div_ceil(self.lanes)
-    }
-
-    /// Returns the groups of each tile of tokens, as the drain takes them.
-    pub(super) fn tile_groups(self, tokens: u32) -> impl Iterator<Item = u64> {
-        let sizes = self.tiling.token_sizes(tokens.into());
-        sizes.map(move |tokens| self.groups(tokens))
-    }
-
-    /// Returns the words of C columns that hold some columns.
-    pub(super) fn words(self, columns: u32) -> u64 {
-        self.core.words(columns.into())
-    }
-
-    /// Returns the bytes of a word of weights.
-    pub(super) const fn weight_word(self) -> u64 {
-        self.core.pairs * self.core.cascade
-    }
-
-    /// Returns the tiles of row pairs.
-    pub(super) fn row_tiles(self, rows4: u32, rows8: u32) -> impl Iterator<Item = RowTile> {
-        self.tiling.row_tiles(rows4.into(), rows8.into())
-    }
-
-    /// Returns the rows of each tile of row pairs.
-    pub(super) fn tile_rows(self, rows4: u32, rows8: u32) -> impl Iterator<Item = u64> {
-        self.row_tiles(rows4, rows8).map(RowTile::rows)
+    /// Returns the groups of a tile's tokens, as the drain takes them.
+    pub(super) const fn groups(self) -> u64 {
+        self.shape.groups(self.shape.tokens) as u64
     }
 }
 
@@ -89,6 +52,11 @@ impl Clock {
         }
     }
 
+    /// Lets the next loop take its bounds.
+    pub(super) fn end_loop(&mut self) {
+        self.wait(Cause::Gap, self.now + declared::LOOP_GAP);
+    }
+
     pub(super) fn work(&mut self, cycles: u64) {
         self.busy += cycles;
         self.now += cycles;
@@ -96,25 +64,27 @@ impl Clock {
 }
 
 /// State of a unit: its clock, its command, and the steps that are left of the command.
-pub(super) struct Worker<S> {
+pub(super) struct Worker {
     pub(super) clock: Clock,
     pub(super) running: Option<(Entry, u64)>,
     /// Time at which the command arrived.
     pub(super) came: u64,
-    /// Steps, and the number of times that each is still to be done.
-    pub(super) steps: VecDeque<(S, u64)>,
+    pub(super) steps: Steps,
+    /// The present step, and the number of times that it is still to be done.
+    pub(super) step: Option<(Step, u64)>,
     /// The clock at the end of the last command.
     pub(super) reported: Clock,
     pub(super) activity: Activity,
 }
 
-impl<S> Worker<S> {
+impl Worker {
     pub(super) fn new() -> Self {
         Self {
             clock: Clock::default(),
             running: None,
             came: 0,
-            steps: VecDeque::new(),
+            steps: Vec::new().into_iter(),
+            step: None,
             reported: Clock::default(),
             activity: Activity::default(),
         }
@@ -137,6 +107,22 @@ impl<S> Worker<S> {
             self.clock.wait(Cause::Full, at - depth);
             true
         })
+    }
+
+    /// Returns the next step, which is done `times(step)` times.
+    pub(super) fn next(&mut self, times: impl Fn(Step) -> u64) -> Option<Step> {
+        while self.step.is_none_or(|(_, left)| left == 0) {
+            let step = self.steps.next()?;
+            self.step = Some((step, times(step)));
+        }
+        self.step.map(|(step, _)| step)
+    }
+
+    /// Counts that the present step was done once.
+    pub(super) fn done(&mut self) {
+        if let Some((_, left)) = &mut self.step {
+            *left -= 1;
+        }
     }
 
     /// Ends the command and adds its span to the trace. A cycle of the trace has `ratio` cycles of
@@ -162,19 +148,23 @@ impl<S> Worker<S> {
     }
 }
 
+/// Returns the number of items of a step that moves some, or else 1.
+pub(super) const fn items(step: Step) -> u64 {
+    match step {
+        Step::Take(_, count, _) | Step::Give(_, count, _) => count as u64,
+        _ => 1,
+    }
+}
+
 /// A unit, as a process.
 pub(super) trait Process {
-    /// A step of a command.
-    type Step: Copy;
     /// The unit.
     const UNIT: Unit;
-    /// Cycles between a command's arrival and its first step.
-    const GAP: u64 = declared::COMMAND_GAP;
     /// Cycles from a command's last interval to its end.
     const DEPTH: u64 = 0;
 
     /// Returns the unit's state.
-    fn worker(&mut self) -> &mut Worker<Self::Step>;
+    fn worker(&mut self) -> &mut Worker;
 
     /// Returns the cycle in which the unit took the present command: its first process may take it
     /// before the last one begins with it.
@@ -182,11 +172,16 @@ pub(super) trait Process {
         self.worker().running.map_or(0, |(_, start)| start)
     }
 
-    /// Expands a command into steps and the number of times that each is done.
-    fn expand(command: Command, sizes: &Sizes) -> Vec<(Self::Step, u64)>;
+    /// Begins a command, behind [`declared::COMMAND_GAP`].
+    fn begin(&mut self, _: Command) {}
+
+    /// Returns the number of times that [`Self::once`] does a step.
+    fn times(step: Step, _: &Sizes) -> u64 {
+        items(step)
+    }
 
     /// Does a step once. Returns false if something that the step needs is not known yet.
-    fn once(&mut self, step: Self::Step, sizes: &Sizes, queues: &mut Queues) -> bool;
+    fn once(&mut self, step: Step, sizes: &Sizes, queues: &mut Queues) -> bool;
 
     /// Does the next step. Returns false if that is not possible yet.
     fn advance(&mut self, sizes: &Sizes, queues: &mut Queues, trace: &mut Trace) -> bool {
@@ -194,25 +189,21 @@ pub(super) trait Process {
         if worker.running.is_none() {
             let commands = &mut queues.commands[Self::UNIT as usize];
             let came = commands.next();
-            let Some((at, entry)) = commands.take(worker.clock.now) else {
+            let Some((at, (entry, steps))) = commands.take(worker.clock.now) else {
                 return false;
             };
             worker.came = came.unwrap_or_default();
             worker.clock.wait(Cause::Command, at);
             worker.running = Some((entry, worker.clock.now));
-            let gap = worker.clock.now + Self::GAP;
+            let gap = worker.clock.now + declared::COMMAND_GAP;
             worker.clock.wait(Cause::Gap, gap);
-            let steps = Self::expand(entry.2, sizes).into_iter();
-            worker.steps = steps.filter(|&(_, times)| times > 0).collect();
-        } else if let Some(&(step, _)) = worker.steps.front() {
+            worker.steps = steps;
+            self.begin(entry.2);
+        } else if let Some(step) = worker.next(|step| Self::times(step, sizes)) {
             if !self.once(step, sizes, queues) {
                 return false;
             }
-            let steps = &mut self.worker().steps;
-            steps[0].1 -= 1;
-            if steps[0].1 == 0 {
-                steps.pop_front();
-            }
+            self.worker().done();
         } else {
             let taken = self.taken();
             let worker = self.worker();

@@ -1,6 +1,6 @@
 //! The event model: replays command lists on the units with their queues, in declared cycles.
 //!
-//! Each process of the kernels is a state machine with a clock of its own ([`process`]). Queues
+//! Each process of the kernels walks the steps of [`crate::unit`] with a clock of its own ([`process`]). Queues
 //! carry the times at which their items can be taken, and remember when slots became free
 //! ([`queues`]). So the result does not depend on the order in which the processes run: they form a
 //! Kahn process network. The array follows the rules of `docs/array-timing.md` ([`rtl`]). Trip
@@ -35,15 +35,15 @@ use self::memory::{Fetch, Host, Loader, Store};
 use self::norm::Norm;
 use self::process::{Process, Sizes};
 use self::queues::{Entry, Fifo, Queues};
-pub use self::rtl::{
-    array_cycles, Bounds, CoreSizes, Cycles, Issued, Leaves, Pass, Surroundings, Work,
-};
+pub use self::rtl::{array_cycles, Bounds, CoreSizes, Cycles, Issued, Surroundings, Work};
 use self::softmax::Exponential;
 pub use self::trace::{Cause, Span, Stalls, Trace};
 use crate::counters::Counts;
 use crate::driver::FINISHING;
 use crate::isa::{Command, Kind};
 use crate::program::{List, Segment};
+use crate::unit::QueueName;
+pub use crate::unit::{Leaves, Pass};
 
 /// The accelerator: queues, units and the kernels that access memory.
 struct Model {
@@ -135,6 +135,7 @@ impl Model {
             store,
             finishing: _,
         } = self;
+        let (beat, lanes) = (sizes.shape.beat as u64, sizes.shape.lanes as u64);
         let mut moved = 0;
         let mut run = |step: &mut dyn FnMut() -> bool| {
             while step() {
@@ -146,15 +147,15 @@ impl Model {
             fetch.advance(sizes, queues, trace, loaders)
         });
         run(&mut || loader.advance(sizes, queues, trace));
-        run(&mut || array.weights.advance(sizes.beat_bytes, &mut queues.weights));
+        run(&mut || array.weights.advance(beat, &mut queues[QueueName::Weights]));
         run(&mut || array.advance(sizes, queues, trace));
         run(&mut || array.leave(queues));
         run(&mut || scores.advance(queues));
         run(&mut || scores.send(sizes, queues));
-        run(&mut || drain.rows.advance(sizes.beat_bytes, &mut queues.rows));
-        run(&mut || drain.scales.advance(sizes.lanes, &mut queues.scales));
+        run(&mut || drain.rows.advance(beat, &mut queues[QueueName::Rows]));
+        run(&mut || drain.scales.advance(lanes, &mut queues[QueueName::Scales]));
         run(&mut || drain.advance(sizes, queues, trace));
-        run(&mut || norm.gains.advance(sizes.beat_bytes, &mut queues.gains));
+        run(&mut || norm.gains.advance(beat, &mut queues[QueueName::Gains]));
         run(&mut || norm.advance(sizes, queues, trace));
         run(&mut || exponential.advance(sizes, queues, trace));
         run(&mut || store.advance(queues, trace));
@@ -170,7 +171,7 @@ impl Model {
             store.command(self.fetch.started[segment].max(before), ended);
             before = ended;
         }
-        let fed = |queue: Fifo| Lacking::Without(queue.fed.unwrap_or_default());
+        let fed = |queue: &Fifo| Lacking::Without(queue.fed.clone().unwrap_or_default());
         let within = |cycles| Lacking::Within(cycles, CycleSet::default());
         let units = [
             (self.fetch.activity, within(self.fetch.waiting)),
@@ -180,11 +181,20 @@ impl Model {
             ),
             (self.array.plan.activity, Lacking::Unknown),
             (self.array.worker.activity, within(self.array.waiting)),
-            (self.scores.activity, fed(self.queues.scores)),
-            (self.drain.worker.activity, fed(self.queues.sums)),
-            (self.norm.worker.activity, fed(self.queues.moments)),
-            (self.exponential.worker.activity, fed(self.queues.maxima)),
-            (store, fed(self.queues.logits)),
+            (self.scores.activity, fed(&self.queues.scores)),
+            (
+                self.drain.worker.activity,
+                fed(&self.queues[QueueName::Sums]),
+            ),
+            (
+                self.norm.worker.activity,
+                fed(&self.queues[QueueName::Moments]),
+            ),
+            (
+                self.exponential.worker.activity,
+                fed(&self.queues[QueueName::Maxima]),
+            ),
+            (store, fed(&self.queues[QueueName::Logits])),
         ];
         Trace {
             units: units.map(|(activity, lacking)| activity.counts(&lacking)),

@@ -5,9 +5,8 @@
 //! |---|---|
 //! | `fields` | checks each command on its own |
 //! | `lists` | checks each segment against the halves that it interleaves, and each frame's transfers |
-//! | `items` | declares the steps of the abstract run, and what queues and memories hold in it |
-//! | `machine` | runs segments abstractly |
-//! | `steps` | expands commands into the steps of the abstract run |
+//! | `items` | declares what queues and memories hold in the abstract run |
+//! | `machine` | runs segments abstractly, by the steps of [`crate::unit`] |
 //!
 //! The units take from and give to bounded queues, and wait where they cannot. So they form a Kahn
 //! process network: a deadlock does not depend on which unit runs first, and one run decides. The
@@ -22,7 +21,6 @@ mod fields;
 mod items;
 mod lists;
 mod machine;
-mod steps;
 #[cfg(test)]
 mod tests;
 

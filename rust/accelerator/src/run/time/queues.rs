@@ -1,12 +1,13 @@
 //! Models the queues between the kernels: bounded, with times in place of data.
 
 use std::collections::VecDeque;
+use std::ops::{Index, IndexMut};
 
 use quasar_hardware::{declared, Hardware};
 
 use super::counts::CycleSet;
-use super::trace::Cause;
 use crate::isa::{Command, Unit, QUEUES};
+use crate::unit::{queue_index, QueueName, Steps};
 
 /// A command, after the index of its segment and its index in the segment.
 pub(super) type Entry = (usize, usize, Command);
@@ -44,10 +45,15 @@ impl<V> Fifo<V> {
         self
     }
 
+    /// Returns true if no item can be written before one is taken.
+    pub(super) fn full(&self) -> bool {
+        self.items.len() == self.depth
+    }
+
     /// Writes an item at `at`, or later, as soon as the queue has room. Returns the time of the
     /// write, or none if it is not known yet.
     pub(super) fn put(&mut self, at: u64, value: V) -> Option<u64> {
-        if self.items.len() == self.depth {
+        if self.full() {
             return None;
         }
         let room = if self.written >= self.depth {
@@ -96,74 +102,56 @@ const fn taken_ahead(unit: Unit) -> usize {
 
 /// All queues between the kernels.
 pub(super) struct Queues {
-    pub(super) commands: [Fifo<Entry>; Unit::ALL.len()],
-    pub(super) weights: Fifo,
-    pub(super) rows: Fifo,
-    pub(super) gains: Fifo,
-    pub(super) sums: Fifo,
+    pub(super) commands: [Fifo<(Entry, Steps)>; Unit::ALL.len()],
+    /// The queues that steps name.
+    named: [Fifo; QueueName::ALL.len()],
     pub(super) scores: Fifo,
     pub(super) passes: Fifo,
     /// Cycles in which the commands come that `plan` sends to `scores`.
     pub(super) score_commands: VecDeque<u64>,
-    pub(super) moments: Fifo,
-    pub(super) maxima: Fifo,
-    pub(super) scales: Fifo,
-    pub(super) logits: Fifo,
-    pub(super) checks: Fifo,
-    pub(super) load_to_array: Fifo,
-    pub(super) array_to_load: Fifo,
-    pub(super) drain_to_array: Fifo,
-    pub(super) norm_to_array: Fifo,
-    pub(super) softmax_to_array: Fifo,
+}
+
+impl Index<QueueName> for Queues {
+    type Output = Fifo;
+
+    fn index(&self, name: QueueName) -> &Fifo {
+        &self.named[name as usize]
+    }
+}
+
+impl IndexMut<QueueName> for Queues {
+    fn index_mut(&mut self, name: QueueName) -> &mut Fifo {
+        &mut self.named[name as usize]
+    }
 }
 
 impl Queues {
     pub(super) fn new(hardware: &Hardware) -> Self {
-        let declared = |name: &str| {
-            let queue = QUEUES.iter().find(|queue| queue.name == name);
-            queue.expect("isa.rs declares it")
-        };
-        let queue = |name: &str| {
-            let declared = declared(name);
+        let queue = |index: usize| {
+            let declared = &QUEUES[index];
             let mut fifo = Fifo::new(declared.depth_in(hardware));
             for _ in 0..declared.initial {
                 fifo.put(0, ());
             }
             fifo
         };
-        let commands = |unit: Unit| declared(&format!("{}_commands", unit.name()));
+        let commands = |unit: Unit| {
+            let name = format!("{}_commands", unit.name());
+            QUEUES[queue_index(&name)].depth_in(hardware)
+        };
+        // Those whose readers count the cycles without an item.
+        let named = |name: QueueName| match name {
+            QueueName::Sums | QueueName::Moments | QueueName::Maxima | QueueName::Logits => {
+                queue(name.index()).recorded()
+            }
+            _ => queue(name.index()),
+        };
         Self {
-            commands: Unit::ALL.map(|unit| {
-                let depth = commands(unit).depth_in(hardware);
-                Fifo::new(depth + taken_ahead(unit))
-            }),
-            weights: queue("weights"),
-            rows: queue("rows"),
-            gains: queue("gains"),
-            sums: queue("sums").recorded(),
-            scores: queue("scores").recorded(),
-            passes: queue("passes"),
+            commands: Unit::ALL.map(|unit| Fifo::new(commands(unit) + taken_ahead(unit))),
+            named: QueueName::ALL.map(named),
+            scores: queue(queue_index("scores")).recorded(),
+            passes: queue(queue_index("passes")),
             score_commands: VecDeque::new(),
-            moments: queue("moments").recorded(),
-            maxima: queue("maxima").recorded(),
-            scales: queue("scales"),
-            logits: queue("logits").recorded(),
-            checks: queue("checks"),
-            load_to_array: queue("load_to_array"),
-            array_to_load: queue("array_to_load"),
-            drain_to_array: queue("drain_to_array"),
-            norm_to_array: queue("norm_to_array"),
-            softmax_to_array: queue("softmax_to_array"),
-        }
-    }
-
-    /// Returns the queue of the credits that the array waits for.
-    pub(super) fn credits(&mut self, cause: Cause) -> &mut Fifo {
-        match cause {
-            Cause::Patches => &mut self.load_to_array,
-            Cause::Norm => &mut self.norm_to_array,
-            Cause::Softmax => &mut self.softmax_to_array,
-            _ => &mut self.drain_to_array,
         }
     }
 }

@@ -2,9 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::process::Sizes;
 use super::queues::Fifo;
-use crate::isa::{Command, ROW_BYTES};
+use crate::unit::{Half, QueueName};
 
 /// Two halves, of which one is filled while the other is used.
 pub(super) struct DoubleBuffer {
@@ -18,46 +17,6 @@ impl DoubleBuffer {
         free.put(0, ());
         free.put(0, ());
         Self { free, full }
-    }
-}
-
-/// Content of a half.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Content {
-    /// Beats in which the content arrives.
-    pub(super) beats: u64,
-    /// Words that are written, at most one a cycle.
-    pub(super) words: u64,
-    /// Bytes of a word.
-    pub(super) word_bytes: u64,
-}
-
-impl Content {
-    /// Returns the content of a half of weights, a tile of row pairs, in words of `word_bytes`.
-    pub(super) const fn weights(words: u64, word_bytes: u64, beat_bytes: u64) -> Self {
-        Self {
-            beats: (words * word_bytes).div_ceil(beat_bytes),
-            words,
-            word_bytes,
-        }
-    }
-
-    /// Returns the content of a half of row parameters: a tile of row pairs.
-    pub(super) const fn rows(rows: u64, beat_bytes: u64) -> Self {
-        Self {
-            beats: (rows * ROW_BYTES as u64).div_ceil(beat_bytes),
-            words: rows,
-            word_bytes: ROW_BYTES as u64,
-        }
-    }
-
-    /// Returns the content of a half of gains and offsets: a `LayerNorm`.
-    pub(super) const fn gains(embed: u64, beat_bytes: u64) -> Self {
-        Self {
-            beats: (embed * 4).div_ceil(beat_bytes),
-            words: embed,
-            word_bytes: 4,
-        }
     }
 }
 
@@ -78,14 +37,14 @@ pub(super) struct BufferLoader {
     /// Beats that were taken for the present half.
     pub(super) taken: Option<u64>,
     /// Contents to come, and the time since which each is known.
-    pub(super) contents: VecDeque<(u64, Content)>,
-    /// Returns the contents that a command needs.
-    contents_of: fn(Command, &Sizes) -> Vec<Content>,
+    pub(super) contents: VecDeque<(u64, Half)>,
+    /// The queue that the beats come in.
+    queue: QueueName,
 }
 
 impl BufferLoader {
     /// Creates a loader. `depth`: cycles from the last word of a half to its use.
-    pub(super) fn new(depth: u64, contents_of: fn(Command, &Sizes) -> Vec<Content>) -> Self {
+    pub(super) fn new(queue: QueueName, depth: u64) -> Self {
         Self {
             buffer: DoubleBuffer::new(),
             now: 0,
@@ -94,15 +53,14 @@ impl BufferLoader {
             depth,
             taken: None,
             contents: VecDeque::new(),
-            contents_of,
+            queue,
         }
     }
 
-    /// Adds the contents that a command needs, known from `at` on.
-    pub(super) fn expect(&mut self, at: u64, command: Command, sizes: &Sizes) {
-        let contents = (self.contents_of)(command, sizes);
-        self.contents
-            .extend(contents.into_iter().map(|content| (at, content)));
+    /// Adds the halves among those of a command that this loader loads, known from `at` on.
+    pub(super) fn expect(&mut self, at: u64, halves: &[Half]) {
+        let own = halves.iter().filter(|half| half.queue == self.queue);
+        self.contents.extend(own.map(|&half| (at, half)));
     }
 
     /// Takes the next beat. Returns false if that is not possible yet.

@@ -4,33 +4,15 @@
 use std::collections::VecDeque;
 
 use quasar_hardware::declared;
-use quasar_hardware::tiling::RowTile;
 
-use super::buffer::{BufferLoader, Content};
+use super::buffer::BufferLoader;
 use super::counts::{Activity, CycleSet};
 use super::process::{Process, Sizes, Worker};
 use super::queues::{Fifo, Queues};
-use super::rtl::{Bounds, Core, Issued, Leaves, Pass};
+use super::rtl::{Bounds, Core, Issued};
 use super::trace::{Cause, Trace};
-use crate::isa::{Command, Context, Gemm, Scores, Unit};
-
-#[derive(Clone, Copy)]
-pub(super) enum ArrayStep {
-    /// Takes the command.
-    Begin,
-    /// Takes a credit.
-    Wait(Cause),
-    /// Takes a full half of the weights.
-    Weights,
-    /// Makes the descriptor of a pass.
-    Plan,
-    /// Issues the pass.
-    Pass(Pass),
-    /// Gives the half of the weights back.
-    Release,
-    /// Gives load a credit for `input`.
-    GiveInput,
-}
+use crate::isa::{Command, Unit};
+use crate::unit::{ProductPass, QueueName, Step};
 
 /// The kernel `plan`: goes through a command's passes ahead of issue, and takes the credits that
 /// the passes wait for.
@@ -52,9 +34,13 @@ impl Plan {
 
 /// The array, with the kernel that plans its passes. The clock of its worker is the fast one.
 pub(super) struct Array {
-    pub(super) worker: Worker<ArrayStep>,
+    pub(super) worker: Worker,
     pub(super) plan: Plan,
     pub(super) core: Core,
+    /// Credits that the present step has taken.
+    credits: usize,
+    /// The descriptor of the present pass is made.
+    planned: bool,
     pub(super) weights: BufferLoader,
     /// Fast cycle in which the present half of the weights was full.
     pub(super) filled: u64,
@@ -63,45 +49,33 @@ pub(super) struct Array {
 }
 
 impl Process for Array {
-    type Step = ArrayStep;
     const UNIT: Unit = Unit::Array;
 
-    fn worker(&mut self) -> &mut Worker<ArrayStep> {
+    fn worker(&mut self) -> &mut Worker {
         &mut self.worker
-    }
-
-    fn expand(command: Command, sizes: &Sizes) -> Vec<(ArrayStep, u64)> {
-        let steps = match command {
-            Command::Gemm(gemm) => Self::gemm(gemm, sizes),
-            Command::Scores(scores) => Self::scores(scores, sizes),
-            Command::Context(context) => Self::context(context, sizes),
-            _ => Vec::new(),
-        };
-        std::iter::once((ArrayStep::Begin, 1))
-            .chain(steps)
-            .filter(|&(_, times)| times > 0)
-            .collect()
     }
 
     fn advance(&mut self, sizes: &Sizes, queues: &mut Queues, trace: &mut Trace) -> bool {
         if self.worker.running.is_none() {
             let commands = &mut queues.commands[Self::UNIT as usize];
             let came = commands.next();
-            let Some((_, entry)) = commands.take(self.plan.now) else {
+            let Some((_, (entry, steps))) = commands.take(self.plan.now) else {
                 return false;
             };
             self.worker.came = came.unwrap_or_default();
             self.worker.running = Some((entry, self.worker.clock.now));
-            self.worker.steps = Self::expand(entry.2, sizes).into();
-        } else if let Some(&(step, _)) = self.worker.steps.front() {
+            self.worker.steps = steps;
+            self.plan.wait(Cause::Command, self.worker.came);
+            let begun = self.plan.now + declared::COMMAND_GAP;
+            self.plan.wait(Cause::Gap, begun);
+            if matches!(entry.2, Command::Scores(_)) {
+                queues.score_commands.push_back(begun);
+            }
+        } else if let Some(step) = self.worker.next(|_| 1) {
             if !self.once(step, sizes, queues) {
                 return false;
             }
-            let steps = &mut self.worker.steps;
-            steps[0].1 -= 1;
-            if steps[0].1 == 0 {
-                steps.pop_front();
-            }
+            self.worker.done();
         } else {
             let (came, planned) = (self.worker.came, self.plan.now);
             self.plan.activity.command(came, planned);
@@ -110,44 +84,40 @@ impl Process for Array {
         true
     }
 
-    fn once(&mut self, step: ArrayStep, sizes: &Sizes, queues: &mut Queues) -> bool {
+    fn once(&mut self, step: Step, sizes: &Sizes, queues: &mut Queues) -> bool {
         let core = sizes.core;
         // The last word of the last pass.
         let end = self.worker.clock.now.saturating_sub(1);
         match step {
-            ArrayStep::Begin => {
-                self.plan.wait(Cause::Command, self.worker.came);
-                let begun = self.plan.now + declared::COMMAND_GAP;
-                self.plan.wait(Cause::Gap, begun);
-                let running = self.worker.running.map(|(entry, _)| entry.2);
-                if matches!(running, Some(Command::Scores(_))) {
-                    queues.score_commands.push_back(begun);
+            Step::Take(queue, count, _) => {
+                for _ in self.credits..count {
+                    let Some((at, ())) = queues[queue].take(self.plan.now) else {
+                        return false;
+                    };
+                    self.plan.wait(Cause::of(queue), at);
+                    self.credits += 1;
                 }
+                self.credits = 0;
             }
-            ArrayStep::Wait(cause) => {
-                let Some((at, ())) = queues.credits(cause).take(self.plan.now) else {
-                    return false;
-                };
-                self.plan.wait(cause, at);
-            }
-            ArrayStep::Weights => {
+            Step::TakeHalf(_) => {
                 let Some((at, ())) = self.weights.buffer.full.take(0) else {
                     return false;
                 };
                 self.filled = core.filled(at);
             }
-            ArrayStep::Plan => {
-                let planned = self.plan.now + declared::PLAN_INTERVAL;
-                let Some(at) = queues.passes.put(planned, ()) else {
-                    return false;
-                };
-                self.plan.activity.blocked.add(planned, at);
-                self.plan.now = at;
-            }
-            ArrayStep::Pass(pass) => {
+            Step::Pass(ProductPass { pass, .. }) => {
+                if !self.planned {
+                    let planned = self.plan.now + declared::PLAN_INTERVAL;
+                    let Some(at) = queues.passes.put(planned, ()) else {
+                        return false;
+                    };
+                    self.plan.activity.blocked.add(planned, at);
+                    self.plan.now = at;
+                    self.planned = true;
+                }
                 // The array takes a descriptor as soon as it can, but the model only when it knows
                 // when the pass starts.
-                let planned = queues.passes.next().expect("the step before planned it");
+                let planned = queues.passes.next().expect("the pass is planned");
                 let taken = planned.max(self.core.takes());
                 let Some(issued) = self.core.issue(pass, self.filled, taken) else {
                     return false;
@@ -156,15 +126,18 @@ impl Process for Array {
                 self.record(issued, taken, core.ratio);
                 self.account(issued, pass.words);
                 self.plan.cause = None;
+                self.planned = false;
             }
-            ArrayStep::Release => {
+            Step::FreeHalf(_) => {
                 let freed = core.freed(end);
                 return self.weights.buffer.free.put(freed + 1, ()).is_some();
             }
-            ArrayStep::GiveInput => {
+            Step::Give(QueueName::ArrayToLoad, ..) => {
                 let free = core.freed(end);
-                return queues.array_to_load.put(free, ()).is_some();
+                return queues[QueueName::ArrayToLoad].put(free, ()).is_some();
             }
+            // Sums and scores leave by themselves.
+            _ => {}
         }
         true
     }
@@ -176,16 +149,11 @@ impl Array {
             worker: Worker::new(),
             plan: Plan::default(),
             core: Core::new(sizes.core),
+            credits: 0,
+            planned: false,
             filled: 0,
             waiting: CycleSet::default(),
-            weights: BufferLoader::new(0, |command, sizes| match command {
-                Command::Gemm(gemm) => {
-                    let (words, word) = (sizes.words(gemm.columns), sizes.weight_word());
-                    let weights = Content::weights(words, word, sizes.beat_bytes);
-                    vec![weights; sizes.tile_rows(gemm.rows4, gemm.rows8).count()]
-                }
-                _ => Vec::new(),
-            }),
+            weights: BufferLoader::new(QueueName::Weights, 0),
         }
     }
 
@@ -220,53 +188,6 @@ impl Array {
         self.worker.clock.work(words);
     }
 
-    fn gemm(gemm: Gemm, sizes: &Sizes) -> Vec<(ArrayStep, u64)> {
-        let mut steps = vec![
-            (ArrayStep::Wait(Cause::Patches), gemm.wait_load.into()),
-            (ArrayStep::Wait(Cause::Result), gemm.wait_drain.into()),
-        ];
-        for (tile, rows) in sizes.row_tiles(gemm.rows4, gemm.rows8).enumerate() {
-            steps.push((ArrayStep::Weights, 1));
-            for groups in sizes.tile_groups(gemm.tokens) {
-                if tile == 0 {
-                    steps.push((ArrayStep::Wait(Cause::Norm), gemm.wait_norm.into()));
-                    let stored = gemm.wait_drain_tiles.into();
-                    steps.push((ArrayStep::Wait(Cause::Result), stored));
-                }
-                steps.extend(passes(sizes, gemm.columns, gemm.pass, rows, groups));
-            }
-            steps.push((ArrayStep::Release, 1));
-        }
-        steps.push((ArrayStep::GiveInput, gemm.post_load.into()));
-        steps
-    }
-
-    fn scores(scores: Scores, sizes: &Sizes) -> Vec<(ArrayStep, u64)> {
-        let mut steps = vec![(ArrayStep::Wait(Cause::Result), scores.wait_drain.into())];
-        steps.extend(sizes.row_tiles(0, scores.keys).flat_map(|rows| {
-            let pass = Pass {
-                words: sizes.words(scores.columns),
-                rows,
-                groups: 0,
-                leaves: Leaves::Scores,
-            };
-            [(ArrayStep::Plan, 1), (ArrayStep::Pass(pass), 1)]
-        }));
-        steps
-    }
-
-    fn context(context: Context, sizes: &Sizes) -> Vec<(ArrayStep, u64)> {
-        let mut steps = vec![
-            (ArrayStep::Wait(Cause::Result), context.wait_drain.into()),
-            (ArrayStep::Wait(Cause::Softmax), 1),
-        ];
-        let groups = sizes.groups(context.tokens.into());
-        for rows in sizes.row_tiles(0, context.rows) {
-            steps.extend(passes(sizes, context.keys, context.pass, rows, groups));
-        }
-        steps
-    }
-
     /// Lets the next sums or scores leave. Returns false if that is not possible yet.
     pub(super) fn leave(&mut self, queues: &mut Queues) -> bool {
         let blocked = &mut self.worker.activity.blocked;
@@ -276,35 +197,11 @@ impl Array {
             Some(at)
         };
         self.core.leave()
-            | self.core.take_sum(|at| put(&mut queues.sums, at))
+            | self
+                .core
+                .take_sum(|at| put(&mut queues[QueueName::Sums], at))
             | self.core.take_score(|at| put(&mut queues.scores, at))
     }
-}
-
-/// Returns the passes of a tile of `columns` columns, of at most `pass` columns each.
-fn passes(
-    sizes: &Sizes,
-    columns: u32,
-    pass: u32,
-    rows: RowTile,
-    groups: u64,
-) -> impl Iterator<Item = (ArrayStep, u64)> + '_ {
-    (0..columns).step_by(pass as usize).flat_map(move |first| {
-        let left = columns - first;
-        let leaves = if left > pass {
-            Leaves::Stay
-        } else {
-            Leaves::Sums
-        };
-        let words = sizes.words(left.min(pass));
-        let pass = Pass {
-            words,
-            rows,
-            groups,
-            leaves,
-        };
-        [(ArrayStep::Plan, 1), (ArrayStep::Pass(pass), 1)]
-    })
 }
 
 /// The kernel `scores`: stores a key's scores a cycle, then sends the largest.
@@ -371,10 +268,10 @@ impl ScoreStore {
             let Some((at, ())) = self.largest.take(self.sending) else {
                 return false;
             };
-            (self.sending, self.left) = (at, sizes.tiling.tokens.div_ceil(sizes.exponential_lanes));
+            (self.sending, self.left) = (at, sizes.shape.exponential_groups() as u64);
             return true;
         }
-        let Some(at) = queues.maxima.put(self.sending, ()) else {
+        let Some(at) = queues[QueueName::Maxima].put(self.sending, ()) else {
             return false;
         };
         self.activity.blocked.add(self.sending, at);

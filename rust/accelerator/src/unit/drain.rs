@@ -1,0 +1,132 @@
+//! The steps of the drain.
+
+use super::{Contents, Head, Memory, QueueName, Range, Step};
+use crate::isa::{Attend, Fill, Kind, RowsCommand, Target};
+use crate::shape::Shape;
+
+fn stored(post: bool) -> Step {
+    Step::Give(QueueName::DrainToArray, post.into(), Contents::Stored)
+}
+
+pub(super) fn rows(c: RowsCommand, s: Shape) -> impl Iterator<Item = Step> {
+    let all = (c.rows4 + c.rows8) as usize;
+    let logits = c.kind == Kind::Logits;
+    let row_tiles = s.numbered_row_tiles(c.rows4, c.rows8);
+    let tiles = row_tiles.flat_map(move |(row, tile_rows)| {
+        let rows = tile_rows.rows() as usize;
+        let last = row + rows == all;
+        // A logit leaves when its sum has come.
+        let at_once = if logits { 1 } else { rows };
+        let token_tiles = s.token_tiles(c.tokens).enumerate();
+        let tokens = token_tiles.flat_map(move |(tile, tokens)| {
+            let groups = s.groups(tokens);
+            let whole = c.tile + tile as u32;
+            let sums = Contents::Sums {
+                rows: tile_rows,
+                tile: whole,
+                tokens: tokens as u32,
+            };
+            let results = (0..rows).step_by(at_once).flat_map(move |row| {
+                [
+                    Step::Take(QueueName::Sums, at_once * groups, sums),
+                    Step::Requantize {
+                        row,
+                        rows: at_once,
+                        tile,
+                        tokens,
+                    },
+                    Step::Give(
+                        QueueName::Logits,
+                        usize::from(logits) * tokens,
+                        Contents::Logits { later: 0 },
+                    ),
+                ]
+            });
+            let moments = Contents::Moments {
+                tile: whole,
+                tokens: tokens as u32,
+            };
+            let count = usize::from(last && c.moments) * groups;
+            results.chain([
+                Step::Give(QueueName::Moments, count, moments),
+                stored(last && c.post_tiles),
+            ])
+        });
+        std::iter::once(Step::TakeHalf(s.row_half(rows as u64)))
+            .chain(tokens)
+            .chain([Step::FreeHalf(QueueName::Rows)])
+    });
+    let table = Range::new(Memory::Table, 0, 1, 0, Contents::Table);
+    c.table
+        .then_some(Step::Read(table))
+        .into_iter()
+        .chain(tiles)
+        .chain([stored(c.post)])
+}
+
+pub(super) fn attend(c: Attend, s: Shape) -> impl Iterator<Item = Step> {
+    let (tokens, rows, stride) = (c.tokens as usize, c.rows as usize, c.stride);
+    let head = Head {
+        tokens: c.tokens,
+        keys: 0,
+        place: Some([c.tile, c.base, c.rows]),
+    };
+    let means = Contents::Means { stride };
+    let first = c.tile as usize * stride as usize + c.base as usize;
+    // The weights are 0 where a head has only padding, so it may hold anything.
+    let context = Range::new(
+        Memory::Query,
+        first,
+        s.padded(rows),
+        c.tokens,
+        Contents::Context { stride },
+    );
+    [
+        Step::Take(QueueName::Scales, tokens, Contents::Scales(head)),
+        Step::Take(
+            QueueName::Sums,
+            rows * s.groups(tokens),
+            Contents::ContextSums(head),
+        ),
+        Step::Read(Range::new(Memory::Mean, c.base as usize, rows, 0, means)),
+        Step::Requantize {
+            row: 0,
+            rows,
+            tile: 0,
+            tokens,
+        },
+        Step::Write(context),
+        stored(c.post),
+    ]
+    .into_iter()
+}
+
+pub(super) fn fill(c: Fill, s: Shape) -> impl Iterator<Item = Step> {
+    let beats = s.beats(2 * s.tokens);
+    let transfer = Contents::Transfer {
+        target: Target::Residual,
+        beats: c.words * beats as u32,
+    };
+    let memory = Memory::Residual(c.frame);
+    (0..c.words as usize).flat_map(move |word| {
+        let filled = Range::new(memory, word, 1, s.tokens as u32, Contents::Filled);
+        [
+            Step::Take(QueueName::Rows, beats, transfer),
+            Step::Write(filled),
+        ]
+    })
+}
+
+pub(super) fn table(s: Shape) -> impl Iterator<Item = Step> {
+    let beats = s.beats(256);
+    let transfer = Contents::Transfer {
+        target: Target::Table,
+        beats: beats as u32,
+    };
+    let table = Range::new(Memory::Table, 0, 1, 0, Contents::Table);
+    [
+        Step::Take(QueueName::Rows, beats, transfer),
+        Step::Write(table),
+    ]
+    .into_iter()
+}
