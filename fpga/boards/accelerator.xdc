@@ -1,2 +1,3 @@
-# Of all boards. The fabric has one clock, which the processing system makes and whose IP constrains it; no pin leaves the fabric.
+# For all boards. The IPs of the processing system and of the MMCM constrain the clocks; the fabric has no external
+# pins.
 set_property BITSTREAM.GENERAL.COMPRESS TRUE [current_design]

@@ -1,5 +1,5 @@
-// A read adapter of an AXI master port as Vitis HLS makes it: requests, bursts of at most 64 beats
-// that keep within 4 KiB, outstanding bursts, the data's FIFO in block RAM and register slices.
+// A read adapter of an AXI master port, like those of Vitis HLS: a queue of requests, bursts of at
+// most 64 beats within 4 KiB, outstanding bursts, a data FIFO in block RAM, register slices.
 `default_nettype none
 module axi_read #(parameter int BITS = 128, parameter int OPEN = 8) (
     input  wire logic            clk,
@@ -23,7 +23,7 @@ module axi_read #(parameter int BITS = 128, parameter int OPEN = 8) (
     localparam int SIZE = $clog2(BITS / 8);
     localparam int DEPTH = 64 * OPEN;
     localparam int A = $clog2(DEPTH);
-    // Requests wait in a shift register.
+    // The queue of requests is a shift register.
     logic [95:0] waiting[4];
     logic [2:0] count;
     wire logic [1:0] last = count - 1'b1;

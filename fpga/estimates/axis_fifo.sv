@@ -1,4 +1,4 @@
-// A queue of the block design (axis_data_fifo): pointers, a RAM and an output register.
+// A FIFO of the block design (axis_data_fifo): pointers, a RAM and an output register.
 `default_nettype none
 module axis_fifo #(parameter int BITS = 256, parameter int DEPTH = 64,
     parameter STYLE = "distributed") (

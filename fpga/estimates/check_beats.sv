@@ -1,7 +1,7 @@
-// The check of a beat of `load` and of a word of `store` (fpga/include/crc.hpp).
+// The CRC-32 of a beat in `load` or of a word in `store` (fpga/include/crc.hpp).
 `default_nettype none
-// Computes what `data` adds to the state when ZEROS bits follow: each bit is the parity of some
-// bits of `data`, a tree of LUTs.
+// Computes the XOR contribution of `data` to the CRC state after ZEROS more bits. Each bit of it is
+// the parity of some bits of `data`: a tree of LUTs.
 module check_share #(parameter int BITS = 512, parameter int ZEROS = 0) (
     input  wire logic [BITS-1:0] data,
     output      logic [31:0]     share
@@ -16,7 +16,7 @@ module check_share #(parameter int BITS = 512, parameter int ZEROS = 0) (
         end
     end
     for (genvar row = 0; row < 32; row++) begin : gen_row
-        // The bits that this row takes, side by side.
+        // The bits of `data` that affect this row.
         wire logic [BITS:0] taken;
         for (genvar i = BITS - 1; i >= 0; i--) begin : gen_take
             localparam logic TAKES = gen_bit[i].gen_column.COLUMN[row];

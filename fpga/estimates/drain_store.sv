@@ -49,7 +49,7 @@ module drain_store #(
     logic [BV*C*9-1:0] values, words, turned_words;
     logic [BV*C*9-1:0] aligned[CB+1];
     rotate #(.N(BV), .BITS(9 * C)) value_rotator (.in(words), .by(value_bank), .out(turned_words));
-    // The first value's place in its word.
+    // Shifts the values to the first value's byte in its word.
     assign aligned[0] = values;
     for (genvar s = 0; s < CB; s++) begin : gen_place
         assign aligned[s+1] = value_byte[s] && (1 << s) < C ? aligned[s] << (9 << s) : aligned[s];

@@ -1,4 +1,4 @@
-// A lane of `exponentiate` (fpga/src/softmax.cpp): difference, product, power, two sums.
+// A lane of `exponentiate` (fpga/src/softmax.cpp): difference, product, power of two, two sums.
 `default_nettype none
 module exponential_lane (
     input  wire logic               clk,

@@ -1,4 +1,5 @@
-// `mean_of_codes` (fpga/include/leaves.hpp): a stage makes a bit of the quotient's magnitude.
+// `mean_of_codes` (fpga/include/leaves.hpp): each pipeline stage computes one bit of the quotient's
+// magnitude.
 `default_nettype none
 module floor_divide (
     input  wire logic               clk,

@@ -1,4 +1,4 @@
-// A register slice of two words, as Vitis HLS puts it between an AXI stream and a process.
+// A register slice of two words, like that of Vitis HLS between an AXI stream and a process.
 `default_nettype none
 module hls_port #(parameter int BITS = 27) (
     input  wire logic            clk,

@@ -1,10 +1,10 @@
-// A lane of `normalise` and of the regrouping before it (fpga/src/norm.cpp).
-// Uses requantize_lane.sv.
+// A lane of `normalise` and of the regrouping before it (fpga/src/norm.cpp). Uses `clamp` of
+// requantize_lane.sv.
 `default_nettype none
 module normalise_lane #(parameter int GN = 8) (
     input  wire logic               clk,
     input  wire logic               enable,
-    // The residuals of the tile's tokens that the lane serves.
+    // Residuals of the lane's tokens in a tile.
     input  wire logic [GN*16-1:0]   x,
     input  wire logic [$clog2(GN > 1 ? GN : 2)-1:0] group,
     input  wire logic               new_root,

@@ -1,5 +1,5 @@
-// Control of a process: `walk` of fpga/src/drain.cpp, a command's loops over tiles and rows with
-// the addresses that follow.
+// Control of a large process: `walk` of fpga/src/drain.cpp, with a command's loops over tiles and
+// rows and their addresses.
 `default_nettype none
 module process #(parameter int T = 33, parameter int KB = 36, parameter int VB = 9) (
     input  wire logic         clk,

@@ -1,5 +1,5 @@
-// `divide` (fpga/src/softmax.cpp): the scale of a token a cycle; a stage makes a bit of the
-// quotient.
+// `divide` (fpga/src/softmax.cpp): one token's scale a cycle; each pipeline stage computes one bit
+// of the quotient.
 `default_nettype none
 module quotient (
     input  wire logic        clk,

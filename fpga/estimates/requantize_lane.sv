@@ -1,8 +1,8 @@
-// A lane of `drain_rows` (fpga/src/drain.cpp): bias or the share of a value's mean, shift,
-// mantissa, GELU's index, residual, moments.
+// A lane of `drain_rows` (fpga/src/drain.cpp): bias or correction by a value's mean, shift,
+// mantissa, index into GELU's table, residual, moments.
 `default_nettype none
 
-// Clamps to B bits, in [-(2^(B-1)) + LOW, 2^(B-1) - 1].
+// Clamps to [-(2^(OUT-1)) + LOW, 2^(OUT-1) - 1].
 module clamp #(parameter int IN = 32, parameter int OUT = 16, parameter int LOW = 0) (
     input  wire logic signed [IN-1:0]  x,
     output logic signed      [OUT-1:0] y
@@ -12,7 +12,7 @@ module clamp #(parameter int IN = 32, parameter int OUT = 16, parameter int LOW 
     assign y = x > MOST ? MOST[OUT-1:0] : x < LEAST ? LEAST[OUT-1:0] : x[OUT-1:0];
 endmodule
 
-// shift16 of fpga/include/leaves.hpp: rounding shift, clamped to 16 bits; three stages.
+// shift16 of fpga/include/leaves.hpp: a rounding shift, clamped to 16 bits, in three stages.
 module shift16 (
     input  wire logic               clk,
     input  wire logic               enable,
@@ -34,7 +34,7 @@ module shift16 (
         end
 endmodule
 
-// a * b in two stages and its rounding to 18 bits in a third (requantize).
+// Computes a * b in two stages and rounds it to 18 bits in a third (requantize).
 module product15 (
     input  wire logic               clk,
     input  wire logic               enable,
@@ -61,7 +61,7 @@ module requantize_lane #(parameter int G = 2) (
     input  wire logic signed [26:0] bias,
     input  wire logic        [4:0]  shift,
     input  wire logic signed [15:0] mult,
-    // Attend: a factor for each token, and the mean of the row's values.
+    // Attend: a scale for each token, and the mean of the row's values.
     input  wire logic               attends,
     input  wire logic               begin_rows,
     input  wire logic        [34:0] word,

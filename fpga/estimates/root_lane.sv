@@ -1,5 +1,5 @@
-// A lane of `root` (fpga/src/norm.cpp): variance, normalizing shift, square root and reciprocal, a
-// bit a cycle. At most one of `start`, `rooting`, `turn` and `dividing` is high.
+// A lane of `root` (fpga/src/norm.cpp): variance, normalizing shift, then square root and
+// reciprocal, one bit a cycle. At most one of `start`, `rooting`, `turn` and `dividing` is high.
 `default_nettype none
 module root_lane (
     input  wire logic               clk,

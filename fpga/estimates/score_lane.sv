@@ -1,5 +1,5 @@
-// A token of the kernel `scores` (fpga/src/scores.cpp): the running maximum, and its way to the
-// lane that sends it.
+// One token of the kernel `scores` (fpga/src/scores.cpp): the registers of its score, and the
+// running maximum.
 `default_nettype none
 module score_lane (
     input  wire logic               clk,

@@ -1,4 +1,4 @@
-// `mean_of_residuals` (fpga/src/norm.cpp): a bit of the quotient's magnitude a cycle.
+// `mean_of_residuals` (fpga/src/norm.cpp): one bit of the quotient's magnitude a cycle.
 `default_nettype none
 module serial_divide (
     input  wire logic               clk,

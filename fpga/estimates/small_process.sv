@@ -1,4 +1,4 @@
-// Control of a small process: `announce` and the like, a loop over an item's count.
+// Control of a small process such as `announce`: a loop over an item's count.
 `default_nettype none
 module small_process (
     input  wire logic        clk,

@@ -1,9 +1,9 @@
-// Arithmetic of docs/integer-model.md in the types of the kernels. Depends on types.hpp.
+// Provides the functions of docs/integer-model.md on the kernels' types. Depends on types.hpp.
 #pragma once
 
 #include "types.hpp"
 
-// Computes a * b, whose width T holds; in LUTs if the configuration leaves the DSP slices to the
+// Computes a * b, which fits T. Uses LUTs if the configuration reserves the DSP slices for the
 // array.
 template <typename T, typename A, typename B> T multiply(const A& a, const B& b) {
 #pragma HLS INLINE

@@ -1,4 +1,4 @@
-// Reads commands.
+// Reads fields that several kinds of commands share.
 #pragma once
 
 #include "isa.hpp"
@@ -8,7 +8,7 @@ inline unsigned unit_of(const fields_t& command) {
   return unsigned(bits(command, 0, 0, isa::HEAD_BITS));
 }
 
-// Returns the number of a command among the operations of its unit.
+// Returns a command's operation code within its unit.
 inline unsigned operation(const fields_t& command) {
 #pragma HLS INLINE
   return unsigned(bits(command, 0, isa::HEAD_BITS, isa::HEAD_BITS));

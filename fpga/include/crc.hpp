@@ -1,13 +1,13 @@
-// CRC by whole words, lowest bit first, for a reflected polynomial. The state is the complement of
-// the CRC so far. Plain C++ that stands alone: any front end compiles it.
+// Computes a reflected CRC word by word, each word from its lowest bit. The state is the complement
+// of the CRC so far. Plain C++ without tool headers: any front end compiles it.
 #pragma once
 
 #include <stdint.h>
 
 #include "hls_pragma.hpp"
 
-// Holds what each bit of WORDS words adds to the state behind the last of them. The next state is a
-// sum of such columns (XOR): each of its bits is the parity of a fixed choice of bits.
+// Holds, for each bit of WORDS words, its XOR contribution to the CRC state after the last word.
+// The next state is the XOR of the columns of all bits that are 1.
 template <unsigned WORDS> struct CrcColumns {
   uint32_t of[32 * WORDS];
 };
@@ -22,7 +22,8 @@ template <uint32_t POLYNOMIAL, unsigned WORDS> constexpr CrcColumns<WORDS> crc_c
   return columns;
 }
 
-// Returns what `words` add to the state. It needs no state, so it can be computed ahead.
+// Returns the XOR contribution of `words` to the state. It does not depend on the state, so an
+// earlier pipeline stage can compute it.
 template <uint32_t POLYNOMIAL, unsigned WORDS> uint32_t crc_share(const uint32_t (&words)[WORDS]) {
   QUASAR_HLS(INLINE)
   constexpr CrcColumns<WORDS> COLUMNS = crc_columns<POLYNOMIAL, WORDS>();
@@ -37,7 +38,7 @@ template <uint32_t POLYNOMIAL, unsigned WORDS> uint32_t crc_share(const uint32_t
   return share;
 }
 
-// Returns the state behind WORDS words that add `share`.
+// Returns the state after WORDS words whose contribution is `share`.
 template <uint32_t POLYNOMIAL, unsigned WORDS> uint32_t crc_behind(uint32_t state, uint32_t share) {
   QUASAR_HLS(INLINE)
   uint32_t words[WORDS] = {state};

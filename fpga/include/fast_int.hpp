@@ -1,8 +1,8 @@
 // Native integers in place of ap_uint and ap_int, for fast simulation. A value wraps to W bits when
 // it is stored. An expression is evaluated in `int` up to 15 bits (a product of two fits), in
-// `int64_t` up to 63 bits and in __int128 beyond; ap_int would widen it. The results are equal as
-// long as no intermediate value exceeds these types, which the ap_int form of each test confirms.
-// With QUASAR_CHECKED a value that would wrap ends the program.
+// `int64_t` up to 63 bits and in __int128 beyond; ap_int would widen it. The results are equal if
+// no intermediate value exceeds these types; the ap_int build of each test confirms this. With
+// QUASAR_CHECKED a store that would wrap traps.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@ template <int W, bool SIGNED> class Integer {
   static constexpr int MAGNITUDE = SIGNED ? W - 1 : W;
 
 public:
-  // The type that takes part in expressions.
+  // The type of the value in an expression.
   using Value = std::conditional_t<MAGNITUDE <= 15, int,
                                    std::conditional_t<MAGNITUDE <= 63, int64_t, __int128>>;
 

@@ -1,5 +1,5 @@
-// Pragmas of Vitis HLS in sources that other front ends read: QUASAR_HLS(UNROLL) is `#pragma HLS
-// UNROLL` in Vitis HLS and nothing elsewhere. tools/check_hls_ports.py reads both forms.
+// Wraps pragmas of Vitis HLS in sources that other front ends compile: QUASAR_HLS(UNROLL) is
+// `#pragma HLS UNROLL` in Vitis HLS and empty elsewhere. tools/check_hls_ports.py reads both forms.
 #pragma once
 
 #ifdef __SYNTHESIS__

@@ -1,7 +1,9 @@
-// Declares the kernels, the queues' items and the memories' words (docs/accelerator.md).
+// Declares the kernels, the items of the queues and the words of the memories
+// (docs/accelerator.md).
 //
-// A memory of tokens has a bank for each group of tokens, so that a group is written without byte
-// enables: bank `frame * GROUPS + group` (`parity * GROUPS + group`), word `tile * D + d`.
+// A memory of tokens has one bank for each group of tokens, so that storing a group needs no byte
+// enables. Column d of tile t of a frame (or parity) f is word `t * D + d` of bank `f * GROUPS +
+// group`.
 #pragma once
 
 #include "commands.hpp"
@@ -9,7 +11,8 @@
 #include "stream.hpp"
 #include "types.hpp"
 
-// Groups of a tile's tokens, as the drain, the norm and the softmax take them.
+// Groups of a tile's tokens: one group is the input of the drain, the norm or the softmax in a
+// cycle.
 constexpr unsigned GROUPS = ceil_div(config::TOKENS, config::LANES);
 constexpr unsigned NORM_GROUPS = ceil_div(config::TOKENS, config::NORM_LANES);
 constexpr unsigned EXP_GROUPS = ceil_div(config::TOKENS, config::EXP_LANES);
@@ -25,7 +28,7 @@ using normed_t = vec<code_t, config::NORM_LANES>;
 using residual_t = vec<s<16>, config::LANES>;
 using scores_t = vec<s<24>, config::EXP_LANES>;
 using probabilities_t = vec<u<8>, config::EXP_LANES>;
-using cascade_t = vec<code_t, CASCADE>; // dimensions of a key, or tokens of a value's dimension
+using cascade_t = vec<code_t, CASCADE>; // C dimensions of a key, or C tokens of one value dimension
 
 using sums_t = vec<s<27>, config::LANES>;
 struct moment_t {
@@ -33,16 +36,16 @@ struct moment_t {
   u<41> squares;
 };
 using moments_t = vec<moment_t, config::LANES>;
-using maxima_t = scores_t;                      // a group at a time
-using score_row_t = vec<s<24>, config::TOKENS>; // of a key
-// The weights of a Gemm: words of C columns, and tiles of row pairs.
+using maxima_t = scores_t;                      // of one group
+using score_row_t = vec<s<24>, config::TOKENS>; // one key's scores
+// Size of a Gemm's weights: words of C columns, and tiles of row pairs.
 struct demand_t {
   u<13> words;
   u<16> tiles;
 };
 using isa::packed_pass_t;
-// Reports a frame to store: whether all its transfers from the arena were right, and the nonce of
-// its input (0: no input was read).
+// Reports a frame to `store`: `sound` is 1 if the checks of all its transfers were right; `nonce`
+// is that of its input (0: no input was read).
 struct frame_check_t {
   u<1> sound;
   u<32> nonce;
@@ -66,11 +69,11 @@ using Maxima = Stream<maxima_t, config::MAXIMA_DEPTH>;
 using Scales = Stream<scale_t, config::SCALES_DEPTH>;
 using Logits = Stream<s<32>, isa::depth::logits>;
 using Checks = Stream<frame_check_t, isa::depth::checks>;
-// A kernel writes 1 when a command has ended, for the counters. fetch and store, which no command
-// of a queue starts, also write 0 when they begin.
+// Events for the counters. A kernel writes 1 when it ends a command. The host starts fetch and
+// store, so these also write 0 when they begin.
 using Retired = UnqueuedStream<u<1>>;
 
-// `Masked` is the port of a memory whose words are written byte by byte.
+// `Masked` is the port of a memory with byte enables.
 template <template <typename, unsigned, unsigned> class Port,
           template <typename, unsigned, unsigned> class Masked>
 struct Memories {
@@ -115,8 +118,8 @@ void plan(Commands<isa::depth::array_commands>& commands,
 void scores(ScoreCommands& commands, ScoreRows& scores, Maxima& maxima, Retired& retired,
             Write::Score score);
 
-// The drain reads `residual` and writes `own_residual`, which are its own copy; `norm_residual` is
-// the norm's copy.
+// `residual` and `own_residual` are the read and write ports of the drain's copy of the residual;
+// `norm_residual` is the write port of the norm's copy.
 void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::rows>& rows,
            Sums& sums, Scales& scales, Moments& moments, Logits& logits,
            Credits<isa::depth::drain_to_array>& drain_to_array, Retired& retired,

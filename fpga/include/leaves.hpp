@@ -1,8 +1,7 @@
-// Functions of docs/integer-model.md that stand alone: roundings and clamps, requantization, a
-// divide, a root step, an exponential, the normalising of a value. Plain C++17: no header, type or
-// pragma that only one tool knows. Comes after the types u<W>, s<W> and multiply: those of
-// arithmetic.hpp for Vitis HLS, those of plain_int.hpp elsewhere. tests/fpga/leaves.cpp has the
-// worst case of each.
+// Pure functions of docs/integer-model.md: roundings and clamps, requantization, a division, a
+// square root step, an exponential, normalisation. Plain C++17 without headers, types or pragmas of
+// one tool. The includer first defines u<W>, s<W> and multiply: arithmetic.hpp for Vitis HLS,
+// plain_int.hpp elsewhere. tests/fpga/leaves.cpp tests the worst case of each function.
 #pragma once
 
 #include "hls_pragma.hpp"
@@ -44,19 +43,19 @@ template <int W> s<W - 14> rshift15(const s<W>& product) {
   return s<W - 14>((product + 16384) >> 15);
 }
 
-// Requantizes x, below 2^30: the result has 6 bits behind the point of a code.
+// Requantizes x, |x| < 2^30. The result is a code with 6 fractional bits.
 inline s<18> requantize(const s<31>& x, const u<5>& shift, const s<16>& mult) {
   QUASAR_HLS(INLINE)
   return rshift15<32>(s<32>(shift16(x, shift) * mult));
 }
 
-// Returns the code of a requantized value.
+// Rounds a requantized value to its 8-bit code.
 inline s<8> code_of(const s<18>& z, const s<8>& zero_point) {
   QUASAR_HLS(INLINE)
   return clamp8(s<13>(((z + 32) >> 6) + zero_point));
 }
 
-// Makes one more bit of a quotient: `part` is the divisor at the place of that bit.
+// Computes the next bit of a quotient. `part` is the divisor shifted to that bit.
 template <typename Rest, typename Quotient, typename Part>
 void divide_step(Rest& rest, Quotient& quotient, const Part& part) {
   QUASAR_HLS(INLINE)
@@ -67,14 +66,15 @@ void divide_step(Rest& rest, Quotient& quotient, const Part& part) {
   }
 }
 
-// A mean's magnitude, of which floor(magnitude / divisor) is the quotient's: floor(-n/d) =
-// -ceil(n/d) = -floor((n + d - 1)/d).
+// Returns m such that |floor(numerator / divisor)| = floor(m / divisor). For a negative numerator:
+// floor(-n/d) = -ceil(n/d) = -floor((n + d - 1)/d).
 template <typename Numerator> u<27> magnitude(const Numerator& numerator, const u<11>& divisor) {
   QUASAR_HLS(INLINE)
   return numerator < 0 ? int(divisor) - 1 - int(numerator) : int(numerator);
 }
 
-// Computes floor(numerator / divisor) of a mean of codes, a bit of its magnitude a stage.
+// Computes a mean of codes, floor(numerator / divisor). Each pipeline stage computes one bit of its
+// magnitude.
 inline s<9> mean_of_codes(const s<19>& numerator, const u<11>& divisor) {
   QUASAR_HLS(INLINE)
   u<19> rest = magnitude(numerator, divisor);
@@ -90,7 +90,7 @@ inline s<9> mean_of_codes(const s<19>& numerator, const u<11>& divisor) {
 // A variance, shifted up by pairs of bits until the highest pair is not 0.
 struct radicand_t {
   u<52> bits;
-  u<5> pairs; // below the shift
+  u<5> pairs; // pairs of bits before the shift
 };
 
 inline radicand_t radicand_of(const u<52>& variance) {
@@ -110,9 +110,9 @@ inline radicand_t radicand_of(const u<52>& variance) {
   return result;
 }
 
-// Makes one more bit of a square root: takes the two highest of 52 bits from the radicand. The
-// remainder is at most twice the root so far. So the last of 26 steps, which has 25 bits of the
-// root, compares 28 bits.
+// Computes the next bit of a square root from the two highest bits of the 52-bit radicand. The
+// remainder is at most twice the root so far. So the last of the 26 steps, which begins with a
+// 25-bit root, compares 28 bits.
 inline void root_step(u<52>& radicand, u<28>& remainder, u<26>& value) {
   QUASAR_HLS(INLINE)
   const u<28> next = unsigned(remainder) << 2 | unsigned(uint64_t(radicand) >> 50);
@@ -127,10 +127,10 @@ inline void root_step(u<52>& radicand, u<28>& remainder, u<26>& value) {
   }
 }
 
-// The rest with which the quotient of 2^40 and a root of 26 bits begins.
+// The initial remainder of the division of 2^40 by a 26-bit root.
 constexpr unsigned INVERT_REST = 1u << 24;
 
-// Makes one more bit of the quotient of 2^40 and a root.
+// Computes the next bit of the quotient of 2^40 and a root.
 inline void invert_step(u<28>& rest, u<16>& quotient, const u<26>& value) {
   QUASAR_HLS(INLINE)
   const u<28> next = unsigned(rest) << 1;
@@ -142,7 +142,7 @@ inline void invert_step(u<28>& rest, u<16>& quotient, const u<26>& value) {
   }
 }
 
-// Returns the output code of x. `sum`, `bits` and `inverse` are those of its token.
+// Normalises x to its 8-bit code. `sum`, `bits` and `inverse` belong to the token of x.
 inline s<8> normalise_value(const s<16>& x, const s<27>& sum, const u<5>& bits,
                             const u<15>& inverse, const s<16>& gain, const s<16>& offset,
                             const u<11>& embed, const u<4>& frac) {
@@ -161,7 +161,7 @@ inline s<8> normalise_value(const s<16>& x, const s<27>& sum, const u<5>& bits,
   return clamp8(s<16>(y >> int(frac)));
 }
 
-// Returns e12 of a score below the largest by `below`.
+// Returns e12 of a score that is `below` less than the largest score.
 inline u<12> exponential(const u<24>& below, const u<31>& cap, const u<25>& mult) {
   QUASAR_HLS(INLINE)
   u<31> difference = below;
@@ -173,7 +173,7 @@ inline u<12> exponential(const u<24>& below, const u<31>& cap, const u<25>& mult
   return ((shift < 16 ? power >> shift : 0) + 1) >> 1;
 }
 
-// Returns e8 of e12.
+// Rounds e12 to e8.
 inline u<8> rounded8(const u<12>& e12) {
   QUASAR_HLS(INLINE)
   return (unsigned(e12) + 8) >> 4;
@@ -185,8 +185,8 @@ struct reciprocal_t {
   u<5> shift;
 };
 
-// Computes (r, p): r = floor((Mo << b) / S12). S12 is shifted up to 22 bits; each stage makes one
-// bit of the quotient.
+// Computes (r, p) with r = floor((Mo << b) / S12). First shifts S12 left until its highest of 22
+// bits is 1; then each pipeline stage computes one bit of the quotient.
 inline reciprocal_t reciprocal(const u<22>& sum12, const u<15>& out_mult, const u<5>& out_shift) {
   QUASAR_HLS(INLINE)
   u<22> divisor = sum12;

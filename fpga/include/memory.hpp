@@ -1,25 +1,25 @@
-// On-chip memories and the memory bus. In Vitis HLS a memory is an array, and a port of it is an
-// array argument with an ap_memory interface (ARRAY_PARTITION complete in dimension 1: a RAM for
-// each bank). In simulation a port checks addresses and allows one access to a bank in an
-// initiation interval, and a memory checks the distances that DEPENDENCE pragmas promise. Both are
-// used as `port[bank][address]`. A masked port writes some bytes of a word.
+// Declares on-chip memories and the memory bus. In Vitis HLS a memory is an array, and its port is
+// an array argument with an ap_memory interface (ARRAY_PARTITION complete in dimension 1: one RAM
+// for each bank). In simulation a port checks addresses and allows one access to a bank in an
+// initiation interval, and a memory checks the distances that DEPENDENCE pragmas promise. An access
+// is `port[bank][address]` in both. A masked port has byte enables.
 #pragma once
 
 #include "isa.hpp"
 #include "types.hpp"
 
-// The data of one AXI port in a cycle. Bytes, since a range of a wide ap_uint is slow in
-// simulation.
+// The data of one AXI port in a cycle. It is an array of bytes because ranges of a wide ap_uint are
+// slow in simulation.
 struct port_t {
   uint8_t byte[isa::PORT_BYTES];
 };
 
-// The data of all ports in a cycle, side by side.
+// The data of all ports in a cycle, in the order of the ports.
 struct beat_t {
   uint8_t byte[isa::PORT_BYTES * config::PORTS];
 };
 
-// A word of C bytes, of which those with their bit of `enable` are written.
+// A word of C bytes. A write stores the bytes whose bit of `enable` is 1.
 template <typename T> struct masked_t {
   T code;
   u<config::CASCADE> enable;
@@ -32,9 +32,9 @@ template <typename T> struct masked_t {
 template <typename T, unsigned BANKS, unsigned WORDS> using ReadPort = const T[BANKS][WORDS];
 template <typename T, unsigned BANKS, unsigned WORDS> using WritePort = T[BANKS][WORDS];
 template <typename T, unsigned BANKS, unsigned WORDS> using MaskedPort = masked_t<T>[BANKS][WORDS];
-// A process's own dual-port memory: two accesses to a bank in an interval.
+// A dual-port memory inside a process: two accesses to a bank in an interval.
 template <typename T, unsigned BANKS, unsigned WORDS> using Memory = T[BANKS][WORDS];
-// States a DEPENDENCE pragma's distance; simulation checks it.
+// Repeats the distance of a DEPENDENCE pragma; simulation checks it.
 template <typename T, unsigned BANKS, unsigned WORDS>
 void distance(T (&)[BANKS][WORDS], unsigned) {}
 
@@ -53,7 +53,7 @@ inline void pack(const port_t& port, ap_uint<8 * isa::PORT_BYTES>& raw) {
 // An AXI master, addressed in units of T. hls::burst_maxi takes no structs.
 template <typename T> using Bus = hls::burst_maxi<ap_uint<8 * sizeof(T)>>;
 
-// Returns the next item of the requested bursts.
+// Receives the next item of the requested bursts.
 template <typename T> T receive(Bus<T>& bus) {
 #pragma HLS INLINE
   const ap_uint<8 * sizeof(T)> raw = bus.read();

@@ -1,6 +1,6 @@
 // Integers of <stdint.h> in place of ap_uint and ap_int, for leaves.hpp in other front ends and
-// compilers. A value has the smallest type that holds it: no leaf relies on a value that wraps to
-// its width, as its test shows (tests/fpga/leaves.cpp).
+// compilers. u<W> and s<W> are the smallest types with W bits, so a value does not wrap to W bits.
+// No function of leaves.hpp needs that (tests/fpga/leaves.cpp checks it).
 #pragma once
 
 #include <stdint.h>
@@ -28,7 +28,7 @@ constexpr int plain_bytes(int bits) { return bits <= 8 ? 1 : bits <= 16 ? 2 : bi
 template <int W> using u = typename Plain<plain_bytes(W)>::Unsigned;
 template <int W> using s = typename Plain<plain_bytes(W)>::Signed;
 
-// Computes a * b, whose width T holds.
+// Computes a * b, which fits T.
 template <typename T, typename A, typename B> T multiply(const A& a, const B& b) {
   return T(T(a) * T(b));
 }

@@ -1,12 +1,12 @@
-// Queues, and the processes between them. In Vitis HLS a stream is an hls::stream and a process a
-// call within a DATAFLOW region. In simulation a process is a fiber, and a stream blocks the fiber
-// that finds it full or empty.
+// Queues, and the processes that they connect. In Vitis HLS a stream is an hls::stream and a
+// process is a call within a DATAFLOW region. In simulation a process is a fiber; a write to a full
+// stream or a read from an empty one blocks its fiber.
 //
 // A process's endless loop is `for (volatile bool running = true; running;)`. Without volatile the
-// compiler proves that the process never returns, and drops the calls that follow it in the region.
-// `running` is stored only before the loop: else the condition of an iteration would be known a
-// cycle after it begins, and no interval could be 1. (hls::task is meant for such processes, but
-// documented for streams, stable scalars and AXI masters, not for memory ports.)
+// compiler proves that the process never returns, and drops the later calls of the region. The loop
+// never stores to `running`: a store would delay the loop condition by a cycle, so the initiation
+// interval could not be 1. (hls::task is meant for such processes, but its documentation covers
+// streams, stable scalars and AXI masters, not memory ports.)
 #pragma once
 
 #ifdef __SYNTHESIS__
@@ -14,12 +14,12 @@
 #include <hls_stream.h>
 
 template <typename T, unsigned DEPTH> using Stream = hls::stream<T, DEPTH>;
-// A stream without a queue, whose reader takes each item at once.
+// A stream without a FIFO; its reader accepts each item in the cycle of the write.
 template <typename T> using UnqueuedStream = hls::stream<T>;
 
-// Takes the next item; returns false if there is none yet. A pipelined endless loop polls and does
-// nothing in an interval without an item. If it waited, items in the pipeline would stay there
-// until more arrive, which may depend on them. In simulation it waits, unless something is in
+// Takes the next item; returns false if the stream is empty. A pipelined endless loop polls and
+// leaves an interval without an item unused. A blocking read would stall the pipeline with items
+// inside, and the next item may depend on these. In simulation poll blocks, unless an item is in
 // flight.
 template <typename S, typename T> bool poll(S& stream, T& item, bool = false) {
 #pragma HLS INLINE
@@ -27,11 +27,11 @@ template <typename S, typename T> bool poll(S& stream, T& item, bool = false) {
 }
 
 // Marks the beginning of an initiation interval of a loop. Simulation counts the intervals and
-// holds memory ports to one access in each.
+// allows each memory port one access in an interval.
 inline void interval(const char*) {}
 
-// Marks a place between two loops, or two commands, where one pipeline runs empty and the next one
-// takes its bounds. Simulation lets the declared cycles pass.
+// Marks the gap between two loops or two commands: one pipeline drains, then the next one reads its
+// bounds. Simulation advances the clock by the given cycles.
 inline void gap(unsigned) {}
 
 #define QUASAR_PROCESS(call) call
@@ -49,8 +49,8 @@ bool poll(Stream<T, DEPTH>& stream, T& item, bool in_flight = false) {
   return true;
 }
 
-// A call within a DATAFLOW region, and the region's end. They are macros, since Vitis HLS has to
-// see plain calls there.
+// A call within a DATAFLOW region, and the end of the region. Macros, because Vitis HLS accepts
+// only plain calls there.
 #define QUASAR_PROCESS(call) ::sim::process(#call, [&] { call; })
 #define QUASAR_JOIN() ::sim::join()
 

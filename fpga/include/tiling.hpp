@@ -1,10 +1,11 @@
-// Divides a product into the tiles that the array works on. The rule is `Tiling` of rust/hardware;
-// config.hpp includes this file after its constants and compares the two for its configuration.
+// Divides a product into the array's tiles, by the same rule as `Tiling` of rust/hardware.
+// config.hpp includes this file after its constants and asserts that both agree for its
+// configuration.
 #pragma once
 
 constexpr unsigned ceil_div(unsigned a, unsigned b) { return (a + b - 1) / b; }
 
-// Returns ceil(count / OF) of a count of at most MOST * OF, by comparisons.
+// Returns ceil(count / OF) for a count of at most MOST * OF, by comparisons instead of a division.
 template <unsigned OF, unsigned MOST> constexpr unsigned parts_of(unsigned count) {
 #pragma HLS INLINE
   unsigned parts = 0;
@@ -17,8 +18,8 @@ template <unsigned OF, unsigned MOST> constexpr unsigned parts_of(unsigned count
 
 constexpr unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
 
-// Returns the row pairs of a matrix: two 4-bit rows or one 8-bit row each. The last 4-bit row may
-// be alone.
+// Returns the number of row pairs of a matrix. A pair is two 4-bit rows or one 8-bit row; an odd
+// last 4-bit row is a pair alone.
 constexpr unsigned row_pairs(unsigned rows4, unsigned rows8) {
 #pragma HLS INLINE
   return ceil_div(rows4, 2) + rows8;
@@ -28,7 +29,7 @@ constexpr unsigned row_pairs(unsigned rows4, unsigned rows8) {
 struct row_tile_t {
   unsigned pairs;
   unsigned pairs4; // pairs of 4-bit rows
-  bool single;     // the last of these is one row
+  bool single;     // the last 4-bit pair has one row
   unsigned rows;
 };
 
@@ -48,7 +49,7 @@ constexpr row_tile_t row_tile(unsigned rows4, unsigned pairs, unsigned first) {
   return tile;
 }
 
-// Returns the tokens of a tile of tokens.
+// Returns the number of tokens in tile `tile`.
 constexpr unsigned tile_tokens(unsigned tokens, unsigned tile) {
 #pragma HLS INLINE
   return least(config::TOKENS, tokens - tile * config::TOKENS);

@@ -1,5 +1,5 @@
-// Types of the HLS sources. Vitis HLS and C simulation use ap_uint and ap_int. With QUASAR_FAST
-// native integers replace them, which wrap to their width when a value is stored. Depends on the
+// Types of the HLS sources. Vitis HLS and C simulation use ap_uint and ap_int. With QUASAR_FAST,
+// native integers replace them; these wrap to their width when a value is stored. Depends on the
 // generated configuration.
 #pragma once
 
@@ -17,7 +17,7 @@ template <int W> using u = ap_uint<W>;
 template <int W> using s = ap_int<W>;
 #endif
 
-// Returns the bits of the numbers from 0 to `most`.
+// Returns the number of bits that hold 0 to `most`.
 constexpr int bits_up_to(uint64_t most) {
   int bits = 1;
   while (bits < 64 && most >> bits != 0)
@@ -27,10 +27,10 @@ constexpr int bits_up_to(uint64_t most) {
 static_assert(bits_up_to(0) == 1 && bits_up_to(1) == 1 && bits_up_to(2) == 2);
 static_assert(bits_up_to(2047) == 11 && bits_up_to(2048) == 12);
 
-// A counter that is at most MOST; beyond, it would wrap.
+// A counter type that holds 0 to MOST.
 template <uint64_t MOST> using up_to = u<bits_up_to(MOST)>;
 
-// The largest number of a type, as of a command's field: most<decltype(isa::Rows::tokens)>.
+// The largest value of a type, for example of a command's field: most<decltype(isa::Rows::tokens)>.
 template <typename T> struct Most;
 template <int W> struct Most<u<W>> {
   static constexpr uint64_t VALUE = (uint64_t(1) << W) - 1;
@@ -52,12 +52,12 @@ template <typename T, unsigned N> struct vec {
   }
 };
 
-// The words of a command that hold its fields, as its unit gets them.
+// The words of a command that hold its fields. Units receive only these.
 struct fields_t {
   uint32_t word[4];
 };
 
-// A command as it is in memory.
+// A command in memory: fields, zeros, check.
 struct command_t {
   uint32_t word[8];
   operator fields_t() const {
@@ -66,8 +66,8 @@ struct command_t {
   }
 };
 
-// Returns the `count` bits from `lsb` of word `word` up. More than 32 bits begin at bit 0 and go on
-// in the next word.
+// Returns `count` bits of word `word`, from bit `lsb` up. A field of more than 32 bits begins at
+// bit 0 and continues in the next word.
 inline uint64_t bits(const fields_t& c, unsigned word, unsigned lsb, unsigned count) {
 #pragma HLS INLINE
   uint64_t value = c.word[word];
@@ -76,7 +76,7 @@ inline uint64_t bits(const fields_t& c, unsigned word, unsigned lsb, unsigned co
   return (value >> lsb) & ((uint64_t(1) << count) - 1);
 }
 
-// Sets the `count` bits from `lsb` of word `word` up, which were 0.
+// Sets `count` bits of word `word`, from bit `lsb` up. The bits must be 0 before.
 inline void put_bits(command_t& c, unsigned word, unsigned lsb, unsigned count, uint64_t value) {
 #pragma HLS INLINE
   const uint64_t bits = (value & ((uint64_t(1) << count) - 1)) << lsb;
@@ -85,10 +85,10 @@ inline void put_bits(command_t& c, unsigned word, unsigned lsb, unsigned count, 
     c.word[word + 1] |= uint32_t(bits >> 32);
 }
 
-// A queue's item without data. A credit says that something is done.
+// An item without data. A credit reports a finished step.
 using credit_t = u<1>;
 
-// Returns the number in `count` bytes, the lowest first.
+// Reads a little-endian number of `count` bytes.
 inline uint32_t little_endian(const uint8_t* bytes, unsigned count) {
 #pragma HLS INLINE
   uint32_t value = 0;

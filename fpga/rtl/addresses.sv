@@ -1,6 +1,7 @@
-// Carries addresses from issue to the banks: a register for each memory, then one for each group of
-// banks. The banks of a lane without a column are not read and give 0, so that idle lanes and idle
-// memories add nothing. Keys are read one cycle later than activations and values, weights two.
+// Pipelines addresses from `issue` to the banks: first a register for each memory, then one for
+// each group of banks. In lanes without a column, and in memories that a pass does not use, the
+// enables are 0; such banks give 0. Keys are read one cycle later than activations and values,
+// weights two cycles later.
 
 `default_nettype none
 
@@ -19,7 +20,7 @@ module addresses #(
     localparam int SOURCES = FRAMES + 5
 ) (
     input  wire logic                         clk,
-    // A word, from issue.
+    // From issue, for each word.
     input  wire logic                         valid,
     input  wire logic                         last,
     input  wire logic [SOURCES-1:0]           source,
@@ -31,8 +32,8 @@ module addresses #(
     input  wire logic [ROW_BITS-1:0]          row_address,
     input  wire logic [ROW_BITS-1:0]          next_address,
     input  wire logic [VALUE_BANKS-1:0]       next_block,
-    // Two cycles later: banks (group, lane), of normed (frame, group, lane), of probability
-    // (parity, group, lane).
+    // Two cycles later. Order of the banks: (group, lane); normed: (frame, group, lane);
+    // probability: (parity, group, lane).
     output logic [G*C-1:0]                    input_enable,
     output logic [G*ADDRESS_BITS-1:0]         input_address,
     output logic [FRAMES*GN*C-1:0]            normed_enable,
@@ -45,10 +46,10 @@ module addresses #(
     output logic [2*GE*C*ADDRESS_BITS-1:0]    probability_address,
     output logic [VALUE_BANKS-1:0]            value_enable,
     output logic [VALUE_BANKS*ROW_BITS-1:0]   value_address,
-    // Three.
+    // Three cycles later.
     output logic [BLOCKS*P-1:0]               key_enable,
     output logic [BLOCKS*ROW_BITS-1:0]        key_address,
-    // Four.
+    // Four cycles later.
     output logic                              weights_enable,
     output logic [ROW_BITS-1:0]               weights_address
 );
@@ -106,7 +107,7 @@ module addresses #(
             );
         end
     end
-    // LUT RAM has many address pins, so each bank of probability has a register of its own.
+    // An address of a LUT RAM has a high fan-out, so each bank of probability has its own register.
     for (genvar i = 0; i < 2 * GE * C; i++) begin : gen_probabilities
         registers #(.BITS(1 + ADDRESS_BITS), .PRIMITIVES(PRIMITIVES)) leaf (
             .clk, .d({lanes[(3+FRAMES+i/(GE*C))*C+i%C], own[4*ADDRESS_BITS+:ADDRESS_BITS]}),

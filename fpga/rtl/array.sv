@@ -1,8 +1,9 @@
-// The array: T x P cascades of C slices, on a clock of R = 1 or 2 cycles to a cycle of the kernels,
-// in phase. docs/accelerator.md describes it, docs/array-timing.md gives its cycles.
+// The array: T x P cascades of C slices. Its clock `clk_array` is R = 1 or 2 times `clk`, the clock
+// of the kernels, and in phase with it. docs/accelerator.md describes the array,
+// docs/array-timing.md gives the cycle of each event.
 //
-// Slow ports (clk): streams. Fast ports (clk_array): banks of memories, which give a word two
-// cycles after its address, and 0 after a cycle without `enable`.
+// The slow ports (clk) are streams. The fast ports (clk_array) read banks of memories: a bank gives
+// a word two cycles after its address, and 0 two cycles after a cycle without `enable`.
 
 `default_nettype none
 
@@ -18,12 +19,12 @@ module array #(
     parameter int KEY_BANKS = 3,
     parameter int VALUE_BANKS = 3,
     parameter int BEAT = 16,         // bytes
-    parameter int WORDS = 64,        // of half the weight buffer
+    parameter int WORDS = 64,        // of one half of the weight double buffer
     parameter int ADDRESS_BITS = 8,  // of activations
-    parameter int ROW_BITS = 8,      // of weights (both halves), keys and values
+    parameter int ROW_BITS = 8,      // of the weight double buffer, keys and values
     parameter int FIFO_DEPTH = 64,   // packed sums of a token, a power of two, at least P
     parameter bit DSP48E1 = 0,
-    parameter bit PRIMITIVES = 0,    // slices and some registers by their name
+    parameter bit PRIMITIVES = 0,    // instantiate primitives instead of inferring them
     localparam int G = (T + L - 1) / L,
     localparam int GN = (T + M - 1) / M,
     localparam int GE = (T + E - 1) / E,
@@ -52,8 +53,8 @@ module array #(
     output logic                             scores_valid,
     input  wire logic                        scores_ready,
     output logic [T*SCORE_BITS-1:0]          scores,
-    output logic                             retired,  // a pass
-    output logic                             starved,  // of weights
+    output logic retired, // a pass has ended
+    output logic starved, // the next pass waits for weights only
     // Fast.
     output logic [G*C-1:0]                   input_enable,
     output logic [G*ADDRESS_BITS-1:0]        input_address,
@@ -74,14 +75,14 @@ module array #(
     output logic [VALUE_BANKS*ROW_BITS-1:0]  value_address,
     input  wire logic [VALUE_BANKS*C*8-1:0]  value_word,
     output logic [KEY_BANKS-1:0]             key_enable,
-    output logic [BLOCKS*ROW_BITS-1:0]       key_address,  // of P banks
+    output logic [BLOCKS*ROW_BITS-1:0]       key_address, // one for each block of P banks
     input  wire logic [KEY_BANKS*C*8-1:0]    key_word
 );
 
     localparam int TOKENS_A_STAGE = 2;
     localparam int STAGES = (T + TOKENS_A_STAGE - 1) / TOKENS_A_STAGE;
     localparam int OPERAND_DEPTH = 7;
-    localparam int EXTRA = DSP48E1 && C > 1 ? 1 : 0;  // the slice that adds up
+    localparam int EXTRA = DSP48E1 && C > 1 ? 1 : 0; // the slice that accumulates
     localparam int SLOT_BITS = $clog2(FIFO_DEPTH);
     localparam int POINTER_BITS = SLOT_BITS + 1;
     localparam int TURN_BITS = VALUE_BANKS > 1 ? $clog2(VALUE_BANKS) : 1;
@@ -91,7 +92,8 @@ module array #(
     localparam int PACKED_BITS = 2 * S + 1;
     localparam int CLUSTERS = (T + 7) / 8;
 
-    // The fast side is reset within the reset of the slow side, so that neither sees old pointers.
+    // The slow side's reset begins before the fast side's and ends after it, so that neither side
+    // reads old pointers of the other.
     logic [3:0] resets;
     logic reset_slow, reset_fast;
     logic [2:0] reset_array;
@@ -130,7 +132,7 @@ module array #(
         .key(on_key), .row_address, .next_address, .next_block, .rotation, .pairs4, .info
     );
 
-    // Credits for load; one at first.
+    // Credits for load. The first is available after reset.
     logic [1:0] posted_slow, given;
     always_ff @(posedge clk)
         if (reset_slow) begin
@@ -176,7 +178,7 @@ module array #(
         .probability_word, .value_word, .key_word, .weights_word, .activations, .rows
     );
 
-    // Lane c is c cycles behind.
+    // Delays lane c by c cycles.
     logic [P*C*9-1:0] rows_skewed;
     for (genvar c = 0; c < C; c++) begin : gen_lanes
         for (genvar r = 0; r < P; r++) begin : gen_positions
@@ -187,7 +189,7 @@ module array #(
         end
     end
 
-    // Marks that go along with the operands of the first tokens.
+    // Control signals, delayed like the operands of the first tokens.
     logic first_sum, capture, arrives, push;
     logic [INFO_BITS-1:0] arriving;
     logic [SLOT_BITS-1:0] slot;
@@ -259,7 +261,7 @@ module array #(
         end
     end
 
-    // Pairs in the last tokens' FIFOs.
+    // Counts the pairs pushed to the last tokens' FIFOs.
     logic [POINTER_BITS-1:0] pushed;
     always_ff @(posedge clk_array)
         if (reset_array[2]) pushed <= '0;

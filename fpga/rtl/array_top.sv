@@ -1,5 +1,5 @@
-// The array with the memories that it reads. Write ports belong to the kernels' clock; banks are in
-// the order of docs/accelerator.md, bank i in part i of each vector.
+// The array with the memories that it reads. The write ports are clocked by `clk`. Part i of each
+// vector belongs to bank i, in the order of docs/accelerator.md.
 
 `default_nettype none
 
@@ -15,7 +15,7 @@ module array_top #(
     parameter int KEY_BANKS = 3,
     parameter int VALUE_BANKS = 3,
     parameter int BEAT = 16,         // bytes
-    // Words of a bank; of half the weight buffer.
+    // Words of a bank; WEIGHT_WORDS: of one half of the double buffer.
     parameter int INPUT_WORDS = 64,
     parameter int NORM_WORDS = 64,
     parameter int QUERY_WORDS = 64,
@@ -25,9 +25,9 @@ module array_top #(
     parameter int VALUE_WORDS = 64,
     parameter int WEIGHT_WORDS = 64,
     parameter int ADDRESS_BITS = 6,  // of activations
-    parameter int ROW_BITS = 7,      // of weights (both halves), keys and values
+    parameter int ROW_BITS = 7,      // of the weight double buffer, keys and values
     parameter int FIFO_DEPTH = 64,
-    // The memories' kinds: 0 LUT RAM, 1 block RAM, 2 UltraRAM.
+    // Kinds of the memories: 0 LUT RAM, 1 block RAM, 2 UltraRAM.
     parameter int INPUT_RAM = 1,
     parameter int NORM_RAM = 1,
     parameter int QUERY_RAM = 1,
@@ -81,7 +81,7 @@ module array_top #(
     input  wire logic [2*GE*C-1:0]                  probability_write,
     input  wire logic [2*GE*C*ADDRESS_BITS-1:0]     probability_write_address,
     input  wire logic [2*GE*C*E*8-1:0]              probability_write_d,
-    // With an enable for each byte: words of C codes, then C enables.
+    // With byte enables: a word is C codes, then C enables.
     input  wire logic [KEY_BANKS-1:0]               key_write,
     input  wire logic [KEY_BANKS*ROW_BITS-1:0]      key_write_address,
     input  wire logic [KEY_BANKS*C*9-1:0]           key_write_d,
@@ -231,7 +231,7 @@ module array_top #(
 
 endmodule
 
-// A bank of one of the three kinds.
+// Instantiates a bank of the kind RAM.
 module operand_memory #(
     parameter int WIDTH = 32,
     parameter int WORDS = 64,

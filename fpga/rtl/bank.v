@@ -1,7 +1,7 @@
-// A bank of an on-chip memory. One kernel writes it and another reads it, each by an ap_memory port
-// of Vitis HLS (latency 1). A read in the cycle of a write to the same word may give the old word
-// or the new one; credits between the kernels prevent that. The language is Verilog, because a
-// block design's module reference must not be SystemVerilog.
+// A bank of an on-chip memory. One kernel writes it and another reads it, each through an ap_memory
+// port of Vitis HLS (latency 1). A read in the same cycle as a write to its word may return the old
+// or the new word; credits between the kernels exclude this. Verilog, because a module reference of
+// a block design must not be SystemVerilog.
 
 `default_nettype none
 

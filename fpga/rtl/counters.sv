@@ -1,22 +1,23 @@
-// Counts what each unit does, behind AXI-Lite ("Counters" in docs/accelerator.md).
+// Counts events of each unit, and shows the totals through AXI-Lite ("Counters" in
+// docs/accelerator.md).
 //
-// An event is counted in a few bits of its own, by a feedback shift register: a LUT counts. A walk
-// visits these counts one after the other and adds each to its total in LUT RAM, so one adder
-// serves all. A read waits for the walk to come by and includes all that was counted. Clearing
-// takes a round of the walk; then the counters run.
+// Each counter has a small LFSR for recent events, since its next state takes one LUT. A walk
+// visits the LFSRs in turn and adds each count to a total in LUT RAM, so that all counters share
+// one adder. A read waits until the walk reaches its word; its result includes the LFSR. Clearing
+// takes one round of the walk, then the counters run.
 
 `default_nettype none
 
 module counters #(
     parameter int UNITS = 9,
     parameter logic [31:0] IDENTITY = 32'h51434e54,
-    parameter int HELD_BITS = 6,  // commands that a unit holds
-    parameter int BITS = 32       // of a total, which stops at its largest number
+    parameter int HELD_BITS = 6, // of the number of commands that a unit holds
+    parameter int BITS = 32 // of a total; it saturates
 ) (
     input  wire logic             clk,
     input  wire logic             resetn,          // of the interconnect
     input  wire logic             kernels_resetn,
-    // Of each unit: a command taken, one ended, an output refused, the main input empty.
+    // For each unit: it takes a command, ends one, an output stalls, its main input is empty.
     input  wire logic [UNITS-1:0] taken,
     input  wire logic [UNITS-1:0] ended,
     input  wire logic [UNITS-1:0] blocked,
@@ -40,12 +41,12 @@ module counters #(
     output logic [1:0]            s_axi_rresp
 );
 
-    // Words of the window: the block's own, then four for each unit.
+    // Words of the register window: four of the block, then four for each unit.
     localparam int WORDS = 4 + 4 * UNITS;
     localparam int WORD_BITS = 6;
     localparam logic [WORD_BITS-1:0] AT_IDENTITY = 0, AT_CONTROL = 1, AT_CYCLES = 2;
-    // An event happens at most once a cycle, and a round of the walk takes WORDS cycles. A shift
-    // register counts up to 62.
+    // A counter gets at most one event a cycle, and a round of the walk takes WORDS cycles. An LFSR
+    // of 6 bits counts up to 62.
     localparam int PART_BITS = 6;
     if (WORDS > 62) begin : gen_refused
         $error("too many words for a round of the walk");
@@ -55,7 +56,7 @@ module counters #(
         after = {state[PART_BITS-2:0], ~(state[PART_BITS-1] ^ state[PART_BITS-2])};
     endfunction
 
-    // Writes. Only CONTROL takes them.
+    // Writes. Only CONTROL is writable.
     logic run, clear;
     wire write = s_axi_awvalid && s_axi_wvalid && !s_axi_bvalid;
     wire control = write && s_axi_awaddr[7:2] == AT_CONTROL && s_axi_wstrb[0];
@@ -74,7 +75,7 @@ module counters #(
             s_axi_bvalid <= write || (s_axi_bvalid && !s_axi_bready);
         end
 
-    // Commands that a unit has taken and not ended.
+    // Commands that a unit has taken but not ended.
     logic [UNITS-1:0] takes, ends, blocks, starves, busy;
     logic [HELD_BITS-1:0] held[UNITS];
     always_ff @(posedge clk) begin
@@ -96,10 +97,10 @@ module counters #(
             events[4+4*u+:4] = {busy[u] && starves[u], busy[u] && blocks[u], busy[u], ends[u]};
     end
 
-    // The walk. First the word's events, then the sum.
+    // The walk. Its first stage reads a word's count and total, its second stage adds them.
     logic [WORD_BITS-1:0] word, word_added;
-    logic [WORDS-1:0] visit;      // the same word
-    logic [WORD_BITS-1:0] fresh;  // steps until all that was counted before is gone
+    logic [WORDS-1:0] visit; // `word`, one-hot
+    logic [WORD_BITS-1:0] fresh; // steps until all old counts are cleared
     wire counts = run && fresh == '0;
     logic [PART_BITS-1:0] parts[WORDS];
     logic [PART_BITS-1:0] part, state, count;
@@ -113,7 +114,7 @@ module counters #(
     end
     for (genvar i = 0; i < WORDS; i++) begin : gen_parts
         if (i == AT_CYCLES || i >= 4) begin : gen_counted
-            // As the flip-flops' enable and reset can do it.
+            // Written so that synthesis uses the flip-flops' enable and reset.
             logic [PART_BITS-1:0] own, next;
             wire go = counts && events[i];
             assign next = after(own);
@@ -151,7 +152,7 @@ module counters #(
         end
     end
 
-    // Reads. A word that is none is answered with 0 as the walk begins anew.
+    // Reads. A read beyond the last word returns 0 when the walk is at word 0.
     logic reading;
     logic [WORD_BITS-1:0] wanted;
     wire none = 32'(wanted) >= WORDS;
@@ -177,9 +178,9 @@ module counters #(
 
 endmodule
 
-// Tells when a port of memory waits: a burst is requested, and no beat is there.
+// Shows that a memory port waits: a burst is open and no beat is valid.
 module open_reads #(
-    parameter int BITS = 4  // bursts that are open
+    parameter int BITS = 4 // of the number of open bursts
 ) (
     input  wire logic clk,
     input  wire logic resetn,

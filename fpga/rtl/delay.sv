@@ -1,4 +1,5 @@
-// Gives a value CYCLES cycles later. The last register is one of its own.
+// Delays a value by CYCLES cycles. The last stage is a `registers`, which synthesis keeps out of a
+// shift register.
 
 `default_nettype none
 

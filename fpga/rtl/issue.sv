@@ -1,8 +1,9 @@
-// Takes the descriptors of passes and issues their words, one a cycle of the array.
+// Takes the descriptors of passes and issues their words, one a fast cycle.
 //
-// Slow side: all arithmetic on a descriptor. Fast side: starts a pass when the one before has left
-// the slices, its weights are there and the tokens' FIFOs have room for all its sums. Each of
-// these conditions is a register; once true for a pass it stays true.
+// The slow side does all arithmetic on descriptors. The fast side starts a pass when the previous
+// pass has ended, the chain will be free at the pass's end, its weights are loaded, and the tokens'
+// FIFOs have room for all its sums. Each condition is registered; once true for a pass, it stays
+// true.
 
 `default_nettype none
 
@@ -12,11 +13,11 @@ module issue #(
     parameter int FRAMES = 2,
     parameter int KEY_BANKS = 3,
     parameter int VALUE_BANKS = 3,
-    parameter int WORDS = 64,        // of half the weight buffer
+    parameter int WORDS = 64, // of one half of the weight double buffer
     parameter int ADDRESS_BITS = 8,  // of activations
     parameter int ROW_BITS = 8,      // of row operands
     parameter int TURN_BITS = 2,     // of a value bank
-    parameter int POINTER_BITS = 7,  // of a pair in the FIFOs, and one more
+    parameter int POINTER_BITS = 7, // a slot of the FIFOs, and one more bit
     parameter bit PRIMITIVES = 0,
     localparam int BLOCKS = KEY_BANKS / P,
     localparam int SOURCES = FRAMES + 5,
@@ -30,38 +31,38 @@ module issue #(
     input  wire logic                    passes_valid,
     output logic                         passes_ready,
     input  wire logic [127:0]            passes,
-    input  wire logic [1:0]              filled,  // halves of the weights, counted
-    input  wire logic [POINTER_BITS-1:0] popped,  // pairs that have left the FIFOs
-    // Slow, for the counters: a pass's last word went; only weights keep the next pass back.
+    input  wire logic [1:0]              filled, // count of filled halves of the weights
+    input  wire logic [POINTER_BITS-1:0] popped, // count of pairs that have left the FIFOs
+    // Slow, for the counters: a pass's last word was issued; the next pass waits for weights only.
     output logic                         retired,
     output logic                         starved,
-    // Fast: counts of halves that are free, of credits for load.
+    // Fast: counts of freed halves and of credits for load.
     output logic [1:0]                   freed,
     output logic [1:0]                   posted,
-    // Fast: a word.
+    // Fast: the issued word.
     output logic                         valid,
     output logic                         first,
     output logic                         last,
     output logic [SOURCES-1:0]           source,  // input, query, hidden, normed, probability
-    output logic [C-1:0]                 tail,    // lanes of the last word
+    output logic [C-1:0]                 tail, // lanes used in the last word
     output logic [ADDRESS_BITS-1:0]      address,
     output logic                         weights,
     output logic                         value,
-    output logic [BLOCKS-1:0]            key,          // block of banks
+    output logic [BLOCKS-1:0]            key, // enables of the blocks of banks
     output logic [ROW_BITS-1:0]          row_address,
-    output logic [ROW_BITS-1:0]          next_address, // of values in the next block of dimensions
-    output logic [VALUE_BANKS-1:0]       next_block,   // banks that use it
+    output logic [ROW_BITS-1:0]          next_address, // of values that wrap to the first bank
+    output logic [VALUE_BANKS-1:0]       next_block, // banks that read next_address
     output logic [TURN_BITS-1:0]         rotation,
     output logic [7:0]                   pairs4,
-    output logic [INFO_BITS-1:0]         info  // for the sums, see below
+    output logic [INFO_BITS-1:0]         info // description of the sums for sequence_pairs
 );
 
-    localparam int SLOTS = 8;  // descriptors ahead
+    localparam int SLOTS = 8; // descriptors ahead of the running pass
     localparam int CONTROL_BITS = 1 + 2 + POINTER_BITS + 8 + 1 + 13;
     localparam int DATA_BITS = INFO_BITS + 2 + SOURCES + C + ADDRESS_BITS + 2 + BLOCKS
         + 2 * ROW_BITS + VALUE_BANKS + TURN_BITS;
 
-    // Slow: a register for the descriptor, one for what is computed from it.
+    // Slow: a register for the descriptor, then one for the values computed from it.
     logic [3:0] accepted, written, released;
     logic [3:0] data_read;
     pass_types::pass_t pass;
@@ -69,8 +70,8 @@ module issue #(
     logic [CONTROL_BITS-1:0] prepared_control;
     logic [DATA_BITS-1:0] prepared_data;
     logic [7:0] pairs_before;
-    logic [POINTER_BITS-1:0] target;  // pairs of all passes
-    logic [1:0] half;                 // halves freed by all passes
+    logic [POINTER_BITS-1:0] target; // pairs of all passes so far
+    logic [1:0] half; // halves of weights that all passes so far free
 
     assign passes_ready = !reset && (accepted ^ released) != 4'(SLOTS);
 
@@ -101,7 +102,7 @@ module issue #(
         for (int c = 0; c < C; c++) pass_tail[c] = c < 32'(pass.tail);
         for (int i = 0; i < BLOCKS; i++)
             pass_key[i] = pass.operand == pass_types::OPERAND_KEY && 32'(pass.row_bank) == i * P;
-        // Dimension i of the pass, then by banks.
+        // Dimensions that wrap to the first bank; then the same in the order of the banks.
         for (int i = 0; i < VALUE_BANKS; i++) later[i] = 32'(pass.row_bank) + i >= VALUE_BANKS;
         pass_next = VALUE_BANKS'(({later, later} << pass.rotation) >> VALUE_BANKS);
         pass_row = ROW_BITS'(pass.row_address)
@@ -147,7 +148,7 @@ module issue #(
         end
     end
 
-    // Fast: the next pass, and the conditions of its start.
+    // Fast: the next pass and the conditions of its start.
     logic [3:0] written_array, control_read;
     logic [1:0] filled_array;
     logic [POINTER_BITS-1:0] popped_array;
@@ -163,7 +164,7 @@ module issue #(
     wire take = written_array != control_read && (start || !next_valid);
     wire last_next = start ? next_one : running && left == 13'd2;
 
-    // Room for FIFO_DEPTH - (pairs that are in flight once the pass has ended).
+    // FIFO_DEPTH - (pairs in flight after the pass); negative if they do not fit.
     assign room = {~popped_array[POINTER_BITS-1], popped_array[POINTER_BITS-2:0]} - next_target;
 
     always_ff @(posedge clk_array) begin
@@ -188,14 +189,14 @@ module issue #(
             running <= start || (running && !last_word);
             last_word <= last_next;
             if (take) control_read <= control_read + 1'b1;
-            // Cycles from the last word on.
+            // Counts cycles since the last word.
             if (last_next) since <= 8'd1;
             else if (start || (running && !last_word)) since <= '0;
             else if (since != '1) since <= since + 1'b1;
         end
     end
 
-    // A cycle later: the rest of the descriptor.
+    // The rest of the descriptor, one cycle after `start`.
     logic [1:0] begins;
     logic frees, posts;
     wire [DATA_BITS-1:0] data = data_ram[data_read[2:0]];
@@ -239,7 +240,7 @@ module issue #(
 
     assign pairs4 = info[15:8];
 
-    // Ends.
+    // Frees weights and gives credits, some cycles after the last word.
     logic [1:0] ends, ended;
     assign ends = {2{last}} & {posts, frees};
     delay #(.BITS(2), .CYCLES(4), .RESET(1)) ended_delay (
@@ -254,7 +255,7 @@ module issue #(
             if (ended[1]) posted <= posted + 1'b1;
         end
 
-    // Passes that have gone, counted: two may end within a slow cycle, but not in each.
+    // Counts ended passes. Two may end in the same slow cycle, but not in every slow cycle.
     logic [1:0] gone, gone_slow, retired_count;
     logic lacks_weights;
     assign retired = gone_slow != retired_count;

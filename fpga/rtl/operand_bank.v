@@ -1,10 +1,10 @@
-// A bank of a memory that a kernel writes and the array reads. The write port is that of Vitis
-// HLS's ap_memory, with an enable for each part of a word. A word is read two cycles of the array
-// after its address (the RAM's output register); after a cycle without `enable` it is 0. Credits
-// between the kernels prevent a read of a word that is being written.
+// A bank of a memory that a kernel writes and the array reads. The write port is an ap_memory port
+// of Vitis HLS with an enable for each part of a word. `word` follows its address by two cycles of
+// `clk_array` (the RAM and its output register); if `enable` was 0, `word` is 0. Credits between
+// the kernels exclude a read of a word that is being written.
 //
-// UltraRAM has one clock. There a write takes place a slow cycle later, in each fast cycle of it,
-// which does no harm.
+// UltraRAM has one clock, `clk_array`. Its write is registered and happens a slow cycle later; the
+// RAM repeats it in each fast cycle of that slow cycle, with the same word.
 
 `default_nettype none
 

@@ -1,5 +1,6 @@
-// Puts the operands of a word together from all memories. A memory that was not read gives 0, so
-// activations, and the blocks of keys, are ORed. Values are turned to their row pairs.
+// Selects a word's operands from the memories. A memory that was not read gives 0, so an OR selects
+// among the memories of activations and among the blocks of keys. Values are rotated to their row
+// pairs.
 
 `default_nettype none
 
@@ -20,10 +21,10 @@ module operands #(
     localparam int GE = (T + E - 1) / E
 ) (
     input  wire logic                         clk,
-    // With a word's issue.
+    // In the cycle of a word's issue.
     input  wire logic [7:0]                   pairs4,
     input  wire logic [TURN_BITS-1:0]         rotation,
-    // Four cycles later, as the memories give them; keys five, weights six.
+    // From the memories: four cycles later; keys five, weights six.
     input  wire logic [G*C*L*8-1:0]           input_word,
     input  wire logic [FRAMES*GN*C*M*8-1:0]   normed_word,
     input  wire logic [G*C*L*8-1:0]           query_word,
@@ -32,9 +33,10 @@ module operands #(
     input  wire logic [VALUE_BANKS*C*8-1:0]   value_word,
     input  wire logic [KEY_BANKS*C*8-1:0]     key_word,
     input  wire logic [P*C*8-1:0]             weights_word,
-    // Five.
+    // Five cycles after issue.
     output logic [T*C*9-1:0]                  activations,
-    // Seven: by position, lanes of {w1, sign of w0, w0}. Row pair i is at position P - 1 - i.
+    // Seven cycles after issue: for each position, lanes of {w1, sign of w0, w0}. Row pair i is at
+    // position P - 1 - i.
     output logic [P*C*9-1:0]                  rows
 );
 
@@ -61,8 +63,8 @@ module operands #(
         end
     end
 
-    // Values: dimension i of the pass is in bank (rotation + i) mod VALUE_BANKS. First a turn by
-    // the rotation mod 4, then by the rest.
+    // Values: dimension i of the pass is in bank (rotation + i) mod VALUE_BANKS. The first stage
+    // rotates by rotation mod 4, the second by the multiple of 4.
     localparam int QUARTERS = (VALUE_BANKS + 3) / 4;
     localparam int HIGH_BITS = TURN_BITS > 2 ? TURN_BITS - 2 : 1;
     logic [1:0] turn_low;
@@ -114,7 +116,7 @@ module operands #(
     end
     always_ff @(posedge clk) keys <= key_next;
 
-    // Row operands. The low nibble is signed for two 4-bit rows.
+    // Row operands. The low nibble of two 4-bit rows is signed.
     logic [P-1:0] four, four_bit;
     always_ff @(posedge clk) for (int r = 0; r < P; r++) four[r] <= P - 1 - r < 32'(pairs4);
     delay #(.BITS(P), .CYCLES(5), .PRIMITIVES(PRIMITIVES)) four_delay (

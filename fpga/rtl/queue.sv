@@ -1,4 +1,4 @@
-// A FIFO in LUT RAM with a register at its end. The writer counts what it may write.
+// A FIFO in LUT RAM with an output register. It has no full flag: the writer counts free slots.
 
 `default_nettype none
 

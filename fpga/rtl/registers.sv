@@ -1,12 +1,12 @@
-// Registers that stay as they are written: synthesis neither merges them with equal ones nor takes
-// them into a shift register. So copies of a signal share its load, and a shift register's slow
-// output has a register behind it.
+// Registers that synthesis neither merges with equal ones nor moves into a shift register, if
+// PRIMITIVES is 1. They split the fan-out of a signal, and they follow the slow output of a shift
+// register.
 
 `default_nettype none
 
 module registers #(
     parameter int BITS = 1,
-    parameter bit PRIMITIVES = 0  // flip-flops by their name
+    parameter bit PRIMITIVES = 0 // instantiate the flip-flops
 ) (
     input  wire logic            clk,
     input  wire logic [BITS-1:0] d,

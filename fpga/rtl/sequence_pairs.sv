@@ -1,4 +1,5 @@
-// Counts the pairs of a pass as they leave token 0's chain, and describes each.
+// Counts the pairs of a pass as they leave the chain of token 0, and describes each pair for
+// unpack_lanes.
 
 `default_nettype none
 
@@ -9,7 +10,7 @@ module sequence_pairs #(
 ) (
     input  wire logic                 clk,
     input  wire logic                 reset,
-    input  wire logic                 arrives,  // a pass, in the cycle before its first pair leaves
+    input  wire logic                 arrives, // the next cycle has a pass's first pair
     input  wire logic [INFO_BITS-1:0] info,
     output logic                      push,
     output logic [SLOT_BITS-1:0]      slot,

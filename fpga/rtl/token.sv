@@ -1,5 +1,5 @@
-// A token: P cascades, the chain through which their sums leave, and a FIFO of packed sums that
-// crosses to the slow side. The chain moves in each cycle; `capture` loads it with a pass's sums.
+// A token: P cascades, a shift chain for their sums, and a FIFO of packed sums from the fast to the
+// slow side. The chain shifts in each cycle; `capture` loads the sums of a pass into it.
 
 `default_nettype none
 
@@ -17,20 +17,19 @@ module token #(
     input  wire logic                 clk_array,
     // Fast.
     input  wire logic [C*9-1:0]       activation,  // a cycle before w
-    input  wire logic [P*C*9-1:0]     w,
-    input  wire logic                 first,
-    input  wire logic                 capture,  // in the cycle before the chain is loaded
+    input  wire logic [P*C*9-1:0]     w, input  wire logic                 first,
+    input  wire logic                 capture, // the chain loads in the next cycle
     input  wire logic                 push,
     input  wire logic [SLOT_BITS-1:0] push_slot,
     // Slow.
     input  wire logic                 skip,
     input  wire logic [SLOT_BITS-1:0] pop_slot,
-    output logic [SUM_BITS-1:0]       packed_sum  // 0 where skipped
+    output logic [SUM_BITS-1:0]       packed_sum // 0 after `skip`
 );
 
     /*verilator no_inline_module*/
 
-    // No register serves more than 8 cascades.
+    // One copy of the activation for each 8 cascades limits fan-out.
     localparam int COPIES = (P + 7) / 8;
     logic [COPIES*C*9-1:0] a;
 
@@ -51,7 +50,7 @@ module token #(
         unit #(.C(C), .S(S), .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)) cascade (
             .clk(clk_array), .w(w[r*C*9+:C*9]), .a(a[r/8*C*9+:C*9]), .first, .p
         );
-        // Nothing uses what follows the first position's sum.
+        // Position 0 loads in every cycle: the entries that follow its sum are not used.
         always_ff @(posedge clk_array)
             register <= r == 0 || load[r] ? p : chain[r*SUM_BITS+:SUM_BITS];
         assign chain[(r+1)*SUM_BITS+:SUM_BITS] = register;

@@ -1,9 +1,10 @@
-// A token and a row pair: a cascade of C slices over k. Lane c multiplies W = (w1 << S) + w0 by the
-// activation of k = C*i + c and adds the lanes before; the last one also adds up. Lane c's operands
-// come c cycles after lane 0's. P shows the sum of a column C + 3 cycles after lane 0's operands
-// (of a DSP48E1 with C > 1 a cycle later), `first` comes two cycles before that.
+// The product of one token and one row pair: a cascade of C slices. Lane c multiplies W = (w1 << S)
+// + w0 by the activation of column C*i + c of word i, and adds the sum of lane c - 1. The last lane
+// also accumulates over the words. Lane c's operands arrive c cycles after lane 0's. `p` includes a
+// word C + 3 cycles after lane 0's operands (a DSP48E1 with C > 1: one cycle later); `first`
+// arrives two cycles before `p`.
 //
-// An operand is {w1, sign of w0, w0}. W is never formed of w1 = -8 and a negative w0.
+// An operand is {w1, sign of w0, w0}. No operand has both w1 = -8 and a negative w0.
 
 `default_nettype none
 
@@ -11,12 +12,12 @@ module unit #(
     parameter int C = 4,
     parameter int S = 23,
     parameter bit DSP48E1 = 0,
-    parameter bit PRIMITIVES = 0  // slices by their name
+    parameter bit PRIMITIVES = 0  // instantiate DSP slices
 ) (
     input  wire logic           clk,
     input  wire logic [C*9-1:0] w,
     input  wire logic [C*9-1:0] a,
-    input  wire logic           first,  // the sum starts
+    input  wire logic           first, // a sum starts
     output logic      [2*S:0]   p
 );
 
@@ -30,7 +31,7 @@ module unit #(
 
 endmodule
 
-// Models both cascades, cycle for cycle.
+// Behavioural model of both cascades, accurate to the cycle.
 module unit_model #(
     parameter int C = 4,
     parameter int S = 23,

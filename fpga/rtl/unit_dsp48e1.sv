@@ -1,5 +1,6 @@
-// The cascade in DSP48E1. The pre-adder forms W. A DSP48E1 cannot add product, cascade and P at
-// once: for C > 1 one more slice adds up, P = P + PCIN; its X is 0 for a sum's first column.
+// The cascade in DSP48E1. The pre-adder forms W. A DSP48E1 cannot add product, cascade and P in one
+// cycle. So for C > 1 one more slice accumulates, P = P + PCIN; its X is 0 for the first word of a
+// sum.
 
 `default_nettype none
 
@@ -41,7 +42,7 @@ module unit_dsp48e1 #(
             .ACIN(30'd0), .BCIN(18'd0), .PCIN(cascade[48*c+:48]),
             .CARRYCASCIN(1'b0), .MULTSIGNIN(1'b0),
             .INMODE(5'b00100), .ALUMODE(4'b0000), .CARRYINSEL(3'b000),
-            // Z is PCIN, or P if this slice adds up itself; Y and X the product.
+            // Z is PCIN, or P if this slice accumulates; Y and X are the product.
             .OPMODE({c > 0 ? 3'b001 : C == 1 ? {1'b0, !first, 1'b0} : 3'b000, 4'b0101}),
             .CEA1(1'b0), .CEA2(1'b1), .CEB1(1'b1), .CEB2(1'b1), .CEC(1'b0), .CED(1'b1), .CEAD(1'b1),
             .CEM(1'b1), .CEP(1'b1), .CECTRL(1'b1),
@@ -70,7 +71,7 @@ module unit_dsp48e1 #(
             .ACIN(30'd0), .BCIN(18'd0), .PCIN(cascade[48*C+:48]),
             .CARRYCASCIN(1'b0), .MULTSIGNIN(1'b0),
             .INMODE(5'b00000), .ALUMODE(4'b0000), .CARRYINSEL(3'b000),
-            .OPMODE({3'b001, 2'b00, !first, 1'b0}),  // Z PCIN, X P or 0
+            .OPMODE({3'b001, 2'b00, !first, 1'b0}),  // Z is PCIN, X is P or 0
             .CEA1(1'b0), .CEA2(1'b0), .CEB1(1'b0), .CEB2(1'b0), .CEC(1'b0), .CED(1'b0), .CEAD(1'b0),
             .CEM(1'b0), .CEP(1'b1), .CECTRL(1'b1),
             .CEALUMODE(1'b0), .CECARRYIN(1'b0), .CEINMODE(1'b0),

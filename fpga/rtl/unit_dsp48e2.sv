@@ -1,5 +1,5 @@
 // The cascade in DSP48E2. The pre-adder forms W. The last slice adds the product, the cascade and
-// its own P at once: W = P, or 0 for a sum's first column.
+// its own P in one cycle: its ALU input W is P, or 0 for the first word of a sum.
 
 `default_nettype none
 
@@ -43,7 +43,7 @@ module unit_dsp48e2 #(
             .ACIN(30'd0), .BCIN(18'd0), .PCIN(cascade[48*c+:48]),
             .CARRYCASCIN(1'b0), .MULTSIGNIN(1'b0),
             .INMODE(5'b00100), .ALUMODE(4'b0000), .CARRYINSEL(3'b000),
-            .OPMODE({w_select, c == 0 ? 3'b000 : 3'b001, 4'b0101}),  // Z PCIN, Y and X the product
+            .OPMODE({w_select, c == 0 ? 3'b000 : 3'b001, 4'b0101}),  // Z PCIN; X, Y product
             .CEA1(1'b0), .CEA2(1'b1), .CEB1(1'b1), .CEB2(1'b1), .CEC(1'b0), .CED(1'b1), .CEAD(1'b1),
             .CEM(1'b1), .CEP(1'b1), .CECTRL(1'b1),
             .CEALUMODE(1'b0), .CECARRYIN(1'b0), .CEINMODE(1'b0),

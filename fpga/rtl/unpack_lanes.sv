@@ -1,6 +1,6 @@
-// Takes pairs from the tokens' FIFOs, splits packed sums into rows, L tokens a cycle (all tokens
-// for scores), and adds up the passes of a tile. Nothing in it is stopped: an item goes only if
-// there is room for it at the end.
+// Takes pairs from the tokens' FIFOs, splits packed sums into rows, L tokens a cycle (scores: all
+// tokens), and adds the passes of a tile. Its pipeline never stalls: an item enters only if the
+// output FIFO has room for it.
 
 `default_nettype none
 
@@ -10,7 +10,7 @@ module unpack_lanes #(
     parameter int L = 2,
     parameter int S = 23,
     parameter int DEPTH = 64,
-    parameter int OUTPUTS = 16,  // items that are under way or wait to be taken
+    parameter int OUTPUTS = 16, // most items in the pipeline and in an output FIFO
     parameter bit PRIMITIVES = 0,
     localparam int PACKED_BITS = 2 * S + 1,
     localparam int SUM_BITS = 27,
@@ -22,7 +22,7 @@ module unpack_lanes #(
     input  wire logic                          clk,
     input  wire logic                          clk_array,
     input  wire logic                          reset,
-    // Fast: the last tokens' FIFO, its pairs counted; the pairs' description, ahead of it.
+    // Fast: count of pairs in the last tokens' FIFO; earlier, the description of each pair.
     input  wire logic [SLOT_BITS:0]            pushed,
     input  wire logic                          describe,
     input  wire logic [SLOT_BITS-1:0]          describe_slot,
@@ -31,7 +31,7 @@ module unpack_lanes #(
     output logic      [SLOT_BITS:0]            popped,
     output logic      [CLUSTERS*SLOT_BITS-1:0] pop_slot,
     output logic      [T-1:0]                  skip,    // tokens
-    input  wire logic [T*PACKED_BITS-1:0]      packed_sums,  // a cycle after `skip`
+    input  wire logic [T*PACKED_BITS-1:0]      packed_sums,  // one cycle after `skip`
     output logic                               sums_valid,
     input  wire logic                          sums_ready,
     output logic      [L*SUM_BITS-1:0]         sums,
@@ -46,7 +46,7 @@ module unpack_lanes #(
     localparam int HIGH_BITS = S + 1;
     localparam int USED_BITS = $clog2(OUTPUTS + 1);
 
-    // The pair whose items go.
+    // The pair whose items are being sent.
     (* ram_style = "distributed" *) logic [PAIR_BITS-1:0] descriptions[DEPTH];
     always_ff @(posedge clk_array) if (describe) descriptions[describe_slot] <= description;
 
@@ -84,7 +84,7 @@ module unpack_lanes #(
         end
     end
 
-    // Room at the ends.
+    // Room in the output FIFOs.
     logic [USED_BITS-1:0] sums_used, scores_used, sums_next, scores_next;
     always_comb begin
         sums_next = sums_used + USED_BITS'(fire && last && !is_score)
@@ -102,7 +102,7 @@ module unpack_lanes #(
             scores_full <= 32'(scores_next) == OUTPUTS;
         end
 
-    // A cycle after the item: addresses and groups. Two: packed sums.
+    // One cycle after the item: addresses and groups. Two cycles: packed sums.
     logic [T-1:0] others;
     always_comb
         for (int t = 0; t < T; t++) others[t] = !is_score && 32'(group) != t / L;
@@ -133,14 +133,14 @@ module unpack_lanes #(
         end
     end
 
-    // Three: scores, which are 8-bit rows; the lanes' packed sums.
+    // Three cycles: scores (always 8-bit rows); packed sums of the lanes.
     logic [T*SCORE_BITS-1:0] score;
     logic score_write;
     for (genvar t = 0; t < T; t++) begin : gen_scores
         logic [PACKED_BITS-1:0] p;
         logic [SCORE_BITS-4:0] upper;
         assign p = packed_sums[t*PACKED_BITS+:PACKED_BITS];
-        // 16 * high + low, with high = (p >> S) + 1 where low is negative.
+        // 16 * high + low, with high = (p >> S) + (low is negative).
         assign upper = {p[S+SCORE_BITS-5:S], 1'b1}
             + {{SCORE_BITS - S{p[S-1]}}, p[S-1:4], p[S-1]};
         always_ff @(posedge clk)
@@ -157,7 +157,7 @@ module unpack_lanes #(
     end
     always_ff @(posedge clk) lanes <= lanes_next;
 
-    // Four: rows. Five: with the passes before.
+    // Four cycles: rows. Five cycles: rows plus the earlier passes.
     logic [ITEM_BITS-1:0] item;
     logic [L*SUM_BITS-1:0] total;
     logic [L*SUM_BITS-1:0] total_next, earlier;

@@ -1,5 +1,6 @@
-// The weights' double buffer: turns beats of memory into words of P*C bytes, a word a slow cycle,
-// and reads them on the array's clock. Loader and reader use the halves in turn.
+// The double buffer of the weights. The loader regroups memory beats into words of P*C bytes, one
+// word a slow cycle; the array reads them on its own clock. The loader fills one half while the
+// array reads the other.
 
 `default_nettype none
 
@@ -7,20 +8,20 @@ module weights #(
     parameter int P = 3,
     parameter int C = 4,
     parameter int BEAT = 16,   // bytes
-    parameter int WORDS = 64,  // of a half
+    parameter int WORDS = 64, // of one half of the double buffer
     parameter int ROW_BITS = 8
 ) (
     input  wire logic                clk,
     input  wire logic                clk_array,
     input  wire logic                reset,
-    // Slow: words of a tile of row pairs and such tiles; their beats.
+    // Slow: demands (words of a tile of row pairs, number of such tiles), then their beats.
     input  wire logic                demands_valid,
     output logic                     demands_ready,
-    input  wire logic [31:0]         demands,  // words, 13 bits; tiles, 16 bits
+    input  wire logic [31:0]         demands, // bits 12:0 words, bits 28:13 tiles
     input  wire logic                beats_valid,
     output logic                     beats_ready,
     input  wire logic [BEAT*8-1:0]   beats,
-    output logic [1:0]               filled,   // halves, counted
+    output logic [1:0]               filled, // count of filled halves
     // Fast.
     input  wire logic [1:0]          freed,
     input  wire logic                enable,
@@ -28,7 +29,7 @@ module weights #(
     output logic [P*C*8-1:0]         word      // two cycles later
 );
 
-    // The greatest common divisor, by enough of Euclid's steps.
+    // Returns the greatest common divisor (Euclid; 32 steps suffice).
     function integer divisor(input integer a, input integer b);
         integer i, rest, next;
         begin
@@ -43,7 +44,8 @@ module weights #(
         end
     endfunction
 
-    // All counts are in pieces of the greatest size that divides words and beats.
+    // A piece is the largest number of bytes that divides words and beats. All counts are in
+    // pieces.
     localparam int BYTES = P * C;
     localparam int PIECE = divisor(BYTES, BEAT);
     localparam int WORD = BYTES / PIECE;
@@ -65,7 +67,7 @@ module weights #(
     wire take = active && !finish && 32'(rest) < WORD;
     wire free = finish ? filled == freed_slow : filled != freed_slow + 2'd2;
     wire begin_tile = (!active || finish) && tiles != '0 && free;
-    // Between tiles nothing is held.
+    // The rest of a tile's last beat is dropped.
     wire [ROOM*BITS-1:0] kept = finish ? '0 : write ? bytes >> (WORD * BITS) : bytes;
 
     assign demands_ready = !reset && !demand_valid;

@@ -1,6 +1,6 @@
-"""Copies ap_types, the open ap_int.h of the hls4ml wheel, to a folder.
+"""Copies ap_types, AMD's open ap_int.h in the hls4ml wheel, to a folder.
 
-The source is an installed hls4ml (which is not imported), else the wheel, fetched by pip. Only tests depend on it.
+Uses an installed hls4ml without importing it, otherwise downloads the wheel with pip. Only tests need it.
 """
 
 import importlib.util

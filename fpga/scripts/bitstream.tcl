@@ -1,7 +1,7 @@
 # vivado -mode batch -source fpga/scripts/bitstream.tcl -tclargs WORK
 #
-# WORK/settings.tcl (tools/bitstream.py writes it) sets name, root, board (dictionary), part, board_part; WORK/kernels holds the kernels' IP.
-# Leaves WORK/NAME.bit, WORK/NAME.hwh and reports.
+# Reads WORK/settings.tcl (written by tools/bitstream.py: name, root, board (dictionary), part, board_part) and the kernels' IP in
+# WORK/kernels. Writes WORK/NAME.bit, WORK/NAME.hwh, WORK/NAME.xsa and reports.
 
 set work [file normalize [lindex $argv 0]]
 source [file join $work settings.tcl]
@@ -43,7 +43,7 @@ foreach check {setup hold} {
 
 file copy -force [file join [get_property DIRECTORY [get_runs impl_1]] accelerator_wrapper.bit] [file join $work $name.bit]
 foreach probes [glob -nocomplain -directory [get_property DIRECTORY [get_runs impl_1]] *.ltx] {
-  file copy -force $probes [file join $work $name.ltx] ;# of the ILAs
+  file copy -force $probes [file join $work $name.ltx] ;# probes of the ILAs
 }
 set handoff [glob [file join $work project accelerator.gen sources_1 bd accelerator hw_handoff accelerator.hwh]]
 file copy -force [lindex $handoff 0] [file join $work $name.hwh]

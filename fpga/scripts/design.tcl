@@ -1,11 +1,11 @@
-# The block design: kernels, the queues and memories between them, the processing system, registers and reset.
+# Builds the block design: kernels, the queues and memories between them, the processing system, registers and reset.
 #
 #   accelerator_design ISA LISTS BOARD   ISA: constants of isa.hpp (headers.tcl)
 #                                        LISTS: kernels, queues and memories (headers.tcl; from rust/hardware/src/design)
 #                                        BOARD: dictionary with processor and clock_mhz, and ila: 1 adds System ILAs
-# Vivado 2023.2 and later. tests/fpga/test_kit.py runs it on commands that only record.
+# For Vivado 2023.2 and later. tests/fpga/test_kit.py runs it with stubs that record Vivado's commands.
 
-# Register blocks: a register of isa.hpp in the block -> the interface that answers there, and its address segment.
+# Register blocks: a register of isa.hpp in the block -> the block's slave interface and address segment.
 set BLOCKS {
   reg::fetch_CTRL {fetch/s_axi_control Reg}
   reg::store_CTRL {store/s_axi_control Reg}
@@ -15,14 +15,14 @@ set BLOCKS {
 }
 set BLOCK_BYTES 0x10000
 
-# Queues that an ILA watches at their writer's side: commands, sums, credits.
+# Queues whose writer's side an ILA records: commands, sums, credits.
 set ILA_STREAMS {
   load_commands array_commands drain_commands norm_commands softmax_commands score_commands passes sums
   load_to_array array_to_load drain_to_array norm_to_array softmax_to_array
 }
 
-# The newest version of the first of these IPs that the catalogue has. Vivado from 2024.2 on has inline HDL for the utility
-# IPs, with the same properties and pins; a later one may lack the IPs.
+# Creates a cell of the first of these IPs that the catalogue has, in its newest version. From 2024.2 on Vivado has inline HDL for
+# the utility IPs, with the same properties and pins; later versions may drop the IPs.
 proc ip {vlns name {properties {}}} {
   foreach vln $vlns {
     set versions [lsort -dictionary [get_ipdefs -quiet -all $vln:*]]
@@ -39,12 +39,13 @@ proc wire {from args} {
   foreach to $args { connect_bd_net [get_bd_pins $from] [get_bd_pins $to] }
 }
 
-# A watcher's interface is a monitor: it joins the bus of another two without driving any of it.
+# Connects two interfaces. Counters and ILAs have monitor interfaces, which join an existing connection and drive nothing.
 proc bus {from to} {
   connect_bd_intf_net [get_bd_intf_pins $from] [get_bd_intf_pins $to]
 }
 
-# A signal of bank i of a kernel's memory port: numbered as an array partitioned completely is, or plain where there is one bank.
+# Returns the pin of a signal of bank i of a kernel's memory port. HLS numbers the banks of a completely partitioned array; a
+# single bank has no number.
 proc memory_pin {port i signal} {
   foreach name [list ${port}_${i}_$signal ${port}_$signal] {
     if {[llength [get_bd_pins -quiet $name]]} { return $name }
@@ -52,13 +53,13 @@ proc memory_pin {port i signal} {
   error "$port has no signal $signal of bank $i: is its interface ap_memory, partitioned completely in dimension 1?"
 }
 
-# A signal that is always 1.
+# Drives pins with a constant 1.
 proc constant {name to} {
   ip {xilinx.com:ip:xlconstant xilinx.com:inline_hdl:ilconstant} $name {CONFIG.CONST_WIDTH 1 CONFIG.CONST_VAL 1}
   foreach pin $to { wire $name/dout $pin }
 }
 
-# A number of signals side by side.
+# Concatenates signals to a vector.
 proc concatenate {name signals} {
   ip {xilinx.com:ip:xlconcat xilinx.com:inline_hdl:ilconcat} $name [list CONFIG.NUM_PORTS [llength $signals]]
   set i 0
@@ -109,7 +110,7 @@ proc accelerator_design {isa lists board} {
   set clock [dict get $ps clock]
   set array_clock $clock
 
-  # The array's clock, where it is twice the kernels': both leave one MMCM, in phase.
+  # If the array's clock is twice the kernels' clock, one MMCM generates both, in phase.
   if {[dict get $lists clock_ratio] == 2} {
     set mhz [dict get $board clock_mhz]
     ip xilinx.com:ip:clk_wiz clocks [list CONFIG.PRIM_SOURCE No_buffer CONFIG.PRIM_IN_FREQ $mhz \
@@ -121,7 +122,7 @@ proc accelerator_design {isa lists board} {
     set array_clock clocks/clk_out2
   }
 
-  # Kernels. Those without registers start after a reset and never end.
+  # Kernels. The kernels without registers start after a reset and never end.
   foreach kernel $kernels {
     ip xilinx.com:hls:$kernel $kernel
     wire $clock $kernel/ap_clk
@@ -131,7 +132,8 @@ proc accelerator_design {isa lists board} {
   wire $clock array/clk
   wire $array_clock array/clk_array
 
-  # Reset: the processing system's for the interconnect; the kernels' and their queues' also by the register, once their ports are at rest.
+  # Resets. The processing system resets everything. The reset register resets only the kernels, the array and the queues, once the memory ports are
+  # idle.
   ip xilinx.com:ip:proc_sys_reset main_reset
   wire $clock main_reset/slowest_sync_clk
   wire [dict get $ps reset] main_reset/ext_reset_in
@@ -156,7 +158,8 @@ proc accelerator_design {isa lists board} {
     bus ${queue}_queue/M_AXIS [dict get $shape reader]
   }
 
-  # Counters watch the queues and two ports of memory. Without them, what the kernels write for them is taken all the same.
+  # The counters monitor the queues and two memory ports. Without counters, a constant accepts the items of the kernels' `retired`
+  # streams.
   if {[dict size $counted]} {
     create_bd_cell -type module -reference counters_cell counters
     wire $clock counters/clk
@@ -193,7 +196,7 @@ proc accelerator_design {isa lists board} {
     }
   }
 
-  # Memories within the array: it has a port for each bank.
+  # Memories inside the array, which has a write port for each bank.
   dict for {memory shape} [dict get $lists array_memories] {
     for {set i 0} {$i < [dict get $shape banks]} {incr i} {
       foreach signal {address0 ce0 we0 d0} {
@@ -202,7 +205,7 @@ proc accelerator_design {isa lists board} {
     }
   }
 
-  # Memory ports. Each leaves through a shutdown manager; commands and logits share the first port of weights.
+  # Memory ports. Each kernel port passes through a shutdown manager; commands and logits share the first port of load.
   set masters [list {fetch m_axi_commands 128} {store m_axi_memory 128}]
   for {set i 0} {$i < $ports} {incr i} { lappend masters [list load m_axi_memory$i 128] }
   set idle {}
@@ -217,7 +220,7 @@ proc accelerator_design {isa lists board} {
     bus $kernel/$port $gate/S_AXI
     lappend idle $gate/in_shutdown
   }
-  # load has four ports whatever the configuration uses; those without one of the processing system stay open.
+  # load always has four ports; those beyond the configuration's number stay unconnected.
   concatenate ports_idle $idle
   ip {xilinx.com:ip:util_reduced_logic xilinx.com:inline_hdl:ilreduced_logic} all_idle [list CONFIG.C_OPERATION and CONFIG.C_SIZE [llength $idle]]
   wire ports_idle/dout all_idle/Op1
@@ -252,7 +255,7 @@ proc accelerator_design {isa lists board} {
   }
   assign_bd_address
 
-  # One interrupt of store and fetch: a UIO device has one. The host asks both.
+  # A UIO device has one interrupt, so store and fetch share it. The host reads the status of both.
   concatenate interrupts {store/interrupt fetch/interrupt}
   ip {xilinx.com:ip:util_reduced_logic xilinx.com:inline_hdl:ilreduced_logic} interrupt {CONFIG.C_OPERATION or CONFIG.C_SIZE 2}
   wire interrupts/dout interrupt/Op1
@@ -264,8 +267,8 @@ proc accelerator_design {isa lists board} {
   save_bd_design
 }
 
-# System ILAs for Vivado's hardware manager: one on streams between units, one on the memory ports. docs/building.md lists
-# the slots in this order.
+# Adds two System ILAs for Vivado's hardware manager: one on streams between units, one on the memory ports. docs/building.md
+# lists the slots in this order.
 proc add_ilas {lists clock masters} {
   global ILA_STREAMS
   foreach queue $ILA_STREAMS { lappend streams [dict get $lists queues $queue writer] }

@@ -2,9 +2,8 @@
 
 Usage: golden.py VECTORS OUT. VECTORS is tests/vectors: subnets, and for each an image with the oracle's results.
 OUT gets a line for each tensor: name of the subnet, name of the tensor, number of values, values. The oracle's
-results are called `golden.NAME`; numbers of the config are tensors, too (`config.blocks.0.heads`). Left out are
-networks whose steps the compiler puts together from these stages (a pair of tokens, a norm of the embedding): the
-tests of the simulated device compare their bits.
+results are called `golden.NAME`; numbers of the config are tensors, too (`config.blocks.0.heads`). Skips networks
+with further stages (a pair of tokens, a norm of the embedding), which the tests of the simulated device compare.
 """
 
 import json
@@ -45,7 +44,7 @@ def numbers(name: str, value: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def main(vectors: Path, out: Path) -> None:
-    """Writes all of them."""
+    """Writes the tensors of all golden vectors."""
     lines = []
     for path in sorted(vectors.glob("*.qvit")):
         metadata, tensors = read(path)

@@ -1,4 +1,4 @@
-# Reads generated files.
+# Reads files that the build generates.
 
 # Returns the constants of a C++ header (isa.hpp) as a dictionary: NAME or namespace::NAME -> value.
 

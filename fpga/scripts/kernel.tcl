@@ -1,6 +1,6 @@
-# The same as a kernel's cfg file for the Tcl front end: vitis-run --mode hls --tcl fpga/scripts/kernel.tcl, or vitis_hls -f.
+# Synthesises a kernel with the Tcl front end instead of v++: vitis-run --mode hls --tcl fpga/scripts/kernel.tcl, or vitis_hls -f.
 #
-# The environment names the kernel's cfg file (KERNEL_CFG, as tools/bitstream.py wrote it).
+# KERNEL_CFG in the environment is the path of the kernel's cfg file, as tools/bitstream.py writes it.
 
 set file [open $::env(KERNEL_CFG)]
 set settings [dict create]

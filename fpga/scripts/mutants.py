@@ -1,7 +1,7 @@
-"""Shows that the testbenches can fail.
+"""Checks that the testbenches detect planted faults.
 
-Plants one fault at a time in a copy of a kernel or of the array's model and expects testbenches to return non-zero.
-Native integers.
+Plants one fault at a time in a copy of a kernel or of the array's model, and expects testbenches to return
+non-zero. Compiles with native integers.
 Usage: mutants.py COMPILER BUILD CONFIGURATION..., after these and golden.txt were generated in BUILD.
 """
 
@@ -10,8 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-# (source, or header/source for a header that it includes; what stands there; what stands there instead; the
-# testbenches each of which must notice)
+# (source, or header/source for a header that it includes; the old text; the new text; the testbenches, each of which
+# must fail)
 MUTANTS = [
     ("load", "key != (seed ^ number[command.frame])", "false", "transfers"),
     ("load", "seed ^ number[command.frame]", "seed", "transfers"),
@@ -133,7 +133,7 @@ def missed(compiler: str, build: Path, configuration: str) -> int:
         text = text.replace(old, new, 1)
         source = out / f"mutant{number}.cpp"
         if header:
-            # A header is looked up next to the one that includes it: all of them are copied.
+            # A header includes its neighbours from its own folder, so all headers are copied.
             folder = out / f"mutant{number}"
             shutil.copytree(here / "include", folder, dirs_exist_ok=True)
             (folder / changed.name).write_text(text)

@@ -1,6 +1,6 @@
-// The array as its neighbours see it: the signals of its queues in a cycle of the kernels (a slow
-// cycle), and the memories that it reads. The model and the array in SystemVerilog stand behind the
-// same interface.
+// Declares the interface of the simulated array: the handshakes of its queues in a cycle of the
+// kernels (a slow cycle), and the memories that it reads. The model and the SystemVerilog both
+// implement it.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +23,7 @@ struct ArrayMemories {
   Rams::Value& value;
 };
 
-// Items that are offered to the array (nullptr: none), and what its neighbours would take.
+// Valid inputs of the array (nullptr: not valid), and the ready signals of its outputs.
 struct ArrayInputs {
   const packed_pass_t* pass = nullptr;
   const demand_t* demand = nullptr;
@@ -33,8 +33,8 @@ struct ArrayInputs {
   bool takes_scores = false;
 };
 
-// The array's side. What it offers is taken if the inputs say so. Pointers are valid until the next
-// step.
+// Ready signals of the array's inputs, and its valid outputs. A transfer happens if valid and ready
+// hold in the same step. Pointers are valid until the next step.
 struct ArrayOutputs {
   bool takes_pass = false;
   bool takes_demand = false;
@@ -42,32 +42,32 @@ struct ArrayOutputs {
   bool credit = false;
   const sums_t* sums = nullptr;
   const score_row_t* scores = nullptr;
-  unsigned retired = 0; // passes whose last word went
-  bool starved = false; // only weights keep the next pass back
+  unsigned retired = 0; // passes whose last word was issued
+  bool starved = false; // the next pass waits for weights only
 };
 
 class ArrayCore {
 public:
   virtual ~ArrayCore() = default;
-  // Advances one slow cycle. The first one is the first after a reset.
+  // Advances one slow cycle. The first step is the first cycle after a reset.
   virtual ArrayOutputs step(const ArrayInputs& inputs) = 0;
-  // Returns true if further steps change nothing while the inputs stay as they are.
+  // Returns true if further steps change nothing while the inputs are constant.
   virtual bool settled() const = 0;
-  // Lets cycles pass without a step, once it is settled.
+  // Advances the clock by some cycles without a step. Requires `settled`.
   virtual void skip(uint64_t) {}
 };
 
 std::unique_ptr<ArrayCore> make_array(const ArrayMemories& memories);
 
-// Steps an array between queues, in a fiber of its own. Its clock is the array's: everything that
-// its neighbours do up to a cycle is done before the array's step in that cycle.
+// Steps an array between its queues, in its own fiber. The step of a cycle runs after everything
+// that the other processes do up to that cycle.
 template <typename P, typename D, typename B, typename C, typename S, typename R>
 void drive_array(ArrayCore& array, P& passes, D& demands, B& weights, C& array_to_load, S& sums,
                  R& scores, Counters* counters = nullptr) {
   Scheduler& scheduler = Scheduler::get();
   Fiber* fiber = scheduler.current();
-  uint64_t* issued = &scheduler.loop("array.issue").count; // words
-  uint64_t owed = 0;                                       // beats of the demands that it has taken
+  uint64_t* issued = &scheduler.loop("array.issue").count; // words of all passes
+  uint64_t owed = 0;                                       // beats demanded but not taken yet
   while (alive()) {
     scheduler.await();
     const uint64_t now = fiber->now;
@@ -125,7 +125,8 @@ void drive_array(ArrayCore& array, P& passes, D& demands, B& weights, C& array_t
       ++fiber->now;
       continue;
     }
-    // Nothing happens before an input changes. One that was there and is not taken stays as it is.
+    // The array is idle until an input changes. A valid input that the array did not take does not
+    // change.
     const auto changes = [&] {
       return std::array{passes.next_item(),        demands.next_item(), weights.next_item(),
                         array_to_load.next_room(), sums.next_room(),    scores.next_room()};

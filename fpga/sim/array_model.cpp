@@ -24,7 +24,7 @@ ArrayModel::ArrayModel(const ArrayMemories& memories) : memories_(memories) {
     weights_of_byte_[0][byte] = upper + low;
     weights_of_byte_[1][byte] = upper + (low < 8 ? low : low - 16);
   }
-  posted_.push_back(1); // after a reset `input` may be written
+  posted_.push_back(1); // after a reset load may write `input`
 }
 
 ArrayOutputs ArrayModel::step(const ArrayInputs& in) {
@@ -64,7 +64,7 @@ ArrayOutputs ArrayModel::step(const ArrayInputs& in) {
   start_passes();
   for (; !ends_.empty() && ends_.front() <= now_; ends_.pop_front())
     ++out.retired;
-  // The pass has not started, and would have but for its weights.
+  // All conditions of the next pass hold, except its weights.
   out.starved = !waiting_.empty() && waiting_.front().fill > 0 && other_bounds() <= R * now_ &&
                 weights_bound() > other_bounds();
 
@@ -108,7 +108,7 @@ uint64_t ArrayModel::other_bounds() const {
     start = std::max({start, last_end_ + 1 + gap, last_start_ + timing::ISSUE_INTERVAL});
   }
   if (next.pairs > timing::FIFO_DEPTH) {
-    const uint64_t leaves = next.pairs - timing::FIFO_DEPTH - 1; // makes room
+    const uint64_t leaves = next.pairs - timing::FIFO_DEPTH - 1; // this pair must have left
     if (departed_ <= leaves)
       return NEVER;
     start = std::max(start, R * (departures_[leaves % DEPARTURES] + 1) + timing::ROOM_TO_START);

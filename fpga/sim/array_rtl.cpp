@@ -1,5 +1,4 @@
-// The array in SystemVerilog (fpga/rtl/array.sv), verilated, between the same queues and memories
-// as the model.
+// Implements the array by its verilated SystemVerilog (fpga/rtl/array.sv).
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -13,7 +12,7 @@ namespace sim {
 
 namespace {
 
-// Ports are little-endian bits, whatever type Verilator gives them.
+// Accesses bits of a port. Verilator's types for ports are all little-endian.
 template <typename Port> void put(Port& port, size_t offset, unsigned bits, uint64_t value) {
   auto* bytes = reinterpret_cast<uint8_t*>(&port);
   for (unsigned i = 0; i < bits; ++i) {
@@ -35,7 +34,7 @@ template <typename Port> int64_t get_signed(const Port& port, size_t offset, uns
   return int64_t(get(port, offset, bits) << (64 - bits)) >> (64 - bits);
 }
 
-// A memory's read side: a word two cycles after its address, 0 after a cycle without `enable`.
+// The read side of a memory: a word follows its address by two cycles; it is 0 if `enable` was 0.
 class Banks {
   struct Bank {
     std::vector<uint8_t> latch, word;
@@ -51,7 +50,8 @@ public:
     }
   }
 
-  // Before an edge: `read` gives the word at an address. `address_each` banks share an address.
+  // Samples the addresses before a clock edge; `read` gives the word at an address. Each address
+  // serves `address_each` banks.
   template <typename Enable, typename Address, typename Read>
   void edge(const Enable& enable, const Address& address, unsigned address_each,
             unsigned address_bits, size_t addresses, Read read) {
@@ -64,7 +64,7 @@ public:
       }
     }
   }
-  // After it.
+  // Drives the words after the edge.
   template <typename Word> void show(Word& port) const {
     auto* bytes = reinterpret_cast<uint8_t*>(&port);
     for (size_t bank = 0; bank < banks_.size(); ++bank)
@@ -72,8 +72,8 @@ public:
   }
 };
 
-// Reads a word of a memory. An address beyond it gives 0: where a pass has fewer row pairs than the
-// array, the other banks are read, too.
+// Reads a word of a memory, or 0 beyond its end: a pass with fewer row pairs than the array also
+// reads the banks of the missing pairs.
 template <typename Ram> auto reader(Ram& ram, unsigned lanes) {
   return [&ram, lanes](size_t bank, uint64_t address, uint8_t* out) {
     if (address >= ram.words())
@@ -125,7 +125,7 @@ public:
     slow_cycle();
     return out;
   }
-  // The longest pass, then the longest way to `sums`.
+  // QUIET covers the longest pass plus the longest latency to `sums`.
   bool settled() const override { return quiet_ > QUIET; }
 
 private:

@@ -9,7 +9,7 @@ namespace {
 
 constexpr uint64_t BITS = 64;
 
-// The counters stop where they would wrap.
+// Clamps a count to 32 bits, as the hardware's counters saturate.
 uint32_t saturated(uint64_t value) { return uint32_t(std::min<uint64_t>(value, ~uint32_t(0))); }
 
 } // namespace

@@ -1,5 +1,5 @@
-// The block `counters`: what each unit does, from the times at which items come and go. Cycles are
-// those of the processes' clocks. Depends on the ISA's header alone.
+// Models the block `counters`: computes the counters of each unit from the cycles in which its
+// queues are read and written. Cycles are those of the processes' clocks. Depends on isa.hpp alone.
 #pragma once
 
 #include <array>
@@ -13,7 +13,7 @@
 
 namespace sim {
 
-// A set of cycles, which may be added in any order.
+// A set of cycles. Ranges may be added in any order.
 class Cycles {
   std::vector<uint64_t> words_;
 
@@ -29,29 +29,28 @@ public:
   static constexpr unsigned UNITS = isa::counted::STORE + 1;
   static constexpr unsigned NONE = UNITS;
 
-  // Clears all counters, which then count from this cycle on; or lets them stand still from this
-  // cycle on.
+  // `run` clears all counters and starts them in this cycle; `hold` stops them in this cycle.
   void run(uint64_t cycle);
   void hold(uint64_t cycle);
   bool running() const { return running_; }
-  // Returns the cycles that were counted up to `now`, or a unit's counter.
+  // Return the number of counted cycles up to `now`, and a unit's counter.
   uint32_t cycles(uint64_t now) const;
   uint32_t read(unsigned unit, unsigned counter, uint64_t now) const;
 
-  // A unit takes a command, or ends the oldest one.
+  // Record that a unit takes a command; that it ends its oldest command.
   void taken(unsigned unit, uint64_t cycle) { units_[unit].open.push_back(cycle); }
   void ended(unsigned unit, uint64_t cycle);
-  // In these cycles an output queue of the unit refuses an item; the unit's main input has nothing.
+  // Record cycles in which an output queue of the unit is full; in which its main input is empty.
   void blocked(unsigned unit, uint64_t from, uint64_t to) { add(units_[unit].blocked, from, to); }
   void starved(unsigned unit, uint64_t from, uint64_t to) { add(units_[unit].starved, from, to); }
-  // Gives the cycles in which the unit's main input has nothing since the last call of `starved`.
+  // Returns the cycles since the last call of `starved` in which the unit's main input is empty.
   using Empty = std::function<std::pair<uint64_t, uint64_t>()>;
   void add_input(unsigned unit, Empty empty) { units_[unit].empty = std::move(empty); }
 
 private:
   struct Unit {
     uint64_t commands = 0;
-    std::deque<uint64_t> open; // cycles in which commands were taken that have not ended
+    std::deque<uint64_t> open; // cycles in which the unfinished commands were taken
     Cycles busy, blocked, starved;
     Empty empty;
   };
@@ -66,7 +65,7 @@ private:
   uint64_t start_ = 0, end_ = 0;
 };
 
-// The units that a queue belongs to.
+// The units whose counters a queue updates.
 struct Watch {
   Counters* counters = nullptr;
   unsigned commands = Counters::NONE; // the unit that takes its commands here

@@ -18,7 +18,7 @@ std::string hex(uint64_t n) {
   return text;
 }
 
-// Allocates zeros that take no memory before they are written.
+// Allocates zeroed memory; pages use no physical memory before a write.
 std::unique_ptr<uint8_t[], void (*)(void*)> zeros(uint64_t bytes) {
   auto* memory = static_cast<uint8_t*>(std::calloc(bytes, 1));
   if (memory == nullptr)
@@ -36,7 +36,7 @@ uint64_t Dram::allocate(uint64_t bytes) {
   const std::lock_guard lock(mutex_);
   if (bytes == 0 || bytes > bytes_)
     return 0;
-  // First fit, with a page after each allocation that traps.
+  // First fit. An unmapped page follows each allocation and traps.
   const uint64_t needed = round_up(bytes, PAGE) + PAGE;
   uint64_t address = BASE;
   for (const auto& [start, length] : allocated_) {
@@ -49,7 +49,7 @@ uint64_t Dram::allocate(uint64_t bytes) {
   allocated_[address] = bytes;
   for (uint64_t page = 0; page < round_up(bytes, PAGE) / PAGE; ++page)
     mapped_[(address - BASE) / PAGE + page] = true;
-  // Neither side finds earlier contents.
+  // Hides earlier contents from both sides.
   std::memset(&host_[address - BASE], 0, round_up(bytes, PAGE));
   std::memset(&device_[address - BASE], 0xa5, round_up(bytes, PAGE));
   return address;

@@ -1,5 +1,5 @@
-// The board's memory. The device and the host see two copies, which only cache maintenance makes
-// equal. Pages without an allocation trap.
+// Models the board's memory. Host and device have separate copies; only flush and invalidate copy
+// data between them. An access outside an allocation traps.
 #pragma once
 
 #include <atomic>
@@ -22,36 +22,36 @@ public:
 
   explicit Dram(uint64_t bytes);
 
-  // The host's functions.
+  // For the host:
 
   // Returns a physical address, or 0 if there is no room.
   uint64_t allocate(uint64_t bytes);
   void release(uint64_t physical);
   // Returns the host's copy.
   uint8_t* host(uint64_t physical) { return &host_[physical - BASE]; }
-  // Copy whole cache lines to the device's copy, or from it. Return false for a range that is not
-  // inside an allocation.
+  // Copy whole cache lines to the device's copy, or from it. Return false if the range is not
+  // inside one allocation.
   bool flush(uint64_t physical, uint64_t bytes);
   bool invalidate(uint64_t physical, uint64_t bytes);
 
-  // The device's functions.
+  // For the device:
 
-  // Applies a planned fault to a burst of reads that begins here.
+  // Applies a pending fault to a read burst that begins at `address`.
   void request(uint64_t address, uint64_t bytes, uint64_t beat);
-  // Trap outside allocations.
+  // Both trap outside allocations.
   void read(uint64_t address, void* out, uint64_t bytes);
   void write(uint64_t address, const void* in, uint64_t bytes);
 
   // Flips a bit of the device's copy, if the address is allocated.
   void flip(uint64_t address, unsigned bit);
 
-  // Faults of the next burst of reads of at least two beats: an error response, or a lost second
-  // half.
+  // Pending faults of the next read burst of at least two beats: an error response; a missing
+  // second half.
   std::atomic<bool> bus_error = false;
   std::atomic<bool> short_dma = false;
 
 private:
-  std::mutex mutex_; // host threads and the device's
+  std::mutex mutex_; // serializes host threads and the device's thread
   bool inside(uint64_t physical, uint64_t bytes) const;
   void check(uint64_t address, uint64_t bytes, const char* what) const;
 
@@ -60,7 +60,7 @@ private:
   std::unique_ptr<uint8_t[], void (*)(void*)> device_;
   std::vector<bool> mapped_;               // pages
   std::map<uint64_t, uint64_t> allocated_; // address, bytes
-  uint64_t lost_from_ = 0;                 // the part that a shortened transfer lacks
+  uint64_t lost_from_ = 0;                 // range that a shortened transfer does not deliver
   uint64_t lost_to_ = 0;
 };
 

@@ -50,13 +50,13 @@ void Fabric::watch() {
   const auto input = [this](unsigned reader, unsigned writer, auto& stream) {
     stream.watch({.counters = counters_, .input = reader, .output = writer});
   };
-  // drive_array counts what the array offers.
+  // drive_array counts the array's own events.
   input(counted::SCORES, Counters::NONE, score_rows_);
   input(counted::DRAIN, Counters::NONE, sums_);
   input(counted::NORM, counted::DRAIN, moments_);
   input(counted::SOFTMAX, counted::SCORES, maxima_);
   input(counted::STORE, counted::DRAIN, logits_);
-  // fetch and store, which the host starts, also say when they begin: a 0.
+  // The host starts fetch and store, so these also report when they begin: a 0.
   const auto retired = [this](unsigned unit, auto& stream) {
     stream.on_write([this, unit](const auto& ends) {
       const uint64_t cycle = scheduler_.current()->end();

@@ -1,5 +1,5 @@
-// The block design after a reset: the kernels and the array with their queues and memories. It
-// lives in the thread that runs it.
+// Simulates the block design from a reset on: the kernels and the array with their queues and
+// memories. One thread creates, runs and destroys it.
 #pragma once
 
 #include <cstdint>
@@ -49,8 +49,8 @@ public:
     });
   }
 
-  // Each starts a kernel in cycle `at`, or later, and calls `done` with the cycle in which the
-  // kernel returns. load does not return.
+  // Start a kernel in cycle `at` or later. `done` gets the cycle in which the kernel returns. load
+  // never returns.
   void start_load(const uint64_t (&arena)[isa::MAX_PORTS], uint32_t seed, uint64_t at = 0) {
     load_started_ = true;
     const auto run = [this, a = arena[0], b = arena[1], c = arena[2], d = arena[3], seed] {
@@ -64,7 +64,7 @@ public:
                    std::function<void(Identity, uint64_t)> done, uint64_t at = 0) {
     const auto run = [this, commands, count, input, seed, done = std::move(done)] {
       Identity identity;
-      // Its beats are few: as many as it can take.
+      // Memory delivers one beat a cycle to fetch, whose beats are few.
       const auto bus = Bus<port_t>(dram_, commands, false, isa::declared::TICKS)
                            .watched(counters_, isa::counted::FETCH);
       fetch(bus, count, input, seed, load_commands_, array_commands_, drain_commands_,
@@ -84,16 +84,16 @@ public:
   }
 
   Scheduler& scheduler() { return scheduler_; }
-  // Returns true if something would go on once the host started load or store.
+  // Returns true if processes wait for the host to start load or store.
   bool waits_for_host(bool store_runs) const {
     return !load_started_ || (!store_runs && (logits_.full() || checks_.full()));
   }
   // Describes the waiting processes, the queues that hold items, and each unit's last command.
   std::string dump() const;
 
-  // A testbench that derives from this class plays fetch and load.
+  // Testbenches derive from this class and act as fetch and load.
 protected:
-  // Lets the counters see the queues.
+  // Connects the counters to the queues.
   void watch();
 
   Dram& dram_;
@@ -139,7 +139,7 @@ protected:
 
   std::unique_ptr<ArrayCore> array_ =
       make_array({input_, normed_, query_, hidden_, probability_, key_, value_});
-  Scheduler scheduler_; // last: its end unwinds what uses the others
+  Scheduler scheduler_; // last member: its destructor unwinds fibers that use the others
 };
 
 } // namespace sim

@@ -33,7 +33,7 @@ constexpr size_t STACK = 1 << 20;
 thread_local Scheduler* active = nullptr;
 } // namespace
 
-// A stack and the place on it to go on at.
+// A stack and its saved stack pointer or context.
 struct Context {
   uint8_t* mapping = nullptr;
   size_t bytes = 0;
@@ -61,7 +61,7 @@ struct Context {
     if (memory == MAP_FAILED)
       throw std::bad_alloc();
     mapping = static_cast<uint8_t*>(memory);
-    mprotect(mapping, page, PROT_NONE); // an overflow faults
+    mprotect(mapping, page, PROT_NONE); // a stack overflow faults
 #ifdef QUASAR_ASAN
     bottom = mapping + page;
     size = STACK;
@@ -70,7 +70,7 @@ struct Context {
 };
 
 #ifndef QUASAR_UCONTEXT
-// Saves the callee-saved registers on the stack, exchanges stacks and restores.
+// Pushes the callee-saved registers, switches stacks, and pops the registers of the other fiber.
 extern "C" void quasar_switch(void** save, void* load);
 asm(R"(
 .text
@@ -166,7 +166,7 @@ void Scheduler::suspend_once() {
   Fiber* fiber = current_;
   awaiting_.push_back(fiber);
   block();
-  std::erase(awaiting_, fiber); // if a queue woke it
+  std::erase(awaiting_, fiber); // still there if a queue woke the fiber
 }
 
 bool Scheduler::step() {
@@ -202,8 +202,8 @@ void Scheduler::resume(Fiber* fiber) {
     context.state.uc_link = nullptr;
     makecontext(&context.state, &Scheduler::enter, 0);
 #else
-    // The six registers, the entry as the address to return to, and a caller's frame that the ABI
-    // aligns to 16 bytes.
+    // Initial frame: six registers, then the entry as return address, so that the stack is aligned
+    // to 16 bytes as the ABI requires at a function's entry.
     void** top = reinterpret_cast<void**>(context.mapping + context.bytes) - 1;
     *--top = reinterpret_cast<void*>(&Scheduler::enter);
     for (int i = 0; i < 6; ++i)
@@ -252,7 +252,7 @@ void Scheduler::yield() {
 
 void Scheduler::join() {
   Fiber* fiber = current_;
-  // The children use the caller's frame, so nothing may interrupt the wait.
+  // The children use the caller's stack frame, so this wait must not throw before they finish.
   while (fiber->children_ > 0) {
     suspend();
   }
@@ -262,7 +262,7 @@ void Scheduler::join() {
 
 void Scheduler::stop() {
   stopping_ = true;
-  // Children come after their parents, so they unwind first.
+  // Children are behind their parents in fibers_, so they unwind first.
   for (size_t i = fibers_.size(); i-- > 0;) {
     Fiber* fiber = fibers_[i].get();
     while (fiber->started_ && !fiber->finished_)

@@ -1,11 +1,11 @@
-// Cooperative fibers: the kernels' processes as a Kahn network on one thread. A fiber gives way
-// when a queue is empty or full, so a run is deterministic for a seed.
+// Runs the kernels' processes as cooperative fibers on one thread (a Kahn process network). A fiber
+// yields when a queue is empty or full, so a run is deterministic for a seed.
 //
-// Each fiber has a clock, which counts the kernels' cycles. Intervals of loops move it on by what
-// timing.hpp declares; an item that arrives later, or a queue without room, holds it up
-// (sim_stream.hpp). So the times do not depend on the order in which fibers run. A fiber that does
-// different things depending on whether an item has arrived has to `await` its own time first: then
-// nothing can arrive any more at that time or before. Depends on timing.hpp alone.
+// Each fiber has a clock of the kernels' cycles. A loop's interval advances it by the cycles that
+// timing.hpp declares. A read advances it to the cycle in which the item is visible, a write to the
+// cycle in which the queue has room (sim_stream.hpp). So the cycles do not depend on the order in
+// which fibers run. A fiber that tests whether an item is there must `await` first: then no item
+// can become visible at its time or earlier. Depends on timing.hpp alone.
 #pragma once
 
 #include <cstdint>
@@ -25,21 +25,21 @@ namespace sim {
 // Thrown within fibers when the simulation ends.
 struct Stopped {};
 
-// A fault that the hardware would not survive: an address outside a memory, or too many accesses to
-// a bank.
+// An error that the hardware cannot detect, for example an address outside a memory or too many
+// accesses to a bank.
 struct Trap : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
 struct Context;
 
-// A cycle that does not come.
+// A time later than all cycles.
 constexpr uint64_t NEVER = ~uint64_t(0);
 
 // A loop's initiation intervals.
 struct Loop {
-  uint64_t count = 0;  // that have begun
-  uint64_t cycles = 1; // of each; 0: the loop is within an interval of another
+  uint64_t count = 0;  // of begun intervals
+  uint64_t cycles = 1; // of an interval; 0: another loop's interval includes this loop
 };
 
 inline thread_local uint64_t intervals = 0;
@@ -53,21 +53,20 @@ public:
   Fiber& operator=(const Fiber&) = delete;
 
   std::string name;
-  uint64_t interval; // the initiation interval that it is in; all that ever were have numbers of
-                     // their own
-  const char* loop = nullptr;  // the loop of the last one
-  uint64_t* counter = nullptr; // and its counter
-  uint64_t cycles = 1;         // and its intervals
-  const char* verb = nullptr;  // what it waits for: "reads" or "writes" a queue,
+  uint64_t interval;           // number of its initiation interval, unique in the thread
+  const char* loop = nullptr;  // loop of the last interval,
+  uint64_t* counter = nullptr; // its counter
+  uint64_t cycles = 1;         // and its cycles
+  const char* verb = nullptr;  // "reads" or "writes" the queue that the fiber waits for
   const std::string* queue = nullptr;
-  uint64_t now = 0;  // cycle
-  uint64_t step = 0; // cycles of the interval that begins now
+  uint64_t now = 0;  // cycle in which the interval began
+  uint64_t step = 0; // cycles of the interval
 
-  // Holds the fiber up.
+  // Advances the clock to a cycle, unless it is later already.
   void until(uint64_t cycle) { now = cycle > now ? cycle : now; }
-  // Returns the cycle behind the interval that begins now.
+  // Returns the first cycle after the interval.
   uint64_t end() const { return now + step; }
-  // Lets time pass behind the interval that begins now.
+  // Ends the interval and advances the clock by more cycles.
   void pass(uint64_t cycles) {
     now += step + cycles;
     step = 0;
@@ -77,7 +76,7 @@ private:
   friend class Scheduler;
   std::function<void()> body_;
   std::unique_ptr<Context> context_;
-  uint64_t number_ = 0; // in the order of their beginning
+  uint64_t number_ = 0; // in the order of spawning
   Fiber* parent_ = nullptr;
   unsigned children_ = 0;
   bool started_ = false;
@@ -86,7 +85,7 @@ private:
 };
 
 // Runs fibers in turn. With seed 0 they run in the order in which they became ready. With another
-// seed the order is random, and fibers sometimes give way before they block.
+// seed the order is random, and fibers sometimes yield without blocking.
 class Scheduler {
 public:
   explicit Scheduler(uint64_t seed);
@@ -94,13 +93,13 @@ public:
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
 
-  // The scheduler of this thread, while it runs or is being filled.
+  // Returns this thread's scheduler.
   static Scheduler& get();
 
-  // Starts a fiber, at its parent's time or later.
+  // Starts a fiber at time `now`, or at its parent's time if that is later.
   Fiber* spawn(std::string name, std::function<void()> body, uint64_t now = 0);
-  // Runs until no fiber can go on or `interrupt`, which is called between fibers, returns true.
-  // Rethrows a fiber's exception unless it is Stopped.
+  // Runs until no fiber can continue, or until `interrupt` returns true. `interrupt` is called
+  // between fibers. Rethrows a fiber's exception unless it is Stopped.
   template <typename Interrupt> void run(Interrupt interrupt) {
     while (step())
       if (interrupt())
@@ -112,32 +111,32 @@ public:
   // Unwinds all fibers.
   void stop();
 
-  // Returns true if no fiber can go on, whatever the horizon.
+  // Returns true if no fiber can continue, even with a later horizon.
   bool idle() const { return ready_.empty() && awaiting_.empty(); }
-  // Fibers that await this time or a later one stay where they are: from this time on, the host may
-  // have started something.
+  // Sets the horizon: fibers that await this cycle or a later one stay suspended, because the host
+  // may still start a kernel in that cycle.
   void set_horizon(uint64_t cycle) { horizon_ = cycle; }
   // Describes each fiber that has not finished: its loop and what it waits for.
   std::string dump() const;
 
-  // For queues: returns the running fiber; gives way until woken; gives way and stays ready; makes
-  // a fiber ready.
+  // For queues: returns the running fiber; suspends it until it is woken; yields; makes a fiber
+  // ready.
   Fiber* current() { return current_; }
   void block();
   void yield();
   void wake(Fiber* fiber);
-  // Returns when nothing can happen any more before the running fiber's time.
+  // Waits until no other fiber can act before the running fiber's time.
   void await() {
     while (!quiet())
       suspend_once();
   }
-  // Returns true if that is so.
+  // Returns true if no other fiber can act before the running fiber's time.
   bool quiet() const {
     return ready_.empty() && current_->now < horizon_ && !awaiting_before(current_);
   }
-  // Waits until that may be so, or a queue wakes the fiber.
+  // Suspends the fiber until `quiet` may hold or a queue wakes it.
   void suspend_once();
-  // A seeded schedule sometimes switches here.
+  // Yields at random if the schedule is seeded.
   void point() {
     if (seed_ != 0 && current_ != nullptr && random() % 64 == 0)
       yield();
@@ -170,7 +169,7 @@ private:
   uint64_t seed_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::deque<Fiber*> ready_;
-  std::vector<Fiber*> awaiting_; // few
+  std::vector<Fiber*> awaiting_; // unsorted, since few fibers await
   uint64_t horizon_ = NEVER;
   uint64_t spawned_ = 0;
   std::unique_ptr<Context> main_;
@@ -181,7 +180,7 @@ private:
   std::map<std::string, Loop> loops_;
 };
 
-// The running fiber of this thread.
+// This thread's running fiber.
 inline thread_local Fiber* running = nullptr;
 
 inline void process(const char* name, std::function<void()> body) {
@@ -191,10 +190,10 @@ inline void join() { Scheduler::get().join(); }
 
 } // namespace sim
 
-// The condition of a process's loop.
+// Condition of a simulated process's endless loop.
 inline bool alive() { return true; }
 
-// Begins the next initiation interval of the running process, and counts it under the loop's name.
+// Begins an initiation interval of the running process and counts it under the loop's name.
 inline void interval(const char* name) {
   sim::Fiber* fiber = sim::running;
   if (fiber->loop != name) {
@@ -211,5 +210,5 @@ inline void interval(const char* name) {
   }
 }
 
-// Lets the cycles pass that the process needs between two loops.
+// Advances the process's clock by the cycles between two loops.
 inline void gap(uint64_t cycles) { sim::running->pass(cycles); }

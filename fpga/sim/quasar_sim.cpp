@@ -21,22 +21,22 @@
 namespace {
 
 constexpr uint32_t NOTHING = 0xffffffff;
-constexpr uint32_t BLOCK = 0x10000; // bytes between two blocks of registers
-constexpr uint32_t STUCK_MS = 200;  // a wait that may be judged hopeless
-// The device waits this long for a host that may start something, before it goes on.
+constexpr uint32_t BLOCK = 0x10000; // bytes of a block of registers
+constexpr uint32_t STUCK_MS = 200;  // shortest wait that may report a stuck device
+// At the horizon the device waits this long for the host to start a kernel.
 constexpr std::chrono::milliseconds HOST_PAUSE{20};
 
-// The AP_CTRL registers of a block, as Vitis HLS makes them.
+// The control registers of a kernel, as Vitis HLS generates them.
 struct Control {
   bool start = false, done = false, ready = false, running = false;
-  bool restart = false; // at its end, until the bit is written 0
+  bool restart = false; // auto-restart: starts again at its end
   uint32_t gie = 0, ier = 0, isr = 0;
-  uint64_t ended = 0; // cycle in which the kernel ended last
+  uint64_t ended = 0; // cycle of the kernel's last end
 
   bool idle() const { return !(start || running); }
   uint32_t read() {
     const uint32_t value = start | done << 1 | idle() << 2 | ready << 3 | restart << 7;
-    done = ready = false; // cleared by reading
+    done = ready = false; // a read clears both
     return value;
   }
   bool line() const { return (gie & 1) != 0 && isr != 0; }
@@ -123,7 +123,7 @@ struct qsim {
     std::unique_lock lock(mutex_);
     ++accesses_;
     if (offset == isa::reg::reset) {
-      // Also in reset: accesses since may have trapped.
+      // Clears again if it is in reset already: an access since then may have trapped.
       if ((value & 1) != 0)
         clear();
       reset_ = (value & 1) != 0;
@@ -183,7 +183,7 @@ struct qsim {
     interrupt_.wait_for(lock, std::chrono::milliseconds(timeout_ms), over);
     host_waits_ = false;
     const bool came = std::exchange(edge_, false);
-    // The host waits and nothing can go on: the interrupt cannot come.
+    // The host waits and no process can continue: there will be no interrupt.
     if (!came && timeout_ms >= STUCK_MS && store_.running && parked_ && !attention_ && !dead_ &&
         accesses == accesses_ && trap_.empty())
       trap_ = "no interrupt: no process can go on\n" + dump_;
@@ -196,7 +196,7 @@ struct qsim {
       if (std::strcmp(kind, known) == 0) {
         const std::lock_guard lock(mutex_);
         if (after == 0 && std::strcmp(kind, "wrong_identity") == 0)
-          stranger_ = true; // a host asks before any frame
+          stranger_ = true; // a host reads the identity before any frame
         else
           faults_.push_back({kind, after});
         return true;
@@ -204,7 +204,7 @@ struct qsim {
     return false;
   }
 
-  // Waits until nothing can go on, so that all of a frame is counted.
+  // Waits until no process can continue, so that a frame is counted completely.
   std::map<std::string, uint64_t> counters() {
     std::unique_lock lock(mutex_);
     settle(lock);
@@ -276,7 +276,7 @@ private:
     }
   }
 
-  // Returns what a register of the counters holds at the host's time.
+  // Returns the value of a register of the counters at the host's time.
   std::optional<uint32_t> counter(uint32_t offset, std::unique_lock<std::mutex>& lock) {
     switch (offset) {
     case isa::reg::counters_IDENTITY:
@@ -295,7 +295,7 @@ private:
     return counted_->read(index / EACH, index % EACH, host_now_);
   }
 
-  // Waits until nothing can go on, so that the counters have seen all that they count.
+  // Waits until no process can continue, so that all events are counted.
   void settle(std::unique_lock<std::mutex>& lock) {
     host_waits_ = true;
     work_.notify_all();
@@ -305,15 +305,15 @@ private:
 
   static uint64_t whole(const uint32_t (&words)[2]) { return words[0] | uint64_t(words[1]) << 32; }
 
-  // All functions below need the mutex, unless they say otherwise.
+  // The caller of the functions below holds the mutex, unless a comment excludes it.
 
   void trap(std::string text) { trap_ = std::move(text); }
 
-  // The lines of the kernels' interrupts.
+  // Returns the interrupt lines of the kernels.
   unsigned lines() const { return fetch_.line() | store_.line() << 1; }
 
-  // The accelerator's line is the OR of both. It is level-triggered: while one kernel's interrupt
-  // is set, another's shows too.
+  // Records a rising edge of a kernel's line. The accelerator's line is the OR of both and
+  // level-triggered, so an edge counts while the other line is high, too.
   void edge(unsigned before) {
     if ((lines() & ~before) != 0) {
       edge_ = true;
@@ -326,13 +326,13 @@ private:
     work_.notify_all();
   }
 
-  // The host's time is that of the last thing that it has seen.
+  // Advances the host's time to a cycle that it has observed.
   void host_sees(uint64_t cycle) { host_now_ = std::max(host_now_, cycle); }
-  // The cycle in which a kernel starts that the host starts now, or that starts again at its end.
+  // Returns the cycle in which a kernel starts if the host starts it now.
   uint64_t start_cycle(const Control& kernel) const {
     return std::max(host_now_ + config::SEGMENT_GAP, kernel.ended);
   }
-  // A kernel ends, and may start again.
+  // Ends a kernel; with auto-restart it starts again.
   void finish(Control& kernel, bool interrupts, uint64_t cycle) {
     const unsigned before = lines();
     kernel.finish(interrupts, cycle);
@@ -342,7 +342,7 @@ private:
     edge(before);
   }
 
-  // A kernel has ended: the host may start something, a while later.
+  // Sets the horizon after a kernel's end: the host may start a kernel SEGMENT_GAP cycles later.
   void await_host(uint64_t cycle) {
     horizon_ = std::min(horizon_, cycle + config::SEGMENT_GAP);
     sim::Scheduler::get().set_horizon(horizon_);
@@ -367,11 +367,11 @@ private:
     dram_.bus_error = dram_.short_dma = false;
   }
 
-  // Begins a frame and picks its faults.
+  // Begins a frame and activates its faults.
   void begin_frame() {
     for (size_t i = 0; i < faults_.size();) {
       Fault& fault = faults_[i];
-      const bool identity = fault.kind == "wrong_identity"; // acts when `after` frames have begun
+      const bool identity = fault.kind == "wrong_identity"; // active once `after` frames have begun
       if (fault.after > (identity ? 1u : 0u)) {
         --fault.after;
         ++i;
@@ -395,7 +395,7 @@ private:
     }
   }
 
-  // Starts the kernels that the host has started.
+  // Starts the kernels whose start bit the host has set.
   void start(sim::Fabric& fabric) {
     const uint64_t generation = generation_;
     if (load_.start && !load_.running) {
@@ -435,7 +435,7 @@ private:
     }
   }
 
-  // Runs in the device's thread, without the mutex.
+  // Ends a frame. Runs in the device's thread, without the mutex.
   void frame_done(uint64_t generation, uint64_t output, uint64_t cycle) {
     std::unique_lock lock(mutex_);
     const auto gone = [&] { return quit_ || generation != generation_; };
@@ -500,7 +500,7 @@ private:
         counters_[name] = loop.count;
       if (failure.empty() && fabric->scheduler().idle()) {
         dump_ = fabric->dump();
-        // A host event may have arrived meanwhile that the fabric waits for.
+        // The host may have started a kernel meanwhile.
         if (!attention_ && fetch_.running && !fabric->waits_for_host(store_.running))
           failure = "deadlock: no process can go on";
       }
@@ -509,7 +509,7 @@ private:
         dead_ = true;
         interrupt_.notify_all();
       } else if (!attention_ && !fabric->scheduler().idle()) {
-        // A host that waits has started what it starts before the horizon.
+        // A host that waits for an interrupt starts nothing more before the horizon.
         work_.wait_for(lock, HOST_PAUSE, [this] { return attention_ || (host_waits_ && !edge_); });
         if (!attention_)
           horizon_ = sim::NEVER;
@@ -524,10 +524,10 @@ private:
   bool quit_ = false, parked_ = false, reset_ = false;
   bool dead_ = false; // until reset: after a trap, a deadlock, a hang
   uint64_t generation_ = 1;
-  // Those of the present generation. The device's thread changes them while it is not parked.
+  // Counters of the current generation. The device's thread changes them unless it is parked.
   std::shared_ptr<sim::Counters> counted_ = std::make_shared<sim::Counters>();
   uint64_t host_now_ = 0;         // cycle
-  uint64_t horizon_ = sim::NEVER; // cycle until which the host may start something
+  uint64_t horizon_ = sim::NEVER; // from this cycle on the host may start a kernel
   bool host_waits_ = false;       // for an interrupt
   uint64_t accesses_ = 0;
   Control fetch_, store_, load_;
@@ -538,11 +538,11 @@ private:
   std::vector<Fault> faults_;
   bool lost_ = false, hang_ = false, corrupt_ = false, late_ = false, stranger_ = false,
        flip_ = false;
-  std::mt19937_64 bits_; // which bit of a segment is flipped
+  std::mt19937_64 bits_; // chooses the flipped bit of a segment
   std::string trap_, trap_out_, dump_, counters_out_;
   std::map<std::string, uint64_t> counters_;
   uint64_t seed_;
-  std::thread thread_; // last: it uses the others
+  std::thread thread_; // last member: it uses the others
 };
 
 extern "C" {

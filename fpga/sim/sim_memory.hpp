@@ -1,4 +1,4 @@
-// On-chip memories with ports that check, and the bus to the simulated DRAM.
+// Models on-chip memories with checking ports, and the bus to the simulated DRAM.
 #pragma once
 
 #include <algorithm>
@@ -16,8 +16,8 @@
 
 namespace sim {
 
-// Counts the accesses of one side of a memory: at most ACCESSES to each bank in an initiation
-// interval of the process that makes them.
+// Counts the accesses of a port: at most ACCESSES to each bank in an initiation interval of the
+// running process.
 template <unsigned BANKS, unsigned ACCESSES> class PortUse {
   uint64_t interval_[BANKS];
   unsigned count_[BANKS];
@@ -42,7 +42,7 @@ public:
   }
 };
 
-// Words that a read port and a write port share.
+// The words of a memory with a read port and a write port.
 template <typename T, unsigned BANKS, unsigned WORDS> class Ram {
 public:
   explicit Ram(const char* name)
@@ -135,8 +135,8 @@ template <typename T, unsigned BANKS, unsigned WORDS> class Memory {
   std::unique_ptr<T[]> words_ = std::make_unique<T[]>(size_t(BANKS) * WORDS);
   sim::PortUse<BANKS, 2> checks_;
   uint64_t distance_ = 0;
-  const char* loop_ = nullptr;          // that writes
-  std::unique_ptr<uint64_t[]> written_; // its intervals up to each word's last write; 0: none
+  const char* loop_ = nullptr;          // loop of the last write
+  std::unique_ptr<uint64_t[]> written_; // by word: intervals up to the last write; 0: none
 
   size_t access(size_t bank, size_t address) {
     if (bank >= BANKS || address >= WORDS)
@@ -156,7 +156,7 @@ template <typename T, unsigned BANKS, unsigned WORDS> class Memory {
         : memory_(memory), bank_(bank), address_(address) {}
     operator const T&() const {
       const size_t at = memory_->access(bank_, address_);
-      // A loop that has ended has written all its words.
+      // After a loop has ended, its writes are complete.
       if (memory_->distance_ != 0 && memory_->written_[at] != 0 &&
           sim::running->loop == memory_->loop_) {
         const uint64_t behind = *sim::running->counter - memory_->written_[at];
@@ -198,11 +198,12 @@ void distance(Memory<T, BANKS, WORDS>& memory, unsigned intervals) {
   memory.declare(intervals);
 }
 
-// Replaces hls::burst_maxi: bursts of T are requested before they are read; writes are answered at
-// their end.
+// Replaces hls::burst_maxi. A burst of T is requested before it is read; a write burst ends with a
+// response.
 //
-// The adapter divides a request into bursts and holds a number of them. Memory answers a burst
-// after its latency, and gives a beat every so many ticks. Writes take no time of their own.
+// The adapter splits a request into bursts and has at most OPEN_BURSTS of them outstanding. Memory
+// sends the first beat of a burst after its latency, then a beat every `beat_ticks_`. Writes take
+// no simulated time.
 template <typename T> class Bus {
   sim::Dram* dram_;
   uint64_t base_;
@@ -212,27 +213,27 @@ template <typename T> class Bus {
     uint64_t address;
     uint64_t items;
     uint64_t requested; // cycle
-    uint64_t arrives;   // cycle in which its first beat does; 0: not issued yet
+    uint64_t arrives;   // cycle of its first beat; 0: not issued yet
   };
-  // Divided into bursts as they are read, so that a request of any length takes as little memory.
+  // A request. Reads split off its bursts one by one, so a long request needs no more memory.
   struct Request {
     uint64_t address;
     uint64_t items;
     uint64_t requested;
   };
   std::deque<Request> requests_;
-  Burst burst_{};             // being read
-  std::deque<uint64_t> read_; // cycles in which the last bursts were read to their ends
+  Burst burst_{};             // the burst being read
+  std::deque<uint64_t> read_; // cycles of the last beats of the latest bursts
   uint64_t ticks_ = 0;        // of the last beat
   sim::Counters* counters_ = nullptr;
   unsigned unit_ = sim::Counters::NONE;
   Burst write_{};
 
-  // Holds the process up until the next beat has come.
+  // Advances the process's clock to the arrival of the next beat.
   void arrive(Burst& burst) {
     namespace declared = isa::declared;
     sim::Fiber* fiber = sim::running;
-    uint64_t waits = ticks_ / declared::TICKS + 1; // since then, if a burst was open
+    uint64_t waits = ticks_ / declared::TICKS + 1; // begin of the wait, if a burst was open
     if (burst.arrives == 0) {
       uint64_t issued = burst.requested;
       if (read_.size() == declared::OPEN_BURSTS) {
@@ -256,7 +257,7 @@ template <typename T> class Bus {
       throw sim::Trap("bus: read without a request");
     Request& request = requests_.front();
     const uint64_t address = request.address;
-    // At least one: an address that is not aligned traps when it is read.
+    // At least one beat; the read of an unaligned address traps.
     const uint64_t section = std::max<uint64_t>(1, (SECTION - address % SECTION) / sizeof(T));
     const uint64_t beats = std::min<uint64_t>({request.items, isa::declared::BURST_BEATS, section});
     burst_ = {address, beats, request.requested, 0};
@@ -267,11 +268,11 @@ template <typename T> class Bus {
   }
 
 public:
-  // Injected faults of transfers hit a bus only if `faults` is set.
+  // With `faults`, injected faults of transfers apply to this bus.
   Bus(sim::Dram& dram, uint64_t base, bool faults = true, uint64_t beat_ticks = config::BEAT_TICKS)
       : dram_(&dram), base_(base), beat_ticks_(beat_ticks), faults_(faults) {}
 
-  // Lets counters see when the unit waits for beats.
+  // Returns this bus, connected to the counters of a unit.
   Bus watched(sim::Counters* counters, unsigned unit) const {
     Bus bus = *this;
     bus.counters_ = counters;

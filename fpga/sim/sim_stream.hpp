@@ -1,7 +1,7 @@
-// Bounded queues between fibers, with one reader and one writer each. Reads from an empty queue and
-// writes to a full one block. Each item carries the cycle from which on it can be taken, each place
-// the cycle in which it became free: whichever side comes first in the simulation, the later one in
-// time finds out when.
+// Bounded FIFOs between fibers, with one reader and one writer each. A read from an empty FIFO and
+// a write to a full one block. Each item has the cycle from which it is visible, each place the
+// cycle from which it is free. So both sides compute their cycles correctly, whichever fiber runs
+// first.
 #pragma once
 
 #include <cstdint>
@@ -16,21 +16,21 @@
 // Replaces hls::stream.
 template <typename T, unsigned DEPTH> class Stream {
   static_assert(DEPTH > 0, "a queue holds something");
-  // One more than the depth: the item read last stays for a dump.
+  // One place more than the depth keeps the last item read, for a dump.
   static constexpr unsigned PLACES = DEPTH + 1;
   struct Ring {
     T item[PLACES];
     uint64_t visible[PLACES] = {}; // cycle
-    uint64_t free[PLACES] = {};    // cycle after the one that took what was here
+    uint64_t free[PLACES] = {};    // cycle after the read of the place's last item
   };
   std::unique_ptr<Ring> ring_{new Ring};
   unsigned head_ = 0;
   unsigned count_ = 0;
   bool taken_ = false;
-  sim::Fiber* reader_ = nullptr; // that waits
+  sim::Fiber* reader_ = nullptr; // waiting fibers
   sim::Fiber* writer_ = nullptr;
   std::string name_;
-  uint64_t depth_; // cycles from an interval to the item that it writes
+  uint64_t depth_; // pipeline stages: cycles from an interval's begin to its item
   sim::Watch watch_;
 
   unsigned after(unsigned place, unsigned count) const {
@@ -54,23 +54,23 @@ public:
   bool full() const { return count_ == DEPTH; }
   unsigned size() const { return count_; }
   const std::string& name() const { return name_; }
-  // Returns the item that was read last, or nullptr.
+  // Returns the last item read, or nullptr.
   const T* last() const { return taken_ ? &ring_->item[head_ == 0 ? DEPTH : head_ - 1] : nullptr; }
 
-  // Returns the item that a read in this cycle would give, or nullptr.
+  // Returns the item that a read in this cycle would return, or nullptr.
   const T* peek(uint64_t cycle) const {
     return count_ == 0 || ring_->visible[head_] > cycle ? nullptr : &ring_->item[head_];
   }
-  // Returns true if a write in this cycle would find room.
+  // Returns true if a write in this cycle would not block.
   bool has_room(uint64_t cycle) const { return count_ < DEPTH && room() <= cycle; }
-  // Return the cycle from which on the next item can be taken, or written. NEVER: the other side
-  // has not gone so far yet.
+  // Return the first cycle in which the next item can be read; in which it can be written. NEVER:
+  // depends on a step that the other side has not made yet.
   uint64_t next_item() const { return count_ == 0 ? sim::NEVER : ring_->visible[head_]; }
   uint64_t next_room() const { return count_ == DEPTH ? sim::NEVER : room(); }
-  // Makes a fiber ready at the next write or read of the other side.
+  // Wake a fiber at the next write; at the next read.
   void wake_when_written(sim::Fiber* fiber) { reader_ = fiber; }
   void wake_when_read(sim::Fiber* fiber) { writer_ = fiber; }
-  // Lets counters see the queue.
+  // Connects the counters to the queue.
   void watch(const sim::Watch& watch) {
     watch_ = watch;
     if (watch.input != sim::Counters::NONE)
@@ -99,7 +99,7 @@ public:
   }
   void read(T& item) { item = read(); }
 
-  // Takes an item if one is there at the process's time.
+  // Takes an item if one is visible at the process's time.
   bool read_nb(T& item) {
     sim::Scheduler::get().await();
     if (peek(sim::running->now) == nullptr)
@@ -115,7 +115,8 @@ public:
     sim::Scheduler::get().point();
   }
 
-  // Writes an item when a place is certainly free, if not yet at this time; never gives way.
+  // Writes an item to a queue that is not full, and waits in simulated time for its place; never
+  // yields.
   void put(const T& item) {
     const unsigned tail = after(head_, count_);
     uint64_t visible = 0;
@@ -141,16 +142,16 @@ private:
   void watch_read(uint64_t cycle) {
     if (watch_.commands != sim::Counters::NONE)
       watch_.counters->taken(watch_.commands, cycle);
-    // The item before was taken a cycle before its place, the one before this, became free.
+    // The previous place became free one cycle after the read of its item.
     if (watch_.input != sim::Counters::NONE)
       watch_.counters->starved(watch_.input, ring_->free[after(head_, DEPTH)],
                                ring_->visible[head_]);
   }
-  // The place of the item that the next one follows by DEPTH.
+  // Returns the cycle in which the item DEPTH places earlier freed its place.
   uint64_t room() const { return ring_->free[after(head_, count_ + 1)]; }
 };
 
-// A stream without a queue: its reader takes each item as it is written.
+// A stream without a FIFO: its reader takes each item in the cycle of the write.
 template <typename T> class UnqueuedStream {
   std::function<void(const T&)> take_;
   uint64_t written_ = 0;
@@ -165,7 +166,7 @@ public:
     if (take_)
       take_(item);
   }
-  // Sets what takes the items.
+  // Sets the reader.
   void on_write(std::function<void(const T&)> take) { take_ = std::move(take); }
   uint64_t written() const { return written_; }
 };

@@ -10,21 +10,22 @@ namespace {
 
 namespace declared = isa::declared;
 
-// Loops whose interval is not 1.
+// Loops whose initiation interval is not 1.
 const std::map<std::string, uint64_t> INTERVALS = {
     {"fetch.commands", declared::FETCH_INTERVAL},
     {"plan.pass", declared::PLAN_INTERVAL},
     {"plan.wait", 0},
-    // NORM_ROOT is for a group, with the loops over its bits.
+    // NORM_ROOT covers a group, including the loops over bits.
     {"norm.group", declared::NORM_ROOT},
     {"norm.root", 0},
     {"norm.invert", 0},
-    // LOOP_GAP is between two columns, with the division.
+    // LOOP_GAP covers the division between two columns.
     {"norm.divide", 0},
     {"softmax.group", 0},
 };
 
-// Queues at the ends of pipelines. A declared depth counts from the interval's end.
+// Queues at the ends of pipelines. The declared depths count from the end of an interval; 1 is the
+// interval.
 const std::map<std::string, uint64_t> DEPTHS = {
     {"passes", declared::PLAN_INTERVAL},
     {"scores.largest", declared::SCORE_DEPTH},
@@ -36,7 +37,7 @@ const std::map<std::string, uint64_t> DEPTHS = {
     {"norm.filled", declared::FILL_DEPTH},
     {"norm.roots", declared::NORM_ROOT},
     {"norm.stored", declared::NORM_DEPTH - declared::NORM_ROOT},
-    // The reciprocals follow the sums; both declared as one.
+    // EXPONENTIAL_DEPTH covers the sums and the reciprocals.
     {"softmax.totals", 1},
     {"softmax.stored", 1 + declared::EXPONENTIAL_DEPTH},
     {"scales", declared::EXPONENTIAL_DEPTH},

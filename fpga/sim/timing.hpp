@@ -1,4 +1,4 @@
-// Cycles of the kernels' loops and queues, as rust/hardware/src/declared.rs declares them. Depends
+// Returns the cycles of the kernels' loops and queues, from rust/hardware/src/declared.rs. Depends
 // on nothing.
 #pragma once
 
@@ -7,11 +7,11 @@
 
 namespace sim {
 
-// Returns the cycles of an initiation interval of a loop, by the loop's name. 0: a loop within an
-// interval of another, which declares the cycles of both.
+// Returns the cycles of a loop's initiation interval. 0: the interval of an outer loop includes
+// them.
 uint64_t interval_cycles(const std::string& loop);
 
-// Returns the cycles from the interval that writes an item to the item, by the queue's name.
+// Returns the cycles from the begin of an interval to the item that it writes to a queue.
 uint64_t queue_cycles(const std::string& queue);
 
 } // namespace sim

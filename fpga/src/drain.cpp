@@ -1,5 +1,6 @@
-// The drain: bias, requantization, GELU's table, residual, moments, context ("Commands" in
-// docs/accelerator.md; "Requantize", "Attention" and "Residual" in docs/integer-model.md).
+// drain: adds the bias, requantizes, applies GELU's table, adds the residual, computes moments, and
+// scales the context ("Commands" in docs/accelerator.md; "Requantize", "Attention" and "Residual"
+// in docs/integer-model.md).
 #include "arithmetic.hpp"
 #include "kernels.hpp"
 
@@ -17,7 +18,7 @@ constexpr unsigned MAX_ROWS = 2 * PAIRS;
 constexpr unsigned KEY_BANKS = config::KEY_BANKS;
 constexpr unsigned VALUE_BANKS = config::VALUE_BANKS;
 static_assert(LANES <= KEY_BANKS);
-// Words of a value's dimension that a group of lanes may touch.
+// Words of one value dimension that a group of lanes may write to.
 constexpr unsigned VALUE_SPAN = ceil_div(LANES + CASCADE - 1, CASCADE);
 static_assert(VALUE_SPAN <= VALUE_BANKS);
 
@@ -28,43 +29,43 @@ struct row_t {
   u<5> shift;
   u<3> destination;
   u<16> column;
-  u<8> value_bank; // of the column, and its block of words: for a value
+  u<8> value_bank; // for a value: bank and block of words of the column
   u<16> value_block;
 };
 using DoubleBuffer = Memory<row_t, 2, MAX_ROWS>;
 
-// A row of a tile of tokens.
+// A row of a tile of tokens, with its addresses.
 struct step_t {
   row_t row;
-  u<9> index;  // in its tile of row pairs
+  u<9> index;  // of the row in its tile of row pairs
   u<11> tile;  // of tokens
   u<11> first; // token
   u<11> tokens;
-  u<24> address; // of a word of the tile in the destination, column 0
+  u<24> address; // of column 0 of the tile in the destination
   u<8> key_bank; // of the first token
   u<24> key_address;
   u<8> value_bank;
-  u<1> one_tile; // of tokens
+  u<1> one_tile; // the command has one tile of tokens
   u<1> begin;    // first row of the tile
-  u<1> end;      // last one
+  u<1> end;      // last row of the tile
   u<1> first_rows;
   u<1> last_rows;
-  u<1> last; // step of the command
+  u<1> last; // last step of the command
 };
 
-// Results of a group of lanes, and the notices that follow their storing.
+// Results of a group of lanes, and the events to report after they are stored.
 struct stored_t {
   u<3> destination; // LOGIT stores nothing
   u<13> bank;       // of the first lane
-  u<4> byte;        // of the first lane, in a word of `value`; of all lanes, in words of `key`
+  u<4> byte;        // in a word of `value`: of the first lane; in words of `key`: of all lanes
   u<24> address;
-  u<24> wrapped; // address beyond the last bank
+  u<24> wrapped; // address of lanes that wrap from the last bank to the first
   u<8> lanes;
   codes_t code;
   residual_t residual;
-  u<1> has_moments; // they wait in a queue of their own
+  u<1> has_moments; // the moments are in the queue `waiting`
   u<2> credits;     // to the array
-  u<1> filled;      // the end of a Fill
+  u<1> filled;      // a Fill ends
   u<1> ends;        // the command
 };
 
@@ -74,7 +75,7 @@ struct notice_t {
   u<1> ends;    // the command
 };
 
-// Parts of a command, for each process those that it needs.
+// The fields of a command that each process needs.
 struct parameter_job_t {
   u<isa::HEAD_BITS> code;
   u<16> rows4;
@@ -87,12 +88,12 @@ struct row_job_t {
   u<13> stride;
   u<16> rows4; // Attend: rows
   u<16> rows8; // Attend: base
-  u<11> tile;  // first one in the destination
+  u<11> tile;  // first tile of tokens in the destination
 };
-// Counters up to these, and beats that are passed on.
+// Types of loop counters: rows and tokens of an Attend, forwarded beats.
 using attend_rows_t = decltype(isa::Attend::rows);
 using attend_tokens_t = decltype(isa::Attend::tokens);
-constexpr unsigned WORD_BEATS = ceil_div(2 * TOKENS, BEAT); // of the residual
+constexpr unsigned WORD_BEATS = ceil_div(2 * TOKENS, BEAT); // beats of a residual word
 using passed_t = up_to<most<decltype(isa::Fill::words)> * WORD_BEATS>;
 static_assert(ceil_div(256, BEAT) <= most<passed_t>);
 
@@ -104,7 +105,8 @@ using Steps = Stream<step_t, 4>;
 using ScaleWords = Stream<vec<scale_t, LANES>, 2 * GROUPS>;
 using Stored = Stream<stored_t, 4>;
 using Notices = Stream<notice_t, 4>;
-// Moments until their notice: more than results and notices may be on their way.
+// Moments until their notice. Holds more items than results and notices can be in flight, so it
+// never fills.
 using Waiting = Stream<moments_t, 16>;
 
 void dispatch(Commands<isa::depth::drain_commands>& commands, Jobs& jobs,
@@ -129,7 +131,7 @@ void dispatch(Commands<isa::depth::drain_commands>& commands, Jobs& jobs,
   }
 }
 
-// Loads row parameters into their double buffer; passes other beats on.
+// Loads row parameters into their double buffer; forwards the beats of tables and fills.
 void load_parameters(ParameterJobs& jobs, Beats<isa::depth::rows>& beats, DoubleBuffer& halves,
                      Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed,
                      Stream<beat_t, 2>& passed) {
@@ -181,7 +183,8 @@ void load_parameters(ParameterJobs& jobs, Beats<isa::depth::rows>& beats, Double
   }
 }
 
-// Returns the bank of the word of values COUNT tokens after the one at `byte` of a word in `bank`.
+// Returns the bank of the value word that holds the token COUNT tokens after byte `byte` of a word
+// in `bank`.
 template <unsigned COUNT> unsigned value_bank_after(unsigned bank, unsigned byte) {
 #pragma HLS INLINE
   const unsigned next =
@@ -189,8 +192,8 @@ template <unsigned COUNT> unsigned value_bank_after(unsigned bank, unsigned byte
   return next >= VALUE_BANKS ? next - VALUE_BANKS : next;
 }
 
-// Goes through a command's rows in the order of their sums. Reads parameters only after the credit
-// that they are there.
+// Sends a step for each row of a command, in the order of the sums. Reads row parameters only after
+// the credit from `load_parameters`.
 void walk(RowJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
           Stream<credit_t, 2>& freed, Steps& steps) {
   u<1> half = 0;
@@ -261,7 +264,7 @@ void walk(RowJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
   }
 }
 
-// Gathers a unit's scales, a group of lanes at a time.
+// Gathers the scales of an attention tile into words of LANES tokens.
 void gather_scales(ScaleJobs& jobs, Scales& scales, ScaleWords& words) {
   for (volatile bool running = true; running;) {
     const attend_tokens_t tokens = jobs.read();
@@ -301,7 +304,7 @@ stored_t nothing() {
   return item;
 }
 
-// Ends a command that has stored nothing.
+// Returns an item that ends a command and stores nothing.
 stored_t end_alone() {
 #pragma HLS INLINE
   stored_t item = nothing();
@@ -309,18 +312,17 @@ stored_t end_alone() {
   return item;
 }
 
-// State of the lanes between commands.
-// A row of the projection's weights has a column for each value.
+// State of the lanes between commands. Each value dimension is a column of the projection's
+// weights, so WEIGHT_WORDS bounds the means too.
 using Means = Memory<s<13>, 1, least(config::QUERY_WORDS, config::WEIGHT_WORDS)>;
-using Lookup = Memory<code_t, LANES, 256>; // GELU's table, a copy a lane
+using Lookup = Memory<code_t, LANES, 256>; // GELU's table, one copy for each lane
 using Saved = Memory<moments_t, 1, ceil_div(config::SCORE_WORDS, TOKENS) * GROUPS>;
-// Least intervals between the write of a tile's moments and their next read. Between them are the
-// rows of the other tiles of tokens; for the last tile, the rows of the next tile of row pairs,
-// which may be one row of one whole tile.
+// Least intervals between the write of a tile's moments and their next read. Between these, the
+// lanes work on the other tiles of tokens: at least one row of one whole tile.
 constexpr unsigned SAVED_DISTANCE = GROUPS + 1;
 
-// Requantizes the sums of Rows, or of Attend: an Attend is Rows whose lanes each have a factor, and
-// a multiple of the value's mean in place of the bias.
+// Requantizes the sums of Rows or Attend. In an Attend each lane has its own scale, and the
+// rounding residue times the value's mean replaces the bias.
 void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& sums, Logits& logits,
                 Read::Residual residual, Means& means, Lookup& lookup, Saved& saved,
                 Waiting& waiting, Stored& stored) {
@@ -342,9 +344,9 @@ void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& s
       scale[group][lane] = {0, 0, 0};
     }
   }
-  moment_t now[GROUPS][LANES]; // of the tile
+  moment_t now[GROUPS][LANES]; // moments of the tile so far
 #pragma HLS ARRAY_PARTITION variable = now complete dim = 0
-  s<19> column_sum[MAX_ROWS]; // of values, over the tiles of tokens before this one
+  s<19> column_sum[MAX_ROWS]; // of values, over the earlier tiles of tokens
 #pragma HLS ARRAY_PARTITION variable = column_sum complete
   s<19> running = 0;
   step_t step{};
@@ -359,7 +361,7 @@ void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& s
 #pragma HLS PIPELINE II = 1
 #pragma HLS DEPENDENCE variable = saved type = inter direction = RAW distance =                    \
     SAVED_DISTANCE dependent = true
-    // A command writes means or reads them.
+    // No command both writes and reads means.
 #pragma HLS DEPENDENCE variable = means type = inter dependent = false
     interval(attends ? "drain.attend" : "drain.rows");
     if (group == 0) {
@@ -498,7 +500,7 @@ void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& s
   }
 }
 
-// Fills the residual from memory: a word arrives while the word before is stored.
+// Fills the residual from memory: receives a word while it stores the previous one.
 void fill(const isa::Fill& command, Stream<beat_t, 2>& beats, Stored& stored) {
   constexpr unsigned STEPS = WORD_BEATS > GROUPS ? WORD_BEATS : GROUPS;
   s<16> arriving[WORD_BEATS * BEAT / 2 + GROUPS * LANES];
@@ -579,7 +581,7 @@ void requantize(Jobs& jobs, Steps& steps, Sums& sums, ScaleWords& scales, Stream
       const isa::Fill job = isa::Fill::decode(command);
       fill(job, beats, stored);
       if (job.words != 0)
-        refilled.read(); // the next command reads what was filled
+        refilled.read(); // the next command reads the filled residual
       else
         stored.write(end_alone());
     } else {
@@ -589,7 +591,7 @@ void requantize(Jobs& jobs, Steps& steps, Sums& sums, ScaleWords& scales, Stream
   }
 }
 
-// Returns a word of `key` that writes one byte.
+// Returns a word of `key` that enables one byte.
 masked_t<cascade_t> key_word(const code_t& code, unsigned byte) {
 #pragma HLS INLINE
   masked_t<cascade_t> word;
@@ -601,7 +603,7 @@ masked_t<cascade_t> key_word(const code_t& code, unsigned byte) {
   return word;
 }
 
-// Returns the words of `value` that a group's lanes make.
+// Returns the words of `value` that hold the codes of a group.
 vec<masked_t<cascade_t>, VALUE_SPAN> value_words(const stored_t& item) {
 #pragma HLS INLINE
   vec<masked_t<cascade_t>, VALUE_SPAN> words;
@@ -613,7 +615,7 @@ vec<masked_t<cascade_t>, VALUE_SPAN> value_words(const stored_t& item) {
       code_t code = 0;
       for (unsigned byte = 0; byte < CASCADE; ++byte) {
 #pragma HLS UNROLL
-        // The lane of this byte if the first lane is at `byte`.
+        // The lane of byte c of word i if the first lane is at `byte`.
         const unsigned lane = i * CASCADE + c - byte;
         if (unsigned(item.byte) == byte && i * CASCADE + c >= byte && lane < LANES) {
           code = item.code[lane];
@@ -628,8 +630,8 @@ vec<masked_t<cascade_t>, VALUE_SPAN> value_words(const stored_t& item) {
   return words;
 }
 
-// Stores results; no other process writes these memories. A notice passes through one more process,
-// so that its results are stored when it arrives.
+// Stores results; no other process writes these memories. `announce` forwards the notices, so that
+// the results are stored before another kernel receives a credit.
 void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual norm_residual,
                   Write::Query query, Write::Key key, Write::Value value, Write::Hidden hidden,
                   Stream<credit_t, 2>& refilled, Notices& notices) {
@@ -745,7 +747,7 @@ void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::row
   Stream<credit_t, 2> refilled("drain.refilled");
   Notices notices("drain.notices");
   Waiting waiting("drain.waiting");
-  // `load_parameters` owns a half until `filled`, `walk` until `freed`.
+  // `load_parameters` owns a buffer until it writes `filled`, `walk` until it writes `freed`.
   DoubleBuffer halves;
 #pragma HLS ARRAY_PARTITION variable = halves complete dim = 1
 #pragma HLS AGGREGATE variable = halves compact = bit

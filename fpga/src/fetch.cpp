@@ -1,5 +1,5 @@
-// fetch: reads a segment of commands from memory and hands each to its unit's queue. The host
-// starts it once for each segment.
+// fetch: reads a segment of commands from memory and writes each command to its unit's queue. The
+// host starts fetch once for each segment.
 #include "check.hpp"
 #include "kernels.hpp"
 
@@ -8,8 +8,8 @@ namespace {
 constexpr unsigned PORT_WORDS = isa::PORT_BYTES / 4;
 static_assert(isa::COMMAND_WORDS == 2 * PORT_WORDS);
 
-// Returns whether a command has its check, behind a command with the check `before`, and zeros
-// between fields and check.
+// True if the command's check continues from `before`, the check of the previous command, and its
+// unused words are zero.
 bool is_sound(const command_t& command, uint32_t before) {
 #pragma HLS INLINE
   uint32_t fields[isa::FIELD_WORDS];
@@ -91,8 +91,8 @@ fetch_commands:
     if (unit == isa::unit::LOAD && operation(command) == isa::Load::CODE &&
         isa::Load::decode(command).input)
       command.word[2] += base;
-    // No unit sees a wrong command or a command after it. All earlier commands were right, and the
-    // host resets before it starts another segment.
+    // Units receive neither a wrong command nor any later one. After an error the host resets the
+    // kernels before it starts another segment.
     if (bad == 0 && !sound)
       bad = i + 1;
     if (bad == 0) {

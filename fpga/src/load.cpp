@@ -1,6 +1,6 @@
-// load: reads weights, row parameters, tables and patches from memory. A transfer's beats go to
-// their unit as they are; patches are gathered into words of all tokens. The host starts load once
-// after a reset, when the arena's addresses are written; load never ends.
+// load: reads weights, row parameters, tables and patches from memory. It sends beats to their unit
+// unchanged, but gathers patches into words of all tokens. After a reset the host writes the
+// arena's addresses and starts load once; load never ends.
 #include "check.hpp"
 #include "kernels.hpp"
 
@@ -8,11 +8,12 @@ namespace {
 
 constexpr unsigned BEAT_BYTES = isa::PORT_BYTES * config::PORTS;
 constexpr unsigned BEAT_WORDS = BEAT_BYTES / 4;
-// Transfers that are requested ahead of the present one. The adapter of a master of latency 0 takes
-// five requests; a sixth would wait for ever for beats that only load can read.
+// Transfers that load requests ahead of the current one. The adapter of a master with latency 0
+// accepts five requests. A sixth would block load, which must read the beats of the first: a
+// deadlock.
 constexpr unsigned AHEAD = isa::TRANSFERS_AHEAD;
 static_assert(AHEAD + 1 <= 5);
-// Beats of a word of all tokens.
+// Beats of one word of all tokens.
 constexpr unsigned PATCH_BEATS = ceil_div(config::TOKENS, BEAT_BYTES);
 
 uint32_t word_of(const beat_t& beat, unsigned i) {
@@ -21,7 +22,7 @@ uint32_t word_of(const beat_t& beat, unsigned i) {
          uint32_t(beat.byte[4 * i + 3]) << 24;
 }
 
-// Returns what a beat adds to the check.
+// Returns the XOR contribution of a beat to the check.
 uint32_t share(const beat_t& beat) {
 #pragma HLS INLINE
   uint32_t words[BEAT_WORDS];
@@ -41,7 +42,7 @@ void place(const port_t& stripe, unsigned port, beat_t& beat) {
   }
 }
 
-// The part of a command that is needed once its beats are requested.
+// Fields of a command that load still needs after requesting its beats.
 struct Taken {
   bool transfer;
   uint8_t target;
@@ -49,12 +50,11 @@ struct Taken {
   bool begins;
   bool wait_array;
   bool post_array;
-  bool own;                         // a command of the driver that started load
+  bool own; // the key equals `seed`: the command is of the driver that started load
   decltype(isa::Load::beats) beats; // of a transfer; of LoadEnd: the frame's transfers
 };
 
-// Takes a command and requests its beats and their check. Ports that the configuration lacks stay
-// idle.
+// Requests a command's beats, plus one for their check, on the ports of the configuration.
 Taken take(const fields_t& command, uint32_t seed, Bus<port_t>& memory0, Bus<port_t>& memory1,
            Bus<port_t>& memory2, Bus<port_t>& memory3) {
 #pragma HLS INLINE
@@ -115,12 +115,12 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
 #pragma HLS ARRAY_PARTITION variable = patches complete dim = 1
 #pragma HLS AGGREGATE variable = patches compact = bit
 
-  bool own = true;              // all commands so far
-  bool sound[2] = {true, true}; // all transfers from the arena of a slot's frame so far
+  bool own = true;              // all commands so far had the right key
+  bool sound[2] = {true, true}; // by frame slot: all transfers so far had the right check
 #pragma HLS ARRAY_PARTITION variable = sound complete
-  uint16_t number[2] = {0, 0}; // of the next of these transfers, modulo 2^16
+  uint16_t number[2] = {0, 0}; // by frame slot: transfers from the arena so far, modulo 2^16
 #pragma HLS ARRAY_PARTITION variable = number complete
-  uint32_t nonce[2] = {0, 0}; // of the input of a slot's frame
+  uint32_t nonce[2] = {0, 0}; // by frame slot: nonce of the input
 #pragma HLS ARRAY_PARTITION variable = nonce complete
   Taken pending[AHEAD + 1];
 #pragma HLS ARRAY_PARTITION variable = pending complete
@@ -131,7 +131,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
       held = 1;
     }
     gap(isa::declared::COMMAND_GAP);
-    // Requests the next transfers before reading this one, to hide memory's latency.
+    // Requests the next transfers before it reads this one, to hide the latency of memory.
   requests:
     for (; held <= AHEAD; ++held) {
       fields_t next;
@@ -177,8 +177,8 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
       if constexpr (config::PORTS > 3)
         place(receive<port_t>(memory3), 3, beat);
       if (i == command.beats) {
-        // Memory holds the check XOR a key: the frame's nonce, or the arena's seed XOR the
-        // transfer's number.
+        // Memory holds the check XOR a key. The key of an input is the frame's nonce, the key of an
+        // arena transfer is the arena's seed XOR the transfer's number.
         const uint32_t key = word_of(beat, 0) ^ ~state;
         if (command.begins) {
           nonce[command.frame] = key;

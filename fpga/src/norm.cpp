@@ -1,7 +1,7 @@
-// The norm: LayerNorm and pooling ("LayerNorm" and "Head" in docs/integer-model.md).
+// norm: LayerNorm and pooling ("LayerNorm" and "Head" in docs/integer-model.md).
 //
-// `collect` takes moments, `read` reads the residual, `root` computes a group's reciprocal standard
-// deviations while the group before is normalised.
+// `collect` receives the moments and `read` reads the residual. `root` computes the reciprocal
+// standard deviations of a group while `normalise` works on the previous group.
 #include "arithmetic.hpp"
 #include "kernels.hpp"
 
@@ -14,7 +14,7 @@ using config::TOKENS;
 constexpr unsigned MAX_EMBED = least(isa::MAX_EMBED, config::NORM_WORDS);
 constexpr unsigned BEAT = sizeof(beat_t);
 constexpr unsigned SUMS_DISTANCE =
-    4; // intervals between a column's sum and its next read, at least
+    4; // least intervals between the write of a column's sum and its next read
 
 struct gain_t {
   s<16> gain;
@@ -25,7 +25,7 @@ using DoubleBuffer = Memory<gain_t, 2, MAX_EMBED>;
 // Moments of NORM_LANES tokens.
 using group_t = vec<moment_t, NORM_LANES>;
 
-// Numbers that normalise a token.
+// Statistics of a token: sum, bit pairs of the variance, inverse of the root.
 struct root_t {
   s<27> sum;
   u<5> bits;
@@ -43,7 +43,8 @@ struct stored_t {
   u<1> ends; // the command
 };
 
-// Parts of a command, for each process those that it needs. `pools`: the mean comes before.
+// The fields of a command that each process needs. `pools`: the mean of the tokens is taken before
+// LayerNorm.
 struct collect_job_t {
   u<11> tokens;
   u<1> pools;
@@ -69,7 +70,7 @@ struct normalise_job_t {
   u<11> first;
   u<11> embed;
 };
-// Counters up to these, and to the number of a command's tiles.
+// Types of loop counters: columns, tokens, tiles and groups.
 using embed_t = decltype(isa::LayerNorm::embed);
 using tokens_t = decltype(isa::LayerNorm::tokens);
 using tile_t = up_to<ceil_div(most<tokens_t>, TOKENS)>;
@@ -88,7 +89,7 @@ using Pooled = Stream<moment_t, 2>;
 using Roots = Stream<roots_t, 2>;
 using Words = Stream<word_t, 16>;
 using Stored = Stream<stored_t, 2>;
-using Done = Stream<u<1>, 2>; // tiles; 1: the last one of a command
+using Done = Stream<u<1>, 2>; // an item for each stored tile; 1: the last tile of a command
 
 void dispatch(Commands<isa::depth::norm_commands>& commands, GainJobs& gain_jobs,
               CollectJobs& collect_jobs, ReadJobs& read_jobs, RootJobs& root_jobs,
@@ -142,8 +143,8 @@ unsigned groups_of(unsigned tokens, unsigned tile) {
   return parts_of<NORM_LANES, NORM_GROUPS>(tile_tokens(tokens, tile));
 }
 
-// Regroups the drain's moments for the norm's lanes. An item of `tiles` says that a tile's residual
-// is stored.
+// Regroups the drain's moments for the norm's lanes. An item of `tiles` reports that the residual
+// of a tile is stored.
 void collect(CollectJobs& jobs, Moments& moments, Tiles& tiles, Groups& groups) {
   moment_t tile_moments[GROUPS * LANES > NORM_GROUPS * NORM_LANES ? GROUPS * LANES
                                                                   : NORM_GROUPS * NORM_LANES];
@@ -193,7 +194,8 @@ word_t read_group(Read::Residual residual, unsigned frame, unsigned address, uns
   }
   for (unsigned bank = 0; bank < GROUPS; ++bank) {
 #pragma HLS UNROLL
-    // Each access names one bank: HLS takes a variable bank for a site in all banks.
+    // Each access has a constant bank: HLS counts an access with a variable bank as one access to
+    // every bank.
     residual_t word{};
     for (unsigned f = 0; f < config::FRAMES; ++f) {
 #pragma HLS UNROLL
@@ -214,7 +216,7 @@ word_t read_group(Read::Residual residual, unsigned frame, unsigned address, uns
   return word;
 }
 
-// Computes floor(numerator / divisor) of a mean of residuals, a bit of its magnitude a cycle.
+// Computes a mean of residuals, floor(numerator / divisor), one bit of its magnitude a cycle.
 s<17> mean_of_residuals(const s<27>& numerator, const u<11>& divisor) {
 #pragma HLS INLINE
   u<27> rest = magnitude(numerator, divisor);
@@ -229,7 +231,8 @@ s<17> mean_of_residuals(const s<27>& numerator, const u<11>& divisor) {
   return numerator < 0 ? -int(quotient) : int(quotient);
 }
 
-// Reads the residual, group after group; or computes the means of its columns and their moments.
+// Sends the residual group by group. If the command pools first, sends the means of the columns and
+// their moments instead.
 void read(ReadJobs& jobs, Tiles& stored_tiles, Read::Residual residual, Pooled& pooled,
           Words& words) {
   Memory<s<16>, 1, MAX_EMBED> means;
@@ -292,7 +295,7 @@ void read(ReadJobs& jobs, Tiles& stored_tiles, Read::Residual residual, Pooled& 
     } else {
       unsigned first = 0; // word of the tile
       for (tile_t tile = 0; unsigned(tile) * TOKENS < tokens; ++tile) {
-        // The bound comes with the credit, so that no address is ahead of it.
+        // The credit is a factor of the loop bound, so that HLS cannot schedule a read before it.
         const groups_t groups = groups_of(tokens, tile) * unsigned(stored_tiles.read());
         for (groups_t group = 0; group < groups; ++group) {
           for (embed_t d = 0; d < embed; ++d) {
@@ -307,8 +310,7 @@ void read(ReadJobs& jobs, Tiles& stored_tiles, Read::Residual residual, Pooled& 
   }
 }
 
-// Computes (S, b, inv) of NORM_LANES tokens in parallel, a bit of each root and of each quotient a
-// cycle.
+// Computes (S, b, inv) of NORM_LANES tokens in parallel, one bit of each root or quotient a cycle.
 void root(RootJobs& jobs, Groups& groups, Pooled& pooled, Roots& roots) {
   for (volatile bool running = true; running;) {
     const root_job_t command = jobs.read();
@@ -332,7 +334,7 @@ void root(RootJobs& jobs, Groups& groups, Pooled& pooled, Roots& roots) {
         u<52> radicand[NORM_LANES];
         u<28> remainder[NORM_LANES];
         u<26> value[NORM_LANES];
-        u<28> rest[NORM_LANES]; // of 2^40 divided by the root
+        u<28> rest[NORM_LANES]; // remainder of 2^40 divided by the root
         u<16> quotient[NORM_LANES];
 #pragma HLS ARRAY_PARTITION variable = radicand complete
 #pragma HLS ARRAY_PARTITION variable = remainder complete
@@ -392,7 +394,7 @@ unsigned bank_of(unsigned frame, unsigned group, unsigned column) {
 
 void normalise(NormaliseJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
                Stream<credit_t, 2>& freed, Roots& roots, Words& words, Stored& stored) {
-  Memory<s<18>, 1, MAX_EMBED> sums; // of codes, where the mean comes after
+  Memory<s<18>, 1, MAX_EMBED> sums; // of codes, if the mean is taken after LayerNorm
   distance(sums, SUMS_DISTANCE);
   u<1> half = 0;
   for (volatile bool running = true; running;) {
@@ -400,7 +402,7 @@ void normalise(NormaliseJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& f
     gap(isa::declared::COMMAND_GAP);
     const unsigned tokens = command.tokens;
     const unsigned normalised = command.pool == isa::pooling::BEFORE ? 1 : tokens;
-    // The bound comes with the credit, so that no address is ahead of it.
+    // The credit is a factor of the loop bound, so that HLS cannot schedule a read before it.
     const embed_t embed = unsigned(command.embed) * unsigned(filled.read());
     unsigned first = 0; // word of the tile
     for (tile_t tile = 0; unsigned(tile) * TOKENS < normalised; ++tile) {
@@ -413,7 +415,7 @@ void normalise(NormaliseJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& f
       embed_t d = 0;
       while (group < groups) {
 #pragma HLS PIPELINE II = 1
-        // A column's sum is read again after a period, in the next group.
+        // The next group reads a column's sum again, one period later.
 #pragma HLS DEPENDENCE variable = sums type = inter direction = RAW distance =                     \
     SUMS_DISTANCE dependent = true
         interval("norm.normalise");
@@ -499,7 +501,7 @@ void store_codes(Stored& stored, Write::Normed normed, Done& done) {
   }
 }
 
-// Gives credits. A process of its own, so that a tile is stored when its credit arrives.
+// Sends credits. A separate process, so that a tile is stored before plan receives its credit.
 void announce(Done& done, Credits<isa::depth::norm_to_array>& norm_to_array, Retired& retired) {
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE off
@@ -546,7 +548,7 @@ void norm(Commands<isa::depth::norm_commands>& commands, Beats<isa::depth::gains
   Words words("norm.words");
   Stored stored("norm.stored");
   Done done("norm.done");
-  // `load_gains` owns a half until `filled`, `normalise` until `freed`.
+  // `load_gains` owns a buffer until it writes `filled`, `normalise` until it writes `freed`.
   DoubleBuffer halves;
 #pragma HLS ARRAY_PARTITION variable = halves complete dim = 1
 #pragma HLS AGGREGATE variable = halves compact = bit

@@ -1,6 +1,6 @@
-// plan: goes through the array's commands pass after pass ("The array" in docs/accelerator.md).
-// Takes a credit before it sends on what the credit guards, so that no address is ahead of its
-// credit. The array spaces the passes and waits for the weights.
+// plan: splits the array's commands into passes ("The array" in docs/accelerator.md). It takes the
+// credits that guard a pass's operands before it sends the pass. The array times the passes and
+// waits for the weights.
 #include "commands.hpp"
 #include "kernels.hpp"
 
@@ -16,7 +16,8 @@ constexpr unsigned VALUE_BANKS = config::VALUE_BANKS;
 
 using Jobs = Stream<fields_t, isa::PLAN_JOBS>;
 
-// Hands commands on. The array's loader of weights sees a Gemm long before it runs.
+// Forwards commands, and announces each Gemm to the array's weight loader before its passes are
+// planned.
 void dispatch(Commands<isa::depth::array_commands>& commands, Jobs& jobs, Demands& demands) {
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE off
@@ -30,7 +31,7 @@ void dispatch(Commands<isa::depth::array_commands>& commands, Jobs& jobs, Demand
   }
 }
 
-// Goes through tiles of row pairs, tiles of tokens, passes.
+// Sends the passes of each command: for each tile of row pairs, for each tile of tokens.
 void passes_of(Jobs& jobs, Credits<isa::depth::load_to_array>& load_to_array,
                Credits<isa::depth::drain_to_array>& drain_to_array,
                Credits<isa::depth::norm_to_array>& norm_to_array,
@@ -47,7 +48,7 @@ void passes_of(Jobs& jobs, Credits<isa::depth::load_to_array>& load_to_array,
     const bool is_scores = kind == SCORES;
     const bool is_context = kind == CONTEXT;
     unsigned tokens, columns, most, row_count, rows4 = 0, wait_drain, bank;
-    unsigned part = 0, of = 0; // of a memory, and its size: each command needs one product
+    unsigned part = 0, of = 0; // their product is computed once for all kinds of commands
     if (is_gemm) {
       tokens = gemm.tokens;
       columns = gemm.columns;
@@ -83,9 +84,9 @@ void passes_of(Jobs& jobs, Credits<isa::depth::load_to_array>& load_to_array,
     const unsigned start = is_gemm ? product : is_scores ? product + key_base : 0;
     const unsigned words = bank_words(columns);
     const unsigned most_words = bank_words(most);
-    const unsigned turn = context.turn; // of a pass; not used after the last one
+    const unsigned turn = context.turn; // added to the rotation between passes
     const unsigned key_stride = bank_words(scores.stride);
-    bool waits = true; // for the command's credits
+    bool waits = true; // the command's credits are not taken yet
     unsigned key_bank = 0;
     unsigned key_address = key_base;
     unsigned value_bank = context.bank;
@@ -123,7 +124,7 @@ void passes_of(Jobs& jobs, Credits<isa::depth::load_to_array>& load_to_array,
           const bool last = word + pass_words == words;
           isa::Pass pass;
           if (is_gemm)
-            pass.source = gemm.source; // numbered alike
+            pass.source = gemm.source; // the same numbers as isa::activations
           else
             pass.source = is_scores ? isa::activations::QUERY : isa::activations::PROBABILITY;
           pass.operand = is_gemm     ? isa::operand::WEIGHTS

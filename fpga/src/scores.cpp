@@ -1,4 +1,4 @@
-// scores: stores the array's scores for the softmax, and sends each token's largest score.
+// scores: stores the array's scores for the softmax and sends the largest score of each token.
 #include "commands.hpp"
 #include "kernels.hpp"
 
@@ -23,7 +23,7 @@ scores_t group_of(const score_row_t& row, unsigned group) {
   return word;
 }
 
-// Stores scores, a key a cycle, and keeps each token's largest score.
+// Stores the scores of one key a cycle and tracks each token's largest score.
 void store_scores(ScoreCommands& commands, ScoreRows& rows, Write::Score score, Largest& largest) {
   score_row_t most;
   decltype(isa::Scores::keys) key = 0;
@@ -44,7 +44,8 @@ void store_scores(ScoreCommands& commands, ScoreRows& rows, Write::Score score, 
     score_row_t row;
     if (!poll(rows, row))
       continue;
-    // Each access names one bank: HLS takes a variable bank for a site in all banks.
+    // Each access has a constant bank: HLS counts an access with a variable bank as one access to
+    // every bank.
     for (unsigned bank = 0; bank < 2 * EXP_GROUPS; ++bank) {
 #pragma HLS UNROLL
       if (bank / EXP_GROUPS == unsigned(parity))
@@ -61,7 +62,8 @@ void store_scores(ScoreCommands& commands, ScoreRows& rows, Write::Score score, 
   }
 }
 
-// Sends maxima. A process of its own, so that the scores are stored when their maxima arrive.
+// Sends maxima. A separate process, so that the scores are stored before the softmax receives their
+// maxima.
 void send_maxima(Largest& largest, Maxima& maxima, Retired& retired) {
   for (volatile bool running = true; running;) {
     const score_row_t most = largest.read();

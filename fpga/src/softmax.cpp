@@ -1,4 +1,4 @@
-// The softmax: exponentials, their sums and reciprocals ("Attention" in docs/integer-model.md).
+// softmax: exponentials, their sums and reciprocals ("Attention" in docs/integer-model.md).
 #include "arithmetic.hpp"
 #include "kernels.hpp"
 
@@ -6,7 +6,7 @@ namespace {
 
 using config::EXP_LANES;
 
-// A group's probabilities of a key; `last` marks the last ones of a unit.
+// Probabilities of one key for a group of tokens; `last` marks the end of an attention tile.
 struct stored_t {
   probabilities_t probability;
   u<13> bank;
@@ -26,7 +26,7 @@ struct total_t {
 using Stored = Stream<stored_t, 2>;
 using Totals = Stream<total_t, 2>;
 
-// Computes the exponentials of EXP_LANES tokens, a key a cycle.
+// Computes the exponentials of EXP_LANES tokens, one key a cycle.
 void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxima,
                   Read::Score score, Totals& totals, Stored& stored) {
 #pragma HLS BIND_STORAGE variable = POWERS type = rom_np impl = lutram
@@ -76,7 +76,7 @@ void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxi
   }
 }
 
-// Computes (r, p, L) of a token in each cycle.
+// Computes (r, p, L), one token a cycle.
 void divide(Totals& totals, Scales& scales) {
   total_t total{};
   decltype(total.tokens) left = 0;
@@ -120,8 +120,8 @@ void store_probabilities(Stored& stored, Write::Probability probability,
   }
 }
 
-// Gives credits. A process of its own, so that the probabilities are stored when their credit
-// arrives.
+// Sends credits. A separate process, so that the probabilities are stored before plan receives
+// their credit.
 void announce(Stream<credit_t, 2>& done, Credits<isa::depth::softmax_to_array>& softmax_to_array,
               Retired& retired) {
   for (volatile bool running = true; running;) {

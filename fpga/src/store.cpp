@@ -1,5 +1,5 @@
-// store: writes logits to memory, then a trailer with their check. Its end is the frame's
-// interrupt. The host starts store once for each frame.
+// store: writes the logits of a frame to memory, then a trailer with their check. The host starts
+// store once for each frame; its end raises the frame's interrupt.
 #include "check.hpp"
 #include "kernels.hpp"
 
@@ -53,14 +53,14 @@ store_words:
       word = count;
     else if (trailer && part == isa::trailer::STATUS)
       word = check.sound ? 0 : 1;
-    // The check is of all words before it.
+    // The check covers all words before it.
     place(trailer && part == isa::trailer::CHECK ? ~state : word, part, port);
     const uint32_t words[1] = {word};
     state = check_behind<1>(state, check_share(words));
     if (part == PORT_WORDS - 1)
       send<port_t>(memory, port);
   }
-  // The interrupt follows the response, so that the host finds all of the output.
+  // Waits for the write response: the whole output is in memory before the interrupt.
   memory.write_response();
   retired.write(1);
 }

@@ -1,5 +1,5 @@
 // Tests plan, the array and scores together against sums in int64: every command, 4-bit and 8-bit
-// rows, ragged shapes, passes, the packing's bounds and one product beyond them.
+// rows, ragged shapes, several passes, the most products that a packed sum holds, and one more.
 #include <algorithm>
 #include <string>
 
@@ -142,7 +142,7 @@ struct Bench {
       const unsigned here = std::min(PAIRS, pairs - first);
       std::vector<uint8_t> bytes(size_t(bench::padded(total)) * PAIRS);
       for (size_t i = size_t(total) * PAIRS; i < bytes.size(); ++i)
-        bytes[i] = uint8_t(random.next()); // behind the last column anything may stand
+        bytes[i] = uint8_t(random.next()); // bytes after the last column are arbitrary
       for (unsigned i = 0; i < here; ++i) {
         const unsigned pair = first + i;
         for (unsigned k = 0; k < total; ++k) {
@@ -323,7 +323,7 @@ struct Bench {
   }
 };
 
-// Samples the columns of a pass: all, or whole words.
+// Samples the number of columns of a pass: all columns, or whole words.
 unsigned pass_of(Random& random, unsigned columns) {
   return random.between(0, 1)
              ? columns
@@ -375,8 +375,8 @@ uint64_t shapes(Verdict& verdict, uint64_t seed) {
   return bench.digest.value();
 }
 
-// Tests the most products that P and the memories hold, with operands that take the low field to
-// its end. One product more than P holds must show.
+// Tests the largest sums that fit a packed sum and the memories, with operands that bring the low
+// field to its limit. One product more must overflow visibly.
 void bounds(Verdict& verdict) {
   const int64_t half = int64_t(1) << (config::SHIFT - 1);
   const unsigned two4 = unsigned((half - 1) / (7 * 128)), one8 = unsigned(half / (15 * 128)),

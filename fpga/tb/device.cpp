@@ -1,7 +1,6 @@
-// Tests the simulated device as a host sees it. A hand-made network (embedding, LayerNorm, head;
-// 4-bit and 8-bit rows, ragged tiles, two frames in flight) is compared with plain loops.
-// Registers, interrupt, caches, every fault, a trap and a deadlock are tested, and the frame after
-// each.
+// Tests the simulated device through its C ABI. Compares a hand-made network (embedding, LayerNorm,
+// head; 4-bit and 8-bit rows, ragged tiles, two frames in flight) with plain loops. Tests
+// registers, interrupt, caches, every fault, a trap and a deadlock, each followed by a right frame.
 #include <chrono>
 #include <cstring>
 #include <string>
@@ -21,11 +20,12 @@ namespace reg = isa::reg;
 constexpr unsigned BEAT = sizeof(beat_t);
 constexpr unsigned T = config::TOKENS, P = config::PAIRS;
 
-// Sizes: three tiles of tokens, ragged tiles of rows; the first token has its residual from memory.
+// Sizes: three tiles of tokens, ragged tiles of rows. The first token's residual comes from memory
+// alone.
 constexpr unsigned N = 2 * T + (T + 1) / 2, K = 9, D = 2 * P + 5, CLASSES = P + 3, SKIP = 1,
                    FRAC = 5;
 constexpr unsigned TILES = (N + T - 1) / T;
-constexpr unsigned K_WORDS = (K + CASCADE - 1) / CASCADE * CASCADE; // of a tile of patches
+constexpr unsigned K_WORDS = (K + CASCADE - 1) / CASCADE * CASCADE; // words of a tile of patches
 constexpr unsigned WORD_BEATS = (T + BEAT - 1) / BEAT, RESIDUAL_BEATS = (2 * T + BEAT - 1) / BEAT;
 constexpr uint64_t EPSILON = 12345;
 
@@ -152,7 +152,7 @@ void put16(std::vector<uint8_t>& bytes, int value) {
 
 constexpr uint32_t ARENA_SEED = 0xa7e4a5ed;
 
-// Appends a transfer of data that is added to the arena.
+// Adds data to the arena and appends its transfer to the list.
 void load_data(Arena& arena, std::vector<command_t>& list, unsigned target, unsigned frame,
                const std::vector<uint8_t>& data) {
   const isa::Load load{.target = target,
@@ -229,7 +229,7 @@ std::vector<command_t> frame_list(const Network& network, Arena& arena, unsigned
   return list;
 }
 
-// The head, for the one token that pooling leaves.
+// Returns the commands of the head, for the pooled token.
 std::vector<command_t> head_list(const Network& network, Arena& arena, unsigned frame) {
   constexpr unsigned ROWS4 = Network::HEAD4, ROWS8 = CLASSES - Network::HEAD4;
   std::vector<command_t> list;
@@ -252,20 +252,20 @@ std::vector<command_t> head_list(const Network& network, Arena& arena, unsigned 
   return list;
 }
 
-// A host: holds the network's image in memory and runs frames through registers.
+// Acts as the host: keeps the network's image in memory and runs frames through registers.
 class Host {
   qsim* device_;
   uint64_t stripes_[4] = {}, lists_[4] = {}, output_ = 0;
   uint8_t *stripe_hosts_[4] = {}, *output_host_ = nullptr;
   uint32_t counts_[4] = {};
-  uint32_t slots_[2] = {}; // first beats of input
+  uint32_t slots_[2] = {}; // first beat of each input slot
   size_t stripe_bytes_ = 0;
   Network network_{7};
   Random random_{11};
-  uint32_t nonce_ = 100, nonces_[2] = {}; // of the last frame, of each slot
+  uint32_t nonce_ = 100, nonces_[2] = {}; // of the last frame; of each slot's frame
 
 public:
-  unsigned patience_ms = 20000; // for a segment
+  unsigned patience_ms = 20000; // longest wait for a segment
   static constexpr size_t OUTPUT = (CLASSES + 3) / 4 * 16 + 16;
   static constexpr uint32_t SEED = 0x5eed;
 
@@ -357,7 +357,7 @@ public:
   }
   bool segment(unsigned list) { return segment(lists_[list], counts_[list], slots_[list % 2]); }
 
-  // Writes patches of a new frame into a slot; returns their logits.
+  // Writes a new frame's patches into a slot; returns the expected logits.
   std::vector<int32_t> prepare(unsigned slot, bool flush = true) {
     std::vector<int8_t> patches(N * K);
     for (auto& code : patches)
@@ -518,7 +518,7 @@ void caches_are_two_copies(Verdict& verdict, Host& host) {
 void faults_hit_one_frame(Verdict& verdict, Host& host) {
   const auto run = [&](uint32_t timeout_ms = 150) {
     const auto wanted = host.prepare(0);
-    host.read(reg::store_CTRL); // clears what the last frame left
+    host.read(reg::store_CTRL); // clears the last frame's done bit
     host.patience_ms = timeout_ms;
     host.start_store();
     host.segment(0u);
@@ -602,7 +602,7 @@ void bad_lists_are_noticed(Verdict& verdict, Host& host) {
   verdict.expect(!host.segment(0, 1, 0), "a list at address 0");
   verdict.expect(host.trap().find("null page") != std::string::npos, host.trap());
   host.reset();
-  // Products whose weights never come, more of them than the queue holds.
+  // Products without weights, more of them than the queue holds.
   const command_t gemm =
       isa::Gemm{.tokens = N, .columns = K, .pass = K, .rows4 = 2, .row_tiles = 1}.encode();
   const uint64_t stuck =
@@ -614,7 +614,7 @@ void bad_lists_are_noticed(Verdict& verdict, Host& host) {
     verdict.expect(host.trap().find(words) != std::string::npos,
                    std::string(words) + " in: " + host.trap());
   host.reset();
-  // The same for a list that fetch can end: a wait for the interrupt notices it.
+  // The same with a list that fits the queue, so fetch ends: the wait for the interrupt reports it.
   const uint64_t waits = host.put({gemm}, count);
   host.start_store();
   verdict.expect(host.segment(waits, count, 0) && !host.interrupted(250),

@@ -48,13 +48,13 @@ struct Bench {
   std::vector<sums_t> sums;
   std::vector<scale_t> scales;
   std::vector<int64_t> logits;
-  std::vector<std::array<int64_t, 2>> moments; // LANES a group; squares < 0: no such token
+  std::vector<std::array<int64_t, 2>> moments; // LANES for each group; squares < 0: no token
   unsigned credits = 0;                        // to the array
   std::array<int64_t, 256> table{};
   std::vector<int64_t> means = std::vector<int64_t>(config::QUERY_WORDS);
-  // [word][token of the tile], with frames side by side.
+  // [frame * RESIDUAL_WORDS + word][token of the tile]
   std::vector<std::vector<int64_t>> expected_residual;
-  // Expected codes, each with a function that reads the stored one.
+  // An expected code, and a function that reads the stored code.
   struct Code {
     std::string name;
     std::function<int64_t()> stored;
@@ -103,7 +103,7 @@ struct Bench {
   }
 
   int64_t sample_sum(const Row& row, bool wild) {
-    // Up to the integer model's bound, or close to the result's clamps.
+    // Either up to the integer model's bound, or close to the clamps of the result.
     const int64_t bound = (int64_t(1) << 26) - 1 - std::abs(row.bias);
     if (wild || row.mult == 0)
       return sample(random, -bound, bound);
@@ -341,7 +341,7 @@ struct Bench {
     scheduler.stop();
   }
 
-  // Returns true if a residual is defined: those of tokens that a ragged tile lacks are not.
+  // Returns true if a residual is defined. Residuals of a ragged tile's missing tokens are not.
   std::function<bool(size_t, unsigned)> defined = [](size_t, unsigned) { return true; };
 };
 
@@ -353,7 +353,7 @@ uint64_t attention_inputs(Verdict& verdict, uint64_t seed) {
   const unsigned heads = unsigned(random.between(1, 3)),
                  dimensions = unsigned(random.between(1, 9));
   const unsigned inner = heads * dimensions;
-  // Keys, values and queries in random order, at random widths.
+  // Rows of keys, values and queries, in random order and with random widths.
   std::vector<std::array<unsigned, 2>> outputs;
   for (const unsigned to : {destination::KEY, destination::VALUE, destination::QUERY})
     for (unsigned c = 0; c < inner; ++c)
@@ -373,7 +373,7 @@ uint64_t attention_inputs(Verdict& verdict, uint64_t seed) {
   return bench.digest.value();
 }
 
-// Tests attention tiles, which use the means of values.
+// Tests attention tiles with means of values.
 uint64_t context(Verdict& verdict, uint64_t seed) {
   Bench bench(verdict, seed);
   Random& random = bench.random;
@@ -398,8 +398,8 @@ uint64_t context(Verdict& verdict, uint64_t seed) {
   return bench.digest.value();
 }
 
-// Tests keys up to the last word of their memory. The lanes that the last group leaves without a
-// token would write beyond it.
+// Tests keys up to the last word of their memory. The last group has lanes without a token; a write
+// of such a lane would be outside the memory.
 uint64_t full_keys(Verdict& verdict, uint64_t seed) {
   bench::Digest digest;
   for (unsigned tokens = config::KEY_BANKS; tokens <= Bench::MOST_TOKENS;
@@ -417,7 +417,7 @@ uint64_t full_keys(Verdict& verdict, uint64_t seed) {
   return digest.value();
 }
 
-// Seeds from this one on have the longest sequence that `hidden` holds.
+// Seeds from LONGEST on use the longest sequence that fits `hidden`.
 constexpr uint64_t LONGEST = 12;
 
 uint64_t hidden(Verdict& verdict, uint64_t seed) {

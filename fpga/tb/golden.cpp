@@ -1,6 +1,6 @@
-// Tests the computing kernels together, connected as in the block design, against the oracle: the
-// network of each golden vector, stage by stage. The argument is the file that scripts/golden.py
-// writes.
+// Runs the network of each golden vector on the computing kernels, connected as in the block
+// design, and compares each stage with the oracle. The argument is the file written by
+// scripts/golden.py.
 #include <algorithm>
 #include <fstream>
 #include <map>
@@ -20,7 +20,7 @@ namespace source = isa::source;
 
 using Tensor = std::vector<int64_t>;
 
-// A subnet's tensors and the oracle's.
+// The tensors of a subnet, and the oracle's results for it.
 class Vectors {
   std::map<std::string, Tensor> tensors_;
 
@@ -75,7 +75,7 @@ class Network : public sim::Fabric {
 
   unsigned number(const std::string& field) const { return vectors.number(field); }
 
-  // Compares stored values with the oracle's after a stage, [rows][columns].
+  // Compares the stored values of a stage, [rows][columns], with the oracle's.
   template <typename Stored>
   void holds(const std::string& stage, unsigned rows, unsigned columns, const Stored& stored) {
     const Tensor& golden = vectors["golden." + stage];
@@ -89,7 +89,7 @@ class Network : public sim::Fabric {
                         std::to_string(column) + "]");
     }
   }
-  // Reads a memory of codes whose words hold a tile's tokens.
+  // Returns a function that reads the code of (token, column) in a memory of tokens.
   template <unsigned BANK_LANES = LANES, typename Ram>
   static auto token_words(Ram& ram, unsigned columns) {
     return [&ram, columns](unsigned token, unsigned column) {
@@ -113,8 +113,8 @@ class Network : public sim::Fabric {
                    subnet + ": something was not taken\n" + dump());
   }
 
-  // Runs Gemm and Rows. `place` gives the destination and column of a row by its index. Each `part`
-  // of the columns begins with a word of CASCADE; 0: all of them are one part.
+  // Runs Gemm and Rows. `place` maps a row's index to its destination and column. Every `part`
+  // columns begin a new word of CASCADE columns; 0: all columns are one part.
   void product(const std::string& layer, unsigned from, unsigned columns, isa::Rows fields,
                const std::function<std::pair<unsigned, unsigned>(unsigned)>& place,
                unsigned part = 0) {
@@ -226,7 +226,8 @@ class Network : public sim::Fabric {
     run();
   }
 
-  // Returns the column of a dimension in query, key and value, where heads are padded.
+  // Returns the column of a dimension in query, key and value, with each head padded to whole
+  // words.
   static unsigned of_head(unsigned column, unsigned dimensions) {
     return column / dimensions * bench::padded(dimensions) + column % dimensions;
   }
@@ -327,7 +328,7 @@ public:
     bench::collect(scheduler(), logits_, logits);
     product("head", source::NORMED, embed, {.kind = kind::LOGITS, .tokens = 1},
             [](unsigned r) { return std::pair(destination::LOGIT, r); });
-    // Sums leave with the 4-bit rows first.
+    // Logits arrive with those of 4-bit rows first.
     std::vector<unsigned> order;
     for (const int64_t bits : {4, 8})
       for (unsigned r = 0; r < number("config.outputs"); ++r)

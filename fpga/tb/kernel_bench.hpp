@@ -1,5 +1,5 @@
-// Shared by the testbenches of single kernels: feeders and collectors at a kernel's queues, and a
-// digest of the results, which must be the same in both forms of the sources. Depends on the
+// Helpers of the testbenches of single kernels: feeders and collectors at a kernel's queues, and a
+// digest of the results, which must be equal for ap_int and native integers. Depends on the
 // kernels' declarations and the simulation.
 #pragma once
 
@@ -14,11 +14,11 @@
 
 namespace bench {
 
-// The counters must hold the tokens of the longest sequence that a subnet may have.
+// Tokens of the longest sequence, which the kernels' counters must hold.
 using isa::MAX_TOKENS;
 static_assert(MAX_TOKENS <= most<decltype(isa::LayerNorm::tokens)>);
 
-// FNV-1a over numbers.
+// A digest of numbers (FNV-1a).
 class Digest {
   uint64_t hash_ = 0xcbf29ce484222325;
 
@@ -33,23 +33,23 @@ public:
 template <typename T, unsigned BANKS, unsigned WORDS> using Ram = sim::Ram<T, BANKS, WORDS>;
 using Rams = Memories<Ram, Ram>;
 
-// Returns the columns of a memory that hold `columns` columns: whole words of CASCADE.
+// Rounds a number of columns up to whole words of CASCADE columns.
 inline unsigned padded(unsigned columns) { return ceil_div(columns, CASCADE) * CASCADE; }
 
-// Returns the word of a group of tokens for a column: `column` counts from the memory's first word,
-// and `group` from its first bank.
+// Returns the word of a group of tokens in a column. `column` counts from the memory's first word,
+// `group` from its first bank.
 template <typename T, unsigned BANKS, unsigned WORDS>
 T& column_word(Ram<T, BANKS, WORDS>& ram, unsigned group, unsigned column) {
   return ram.at(group * CASCADE + column % CASCADE, column / CASCADE);
 }
 
-// Returns a dimension of a key. `stride`: dimensions of all heads, padded.
+// Returns the code of a key's dimension. `stride`: dimensions of all heads, padded.
 inline code_t& key_code(Rams::Key& key, unsigned token, unsigned dimension, unsigned stride) {
   const unsigned word = token / config::KEY_BANKS * (stride / CASCADE) + dimension / CASCADE;
   return key.at(token % config::KEY_BANKS, word)[dimension % CASCADE];
 }
 
-// Returns a dimension of a value. `tokens`: tokens of the network.
+// Returns the code of a value's dimension. `tokens`: tokens of the network.
 inline code_t& value_code(Rams::Value& value, unsigned token, unsigned dimension, unsigned tokens) {
   const unsigned in_row = token / CASCADE, block = dimension / config::VALUE_BANKS;
   return value.at((in_row + dimension) % config::VALUE_BANKS,
@@ -65,7 +65,7 @@ void feed(sim::Scheduler& scheduler, S& stream, const std::vector<T>& items) {
   });
 }
 
-// Starts a fiber that reads a queue for ever.
+// Starts a fiber that reads a queue until the simulation ends.
 template <typename S, typename T>
 void collect(sim::Scheduler& scheduler, S& stream, std::vector<T>& items) {
   scheduler.spawn("collect", [&stream, &items] {
@@ -89,7 +89,7 @@ inline void append(std::vector<beat_t>& beats, const std::vector<uint8_t>& bytes
   beats.insert(beats.end(), more.begin(), more.end());
 }
 
-// Samples a number of a range, sometimes one of its ends.
+// Samples a number of a range, and its ends more often.
 inline int64_t sample(Random& random, int64_t least, int64_t most) {
   const int64_t kind = random.between(0, 9);
   return kind == 0 ? least : kind == 1 ? most : random.between(least, most);

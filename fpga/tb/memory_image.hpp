@@ -1,5 +1,5 @@
-// The accelerator's memory as a host fills it: sealed commands, matrices, transfers with their
-// checks. Written from docs/accelerator.md, apart from the sources under test.
+// Builds the accelerator's memory contents: commands with checks, matrices, transfers with checks.
+// Written from docs/accelerator.md, independently of the sources under test.
 #pragma once
 
 #include <cstddef>
@@ -8,12 +8,12 @@
 
 #include "memory.hpp"
 
-// Returns a command of which only the head and two words are set.
+// Returns a command with its head and two more words set.
 inline command_t raw_command(unsigned unit, unsigned code, uint32_t word1 = 0, uint32_t word3 = 0) {
   return {{unit | code << 3, word1, 0, word3, 0, 0, 0, 0}};
 }
 
-// Returns the CRC-32 of bytes behind bytes with the CRC-32 `before`, bit by bit.
+// Continues the CRC-32 `before` with more bytes, bit by bit.
 inline uint32_t check_of(const std::vector<uint8_t>& bytes, uint32_t before = 0) {
   uint32_t state = ~before;
   for (const uint8_t byte : bytes)
@@ -24,8 +24,9 @@ inline uint32_t check_of(const std::vector<uint8_t>& bytes, uint32_t before = 0)
   return ~state;
 }
 
-// Sets the eighth word of each command: the CRC-32 of its first four behind the eighth word of the
-// command before (or behind the segment's seed XOR its number of commands).
+// Sets the eighth word of each command: the CRC-32 of its first four words, continued from the
+// eighth word of the previous command (first command: from the segment's seed XOR its number of
+// commands).
 inline void seal(std::vector<command_t>& list, uint32_t seed) {
   seed ^= uint32_t(list.size());
   for (command_t& command : list) {
@@ -45,13 +46,13 @@ struct MatrixRow {
   unsigned shift, destination, column;
 };
 
-// A tile of row pairs as it is in memory.
+// A tile of row pairs in memory format.
 struct RowTile {
   std::vector<uint8_t> weights, parameters;
 };
 
-// Divides a matrix into tiles; 4-bit rows come first, two to a pair. The weights end with a whole
-// word of CASCADE columns.
+// Divides a matrix into tiles. 4-bit rows come first, two to a pair. The weights are padded to a
+// whole word of CASCADE columns.
 inline std::vector<RowTile> row_tiles(const std::vector<MatrixRow>& rows) {
   const auto put = [](std::vector<uint8_t>& bytes, uint64_t value, unsigned count) {
     for (unsigned i = 0; i < count; ++i)
@@ -88,14 +89,14 @@ inline std::vector<RowTile> row_tiles(const std::vector<MatrixRow>& rows) {
   return tiles;
 }
 
-// The arena in logical order, and its stripes.
+// An arena in logical order; `stripe` extracts the bytes of a port.
 class Arena {
   static constexpr size_t BEAT = sizeof(beat_t);
   std::vector<uint8_t> bytes_;
 
 public:
-  uint32_t numbers[2] = {}; // of the next transfer of each slot's frame
-  // Appends a transfer and its check XOR a key. Returns the first beat.
+  uint32_t numbers[2] = {}; // by frame slot: number of the next transfer
+  // Appends a transfer and its check XOR a key. Returns the index of its first beat.
   uint32_t add(std::vector<uint8_t> data, uint32_t key = 0) {
     const uint32_t first = uint32_t(bytes_.size() / BEAT);
     data.resize((data.size() + BEAT - 1) / BEAT * BEAT);

@@ -1,5 +1,5 @@
-// Tests the norm alone against docs/integer-model.md in int64: without pooling, and with both kinds
-// of it.
+// Tests the norm alone against docs/integer-model.md in int64: without pooling, and with pooling
+// before and after LayerNorm.
 #include <algorithm>
 #include <array>
 #include <string>
@@ -58,7 +58,7 @@ std::vector<int64_t> layer_norm(const std::vector<int64_t>& x,
   return codes;
 }
 
-// Seeds from this one on have the longest sequence, each with another pooling.
+// Seeds from LONGEST on use the longest sequence, each with a different pooling.
 constexpr uint64_t LONGEST = 60;
 
 uint64_t norms(Verdict& verdict, uint64_t seed) {
@@ -93,7 +93,7 @@ uint64_t norms(Verdict& verdict, uint64_t seed) {
     const int64_t frac = sample(random, 0, 8);
     const int64_t epsilon = random.between(0, 3) == 0 ? sample(random, 1, (int64_t(1) << 50) - 1)
                                                       : sample(random, 1, 4096);
-    // All alike, at both ends, small, anything.
+    // Kinds: all equal; only the two extremes; small; any value.
     const int64_t kind = random.between(0, 3);
     std::vector<std::vector<int64_t>> x(tokens, std::vector<int64_t>(embed));
     for (unsigned token = 0; token < tokens; ++token) {

@@ -44,7 +44,7 @@ uint64_t attention_tiles(Verdict& verdict, uint64_t seed) {
     std::vector<int64_t> largest(EXP_GROUPS * EXP_LANES, INT64_MIN);
     for (unsigned key = 0; key < keys; ++key)
       for (unsigned t = 0; t < EXP_GROUPS * EXP_LANES; ++t) {
-        // Now and then all keys of a head are alike.
+        // In some seeds all scores are equal.
         const int64_t a = seed % 7 == 3 ? 5 : sample(random, -span, span);
         score->at(parity * EXP_GROUPS + t / EXP_LANES, key)[t % EXP_LANES] = a;
         largest[t] = std::max(largest[t], a);

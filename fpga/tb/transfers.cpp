@@ -1,5 +1,5 @@
 // Tests load, fetch and store alone: every target, stripes, checks, credits, bad commands,
-// transfers cut short, addresses that trap.
+// shortened transfers, addresses that trap.
 #include <vector>
 
 #include "dram.hpp"
@@ -29,7 +29,7 @@ command_t load_end(unsigned frame, unsigned transfers) {
   return isa::LoadEnd{.frame = frame, .transfers = transfers}.encode();
 }
 
-// load with its queues and a memory of its own.
+// Runs load with its queues and its own DRAM.
 struct LoadBench {
   sim::Dram dram{8 << 20};
   Commands<isa::depth::load_commands> commands{"load_commands"};
@@ -156,8 +156,8 @@ void load_reports_each_frame_its_own(Verdict& verdict, uint64_t seed) {
     const uint32_t first = arena.add(noise(random, 7 * BEAT), arena.numbers[frame]++);
     list.push_back(load_command(target::WEIGHTS, first, 7, frame));
   }
-  arena.at((8 + 3) * BEAT + 5) ^= 0x20; // of frame 1's first
-  // Two transfers each, and none until the next end.
+  arena.at((8 + 3) * BEAT + 5) ^= 0x20; // in the first transfer of frame 1
+  // Two transfers for each frame; then frames without transfers.
   list.insert(list.end(), {load_end(0, 2), load_end(1, 2), load_end(1, 0), load_end(0, 0)});
   LoadBench bench(arena, seed);
   std::vector<uint8_t> weights;
@@ -242,7 +242,7 @@ void load_knows_its_own_arena(Verdict& verdict, uint64_t seed) {
     bench.take(bench.weights, 2 * list.size(), weights);
     const size_t count = list.size();
     list.push_back(load_end(0, transfers));
-    for (size_t i = 0; i <= count; ++i) // the next frame
+    for (size_t i = 0; i <= count; ++i) // the same again as the next frame
       list.push_back(list[i]);
     bench.play(list);
     bench.scheduler.run();
@@ -294,7 +294,7 @@ void load_notices_what_memory_does(Verdict& verdict, uint64_t seed) {
   }
   {
     LoadBench bench(arena, seed);
-    bench.dram.host(bench.stripes[0])[3] ^= 1; // in the host's cache, never flushed
+    bench.dram.host(bench.stripes[0])[3] ^= 1; // in the host's cache, not flushed yet
     verdict.equal(play(bench), 1u, "the device does not see the host's cache");
     bench.dram.flush(bench.stripes[0] + 3, 1);
     verdict.equal(play(bench), 0u, "and sees what is flushed");
@@ -463,7 +463,7 @@ void store_writes(Verdict& verdict, uint32_t count, bool sound) {
                  std::to_string(count) + " logits and their trailer");
 }
 
-// Tests that the simulation checks memory ports as it promises.
+// Tests the checks of the simulated memory ports.
 void memories_check_their_ports(Verdict& verdict) {
   sim::Ram<int, 2, 8> ram("ram");
   const auto in_fiber = [](const std::function<void()>& body) {
@@ -494,7 +494,7 @@ void memories_check_their_ports(Verdict& verdict) {
     for (int i = 0; i < 8; ++i) {
       interval("loop");
       writes[0][i] = i;
-      writes[1][i] = reads[0][i]; // as a write port and a read port may
+      writes[1][i] = reads[0][i]; // a read and a write of a bank in an interval
     }
   });
   sim::Ram<cascade_t, 1, 2> words("words");

@@ -1,4 +1,4 @@
-// A testbench's verdict: prints failures, and gives the status that the program returns.
+// Counts a testbench's checks, prints its failures, and returns the exit status.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ public:
     expect(got == wanted,
            what + ": " + std::to_string(got) + " instead of " + std::to_string(wanted));
   }
-  // Expects a trap with these words in its message.
+  // Expects a trap whose message contains `words`.
   void traps(const std::function<void()>& body, const std::string& words) {
     std::string message = "no trap";
     try {
@@ -38,14 +38,14 @@ public:
     expect(message.find(words) != std::string::npos,
            "expected \"" + words + "\", got \"" + message + "\"");
   }
-  // Returns the status for main.
+  // Prints the counts and returns the exit status.
   int end() const {
     std::printf("%s: %u checks, %u failures\n", name_, checks_, failures_);
     return failures_ == 0 && checks_ > 0 ? 0 : 1;
   }
 };
 
-// Random numbers that are the same everywhere; those of the standard's distributions are not.
+// Random numbers that are equal on every platform, unlike those of the standard's distributions.
 class Random {
   std::mt19937_64 engine_;
 

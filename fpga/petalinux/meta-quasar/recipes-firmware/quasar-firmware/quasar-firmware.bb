@@ -2,7 +2,7 @@ SUMMARY = "The quasar_rt accelerator: bitstream, device-tree overlay, descriptio
 LICENSE = "Apache-2.0"
 LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/Apache-2.0;md5=89aea4e17d99a7cacdbeed46a0096b10"
 
-# What `make bitstream` leaves in lib/firmware/xilinx, and the description next to it: copy them to files/.
+# Copy to files/ the files of lib/firmware/xilinx that `make bitstream` writes, and the description next to it.
 QUASAR_NAME = "quasar-${QUASAR_BOARD}"
 SRC_URI = " \
     file://${QUASAR_NAME}.bit.bin \

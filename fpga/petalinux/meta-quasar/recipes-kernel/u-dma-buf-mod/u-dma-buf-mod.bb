@@ -3,7 +3,7 @@ HOMEPAGE = "https://github.com/ikwzm/udmabuf"
 LICENSE = "BSD-2-Clause"
 LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/BSD-2-Clause;md5=cb641bc04cda31daea161b1bc15da69f"
 
-# The sources of a release of udmabuf: copy them to files/, next to the Makefile.
+# Copy the sources of a udmabuf release to files/, next to the Makefile.
 SRC_URI = " \
     file://Makefile \
     file://u-dma-buf.c \

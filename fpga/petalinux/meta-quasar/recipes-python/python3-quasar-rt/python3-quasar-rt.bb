@@ -2,7 +2,7 @@ SUMMARY = "Vision Transformers on small FPGA boards, in integers"
 LICENSE = "Apache-2.0"
 LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/Apache-2.0;md5=89aea4e17d99a7cacdbeed46a0096b10"
 
-# The board's wheel under this name: copy it to files/.
+# Copy the board's wheel to files/ under this name.
 SRC_URI = "file://quasar_rt.whl;unpack=0"
 S = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}"
 DEPENDS = "unzip-native"
@@ -20,6 +20,6 @@ do_install() {
 }
 
 FILES:${PN} = "${PYTHON_SITEPACKAGES_DIR} ${bindir}/quasar-rt"
-# The wheel's native module is stripped.
+# The wheel's native module is stripped already.
 INSANE_SKIP:${PN} += "already-stripped"
 RDEPENDS:${PN} = "python3-core python3-modules python3-numpy python3-pillow python3-click python3-rich"
