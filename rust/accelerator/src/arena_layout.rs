@@ -1,11 +1,11 @@
-//! Lays out the arena, the accelerator's read-only memory: each transfer as `docs/accelerator.md`
-//! describes it under *Memory*, followed by its check.
+//! Lays out the arena, the accelerator's read-only memory: transfers in the formats of *Memory* in
+//! `docs/accelerator.md`, each followed by its check.
 //!
 //! Depends on [`crate::isa`] only.
 
 use crate::isa::{check, Destination, RowParameters};
 
-/// The place of a transfer in the arena.
+/// The location of a transfer in the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Transfer {
     /// First beat.
@@ -14,7 +14,7 @@ pub(crate) struct Transfer {
     pub(crate) beats: u32,
 }
 
-/// A row as the array and the drain see it.
+/// A row: its codes for the array, its parameters for the drain.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row<'a> {
     /// One code for each column.
@@ -30,7 +30,7 @@ pub(crate) struct Row<'a> {
 /// The rows that one position of the array holds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum RowPair<'a> {
-    /// Two 4-bit rows; the last may be alone.
+    /// Two 4-bit rows, or an odd last one.
     FourBit(Row<'a>, Option<Row<'a>>),
     /// One 8-bit row.
     EightBit(Row<'a>),
@@ -52,8 +52,8 @@ impl<'a> RowPair<'a> {
         row.codes.len()
     }
 
-    /// Returns the row operand of column k: two 4-bit codes, the first row's in the low nibble, or
-    /// one 8-bit code.
+    /// Returns the row operand of column k: two 4-bit codes (the first row's code in the low
+    /// nibble) or one 8-bit code.
     fn byte(self, k: usize) -> u8 {
         match self {
             Self::FourBit(low, high) => {
@@ -65,7 +65,7 @@ impl<'a> RowPair<'a> {
     }
 }
 
-/// Reads bytes as little-endian words; the number of bytes is a multiple of 4.
+/// Reads bytes as little-endian words. Their number is a multiple of 4.
 pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
     bytes
         .as_chunks::<4>()
@@ -74,12 +74,12 @@ pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
         .map(|word| u32::from_le_bytes(*word))
 }
 
-/// Returns the beats that a word of `bytes` bytes takes; each word starts on a beat.
+/// Returns the number of beats of a word of `bytes` bytes; each word starts on a beat.
 pub(crate) const fn word_beats(bytes: usize, beat: usize) -> usize {
     bytes.div_ceil(beat)
 }
 
-/// Allocates transfers one after another, each with a beat for its check.
+/// Allocates transfers one after another, with a beat for each check.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cursor {
     next: usize,
@@ -96,7 +96,7 @@ impl Cursor {
         }
     }
 
-    /// Returns the beats allocated so far.
+    /// Returns the number of beats allocated so far.
     pub(crate) fn beats(self) -> usize {
         self.next
     }
@@ -126,10 +126,10 @@ impl Arena {
         (self.bytes, self.checks)
     }
 
-    /// Writes a transfer and its check. Zeros fill the last beat where `data` ends within it.
+    /// Writes a transfer and its check. Pads the last beat with zeros.
     ///
     /// # Panics
-    /// If `data` does not take exactly the beats that were allocated.
+    /// If `data` needs another number of beats than allocated.
     pub(crate) fn put(&mut self, transfer: Transfer, data: &[u8]) {
         assert_eq!(data.len().div_ceil(self.beat), transfer.beats as usize);
         let first = transfer.address as usize * self.beat;
@@ -142,7 +142,7 @@ impl Arena {
 }
 
 /// Lays out the weights of a tile of row pairs: for each of `padded` columns one byte for each
-/// position; row pair i is at `positions - 1 - i`. Columns that the rows lack are 0.
+/// position. Row pair i is at position `positions - 1 - i`. Columns beyond the rows' end are 0.
 pub(crate) fn weights(tile: &[RowPair], padded: usize, positions: usize) -> Vec<u8> {
     let mut data = vec![0; padded * positions];
     for (i, pair) in tile.iter().enumerate() {
@@ -154,7 +154,7 @@ pub(crate) fn weights(tile: &[RowPair], padded: usize, positions: usize) -> Vec<
     data
 }
 
-/// Lays out the row parameters of a tile of row pairs. Values have `banks` banks.
+/// Lays out the row parameters of a tile of row pairs. The memory `value` has `banks` banks.
 pub(crate) fn rows(tile: &[RowPair], banks: usize) -> Vec<u8> {
     let mut data = Vec::new();
     for row in tile.iter().flat_map(|pair| pair.rows()) {

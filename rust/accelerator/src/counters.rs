@@ -1,7 +1,7 @@
-//! Reads the counters on the chip, as `docs/accelerator.md` describes them.
+//! Reads the counters on the chip (*Counters* in `docs/accelerator.md`).
 //!
-//! The values are a device's answers: they are checked before anybody computes with them. Depends
-//! on [`crate::transport`] and [`crate::isa`].
+//! The values come from a device, so they are checked before use. Depends on [`crate::transport`]
+//! and [`crate::isa`].
 
 use quasar_core::error::{Error, Result};
 use quasar_hardware::Hardware;
@@ -17,12 +17,11 @@ pub const UNITS: usize = CountedUnit::ALL.len();
 pub struct UnitCounts {
     /// Commands that ended.
     pub commands: u64,
-    /// Cycles with a command that was taken and had not ended.
+    /// Cycles in which the unit had a command that it had taken but not ended.
     pub busy: u64,
-    /// Of these, cycles in which an output queue refused an item.
+    /// Busy cycles in which an output queue was full.
     pub blocked: u64,
-    /// Of these, cycles in which the main input had nothing; 0 for a unit whose input does not
-    /// show.
+    /// Busy cycles in which the main input was empty; 0 for a unit whose input is not observable.
     pub starved: u64,
 }
 
@@ -31,7 +30,7 @@ pub struct UnitCounts {
 pub struct Counts {
     /// Cycles of the kernels' clock.
     pub cycles: u64,
-    /// In the order of [`CountedUnit::ALL`].
+    /// The units, in the order of [`CountedUnit::ALL`].
     pub units: [UnitCounts; UNITS],
 }
 
@@ -42,7 +41,8 @@ impl Counts {
     }
 }
 
-/// Checks that a configuration has counters. Nothing may answer at the registers of one without.
+/// Checks that a configuration has counters. Without counters, an access to their registers may get
+/// no response.
 ///
 /// # Errors
 /// [`Error::DeviceUnavailable`] for a configuration without counters.
@@ -58,10 +58,10 @@ pub fn expect_counters(hardware: &Hardware, device: &str) -> Result<()> {
     })
 }
 
-/// Clears the counters and lets them run.
+/// Clears and starts the counters.
 ///
 /// # Errors
-/// [`Error::DeviceFault`] if what answers is not the counters.
+/// [`Error::DeviceFault`] if the counters' identity is wrong.
 pub fn start<T: Transport + ?Sized>(transport: &mut T) -> Result<()> {
     let identity = transport.read(register::COUNTERS_IDENTITY)?;
     if identity != COUNTERS_IDENTITY {
@@ -73,10 +73,10 @@ pub fn start<T: Transport + ?Sized>(transport: &mut T) -> Result<()> {
     control(transport, COUNTERS_RUN)
 }
 
-/// Holds the counters and reads them.
+/// Stops the counters and reads them.
 ///
 /// # Errors
-/// [`Error::DeviceFault`] for values that no counters have, or counters at their end.
+/// [`Error::DeviceFault`] for impossible values or saturated counters.
 pub fn stop<T: Transport + ?Sized>(transport: &mut T) -> Result<Counts> {
     control(transport, 0)?;
     let mut counts = Counts {
@@ -111,7 +111,8 @@ fn control<T: Transport + ?Sized>(transport: &mut T, value: u32) -> Result<()> {
     ))
 }
 
-/// Checks that held counters can have these values. `again`: cycles, read after all others.
+/// Checks that the values of stopped counters are possible. `again`: a second read of the cycles,
+/// after all others.
 fn check(counts: &Counts, again: u64) -> Result<(), String> {
     let cycles = counts.cycles;
     if again != cycles {

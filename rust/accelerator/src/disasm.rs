@@ -1,12 +1,12 @@
-//! Lists commands for people. Depends on [`crate::isa`] and [`crate::program`].
+//! Prints commands as text. Depends on [`crate::isa`] and [`crate::program`].
 
 use std::fmt::Write;
 
 use crate::isa::{Command, Form};
 use crate::program::{Program, Segment};
 
-/// Writes a command: its name, named values, flags that are set, and the numbers that are not 0.
-/// The frame and the parity are always there.
+/// Formats a command: its name, named values, set flags and non-zero numbers. Frame and parity are
+/// printed even if they are 0.
 pub fn command(command: Command) -> String {
     let operation = command.operation();
     let mut text = operation.name.to_owned();
@@ -27,7 +27,7 @@ pub fn command(command: Command) -> String {
     text
 }
 
-/// Lists a segment's commands, a line each: index, unit, slot.phase, stage, command.
+/// Lists a segment's commands, one a line: index, unit, slot.phase, stage, command.
 ///
 /// # Panics
 /// For a segment that a configuration with one frame in flight does not have.
@@ -98,8 +98,8 @@ mod tests {
         );
     }
 
-    /// Compares the listing of a small network with the committed one, which people can read.
-    /// `UPDATE=1 cargo test disassembly` writes it anew.
+    /// Compares the listing of a small network with the committed listing. `UPDATE=1 cargo test
+    /// disassembly` writes it anew.
     #[test]
     fn the_disassembly_is_the_committed_one() {
         let subnet = golden("overlap");

@@ -1,41 +1,40 @@
-//! Runs frames on an accelerator, two at a time; each frame gets its logits or its own error.
+//! Runs frames on an accelerator, two at a time. The answer to each frame is its logits or its own
+//! error.
 //!
-//! The host starts the accelerator with *segments*: lists of commands that start a frame, finish
-//! one, or do both. The accelerator goes from one segment to the next without a pause. So up to
-//! three frames are on it: one that awaits its output, one behind it whose last segment is started,
-//! and one that is half done. A fourth may be in memory ([`IN_FLIGHT`]). A fault concerns the
-//! oldest frame, which gets the error; then the driver resets the kernels, writes everything in
-//! memory again and runs the other frames anew.
+//! The host runs *segments*: lists of commands that start a frame, finish one, or do both. The
+//! accelerator works without a pause between segments. So it holds up to three frames: one that
+//! awaits its output, the next one whose last segment is started, and one that is half done. The
+//! input of a fourth may be in memory ([`IN_FLIGHT`]). A fault fails the oldest frame. Then the
+//! driver resets the kernels, writes everything in memory again and restarts the other frames.
 //!
-//! The driver never takes stale or broken data for an answer:
-//! - An interrupt is a hint only, of fetch or of store. Completion is read from `AP_CTRL`.
-//! - The output is cleared before each attempt. It carries a check, and says whether all transfers
-//!   from the arena were sound.
-//! - Each attempt has its own nonce, in the check of the frame's input. Load finds it there, and it
-//!   ends up in the output. So an answer to another input, a stale cache line and a late write from
-//!   before a reset are recognised.
-//! - The checks of the arena have keys that another driver's arena lacks, and that distinguish its
-//!   transfers.
-//! - Each command carries a check, from a seed that no other segment has. Fetch compares it before
-//!   any unit gets the command.
-//! - Each command of load carries the arena's seed. Load compares it with the seed that it was
-//!   started with, so that no frame of this driver is right once another driver's commands have
-//!   run. Another driver's frame that is stored in this driver's memory has another nonce.
-//! - After a reset, load must be idle: it never ends otherwise.
-//! - The identity is read with every segment.
+//! The driver never returns stale or broken data as an answer:
+//! - An interrupt of fetch or store is only a hint. The driver reads completion from `AP_CTRL`.
+//! - The driver clears the output before each attempt. The output contains a check, and the status
+//!   of all transfers from the arena.
+//! - Each attempt has its own nonce, the key of the check of the frame's input. Load computes the
+//!   nonce from check and data, and store writes it to the output. So the driver recognises the
+//!   output of another input, a stale cache line, and a late write from before a reset.
+//! - The checks of the arena have keys that differ for each driver and each transfer.
+//! - Each command has a check, continued from a seed that differs for each segment. Fetch verifies
+//!   it before it sends the command to a unit.
+//! - Each command of load contains the arena's seed. Load compares it with the seed in its
+//!   register. So after another driver's commands have run, it reports all frames as wrong. If the
+//!   other driver's output is written to this driver's memory, its nonce is wrong.
+//! - After a reset, load must be idle. Only a reset ends load.
+//! - The driver reads the identity with every segment.
 //!
-//! | file | what it does |
+//! | file | task |
 //! |---|---|
 //! | `queue.rs` | the caller's side: submits frames, waits for answers |
 //! | `driver.rs` | decides which segment starts next and which frame a fault concerns |
 //! | `protocol.rs` | reads and writes registers and memory |
 //!
-//! A frame has three types on its way:
+//! A frame has one of three types, depending on where it is:
 //!
-//! | type | where the frame is |
+//! | type | place of the frame |
 //! |---|---|
-//! | `Job` | in the queue, on its way to the driver's thread |
-//! | [`Ticket`] | with the caller, who waits for the answer |
+//! | `Job` | in the queue to the driver's thread |
+//! | [`Ticket`] | at the caller, who waits for the answer |
 //! | `InFlight` | in the accelerator's memory |
 //!
 //! Depends on [`crate::transport`], [`crate::watch`], [`crate::program`], [`crate::identity`] and
@@ -72,16 +71,16 @@ pub struct Deadlines {
     pub identity: Duration,
 }
 
-/// Frames whose last segment is started and that await their output, at most.
+/// Most frames whose last segment is started and that await their output.
 pub(crate) const FINISHING: usize = 2;
-/// Frames in flight, at most: those that await their output, one that is half done, and one in
-/// memory.
+/// Most frames in flight: those that await their output, one that is half done, and one in memory.
 pub const IN_FLIGHT: usize = FINISHING + 2;
-/// Longest wait for an interrupt; after it, completion is polled. A lost interrupt of store costs
-/// this time.
+/// Longest wait for an interrupt before the driver polls. A lost interrupt of store costs this
+/// time.
 const INTERRUPT_SLICE: Duration = Duration::from_millis(10);
-/// Longest wait for an interrupt once fetch may end its segment: units stand still soon after. A
-/// lost interrupt of fetch costs this time, as does a segment where there are no interrupts.
+/// Longest wait for an interrupt once fetch may have ended its segment, since units become idle
+/// soon after. A lost interrupt of fetch costs this time, and so does each segment on a device
+/// without interrupts.
 const FETCH_SLICE: Duration = Duration::from_micros(100);
 
 /// A frame whose input is in the accelerator's memory.
@@ -90,42 +89,42 @@ struct InFlight {
     job: Job,
     /// Index of the frame's input, below [`IN_FLIGHT`].
     input: usize,
-    /// Slot that the frame runs in, once the frame is started.
+    /// Slot of the frame once it is started.
     slot: u8,
-    /// Key of the input's check; 0 until the input is in memory.
+    /// Key of the input's check; 0 before the input is in memory.
     nonce: u32,
 }
 
-/// The place of a segment's commands in memory.
+/// The location of a segment's commands in memory.
 #[derive(Clone, Copy, Debug)]
 struct StoredSegment {
     segment: Segment,
     offset: usize,
     count: u32,
     seed: u32,
-    /// The time that fetch took to read it last; 0 if not known.
+    /// The time of fetch's last run; 0 if unknown.
     took: Duration,
 }
 
-/// A segment that fetch reads.
+/// The segment that fetch is reading.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     segment: Segment,
     /// True if the segment finishes the youngest frame of [`Driver::finishing`].
     finishes: bool,
     started: Instant,
-    /// Before this time fetch hardly ends.
+    /// The time until which fetch is expected to read.
     busy_until: Instant,
 }
 
 /// State of the oldest frame's output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Poll {
-    /// The output is not there.
+    /// The output is not complete.
     Running,
-    /// The output is there, but not all commands of the frame are known to be right.
+    /// The output is complete, but fetch has not confirmed all commands of the frame.
     Held,
-    /// The frame has just got its answer.
+    /// The frame was answered.
     Done,
 }
 
@@ -135,13 +134,13 @@ pub struct Driver<T> {
     transport: Watched<T>,
     program: Arc<Program>,
     configuration_hash: u64,
-    /// Frames that the configuration runs at a time, 1 or 2.
+    /// Frame slots of the configuration, 1 or 2.
     slots: usize,
     deadlines: Deadlines,
     counters: SharedCounters,
     stored: Vec<StoredSegment>,
     commands: Buffer,
-    /// One for each AXI port: its stripe of the arena, then of each input.
+    /// A buffer for each AXI port: its stripe of the arena, then its stripe of each input.
     stripes: Vec<Buffer>,
     output: Buffer,
     /// Bytes of a stripe's arena, in whole cache lines.
@@ -152,24 +151,24 @@ pub struct Driver<T> {
     ready: bool,
     /// Seed of the keys of the arena's checks, and key of load's commands.
     arena_seed: u32,
-    /// Nonce of the last input that was written.
+    /// Nonce of the last input written.
     nonce: u32,
-    /// Indices of the inputs that no frame occupies.
+    /// Indices of free inputs.
     free: Vec<usize>,
     /// Frames in memory, not started.
     staged: VecDeque<InFlight>,
     /// The frame whose first half is started.
     half: Option<InFlight>,
-    /// Frames that await their output, the oldest first; store is started for that one.
+    /// Frames that await their output, the oldest first. Store is started for the oldest.
     finishing: VecDeque<InFlight>,
     reading: Option<Reading>,
     store_started: Instant,
-    /// True if the last wait ended by an interrupt that no completion has explained yet.
+    /// True if an interrupt ended the last wait and the driver has not found its completion yet.
     interrupted: bool,
 }
 
 impl FrameQueue {
-    /// Starts a thread, which opens the driver and then runs frames. Waits until it is open.
+    /// Starts a thread that opens the driver and then runs frames. Waits until the driver is open.
     ///
     /// # Errors
     /// [`Error::Threads`] if the thread cannot be started, those of `open`,
@@ -181,7 +180,7 @@ impl FrameQueue {
         open: impl FnOnce() -> Result<Driver<T>> + Send + 'static,
     ) -> Result<Self> {
         Self::spawn(watch, cancel, move |opened, requests, injected| {
-            // Where nobody waits any more, the watch closes the driver.
+            // If the caller has stopped waiting, the watch closes the driver.
             let _ = match open() {
                 Ok(driver) => {
                     let reported = opened.send(Ok(driver.counters.clone()));
@@ -196,7 +195,7 @@ impl FrameQueue {
 
 #[cfg(test)]
 impl FrameQueue {
-    /// Runs frames on a driver that is open.
+    /// Runs frames on an open driver.
     pub(crate) fn of<T: Transport + 'static>(driver: Driver<T>) -> Self {
         let watch = Arc::clone(driver.transport.watch());
         Self::start(&watch, &quasar_core::cpu::NEVER, || Ok(driver)).unwrap()
@@ -204,8 +203,7 @@ impl FrameQueue {
 }
 
 impl<T: Transport> Driver<T> {
-    /// Checks that the FPGA holds the bitstream that the program is for, and writes the program to
-    /// memory.
+    /// Checks that the FPGA holds the program's bitstream, and writes the program to memory.
     ///
     /// # Errors
     /// [`Error::WrongBitstream`], [`Error::DoesNotFit`] for too little DMA memory,
@@ -220,7 +218,7 @@ impl<T: Transport> Driver<T> {
         let line = |bytes: usize| bytes.next_multiple_of(CACHE_LINE);
         let arena_bytes = line(program.arena().len() / ports);
         let input_bytes = line(program.input_bytes() / ports);
-        // Memory may hold another driver's commands and arena: one in 2^32 has the same seeds.
+        // Memory may hold another driver's commands and arena. Random seeds are equal once in 2^32.
         let own = getrandom::u32().map_err(|problem| Error::DeviceUnavailable {
             device: transport.name(),
             problem: format!("the operating system gives no random number: {problem}"),
@@ -233,7 +231,8 @@ impl<T: Transport> Driver<T> {
                 segment,
                 offset,
                 count: count as u32,
-                // Above all bits of a count, so that no two segments' checks start alike.
+                // A segment's checks start from seed XOR count. A count has fewer than 24 bits, so
+                // no two segments start from the same value.
                 seed: own.wrapping_add(number << 24),
                 took: Duration::ZERO,
             });
@@ -259,7 +258,7 @@ impl<T: Transport> Driver<T> {
             arena_bytes,
             input_bytes,
             ready: false,
-            // Apart from the nonces, which count up from `own`.
+            // Far from the nonces, which count up from `own`.
             arena_seed: !own,
             nonce: own,
             free: (0..IN_FLIGHT).rev().collect(),
@@ -301,12 +300,12 @@ impl<T: Transport> Driver<T> {
         self.abandon(requests);
     }
 
-    /// Gives all frames an error. Kernels that run are reset, so that they write to no memory that
-    /// the process no longer has.
+    /// Answers all frames with an error. Resets running kernels, so that they do not write to
+    /// memory that this process is about to free.
     fn abandon(&mut self, requests: &Receiver<Request>) {
         let started = self.half.is_some() || !self.finishing.is_empty();
         if !self.ready || self.reading.is_some() || started {
-            // Nobody is left to hear of an error; the next driver resets, too.
+            // Nobody can receive an error; the next driver resets, too.
             let _ = self.transport.reset();
         }
         let started = self.finishing.drain(..).chain(self.half.take());
@@ -316,7 +315,7 @@ impl<T: Transport> Driver<T> {
             self.answer(frame, Err(closed));
         }
         for request in requests.try_iter() {
-            // Dropping an access lets its caller know.
+            // The caller of a dropped access gets an error.
             if let Request::Frame(job) = request {
                 let closed = self.closed();
                 let _ = job.answer.send(Err(closed));
@@ -328,7 +327,7 @@ impl<T: Transport> Driver<T> {
         self.fault("the driver was closed before the frame was answered".into())
     }
 
-    /// Fails once the driver is to end.
+    /// Returns an error once the driver is closing.
     fn check_open(&mut self) -> Result<()> {
         if self.transport.watch().is_closing() {
             return Err(self.closed());
@@ -336,7 +335,7 @@ impl<T: Transport> Driver<T> {
         Ok(())
     }
 
-    /// Gives the oldest frame the error; the others will be started anew.
+    /// Answers the oldest frame with the error. The other frames will be restarted.
     fn fail(&mut self, error: Error) {
         self.ready = false;
         self.reading = None;
@@ -348,7 +347,7 @@ impl<T: Transport> Driver<T> {
         self.staged = frames;
     }
 
-    /// Stages a frame, or makes an access.
+    /// Stages a frame, or runs an access.
     fn serve_request(&mut self, request: Option<Request>) {
         match request {
             Some(Request::Frame(job)) => self.stage(job),
@@ -357,7 +356,7 @@ impl<T: Transport> Driver<T> {
         }
     }
 
-    /// Writes a frame's input to memory, unless nobody waits for the frame any more.
+    /// Writes a frame's input to memory, unless its ticket was dropped.
     fn stage(&mut self, job: Job) {
         if job.is_abandoned() {
             return;
@@ -377,10 +376,10 @@ impl<T: Transport> Driver<T> {
         }
     }
 
-    /// Starts one segment, which finishes the frame that is half done and starts the one that is
-    /// staged. If there is neither, waits for the frames that await their output.
+    /// Starts one segment: it finishes the half-done frame and starts the staged one. If there is
+    /// neither, waits for the outputs.
     fn advance(&mut self, requests: &Receiver<Request>) -> Result<()> {
-        // After a fault, frames wait in memory whose tickets may be gone by now.
+        // After a fault, staged frames may have lost their tickets.
         let free = &mut self.free;
         self.staged.retain(|frame| {
             let abandoned = frame.job.is_abandoned();
@@ -424,17 +423,17 @@ impl<T: Transport> Driver<T> {
         while self.reading.is_some() || self.finishing.len() > at_most {
             self.check_open()?;
             if self.reading.is_some() && self.staged.is_empty() {
-                // The next frame's input is written while the accelerator works, so that the next
+                // Writes the next frame's input while the accelerator works, so that the next
                 // segment can start at once.
                 self.serve_request(requests.try_recv().ok());
             }
-            // Taken before the polls: a thread that slept past a deadline still sees what was done
-            // in time.
+            // The time before the polls: a thread that slept past a deadline still accepts a
+            // completion in time.
             let now = self.transport.now();
             let read = self.poll_fetch(now)?;
             let store = self.poll_store(now)?;
             if read || store == Poll::Done {
-                // One interrupt may announce both.
+                // One interrupt may report both.
                 self.interrupted = false;
                 continue;
             }
@@ -453,7 +452,7 @@ impl<T: Transport> Driver<T> {
         Ok(())
     }
 
-    /// Returns whether fetch has just finished reading its segment.
+    /// Polls fetch. Returns true if it has finished its segment since the last poll.
     fn poll_fetch(&mut self, now: Instant) -> Result<bool> {
         let Some(Reading {
             segment, started, ..
@@ -473,7 +472,7 @@ impl<T: Transport> Driver<T> {
         for stored in self.stored.iter_mut().filter(|s| s.segment == segment) {
             stored.took = took;
         }
-        // Fetch passes on neither a broken command nor any behind it.
+        // After a broken command, fetch sends neither this command nor any later one.
         match self.transport.read(register::FETCH_ERROR)? {
             0 => self.check_identity()?,
             error => {
@@ -487,9 +486,9 @@ impl<T: Transport> Driver<T> {
         Ok(true)
     }
 
-    /// Answers the oldest frame if its output is there.
+    /// Polls store. Answers the oldest frame if its output is complete.
     fn poll_store(&mut self, now: Instant) -> Result<Poll> {
-        // A frame is not answered before its last segment is known to be read as it was written.
+        // A frame is answered only after fetch has confirmed all commands of its last segment.
         let commands_read =
             self.finishing.len() > usize::from(self.reading.is_some_and(|r| r.finishes));
         if self.finishing.is_empty() || !self.is_idle(register::STORE_CTRL)? {
@@ -518,8 +517,8 @@ impl<T: Transport> Driver<T> {
         Ok(Poll::Done)
     }
 
-    /// Takes and clears the interrupt of a kernel that is done: the one that ended the last wait,
-    /// or one that came since.
+    /// Clears the interrupt of a completed kernel and counts a missing one. The interrupt ended the
+    /// last wait or arrived since.
     fn take_interrupt(&mut self, status: u32) -> Result<()> {
         self.interrupted = self.interrupted || self.transport.wait(Duration::ZERO)?;
         if !self.interrupted {
@@ -529,7 +528,7 @@ impl<T: Transport> Driver<T> {
         self.clear_interrupt(status)
     }
 
-    /// Sends a frame's answer to its ticket, and frees the frame's input.
+    /// Sends an answer to a frame's ticket and frees the frame's input.
     fn answer(&mut self, frame: InFlight, answer: Result<Vec<i32>>) {
         self.counters.count(|counters| match answer {
             Ok(_) => &mut counters.frames,
@@ -537,7 +536,7 @@ impl<T: Transport> Driver<T> {
         });
         let InFlight { job, input, .. } = frame;
         self.free.push(input);
-        // An error here means that nobody waits for the frame any more.
+        // Sending fails if the ticket was dropped.
         let _ = job.answer.send(answer);
     }
 }

@@ -1,5 +1,5 @@
-//! Generates what follows from the declarations: C++ headers, the package of the array's pass, and
-//! the tables of `docs/accelerator.md`.
+//! Generates C++ headers, the SystemVerilog package of the array's pass and the tables of
+//! `docs/accelerator.md` from the declarations.
 //!
 //! Depends on [`crate::isa`], [`crate::identity`] and the hardware's configuration.
 
@@ -24,7 +24,7 @@ use crate::isa::{
     REGISTERS, ROW_BYTES, ROW_FIELDS, UNIT_COUNTERS_BYTES, VALUES,
 };
 
-/// Names constants of a module.
+/// Lists constants of a module with their names.
 macro_rules! named {
     ($module:ident: $($name:ident)*) => { &[$( (stringify!($name), $module::$name), )*] };
 }
@@ -35,7 +35,7 @@ const TIMING: &[(&str, u64)] = named! { array:
     ITEM_TO_SCORES OUTPUTS FIFO_DEPTH DEMAND_TO_FILL END_TO_FREED
 };
 
-/// Names constants that move the simulated device's clocks on.
+/// Lists constants that advance the simulated device's clocks.
 const DECLARED: &[(&str, u64)] = named! { declared:
     REQUANTIZE_DEPTH SCORE_DEPTH EXPONENTIAL_DEPTH NORM_DEPTH NORM_ROOT COMMAND_GAP FILL_DEPTH
     PLAN_INTERVAL LOOP_GAP FETCH_INTERVAL MEMORY_LATENCY BURST_BEATS SECTION_BEATS OPEN_BURSTS TICKS
@@ -141,7 +141,8 @@ pub fn isa_header() -> String {
     text + &pass_struct() + "} // namespace isa\n"
 }
 
-/// Generates `fpga/include/powers.hpp`: the softmax's table. It stands alone, as `leaves.hpp` does.
+/// Generates `fpga/include/powers.hpp`, the softmax's table. Like `leaves.hpp` it includes no
+/// header of this project.
 pub fn powers_header() -> String {
     let mut text = String::from(
         "// Generated from rust/kernels/src/scalar.rs; do not edit.\n// clang-format off\n\
@@ -179,7 +180,7 @@ fn cycles() -> String {
     array + &kernels
 }
 
-/// Returns a table of names as constants that number them.
+/// Returns constants that number the names.
 fn numbered<const N: usize>(names: [&str; N]) -> Vec<(String, usize)> {
     let upper = names.iter().map(|name| name.to_uppercase());
     upper.zip(0..).collect()
@@ -415,15 +416,15 @@ pub fn config_header(hardware: &Hardware) -> String {
         let name = format!("{}_DEPTH", queue.name.to_uppercase());
         put(&name, queue.depth_in(hardware) as u64);
     }
-    // Of the simulated device's clocks.
+    // For the simulated device's clocks.
     let beat = c.axi_ports * PORT_BYTES as u64;
     put("BEAT_TICKS", beat_ticks(hardware, beat));
     put("SEGMENT_GAP", segment_gap(hardware));
     text + "\n} // namespace config\n\n" + &tiling_assertions(Tiling::of(hardware))
 }
 
-/// Writes what [`Tiling`] gives for ragged numbers of rows and tokens: `tiling.hpp` must give the
-/// same.
+/// Writes assertions that `tiling.hpp` agrees with [`Tiling`] for ragged numbers of rows and
+/// tokens.
 fn tiling_assertions(tiling: Tiling) -> String {
     let mut text = String::from(
         "#include \"tiling.hpp\"\n\n// `Tiling` of rust/hardware divides rows and tokens so:\n",

@@ -1,11 +1,11 @@
-//! Declares the commands, queues, registers and limits of the accelerator: the one declaration.
+//! Declares the commands, queues, registers and limits of the accelerator, once for all users.
 //!
-//! `make isa` generates the C++ header and the tables of `docs/accelerator.md` from here; the
-//! disassembly reads the same declarations. A command is eight 32-bit words: the unit (3 bits), the
-//! operation (3 bits), then the fields in order. A field lies within one word: a field that would
-//! cross a word's end starts the next word, and a field of more than 32 bits starts a word and
-//! takes two. Four words hold all fields, and units get no more. The eighth word is the command's
-//! check in memory ([`sealed`]). Depends on [`quasar_core::error`] and [`quasar_hardware`].
+//! `make isa` generates the C++ header and the tables of `docs/accelerator.md` from this module;
+//! the disassembly uses the same declarations. A command is eight 32-bit words: the unit (3 bits),
+//! the operation (3 bits), then the fields in order. A field does not cross a word's end: it starts
+//! the next word instead. A field of more than 32 bits starts a word and takes two. The first four
+//! words hold all fields; units receive only these. In memory the eighth word is the command's
+//! check ([`sealed`]). Depends on [`quasar_core::error`] and [`quasar_hardware`].
 
 mod pass;
 mod registers;
@@ -32,7 +32,7 @@ pub const ABI: u32 = 6;
 pub const COMMAND_BYTES: usize = declared::COMMAND_BYTES as usize;
 /// 32-bit words of a command.
 pub const COMMAND_WORDS: usize = COMMAND_BYTES / 4;
-/// Words of a command that hold fields, and that its unit gets.
+/// Words of a command that hold fields. Its unit receives only these.
 pub const FIELD_WORDS: usize = (COMMAND_BITS / 32) as usize;
 /// Word of a command that holds its check.
 pub const CHECK_WORD: usize = COMMAND_WORDS - 1;
@@ -44,7 +44,8 @@ pub const PORT_BYTES: usize = 16;
 pub const ROW_BYTES: usize = declared::ROW_BYTES as usize;
 /// Bits of the unit and of the operation, each.
 pub const HEAD_BITS: u32 = 3;
-/// The polynomial of a [`check`] without its highest term; the lowest bit is the term of degree 31.
+/// The polynomial of a [`check`], reflected: the lowest bit is the term of degree 31, and the term
+/// of degree 32 is left out.
 pub const CHECK_POLYNOMIAL: u32 = 0xedb8_8320;
 
 /// Indices of the 32-bit words of an output's trailer, its last [`PORT_BYTES`].
@@ -53,7 +54,8 @@ pub mod trailer {
     pub const NONCE: usize = 0;
     /// Number of logits.
     pub const COUNT: usize = 1;
-    /// Bit 0: a transfer's check failed, their number is wrong, or a command has another key.
+    /// Bit 0: a transfer's check failed, the number of transfers is wrong, or a command has another
+    /// key.
     pub const STATUS: usize = 2;
     /// Check of all bytes before it.
     pub const CHECK: usize = 3;
@@ -240,25 +242,27 @@ macro_rules! commands {
 }
 
 commands! {
-    /// Moves beats of memory, and one more for the check, to a unit.
+    /// Reads beats from memory, and one more with their check, and sends the beats to a unit.
     Load 0 Load(Load) {
         /// Receiver of the beats.
         target: Target 3,
-        /// `address` counts from the frame's input instead of the arena.
+        /// `address` counts from the frame's input instead of the arena's begin.
         input: bool 1,
-        /// First takes a credit of the array: `input` may be written.
+        /// Waits for a credit of the array first: `input` may be written.
         wait_array: bool 1,
         /// At the end gives the array a credit.
         post_array: bool 1,
-        /// Frame slot that a failed check is charged to.
+        /// Frame slot whose report includes the check.
         frame: u32 1,
-        /// Begins a frame: its check's key is the nonce, which the frame's other patches share.
+        /// First patches of a frame: the key of their check is the nonce, which the frame's other
+        /// patches share.
         begins: bool 1,
         /// Beats, without the check.
         beats: u32 24,
         /// First beat.
         address: u32 32,
-        /// Seed of the arena. After a command with another one, no frame is right until a reset.
+        /// Seed of the arena. After a command with a different seed, all frames are reported as
+        /// wrong until a reset.
         key: u32 32,
     }
     /// Ends a frame's transfers: reports whether their number, keys and checks were right.
@@ -274,11 +278,13 @@ commands! {
         source: Source 2,
         /// Frame slot of `normed`.
         frame: u32 1,
-        /// First takes a credit of load.
+        /// Waits for a credit of load first.
         wait_load: bool 1,
-        /// Takes a credit of the norm before each tile of tokens of the first tile of row pairs.
+        /// Waits for a credit of the norm before each tile of tokens in the first tile of row
+        /// pairs.
         wait_norm: bool 1,
-        /// Takes a credit of the drain before each tile of tokens of the first tile of row pairs.
+        /// Waits for a credit of the drain before each tile of tokens in the first tile of row
+        /// pairs.
         wait_drain_tiles: bool 1,
         /// Credits of the drain that are taken first.
         wait_drain: u32 8,
@@ -286,7 +292,7 @@ commands! {
         post_load: bool 1,
         /// Tokens, from the first of `tile` on.
         tokens: u32 11,
-        /// Columns K; tiles of tokens are ceil(K/C) words apart.
+        /// Columns K. A tile of tokens takes ceil(K/C) words.
         columns: u32 13,
         /// Columns of a pass; more than one pass: a multiple of C.
         pass: u32 13,
@@ -296,7 +302,7 @@ commands! {
         rows8: u32 16,
         /// Tiles of row pairs.
         row_tiles: u32 16,
-        /// First tile of tokens. `input`, `query` and `hidden` begin with it.
+        /// First tile of tokens. `input`, `query` and `hidden` hold no earlier tiles.
         tile: u32 11,
     }
     /// Computes the scores of an attention tile: queries by keys.
@@ -343,7 +349,7 @@ commands! {
     }
     /// Requantizes and stores the rows of a `Gemm`.
     Drain 0 Rows(RowsCommand) {
-        /// Results that are made of the sums.
+        /// Kind of the results.
         kind: Kind 2,
         /// Frame slot of the residual.
         frame: u32 1,
@@ -351,7 +357,7 @@ commands! {
         table: bool 1,
         /// Sends the moments to the norm.
         moments: bool 1,
-        /// Gives the array a credit for each tile of tokens of the last tile of row pairs.
+        /// Gives the array a credit after each tile of tokens in the last tile of row pairs.
         post_tiles: bool 1,
         /// At the end gives the array a credit.
         post: bool 1,
@@ -359,9 +365,9 @@ commands! {
         tokens: u32 11,
         /// Zero point of codes.
         zero_point: i32 8,
-        /// Of these tokens, the first that change their residual.
+        /// First token, of these, whose residual changes.
         skip: u32 11,
-        /// Columns between two tiles of tokens in the destination.
+        /// Columns from one tile of tokens to the next in the destination.
         stride: u32 13,
         /// 4-bit rows.
         rows4: u32 16,
@@ -369,7 +375,7 @@ commands! {
         rows8: u32 16,
         /// round(2^20/N), for the means of value columns.
         reciprocal: u32 21,
-        /// First tile of tokens. Memories of codes begin with it.
+        /// First tile of tokens. Memories of codes hold no earlier tiles.
         tile: u32 11,
     }
     /// Requantizes the rows of a `Context` and stores them in `query`.
@@ -394,10 +400,10 @@ commands! {
         /// Words.
         words: u32 20,
     }
-    /// Takes GELU's table from memory.
+    /// Loads GELU's table from memory.
     Drain 3 Table(Table) {
     }
-    /// Normalises the residual; before the head it also pools.
+    /// Normalises the residual; before the head, also pools.
     Norm 0 LayerNorm(LayerNorm) {
         /// Frame slot.
         frame: u32 1,
@@ -411,7 +417,7 @@ commands! {
         first: u32 11,
         /// Embedding size D.
         embed: u32 11,
-        /// E.
+        /// Epsilon E of the integer model.
         epsilon: u64 50,
     }
     /// Computes the probabilities of an attention tile.
@@ -422,13 +428,13 @@ commands! {
         tokens: u32 11,
         /// Keys N.
         keys: u32 11,
-        /// po.
+        /// Shift po of the scale.
         out_shift: u32 5,
-        /// Mo.
+        /// Mantissa Mo of the scale.
         out_mult: u32 15,
-        /// Multiplier of logits.
+        /// Multiplier of score differences.
         mult: u32 25,
-        /// Largest difference of logits.
+        /// Largest score difference; larger ones are clamped.
         cap: u32 31,
     }
 }
@@ -456,8 +462,8 @@ impl Command {
         self.parts().1
     }
 
-    /// Returns the command as it stands in memory next to an arena of this seed: load compares the
-    /// key of each `Load` with the seed that the host gave load itself.
+    /// Returns the command as stored next to an arena with this seed. Load compares the key of each
+    /// `Load` with the seed in its register.
     #[must_use]
     pub fn with_key(self, seed: u32) -> Self {
         match self {
@@ -469,7 +475,7 @@ impl Command {
     /// Encodes the command as words, without a check.
     ///
     /// # Errors
-    /// [`Error::DoesNotFit`] names a value that its field does not hold.
+    /// [`Error::DoesNotFit`] names a value that exceeds its field.
     pub fn encode(self) -> Result<[u32; COMMAND_WORDS]> {
         let (operation, codes) = (self.operation(), self.codes());
         let mut words = [0; COMMAND_WORDS];
@@ -493,11 +499,10 @@ impl Command {
         Ok(words)
     }
 
-    /// Decodes words without a check. Bits that no field takes must be 0.
+    /// Decodes words without a check. Bits outside the fields must be 0.
     ///
     /// # Errors
-    /// [`Error::InvalidValue`] for an operation or a named value that does not exist, or stray
-    /// bits.
+    /// [`Error::InvalidValue`] for an unknown operation or named value, or bits outside the fields.
     pub fn decode(words: &[u32; COMMAND_WORDS]) -> Result<Self> {
         let mask = (1 << HEAD_BITS) - 1;
         let (unit, code) = (words[0] & mask, words[0] >> HEAD_BITS & mask);
@@ -539,46 +544,47 @@ impl Command {
     }
 }
 
-/// Returns the check of `bytes`: their CRC-32, as Ethernet and zlib have it.
+/// Returns the check of `bytes`: the CRC-32 of Ethernet and zlib.
 ///
-/// It notices every change within 32 successive bits, every one or two flipped bits and every swap
-/// of two words, in up to half a gigabyte. Of other changes it misses one in 2^32.
+/// In up to half a gigabyte it detects every change within 32 successive bits, every one or two
+/// flipped bits and every swap of two words. It misses one in 2^32 of the other changes.
 pub fn check(bytes: &[u8]) -> u32 {
     check_after(0, bytes)
 }
 
-/// Changes the key of a check as it stands in memory: the check XOR the key.
+/// Changes the key of a stored check. Memory holds the check XOR a key.
 ///
-/// The key of a transfer of the arena is the arena's seed XOR the transfer's number in the frame;
-/// that of a frame's input is the frame's nonce, which is never 0. So load knows the arena from an
-/// earlier one and its transfers from each other, and the host knows which input an answer is of.
+/// The key of an arena transfer is the arena's seed XOR the transfer's number in the frame. So load
+/// recognises an earlier arena and exchanged transfers. The key of a frame's input is the frame's
+/// nonce, which is never 0. So the host recognises the output of another input.
 ///
-/// `by`: the old key (0 where there is none) XOR the new one.
+/// `by`: the old key (0: none) XOR the new key.
 pub fn change_key(check: &mut [u8], by: u32) {
     for (byte, by) in check.iter_mut().zip(by.to_le_bytes()) {
         *byte ^= by;
     }
 }
 
-/// Returns the check of `bytes` behind bytes with the check `before`.
+/// Continues the check `before` with `bytes`.
 pub fn check_after(before: u32, bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(before);
     hasher.update(bytes);
     hasher.finalize()
 }
 
-/// Returns the check of a command's fields behind a command with the check `before`.
+/// Continues the check `before` of the previous command with a command's fields.
 pub fn command_check(before: u32, command: &[u32; COMMAND_WORDS]) -> u32 {
     command[..FIELD_WORDS].iter().fold(before, |before, word| {
         check_after(before, &word.to_le_bytes())
     })
 }
 
-/// Adds the checks to a segment's commands, as they stand in memory.
+/// Adds the checks to a segment's commands, in memory format.
 ///
-/// [`CHECK_WORD`] of a command is its [`command_check`] behind the command before it; before the
-/// first command it is `seed` XOR the number of commands. So fetch knows, before it hands a command
-/// on, that the command was written for this place in this segment, and how long the segment is.
+/// [`CHECK_WORD`] of a command is its [`command_check`], continued from the previous command; the
+/// first command continues from `seed` XOR the number of commands. So fetch verifies, before it
+/// sends a command to a unit, that the command belongs to this place in this segment and that the
+/// segment has this length.
 pub fn sealed(commands: &[[u32; COMMAND_WORDS]], seed: u32) -> Vec<[u32; COMMAND_WORDS]> {
     let mut before = seed ^ commands.len() as u32;
     let seal = |command: &[u32; COMMAND_WORDS]| {
@@ -657,7 +663,7 @@ mod tests {
 
     #[test]
     fn a_check_notices_any_three_flipped_bits() {
-        // A flipped bit changes the check by the same bits, whatever stands around it.
+        // A flipped bit changes the same bits of the check, whatever the other bits are.
         let zeros = [0; 128];
         let flips: Vec<u32> = (0..8 * zeros.len())
             .map(|bit| {

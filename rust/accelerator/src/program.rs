@@ -1,7 +1,7 @@
 //! Holds a compiled subnet: command lists, the arena's image, and the layouts of a frame's input
 //! and output.
 //!
-//! A program is immutable; the compiler makes it. Depends on [`crate::isa`],
+//! The compiler builds a program; afterwards it is immutable. Depends on [`crate::isa`],
 //! [`crate::shape`], `arena_layout` and the hardware's configuration.
 
 use std::fmt;
@@ -15,8 +15,8 @@ use crate::arena_layout::{self, Cursor, Transfer};
 use crate::isa::{change_key, check, sealed, trailer, Command, PORT_BYTES};
 use crate::shape::Shape;
 
-/// A list of commands that the host starts in one go. The number is the frame's slot. With one
-/// frame in flight the slot is 0 and there are no steps.
+/// A list of commands that one start of fetch runs. The number is the frame's slot. With one frame
+/// in flight the slot is 0 and there is no [`Self::Step`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Segment {
     /// The first half of the phases of the frame in this slot.
@@ -62,8 +62,8 @@ impl fmt::Display for Segment {
 pub struct Place {
     /// The frame's slot.
     pub slot: u8,
-    /// Phase of the frame: 0 is the patch embedding, then attention and MLP of each block, then the
-    /// head.
+    /// Phase of the frame. Phase 0 is the patch embedding; attention and MLP of each block follow,
+    /// then the head.
     pub phase: u16,
     /// The layer or stage.
     pub stage: &'static str,
@@ -74,13 +74,13 @@ pub struct Place {
 pub struct List {
     /// The segment.
     pub segment: Segment,
-    /// Commands, as fetch reads them.
+    /// Commands, in the order in which fetch reads them.
     pub commands: Vec<Command>,
     /// Place of each command in the network.
     pub places: Vec<Place>,
 }
 
-/// Sizes of the network that the memory formats and the schedule check need.
+/// Sizes of the network for the memory formats and the schedule check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NetworkSizes {
     pub(crate) tokens: usize,
@@ -120,12 +120,12 @@ pub struct Program {
     pub(crate) arena: Vec<u8>,
     /// Offset of each transfer's check in the arena, in the order in which a frame reads them.
     pub(crate) arena_checks: Vec<usize>,
-    /// Output that each logit is added to, in the order in which logits leave. With a pair of heads
+    /// For each logit, in the order of store, the output that it is added to. With a pair of heads
     /// each output has two logits.
     pub(crate) class_of_logit: Vec<u16>,
-    /// Outputs of a frame: classes, and an embedding's values.
+    /// Outputs of a frame: classes, then the values of an embedding.
     pub(crate) outputs: usize,
-    /// Outputs in front of the embedding's codes: the classes.
+    /// Number of classes: the embedding's codes follow these outputs.
     pub(crate) first_code: usize,
 }
 
@@ -160,8 +160,8 @@ impl Program {
         &self.list(segment).commands
     }
 
-    /// Returns a segment as it stands in memory: its commands with their checks and with the key of
-    /// the arena. The host gives fetch the same seed, and load the same key as its seed.
+    /// Returns a segment in memory format: its commands with checks and with the arena's key. The
+    /// host must write `seed` to fetch's register and `key` to load's seed register.
     ///
     /// # Panics
     /// As [`Self::commands`].
@@ -178,7 +178,7 @@ impl Program {
             .collect()
     }
 
-    /// Returns the segment that has this name.
+    /// Returns the segment with this name.
     ///
     /// # Errors
     /// [`Error::InvalidValue`] lists the names of all segments.
@@ -210,14 +210,14 @@ impl Program {
             .expect("one frame in flight has neither steps nor a slot 1")
     }
 
-    /// Returns the arena: weights, row parameters, gains, tables and the first values of the
-    /// residual, with checks without a key, in whole logical beats.
+    /// Returns the arena: weights, row parameters, gains, tables and the initial values of the
+    /// residual, in whole logical beats. Its checks have no key.
     pub fn arena(&self) -> &[u8] {
         &self.arena
     }
 
-    /// Returns the arena as it stands in memory: the key of a check is the seed, which the host
-    /// also gives load, XOR the number of the transfer (modulo 2^16).
+    /// Returns the arena in memory format. The key of a check is `seed`, which the host also writes
+    /// to load's register, XOR the transfer's number modulo 2^16.
     pub fn keyed_arena(&self, seed: u32) -> Vec<u8> {
         let mut arena = self.arena.clone();
         for (number, &check) in self.arena_checks.iter().enumerate() {
@@ -231,18 +231,18 @@ impl Program {
         Shape::of(&self.hardware).beat
     }
 
-    /// Returns the tokens of the array.
+    /// Returns the number of the array's tokens.
     fn array_tokens(&self) -> usize {
         Shape::of(&self.hardware).tokens
     }
 
-    /// Returns the transfer of each band of a frame's patches, in `input`'s layout.
+    /// Returns the transfer of each band of a frame's patches, in the layout of the memory `input`.
     pub(crate) fn input_transfers(&self) -> Vec<(Band, Transfer)> {
         input_transfers(&self.hardware, self.sizes.tokens, self.sizes.patch_len)
     }
 
-    /// Returns the bytes of a frame's patches in `input`'s layout, with a check for each band:
-    /// whole logical beats.
+    /// Returns the bytes of a packed input: a frame's patches in the layout of the memory `input`,
+    /// with a check for each band, in whole logical beats.
     pub fn input_bytes(&self) -> usize {
         let beats = |(_, transfer): &(_, Transfer)| transfer.beats as usize + 1;
         self.input_transfers().iter().map(beats).sum::<usize>() * self.beat_bytes()
@@ -253,7 +253,7 @@ impl Program {
         (self.sizes.tokens - self.sizes.prefix) * self.sizes.patch_len
     }
 
-    /// Changes the key of the checks in a frame's input by this difference.
+    /// XORs `difference` to the keys of the checks in a frame's input.
     pub(crate) fn change_input_key(&self, input: &mut [u8], difference: u32) {
         for (_, transfer) in self.input_transfers() {
             let check = (transfer.address + transfer.beats) as usize * self.beat_bytes();
@@ -261,11 +261,11 @@ impl Program {
         }
     }
 
-    /// Writes a frame's patch codes in `input`'s layout, and adds the checks, without a key.
-    /// `patches` is `[grid, patch_len]`.
+    /// Packs a frame's patch codes, `[grid, patch_len]`, into the layout of the memory `input`,
+    /// with checks without a key.
     ///
     /// # Panics
-    /// If `patches` does not have [`Self::patch_codes`] elements, or `out` not
+    /// If `patches` does not have [`Self::patch_codes`] elements or `out` does not have
     /// [`Self::input_bytes`].
     pub fn pack_input(&self, patches: &[i8], out: &mut [u8]) {
         assert_eq!(patches.len(), self.patch_codes(), "codes of all patches");
@@ -294,12 +294,12 @@ impl Program {
         }
     }
 
-    /// Returns the number of a frame's outputs: classes, and an embedding's values.
+    /// Returns the number of a frame's outputs: classes, and values of an embedding.
     pub fn outputs(&self) -> usize {
         self.outputs
     }
 
-    /// Returns the number of logits that a frame's output holds: one of each head for each output.
+    /// Returns the number of logits in a frame's output: one for each output of each head.
     pub fn logits(&self) -> usize {
         self.class_of_logit.len()
     }
@@ -309,13 +309,13 @@ impl Program {
         (4 * self.logits()).next_multiple_of(PORT_BYTES) + PORT_BYTES
     }
 
-    /// Reads a frame's output into logits in the order of the classes, after checking the trailer.
-    /// Logits of a pair of heads are added.
+    /// Checks a frame's output and reads it into logits in the order of the classes. Adds the
+    /// logits of a pair of heads.
     ///
     /// # Errors
     /// [`Error::CorruptOutput`] if the output's check, the nonce, the number of logits, a
-    /// transfer's check or the number of transfers is wrong, or a value of the embedding is no
-    /// code; [`Error::InvalidValue`] for a wrong size.
+    /// transfer's check or the number of transfers is wrong, or if a value of the embedding is not
+    /// an 8-bit code; [`Error::InvalidValue`] for a wrong size.
     pub fn read_output(&self, bytes: &[u8], nonce: u32, logits: &mut [i32]) -> Result<()> {
         let (classes, outputs) = (self.logits(), self.outputs);
         if bytes.len() != self.output_bytes() || logits.len() != outputs {
@@ -358,7 +358,8 @@ impl Program {
         }
         logits.fill(0);
         for (&class, &word) in self.class_of_logit.iter().zip(&words) {
-            // A head's logits have 27 bits. A device that gives others is not this subnet's.
+            // A head's logits have 27 bits, so more bits come from another subnet's device: the sum
+            // must not overflow.
             let logit = &mut logits[class as usize];
             *logit = logit.wrapping_add(word as i32);
         }
@@ -381,7 +382,8 @@ mod tests {
     use crate::mock;
     use crate::testing::{golden, hardware};
 
-    /// Load's key tells another driver's segment from ours, so load must see every segment.
+    /// Load recognises another driver's segment by its key, so every segment must have a command
+    /// for load.
     #[test]
     fn every_segment_has_a_transfer_of_each_of_its_frames() {
         for name in ["token", "mean", "heads", "overlap", "embedding"] {

@@ -1,7 +1,7 @@
-//! The simulated device: a shared library made of the HLS sources. `fpga/sim/quasar_sim.h` declares
+//! Runs a simulated device: a shared library of the HLS sources. `fpga/sim/quasar_sim.h` declares
 //! its functions.
 //!
-//! All `unsafe` here is calls of that library. Depends on [`crate::transport`], `host_memory` and
+//! All `unsafe` blocks call that library. Depends on [`crate::transport`], `host_memory` and
 //! [`crate::isa`].
 #![allow(unsafe_code)]
 
@@ -18,7 +18,7 @@ use crate::host_memory::{Caching, HostMemory};
 use crate::isa::ABI;
 use crate::transport::{Buffer, Transport};
 
-/// A device of the library.
+/// The library's type of a device.
 #[repr(C)]
 struct Opaque {
     _private: [u8; 0],
@@ -40,12 +40,12 @@ struct Functions {
     trap: unsafe extern "C" fn(Handle) -> *const c_char,
 }
 
-/// A library of one hardware configuration.
+/// The loaded library of one hardware configuration.
 pub struct SimLibrary {
     functions: Functions,
     name: String,
     configuration: String,
-    /// Keeps the code that `functions` points to.
+    /// Keeps the code loaded that `functions` points to.
     _library: Library,
 }
 
@@ -60,7 +60,7 @@ impl SimLibrary {
     /// Loads a library.
     ///
     /// # Errors
-    /// [`Error::DeviceUnavailable`] for a file that is no such library, or one of another version.
+    /// [`Error::DeviceUnavailable`] if the file is not a simulated device or has another version.
     pub fn load(path: &Path) -> Result<Self> {
         // SAFETY: loading runs the library's initialisers. `make sim` builds the library from this
         // repository's sources; a user who names another file asks for its code to be run.
@@ -125,7 +125,7 @@ pub struct Sim {
 unsafe impl Send for Sim {}
 
 impl Sim {
-    /// Opens a device with that much memory. With `seed` 0 its processes run in turn.
+    /// Opens a device with `memory_bytes` of memory. With `seed` 0 its processes run round robin.
     ///
     /// # Errors
     /// [`Error::DeviceUnavailable`].
@@ -249,7 +249,7 @@ impl Transport for Sim {
         if unsafe { (self.library.functions.wait)(self.device.as_ptr(), milliseconds) } == 1 {
             return Ok(true);
         }
-        // A device that trapped or is in a deadlock reports it; no interrupt will come.
+        // A trapped or deadlocked device raises no interrupt, but reports a diagnosis.
         let problem = self.diagnosis();
         if problem.is_empty() {
             return Ok(false);

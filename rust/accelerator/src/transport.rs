@@ -1,4 +1,4 @@
-//! Declares the driver's access to an accelerator: registers, DMA memory, the interrupt.
+//! Declares the interface to an accelerator: registers, DMA memory, the interrupt.
 //!
 //! Depends on [`crate::isa`] and [`quasar_core::error`].
 
@@ -10,7 +10,7 @@ use quasar_core::error::{Error, Result};
 
 use crate::isa::{same_name, REGISTERS};
 
-/// Returns the offset of a register at compile time. A name that is not declared does not compile.
+/// Returns the offset of a register at compile time. An undeclared name does not compile.
 const fn offset(name: &str) -> u32 {
     let mut at = 0;
     while at < REGISTERS.len() {
@@ -80,19 +80,18 @@ pub mod register {
     pub const RESET: u32 = offset("reset");
     /// Identity of the counters.
     pub const COUNTERS_IDENTITY: u32 = offset("counters_IDENTITY");
-    /// Clears the counters and lets them run, or holds them.
+    /// Clears and starts the counters, or stops them.
     pub const COUNTERS_CONTROL: u32 = offset("counters_CONTROL");
     /// Cycles while the counters ran.
     pub const COUNTERS_CYCLES: u32 = offset("counters_CYCLES");
 }
 
-/// The length of a reset: the AXI ports are drained first, which takes a millisecond at most.
+/// The length of a reset. Draining the AXI ports takes a millisecond at most.
 const RESET_PULSE: Duration = Duration::from_millis(2);
 /// The pause after a reset.
 const RESET_RECOVERY: Duration = Duration::from_micros(100);
 
-/// DMA memory: contiguous for the device, and never moved. It lives as long as the transport that
-/// allocated it.
+/// DMA memory: contiguous for the device, and never moved. It lives as long as its transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Buffer {
     /// Index among the transport's buffers.
@@ -119,9 +118,9 @@ impl Buffer {
     }
 }
 
-/// Access to an accelerator. The host sees DMA memory through its cache: [`Self::flush`] makes the
-/// host's writes visible to the device, [`Self::invalidate`] makes the device's writes visible to
-/// the host. The caller aligns both to [`CACHE_LINE`].
+/// Access to an accelerator. The host accesses DMA memory through its cache: [`Self::flush`] makes
+/// the host's writes visible to the device, [`Self::invalidate`] makes the device's writes visible
+/// to the host. The caller aligns both to [`CACHE_LINE`].
 ///
 /// Every method fails with [`Error::DeviceFault`] if the access itself fails.
 pub trait Transport: Send {
@@ -143,7 +142,7 @@ pub trait Transport: Send {
     /// Allocates DMA memory, aligned to [`CACHE_LINE`].
     ///
     /// # Errors
-    /// [`Error::DoesNotFit`] if there is less memory.
+    /// [`Error::DoesNotFit`] if there is not enough memory.
     fn allocate(&mut self, bytes: usize) -> Result<Buffer>;
 
     /// Copies `data` to the host's view of a buffer.
@@ -170,14 +169,14 @@ pub trait Transport: Send {
     /// [`Error::InvalidValue`] if the range leaves the buffer; see [`Transport`].
     fn invalidate(&mut self, buffer: &Buffer, offset: usize, bytes: usize) -> Result<()>;
 
-    /// Waits for an interrupt of fetch or store; returns whether one came in that time. An
-    /// interrupt is only a hint: it may come without a reason, or be lost.
+    /// Waits for an interrupt of fetch or store. Returns false at the timeout. An interrupt is only
+    /// a hint: it may be spurious or lost.
     ///
     /// # Errors
     /// See [`Transport`].
     fn wait(&mut self, timeout: Duration) -> Result<bool>;
 
-    /// Returns the time for deadlines. A test may have a clock of its own.
+    /// Returns the time for deadlines. Tests may override the clock.
     fn now(&self) -> Instant {
         Instant::now()
     }
@@ -187,8 +186,8 @@ pub trait Transport: Send {
         thread::sleep(time);
     }
 
-    /// Resets all kernels and clears their registers; memory is unchanged. During the reset nothing
-    /// answers on the bus, so no other register may be accessed.
+    /// Resets all kernels and clears their registers; memory is unchanged. During the reset the
+    /// kernels do not respond on the bus, so no other register may be accessed.
     ///
     /// # Errors
     /// See [`Transport`].
@@ -200,14 +199,15 @@ pub trait Transport: Send {
         Ok(())
     }
 
-    /// Describes the device's last fault, if the device knows more than its registers; empty
-    /// otherwise.
+    /// Describes the device's last fault beyond its registers; empty if there is nothing more to
+    /// report.
     fn diagnosis(&mut self) -> String {
         String::new()
     }
 
-    /// Makes the simulated device fail once: in the frame after `after` others, or, for an
-    /// [`AccessFault`](crate::faulty::AccessFault), in the access after `after` others of its kind.
+    /// Injects one fault into a simulated device: into the frame after the next `after` frames, or,
+    /// for an [`AccessFault`](crate::faulty::AccessFault), into the access after the next `after`
+    /// accesses of its kind.
     ///
     /// # Errors
     /// [`Error::InvalidValue`] for an unknown fault.
@@ -219,7 +219,7 @@ pub trait Transport: Send {
     }
 }
 
-/// Bytes of the longest cache line among the supported processors.
+/// Bytes of the longest cache line of all supported processors.
 pub const CACHE_LINE: usize = 64;
 
 #[cfg(test)]

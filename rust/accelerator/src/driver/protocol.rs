@@ -1,4 +1,5 @@
-//! The driver's access to registers and memory: reset, identity, the start of a kernel, its state.
+//! Accesses registers and memory for the driver: resets, reads the identity, starts kernels and
+//! reads their state.
 
 use std::time::{Duration, Instant};
 
@@ -9,9 +10,9 @@ use crate::isa::{ABI, AP_IDLE, AP_START, MAGIC, PORT_BYTES};
 use crate::program::Segment;
 use crate::transport::{register, Transport};
 
-/// A value that no control register of the accelerator holds. Another design's may hold it, and
-/// some buses return it where nothing answers. The buses of Zynq do not: there the access ends in
-/// SIGBUS, a kernel panic or a hang, before the driver sees anything (`docs/devices.md`).
+/// A value that no control register of the accelerator has. A register of another design may have
+/// it, and some buses return it at an address without a slave. The buses of Zynq do not: there the
+/// access ends in SIGBUS, a kernel panic or a hang (`docs/devices.md`).
 const NO_ANSWER: u32 = u32::MAX;
 
 /// The end of a timeout's message.
@@ -42,11 +43,11 @@ impl<T: Transport> Driver<T> {
             self.transport.write(which, 1)?;
             self.clear_interrupt(status)?;
         }
-        // An interrupt from before the reset announces nothing.
+        // Discards an interrupt from before the reset.
         self.transport.wait(Duration::ZERO)?;
         self.interrupted = false;
         self.check_identity()?;
-        // Load runs until the next reset; if it still runs, there was none.
+        // Only a reset stops load, so a running load shows that the reset failed.
         self.expect_idle("load", register::LOAD_CTRL)?;
         for port in 0..self.stripes.len() {
             let address = self.stripes[port].physical;
@@ -74,16 +75,15 @@ impl<T: Transport> Driver<T> {
         Ok(())
     }
 
-    /// Lets fetch fill the identity's registers: it does so whenever it runs, here without
-    /// commands.
+    /// Starts fetch without commands, since each run of fetch writes the identity's registers.
     fn read_identity(&mut self) -> Result<()> {
         self.expect_idle("fetch", register::FETCH_CTRL)?;
         self.transport.write(register::FETCH_COUNT, 0)?;
         self.transport.write(register::FETCH_CTRL, AP_START)?;
         let started = self.transport.now();
         loop {
-            // Taken before the register is read: a thread that slept past the deadline still sees
-            // what was done in time.
+            // The time before the register access: a thread that slept past the deadline still
+            // accepts a completion in time.
             let late = self.transport.now() >= started + self.deadlines.identity;
             if self.is_idle(register::FETCH_CTRL)? {
                 return Ok(());
@@ -132,8 +132,7 @@ impl<T: Transport> Driver<T> {
         self.write_stripes(&frame.job.input, offset, self.input_bytes)
     }
 
-    /// Divides whole logical beats among the stripes and makes `bytes` of each visible to the
-    /// device.
+    /// Splits whole logical beats into the stripes and flushes `bytes` bytes of each.
     fn write_stripes(&mut self, beats: &[u8], offset: usize, bytes: usize) -> Result<()> {
         let beat = PORT_BYTES * self.stripes.len();
         let mut stripe = Vec::with_capacity(beats.len() / self.stripes.len());
@@ -162,7 +161,7 @@ impl<T: Transport> Driver<T> {
         self.transport.write(register::STORE_CTRL, AP_START)
     }
 
-    /// Starts fetch for a segment; `finishes`: whether the segment finishes a frame.
+    /// Starts fetch for a segment. `finishes` is true if the segment finishes a frame.
     pub(super) fn start_fetch(&mut self, segment: Segment, finishes: bool) -> Result<()> {
         self.expect_idle("fetch", register::FETCH_CTRL)?;
         let Some(&StoredSegment {
@@ -201,8 +200,7 @@ impl<T: Transport> Driver<T> {
         self.transport.write(low + 4, (address >> 32) as u32)
     }
 
-    /// Returns whether a kernel is idle. Reading `AP_DONE` clears it, so the driver relies on
-    /// `AP_IDLE`.
+    /// Returns true if a kernel is idle. Uses `AP_IDLE`, because a read clears `AP_DONE`.
     pub(super) fn is_idle(&mut self, control: u32) -> Result<bool> {
         match self.transport.read(control)? {
             NO_ANSWER => Err(self.fault(
@@ -221,7 +219,7 @@ impl<T: Transport> Driver<T> {
         }
     }
 
-    /// Clears a kernel's interrupt; `status`: its ISR.
+    /// Clears a kernel's interrupt. `status` is the offset of its ISR.
     pub(super) fn clear_interrupt(&mut self, status: u32) -> Result<()> {
         match self.transport.read(status)? {
             0 => Ok(()),
@@ -242,7 +240,7 @@ impl<T: Transport> Driver<T> {
         }
     }
 
-    /// Returns a timeout with the transport's diagnosis. `started`: begin of the wait.
+    /// Returns a timeout with the transport's diagnosis. `started` is the begin of the wait.
     pub(super) fn timeout(&mut self, what: &'static str, started: Instant) -> Error {
         let details = self.transport.diagnosis();
         Error::DeviceTimeout {

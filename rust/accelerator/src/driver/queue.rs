@@ -1,5 +1,4 @@
-//! The queue in front of the driver: frames go in, each caller waits for the answer to its own
-//! frame.
+//! Queues frames for the driver. Each caller waits for the answer to its own frame.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -16,16 +15,16 @@ use crate::watch::{lock, Watch, Worker, CLOSE_LIMIT};
 /// Part of [`CLOSE_LIMIT`] in which the thread may still finish its frames.
 const FINISH_LIMIT: Duration = Duration::from_secs(4);
 
-/// Counts of what happened since the driver was opened.
+/// Counts since the driver was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Frames that got their logits.
+    /// Frames answered with logits.
     pub frames: u64,
-    /// Frames that got an error.
+    /// Frames answered with an error.
     pub faults: u64,
     /// Resets, the first one included.
     pub resets: u64,
-    /// Segments and outputs that were done without an interrupt. One interrupt may announce both.
+    /// Segments and outputs completed without an interrupt. One interrupt may report both.
     pub lost_interrupts: u64,
     /// Interrupts without a completion.
     pub spurious_interrupts: u64,
@@ -46,7 +45,7 @@ impl SharedCounters {
     }
 }
 
-/// A frame on its way to the driver.
+/// A frame in the queue to the driver.
 #[derive(Debug)]
 pub(super) struct Job {
     /// The packed input: whole logical beats.
@@ -56,7 +55,7 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Returns true if the ticket was dropped: nobody waits for the frame.
+    /// Returns true if the frame's ticket was dropped.
     pub(super) fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Relaxed)
     }
@@ -69,7 +68,7 @@ pub(super) type Access = Box<dyn FnOnce(&mut dyn Transport) + Send>;
 pub(super) enum Request {
     /// Runs a frame.
     Frame(Job),
-    /// Accesses the device at once, between other accesses.
+    /// Runs an access between the driver's own accesses.
     Access(Access),
 }
 
@@ -86,8 +85,8 @@ impl Ticket {
     /// Waits for the frame's logits, by class.
     ///
     /// # Errors
-    /// The fault that hit this frame; [`Error::DeviceTimeout`] if one call of the transport takes
-    /// longer than its limit (see [`Watch`]); [`Error::Interrupted`].
+    /// The fault of this frame; [`Error::DeviceTimeout`] if one call of the transport takes longer
+    /// than its limit (see [`Watch`]); [`Error::Interrupted`].
     ///
     /// [`Error::DeviceTimeout`]: quasar_core::Error::DeviceTimeout
     /// [`Error::Interrupted`]: quasar_core::Error::Interrupted
@@ -106,8 +105,8 @@ impl Drop for Ticket {
 /// before it.
 pub(super) type InjectedFault = (String, u64);
 
-/// A queue of frames, which the driver runs in order in a thread of its own. Dropping the queue
-/// ends the thread as [`Self::finish`] does.
+/// A queue of frames, which the driver runs in order in its own thread. Dropping the queue ends the
+/// thread as [`Self::finish`] does.
 #[derive(Debug)]
 pub struct FrameQueue {
     /// `None` once the queue is closed.
@@ -118,13 +117,12 @@ pub struct FrameQueue {
     faults: Sender<InjectedFault>,
 }
 
-/// Sends the counters of an opened driver, or the error, to the caller.
+/// Sends the result of opening the driver to the caller.
 pub(super) type Opened = Sender<Result<SharedCounters>>;
 
 impl FrameQueue {
-    /// Runs `serve` in a thread of its own, with the receivers of frames and of injected faults.
-    /// `serve` first reports that the driver is open, which this function waits for, and ends soon
-    /// once the watch closes.
+    /// Runs `serve` in a new thread with the receivers of frames and of injected faults, and waits
+    /// until `serve` reports that the driver is open. `serve` must end soon after the watch closes.
     pub(super) fn spawn(
         watch: &Arc<Watch>,
         cancel: &AtomicBool,
@@ -152,8 +150,7 @@ impl FrameQueue {
             answer,
             abandoned: Arc::clone(&abandoned),
         };
-        // If the thread has ended, the ticket loses its sender here, and its wait returns the
-        // error.
+        // If the thread has ended, this drops the ticket's sender, and its wait returns the error.
         match self.watch.check() {
             Ok(()) => self.send(Request::Frame(job)),
             Err(error) => drop(job.answer.send(Err(error))),
@@ -171,8 +168,8 @@ impl FrameQueue {
         }
     }
 
-    /// Clears the counters on the chip and lets them run. The driver does so between two accesses
-    /// of its own, so frames in flight are counted from there on.
+    /// Clears and starts the counters on the chip. This happens between two accesses of the driver,
+    /// so the rest of frames in flight is counted.
     ///
     /// # Errors
     /// As [`counters::start`].
@@ -180,7 +177,7 @@ impl FrameQueue {
         self.access(|transport| counters::start(transport), cancel)
     }
 
-    /// Holds the counters on the chip and reads them.
+    /// Stops the counters on the chip and reads them.
     ///
     /// # Errors
     /// As [`counters::stop`].
@@ -213,22 +210,22 @@ impl FrameQueue {
         let _ = self.faults.send((fault.to_owned(), after_frames));
     }
 
-    /// Gives calls of the transport no more than [`CLOSE_LIMIT`] from now on, because the queue
-    /// will be closed once the frames in progress have ended.
+    /// Limits each call of the transport to [`CLOSE_LIMIT`] from now on, because the queue will
+    /// close after the frames in progress.
     pub fn close_soon(&self) {
         self.watch.close_soon();
     }
 
-    /// Ends the thread without finishing the frames: they get an error, as do later ones. Returns
-    /// false if the thread has not ended by `limit`; it is then left alone.
+    /// Ends the thread without finishing its frames: these and later frames fail. Returns false if
+    /// the thread has not ended by `limit`; the thread is then abandoned.
     pub fn close(&self, limit: Instant) -> bool {
         self.watch.close();
         self.end(limit, &NEVER)
     }
 
-    /// Ends the thread after the frames in the queue; closes the queue if they take too long, or
-    /// once `cancel` is set. Returns false if the thread has not ended within [`CLOSE_LIMIT`], or
-    /// by the cancellation, or if the device was given up; it is then left alone.
+    /// Ends the thread after the frames in the queue. Closes the queue if they take too long or
+    /// once `cancel` is set. Returns false if the thread has not ended within [`CLOSE_LIMIT`] or by
+    /// the cancellation, or if the device was given up; the thread is then abandoned.
     pub fn finish(&self, cancel: &AtomicBool) -> bool {
         let start = Instant::now();
         if self.watch.is_closing() {
@@ -241,7 +238,7 @@ impl FrameQueue {
         ended || self.end(start + CLOSE_LIMIT, cancel)
     }
 
-    /// Takes no more requests and waits for the thread's end.
+    /// Refuses further requests and waits for the thread's end.
     fn end(&self, limit: Instant, cancel: &AtomicBool) -> bool {
         drop(lock(&self.requests).take());
         self.worker.end(limit, cancel)

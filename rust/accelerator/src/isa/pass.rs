@@ -21,9 +21,9 @@ const fn field(name: &'static str, bits: u32, about: &'static str) -> PassField 
     PassField { name, bits, about }
 }
 
-/// Memories of activations, as the field `source` numbers them.
+/// Memories of activations, indexed by the field `source`.
 pub const ACTIVATIONS: [&str; 5] = ["input", "normed", "query", "hidden", "probability"];
-/// Memories of row operands, as the field `operand` numbers them.
+/// Memories of row operands, indexed by the field `operand`.
 pub const OPERANDS: [&str; 3] = ["weights", "key", "value"];
 
 /// The fields of a descriptor.

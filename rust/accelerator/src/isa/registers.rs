@@ -9,7 +9,7 @@ pub struct Register {
     pub name: &'static str,
     /// Offset from the accelerator's base.
     pub offset: u32,
-    /// The host writes the register; else it only reads it.
+    /// True if the host may write the register; otherwise it only reads it.
     pub writable: bool,
     /// Contents.
     pub about: &'static str,
@@ -20,7 +20,7 @@ pub struct Register {
 pub const BLOCK_BYTES: u32 = 0x1_0000;
 /// Bytes of all registers.
 pub const REGISTER_BYTES: u32 = 5 * BLOCK_BYTES;
-/// Most AXI ports that load reads by.
+/// Largest number of AXI ports of load.
 pub const MAX_PORTS: usize = 4;
 /// Bit of `AP_CTRL`: start.
 pub const AP_START: u32 = 1;
@@ -31,19 +31,20 @@ pub const AP_IDLE: u32 = 4;
 
 /// Contents of `counters_IDENTITY` ("QCNT").
 pub const COUNTERS_IDENTITY: u32 = 0x5143_4e54;
-/// Bit of `counters_CONTROL`: the counters run. Writing 1 also clears them; writing 0 holds them.
+/// Bit of `counters_CONTROL`: the counters run. Writing 1 clears and starts them; writing 0 stops
+/// them.
 pub const COUNTERS_RUN: u32 = 1;
 /// Offset of the first unit's counters.
 pub const FIRST_COUNTER: u32 = 0x4_0010;
 /// Bytes of a unit's counters.
 pub const UNIT_COUNTERS_BYTES: u32 = 4 * Counter::ALL.len() as u32;
 
-/// Returns the offset of a unit's counter: 32 bits that the host reads, and that stop at 2^32 - 1.
+/// Returns the offset of a unit's counter: a read-only register that saturates at 2^32 - 1.
 pub const fn counter_offset(unit: CountedUnit, counter: Counter) -> u32 {
     FIRST_COUNTER + UNIT_COUNTERS_BYTES * unit as u32 + 4 * counter as u32
 }
 
-/// All registers but the units' counters ([`counter_offset`]). The HLS pragmas state the same
+/// All registers except the units' counters ([`counter_offset`]). The HLS pragmas have the same
 /// offsets within a block.
 pub const REGISTERS: &[Register] = &[
     register(

@@ -1,4 +1,4 @@
-//! Declares the parameters of a row, as they stand in memory: little-endian, one after another.
+//! Declares the memory format of a row's parameters: little-endian, without gaps.
 
 use super::ROW_BYTES;
 
@@ -45,7 +45,7 @@ macro_rules! row_parameters {
                 Self { $( $field, )* }
             }
 
-            /// Returns the bytes that [`Self::of`] reads; the rest is spare.
+            /// Returns the memory format; the bytes after the last parameter are 0.
             pub fn bytes(self) -> [u8; ROW_BYTES] {
                 let mut bytes = [0; ROW_BYTES];
                 let mut at = 0;

@@ -1,4 +1,4 @@
-//! Declares the types of commands' fields, and the values that have names.
+//! Declares the types of commands' fields, and the named values.
 
 /// A named value of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,13 +35,13 @@ pub enum Form {
     Named(&'static Values),
 }
 
-/// A type that a command's field may have in Rust.
+/// A Rust type of a command's field.
 pub(super) trait FieldType: Sized {
     /// Reading of the field's bits.
     const FORM: Form;
     /// Returns the number that the field holds.
     fn code(self) -> i64;
-    /// Returns the value of a number; none where the type has no such value.
+    /// Returns the value of a number, or `None` if the type has no such value.
     fn from_code(code: i64) -> Option<Self>;
 }
 
@@ -138,7 +138,7 @@ values! {
         Gains = 2,
         /// GELU's table, to the drain.
         Table = 3,
-        /// First values of the residual, to the drain.
+        /// Initial values of the residual, to the drain.
         Residual = 4,
         /// Patches of a frame, into the memory `input`.
         Patches = 5,
@@ -149,18 +149,18 @@ values! {
         Input = 0,
         /// Output of a `LayerNorm`.
         Normed = 1,
-        /// Queries, which the context of attention replaces.
+        /// Queries; after attention, the context.
         Query = 2,
         /// Output of fc1, after GELU.
         Hidden = 3,
     }
-    /// Results that the drain makes of a `Gemm`'s sums (`Rows`).
+    /// Kind of results that the drain computes from a `Gemm`'s sums (`Rows`).
     Kind {
-        /// Codes, which each row's destination takes.
+        /// Codes, for the destination of each row.
         Codes = 0,
-        /// Updates, which are added to the residual.
+        /// Updates, added to the residual.
         Residual = 1,
-        /// Logits, which leave for memory.
+        /// Logits, sent to store.
         Logits = 2,
     }
     /// Destination of a row's results, in the row's parameters.
@@ -182,9 +182,9 @@ values! {
     Pooling {
         /// No pooling.
         None = 0,
-        /// The norm of the mean of the tokens.
+        /// LayerNorm of the tokens' mean.
         Before = 1,
-        /// The mean of the normalised tokens.
+        /// Mean of the normalised tokens.
         After = 2,
     }
 }
