@@ -1,9 +1,8 @@
-//! Tries a board seen for the first time below the level of frames: identity, registers, memory,
-//! transfers.
+//! Tests a new board below the level of frames: identity, registers, memory, transfers.
 //!
-//! Each trial stands on the ones before it. A trial returns what it found; an error is an access
-//! that failed. No trial starts a unit that computes: fetch reads commands, load reads patches, and
-//! store writes a trailer without logits.
+//! Each trial relies on the earlier trials. A trial returns its findings; an error is a failed
+//! access. No trial runs a computing unit: fetch reads commands, load reads patches, and store
+//! writes a trailer without logits.
 //!
 //! Depends on [`crate::transport`], [`crate::watch`], [`crate::isa`], [`crate::identity`] and
 //! [`crate::shape`].
@@ -27,22 +26,22 @@ use crate::shape::Shape;
 use crate::transport::{register, Buffer, Transport, CACHE_LINE};
 use crate::watch::{lock, Watch, Watched, Worker, CLOSE_LIMIT};
 
-/// Bytes of each buffer that memory is tried on.
+/// Bytes of each buffer in the memory trial.
 const MEMORY_BYTES: usize = 1 << 18;
-/// Transfers, each from another place of the memory.
+/// Number of transfers, each from a different offset in memory.
 const TRANSFERS: usize = 16;
 /// Seed of the keys of the arena's checks.
 const ARENA_SEED: u32 = 0x5eed_a12e;
 /// Most differences that a trial lists.
 const MOST_LISTED: usize = 8;
-/// Time in which a command that fetch should not hand on would have had its effect.
+/// Time within which a command takes effect if fetch sends it by mistake.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(50);
-/// The problem of an output whose status hides a wrong transfer.
+/// The problem of an output that does not report a wrong transfer.
 const UNREPORTED: &str = "the status is 0 instead of 1";
 /// Longest wait for an interrupt before the register is polled.
 const INTERRUPT_SLICE: Duration = Duration::from_millis(10);
 
-/// A value of the identity.
+/// A value of the identity, found and expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdentityPart {
     /// Name of the value.
@@ -53,7 +52,7 @@ pub struct IdentityPart {
     pub expected: u64,
 }
 
-/// A place that did not keep what was written.
+/// A register or memory word that did not keep the written value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// Register, or buffer and offset.
@@ -64,18 +63,18 @@ pub struct Difference {
     pub read: u32,
 }
 
-/// Outcome of the transfers.
+/// Findings of the transfer trial.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transfers {
-    /// Transfers that were tried.
+    /// Number of transfers.
     pub runs: usize,
-    /// Interrupts of store that came for them.
+    /// Number of store's interrupts.
     pub interrupts: usize,
-    /// The suspected kernel and the problem of each transfer that failed.
+    /// The suspected kernel and the problem of each failed transfer.
     pub problems: Vec<(&'static str, String)>,
 }
 
-/// Values that an output's trailer should have.
+/// Expected values of an output's trailer.
 #[derive(Clone, Copy, Debug)]
 struct Trailer {
     nonce: u32,
@@ -91,7 +90,7 @@ struct Memory {
     stripes: Vec<Buffer>,
 }
 
-/// Makes the trials on a device.
+/// Runs the trials on a device.
 pub struct Trials {
     transport: Box<dyn Transport>,
     hardware: Hardware,
@@ -101,7 +100,7 @@ pub struct Trials {
 }
 
 impl Trials {
-    /// Returns the trials of a device that is expected to have this configuration.
+    /// Prepares the trials of a device with this expected configuration.
     pub fn new(transport: Box<dyn Transport>, hardware: Hardware, limit: Duration) -> Self {
         Self {
             transport,
@@ -111,7 +110,7 @@ impl Trials {
         }
     }
 
-    /// Makes a simulated device fail once: see [`Transport::inject`].
+    /// Injects one fault into a simulated device: see [`Transport::inject`].
     ///
     /// # Errors
     /// [`Error::InvalidValue`] for a device that is not simulated.
@@ -122,7 +121,7 @@ impl Trials {
     /// Resets the device and reads its identity.
     ///
     /// # Errors
-    /// [`Error::DeviceTimeout`] if fetch does not report it; [`Error::DeviceFault`].
+    /// [`Error::DeviceTimeout`] if fetch does not report the identity; [`Error::DeviceFault`].
     pub fn identity(&mut self) -> Result<Vec<IdentityPart>> {
         self.transport.reset()?;
         for (kernel, control) in [
@@ -160,8 +159,8 @@ impl Trials {
         ])
     }
 
-    /// Writes patterns to all registers that only hold a value, reads them back and resets the
-    /// device. No kernel is started.
+    /// Writes patterns to all registers without side effects, reads them back and resets the
+    /// device. Starts no kernel.
     ///
     /// # Errors
     /// [`Error::DeviceFault`].
@@ -169,7 +168,7 @@ impl Trials {
         self.transport.reset()?;
         let places = self.value_registers();
         let mut differences = Vec::new();
-        // All are written before the first is read, so that two registers at one place are noticed.
+        // Writes all registers before the first read, to detect two registers at the same address.
         for pattern in 0..2 {
             let value = |number: usize| scramble(number as u32) ^ [0, u32::MAX][pattern];
             for (number, &(_, offset)) in places.iter().enumerate() {
@@ -189,7 +188,7 @@ impl Trials {
         }
         self.transport.reset()?;
         for (name, offset) in &places {
-            // After a reset they hold 0, so nothing of the patterns is left behind.
+            // A reset must clear the patterns.
             let read = self.transport.read(*offset)?;
             note(&mut differences, &format!("{name} after a reset"), 0, read);
         }
@@ -249,8 +248,8 @@ impl Trials {
         Ok(differences)
     }
 
-    /// Lets the device read patches of known check from several places, and report the check's key
-    /// in an output without logits. Then gives it commands and transfers that it must refuse.
+    /// Has the device read patches with known checks from several offsets and report the check's
+    /// key in an output without logits. Then sends commands and transfers that it must refuse.
     ///
     /// # Errors
     /// [`Error::DoesNotFit`] for too little memory; [`Error::DeviceFault`].
@@ -283,7 +282,8 @@ impl Trials {
             let (problem, interrupted) = self.transfer(&memory, &commands, base, expected)?;
             found.interrupts += usize::from(interrupted);
             if let Some((kernel, problem)) = problem {
-                // Fetch adds the frame's first beat; without it the same transfers were right.
+                // Fetch adds the frame's first beat, and transfers without that addition were
+                // right.
                 let added = kernel == "load" && patches.input && found.problems.is_empty();
                 let kernel = if added { "fetch" } else { kernel };
                 let place = format!("transfer {run}, from beat {first}: {problem}");
@@ -296,7 +296,7 @@ impl Trials {
         }
         self.arena_transfers(&memory, &mut found.problems)?;
         self.reset_and_start_load(&memory)?;
-        // A count of transfers that none were made for must be reported.
+        // A wrong number of transfers must be reported.
         let end = LoadEnd {
             frame: 0,
             transfers: 1,
@@ -314,7 +314,8 @@ impl Trials {
             let place = format!("a wrong count: {problem}");
             found.problems.push((kernel, place));
         }
-        // Load finds a wrong key and a wrong count apart from each other. Store reports both.
+        // Load detects wrong keys and wrong counts independently; store reports both. So if both
+        // are missing, store is suspected.
         let unreported = |(_, problem): &&mut (&str, String)| problem.ends_with(UNREPORTED);
         if found.problems.iter_mut().filter(unreported).count() > 1 {
             for (kernel, _) in found.problems.iter_mut().filter(unreported) {
@@ -327,7 +328,7 @@ impl Trials {
     }
 
     /// Starts fetch without commands while only its interrupt is enabled. Returns the number of
-    /// runs, and of the interrupts that came for them.
+    /// runs and the number of interrupts.
     ///
     /// # Errors
     /// [`Error::DeviceTimeout`] if fetch does not end; [`Error::DeviceFault`].
@@ -350,8 +351,8 @@ impl Trials {
         Ok((TRANSFERS, came))
     }
 
-    /// Lets load read transfers of the arena, as those of weights, in several frames. Their beats
-    /// stay in the queue, for the array has no command.
+    /// Has load read weight transfers of the arena in several frames. Their beats stay in the
+    /// queue, because the array has no command.
     fn arena_transfers(
         &mut self,
         memory: &Memory,
@@ -392,7 +393,7 @@ impl Trials {
         Ok(())
     }
 
-    /// Gives fetch commands that it must refuse.
+    /// Sends fetch commands that it must refuse.
     fn refusals(
         &mut self,
         memory: &Memory,
@@ -430,7 +431,8 @@ impl Trials {
                 ));
             }
         }
-        // Behind a wrong command none is handed on: load reports no frame, so store waits.
+        // Fetch must not send commands after a wrong one: then load reports no frame, and store
+        // waits.
         self.reset_and_start_load(memory)?;
         let mut commands = sealed(&[end, end], seed);
         commands[0][1] ^= 1;
@@ -448,8 +450,8 @@ impl Trials {
         Ok(())
     }
 
-    /// Runs commands whose last ends a frame; `base` is the first beat of the frame's input.
-    /// Returns the suspected kernel with the problem, and whether the interrupt came.
+    /// Runs commands that end with the end of a frame. `base` is the first beat of the frame's
+    /// input. Returns the suspected kernel with its problem, and true if there was an interrupt.
     fn transfer(
         &mut self,
         memory: &Memory,
@@ -520,15 +522,15 @@ impl Trials {
         Ok((problem, interrupted))
     }
 
-    /// Writes patches with their check, keyed with `nonce`, at the run's place in memory. Returns
-    /// the first beat and the number of beats without the check.
+    /// Writes patches with a check keyed with `nonce` at the run's offset in memory. Returns the
+    /// first beat and the number of beats without the check.
     fn write_patches(&mut self, memory: &Memory, run: usize, nonce: u32) -> Result<(u32, u32)> {
         let shape = Shape::of(&self.hardware);
         let word = arena_layout::word_beats(shape.tokens, shape.beat);
         let words = self.hardware.configuration().buffers.input as usize;
         let beats = word * (1 + run).min(words);
         let last = MEMORY_BYTES / PORT_BYTES - 1 - beats;
-        // The first place, the last one, and places in between that cross pages.
+        // The first offset, the last one, and offsets in between that cross pages.
         let first = last * run / (TRANSFERS - 1);
         self.write_transfer(memory, first, beats, run as u32, nonce)?;
         Ok((first as u32, beats as u32))
@@ -600,7 +602,7 @@ impl Trials {
         self.transport.write(low + 4, (address >> 32) as u32)
     }
 
-    /// Returns the memory of the trials, allocated once.
+    /// Returns the memory of the trials; the first call allocates it.
     fn allocated(&mut self) -> Result<Memory> {
         if let Some(memory) = &self.memory {
             return Ok(memory.clone());
@@ -616,7 +618,7 @@ impl Trials {
         Ok(self.memory.insert(memory).clone())
     }
 
-    /// Clears a kernel's pending interrupt; `status`: its ISR.
+    /// Clears a kernel's pending interrupt. `status` is the offset of its ISR.
     fn clear_interrupt(&mut self, status: u32) -> Result<()> {
         match self.transport.read(status)? {
             0 => {}
@@ -626,7 +628,7 @@ impl Trials {
         Ok(())
     }
 
-    /// Waits until a kernel is idle, up to the limit. Returns whether it is.
+    /// Waits until a kernel is idle. Returns false at the limit.
     fn wait_until_idle(&mut self, control: u32) -> Result<bool> {
         let (idle, _) = self.wait_with(control, |transport| {
             transport.sleep(Duration::from_micros(50));
@@ -635,8 +637,8 @@ impl Trials {
         Ok(idle)
     }
 
-    /// Does the same for a kernel whose interrupt is enabled. Returns also whether an interrupt
-    /// came.
+    /// Waits until a kernel with an enabled interrupt is idle. Returns false at the limit, and true
+    /// if there was an interrupt.
     fn wait_for_end(&mut self, control: u32) -> Result<(bool, bool)> {
         self.wait_with(control, |transport| transport.wait(INTERRUPT_SLICE))
     }
@@ -649,8 +651,8 @@ impl Trials {
         let started: Instant = self.transport.now();
         let mut interrupted = false;
         loop {
-            // Taken before the register is read: a thread that slept past the limit still sees what
-            // was done in time.
+            // The time before the register access: a thread that slept past the limit still accepts
+            // a completion in time.
             let late = self.transport.now() >= started + self.limit;
             if self.is_idle(control)? {
                 return Ok((true, interrupted));
@@ -683,7 +685,7 @@ impl Trials {
     }
 }
 
-/// Makes trials in a thread of its own, because a call of a transport may never return.
+/// Runs trials in a separate thread, because a call of a transport may never return.
 #[derive(Debug)]
 pub struct TrialThread {
     /// `None` once closed.
@@ -692,12 +694,12 @@ pub struct TrialThread {
     watch: Arc<Watch>,
 }
 
-/// A trial, which sends its own outcome.
+/// A trial. It sends its own result.
 type Trial = Box<dyn FnOnce(&mut Trials) + Send>;
 
 impl TrialThread {
-    /// Connects to a device. `limit`: limit of each wait; a call of the transport may take as long
-    /// as a [`Watch`] with that limit allows.
+    /// Connects to a device. `limit` limits each wait; a [`Watch`] with that limit limits each call
+    /// of the transport.
     ///
     /// # Errors
     /// [`Error::Threads`], those of `connect`, [`Error::DeviceTimeout`] and [`Error::Interrupted`].
@@ -731,7 +733,7 @@ impl TrialThread {
         })
     }
 
-    /// Makes one trial.
+    /// Runs one trial.
     ///
     /// # Errors
     /// The trial's; [`Error::InvalidValue`] once closed; [`Error::DeviceTimeout`] if one call of
@@ -745,7 +747,7 @@ impl TrialThread {
         self.watch.check()?;
         let (answer, result) = mpsc::channel();
         match lock(&self.trials).as_ref() {
-            // If the thread has ended, the answer loses its sender here.
+            // If the thread has ended, this drops the answer's sender.
             Some(trials) => drop(trials.send(Box::new(move |trials| {
                 let _ = answer.send(trial(trials));
             }))),
@@ -754,8 +756,8 @@ impl TrialThread {
         self.watch.receive_or_give_up(&result, cancel)
     }
 
-    /// Closes the device. Returns false if a trial has not ended within [`CLOSE_LIMIT`], or if the
-    /// device was given up; the thread is then left alone.
+    /// Closes the device. Returns false if a trial has not ended within [`CLOSE_LIMIT`] or if the
+    /// device was given up; the thread is then abandoned.
     pub fn close(&self) -> bool {
         drop(lock(&self.trials).take());
         let now = Instant::now();
@@ -776,7 +778,7 @@ impl Drop for TrialThread {
     }
 }
 
-/// Adds a difference if there is one and the list is not long.
+/// Records a difference, up to [`MOST_LISTED`].
 fn note(differences: &mut Vec<Difference>, place: &str, written: u32, read: u32) {
     if written != read && differences.len() < MOST_LISTED {
         differences.push(Difference {
@@ -787,7 +789,7 @@ fn note(differences: &mut Vec<Difference>, place: &str, written: u32, read: u32)
     }
 }
 
-/// Returns a pattern: another for each number, with both values of each bit about as often.
+/// Returns a pseudo-random pattern for a number.
 fn scramble(number: u32) -> u32 {
     let mixed = (number ^ number >> 16).wrapping_mul(0x7feb_352d);
     let mixed = (mixed ^ mixed >> 15).wrapping_mul(0x846c_a68b);

@@ -1,4 +1,4 @@
-//! A transport that fails on purpose: it spoils single accesses of another one.
+//! Injects faults into single accesses of another transport.
 //!
 //! Depends on [`crate::transport`].
 
@@ -22,7 +22,7 @@ enum Access {
     Wait,
 }
 
-/// Declares the faults: the access that each spoils, its name and its meaning.
+/// Declares the faults: affected access, name and meaning.
 macro_rules! faults {
     ($( #[doc = $about:literal] $fault:ident $access:ident $name:literal )*) => {
         /// A fault of one access.
@@ -33,7 +33,7 @@ macro_rules! faults {
             /// All faults.
             pub const ALL: &[Self] = &[$( Self::$fault, )*];
 
-            /// Returns the name by which [`Transport::inject`] knows the fault.
+            /// Returns the fault's name for [`Transport::inject`].
             pub const fn name(self) -> &'static str {
                 match self { $( Self::$fault => $name, )* }
             }
@@ -52,17 +52,17 @@ faults! {
     DoubledWrite Write "doubled_write"
     /// A register is written again, some accesses later.
     RepeatedWrite Write "repeated_write"
-    /// A register is written after the next one, if no register is read between the two.
+    /// A write follows the next write, if no read is between the two.
     ReorderedWrite Write "reordered_write"
-    /// The low half of a register keeps its value.
+    /// A write changes only the high half of a register.
     TornWrite Write "torn_write"
-    /// Another value is written to some register behind a write.
+    /// After a write, another register gets a wrong value.
     StrayWrite Write "stray_write"
     /// A kernel is not started.
     LostStart Start "lost_start"
-    /// A kernel is started again as soon as it is idle.
+    /// A kernel starts again as soon as it is idle.
     DoubledStart Start "doubled_start"
-    /// Another driver has written its registers of fetch in front of a start.
+    /// Before a start, another driver writes fetch's registers.
     ForeignCommands Start "foreign_commands"
     /// The host's writes stay in its cache.
     LostFlush Flush "lost_flush"
@@ -76,20 +76,20 @@ faults! {
     PartialInvalidate Invalidate "partial_invalidate"
     /// A range is invalidated some accesses later.
     LateInvalidate Invalidate "late_invalidate"
-    /// An interrupt comes before anything is done.
+    /// An interrupt precedes every completion.
     EarlyInterrupt Wait "early_interrupt"
-    /// An interrupt comes with the next wait.
+    /// An interrupt is delayed to the next wait.
     LateInterrupt Wait "late_interrupt"
-    /// An interrupt comes twice.
+    /// An interrupt is repeated at once.
     DoubledInterrupt Wait "doubled_interrupt"
-    /// An interrupt comes again, some accesses later.
+    /// An interrupt is repeated some accesses later.
     StaleInterrupt Wait "stale_interrupt"
 }
 
-/// Most accesses by which a late one is late.
+/// Longest delay of a late access, in accesses.
 const LATEST: u64 = 40;
 
-/// An access that is still to come.
+/// A delayed access.
 #[derive(Clone, Debug)]
 enum Late {
     Write(u32, u32),
@@ -98,36 +98,36 @@ enum Late {
     Interrupt,
 }
 
-/// A transport of which single accesses can be spoiled.
+/// A transport that can inject faults into single accesses of `T`.
 ///
 /// [`Transport::inject`] takes the name of an [`AccessFault`] and the number of accesses of its
-/// kind that are still to succeed; other names go to the transport within.
+/// kind before the fault. It forwards other names to the inner transport.
 pub struct Faulty<T> {
     inner: T,
-    /// Faults, and the accesses of their kind before them.
+    /// Pending faults, and the number of accesses of their kind before each.
     planned: Vec<(AccessFault, u64)>,
-    /// Accesses to come, and the accesses before them.
+    /// Delayed accesses, and the number of accesses before each.
     late: Vec<(Late, u64)>,
-    /// The write that comes after the next one.
+    /// The write that follows the next write.
     overtaken: Option<(u32, u32)>,
-    /// `AP_CTRL` of the kernel that will be started again.
+    /// `AP_CTRL` of the kernel to start again.
     restarted: Option<u32>,
     /// Last value of each register.
     written: BTreeMap<u32, u32>,
-    /// The first buffer, which holds the driver's commands, with its contents.
+    /// The first buffer, which holds the driver's commands, and its contents.
     commands: Option<(Buffer, Vec<u8>)>,
-    /// The memory of another driver's commands.
+    /// Memory of another driver's commands.
     foreign: Option<Buffer>,
-    /// The next wait ends by an interrupt.
+    /// True if the next wait ends with an interrupt.
     interrupt: bool,
     /// Accesses so far.
     accesses: u64,
-    /// Planned faults that took effect.
+    /// Number of injected faults that took effect.
     fired: Arc<AtomicU64>,
 }
 
 impl<T: Transport> Faulty<T> {
-    /// Returns a transport that behaves as `inner` until faults are injected.
+    /// Wraps a transport; it behaves as `inner` until faults are injected.
     pub fn new(inner: T) -> Self {
         Self {
             inner,
@@ -144,14 +144,14 @@ impl<T: Transport> Faulty<T> {
         }
     }
 
-    /// Returns the count of the planned faults that took effect, which goes on counting.
+    /// Returns the shared counter of faults that took effect.
     #[cfg(test)]
     pub(crate) fn fired(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.fired)
     }
 
-    /// Returns the fault that is due at an access, and takes the access off the counts of others.
-    /// Of several that are due, the last ones wait for the next access of their kind.
+    /// Returns the fault due at an access, and decrements the counts of the others. If several
+    /// faults are due, one takes effect; the others wait for the next access of their kind.
     fn fault(&mut self, access: Access) -> Option<AccessFault> {
         let mut now = None;
         self.planned.retain_mut(|(fault, before)| {
@@ -170,7 +170,7 @@ impl<T: Transport> Faulty<T> {
         now
     }
 
-    /// Makes the late accesses whose time has come.
+    /// Makes the delayed accesses that are due.
     fn catch_up(&mut self) -> Result<()> {
         self.accesses += 1;
         let mut due = Vec::new();
@@ -195,16 +195,16 @@ impl<T: Transport> Faulty<T> {
         Ok(())
     }
 
-    /// Returns a number below a bound that differs from access to access.
+    /// Returns a number below a bound that varies from access to access.
     fn vary(&self, below: u64) -> u64 {
         (self.accesses.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % below
     }
 
-    /// Returns one of the registers that were written so far, and a value that it hardly has.
+    /// Returns one of the registers written so far, and a value that it is unlikely to have.
     fn stray_write(&self) -> (u32, u32) {
         let place = self.vary(self.written.len() as u64) as usize;
         let (&register, &last) = self.written.iter().nth(place).unwrap_or((&0, &0));
-        // Another factor, so that each register gets each kind of value.
+        // A different factor than in `vary`, so that registers and values are combined freely.
         let random = (self.accesses.wrapping_mul(0xd6e8_feb8_6659_fd93) >> 32) as u32;
         let values = [
             0,
@@ -217,9 +217,9 @@ impl<T: Transport> Faulty<T> {
         (register, values[random as usize % values.len()])
     }
 
-    /// Writes the registers that fetch is about to be started with as a driver of another subnet
-    /// would: its commands in its memory, with its seed and key. The other subnet has the same
-    /// shape and other zero points, or another shape, for which other segments' commands stand.
+    /// Writes fetch's registers like a driver of another subnet: with its commands, memory, seed
+    /// and key. The other subnet has the same shape with other zero points, or another shape,
+    /// represented by the commands of other segments.
     fn write_foreign_commands(&mut self) -> Result<()> {
         let register = |register| self.written.get(&register).copied().unwrap_or_default();
         let Some((buffer, bytes)) = &self.commands else {
@@ -282,7 +282,7 @@ impl<T: Transport> Faulty<T> {
         self.late.push((late, before));
     }
 
-    /// Returns the cache lines that a partial maintenance covers: those before or behind one.
+    /// Returns the cache lines of a partial maintenance: those before or after a chosen line.
     fn part(&self, offset: usize, bytes: usize) -> (usize, usize) {
         let lines = (bytes / CACHE_LINE) as u64;
         let split = CACHE_LINE * self.vary(lines + 1) as usize;
@@ -407,7 +407,7 @@ impl<T: Transport> Transport for Faulty<T> {
         if std::mem::take(&mut self.interrupt) {
             return Ok(true);
         }
-        // An interrupt that does not come cannot be late.
+        // Only an interrupt that occurs can be late.
         let came = match self
             .planned
             .iter()

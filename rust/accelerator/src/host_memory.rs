@@ -1,4 +1,4 @@
-//! DMA buffers as they are mapped into this process: the copies into and out of them.
+//! Copies into and out of DMA buffers that are mapped into this process.
 //!
 //! Depends on [`crate::transport`] and `uncached`.
 #![allow(unsafe_code)]
@@ -10,12 +10,12 @@ use quasar_core::error::{Error, Result};
 use crate::transport::Buffer;
 use crate::uncached;
 
-/// The way in which memory is mapped.
+/// The caching of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Caching {
-    /// As ordinary memory.
+    /// Cached like ordinary memory.
     Cached,
-    /// Past the processor's caches.
+    /// Not cached.
     Uncached,
 }
 
@@ -58,8 +58,8 @@ impl HostMemory {
         Ok(())
     }
 
-    /// Copies a part of a buffer to `out`. Bytes that the device is writing meanwhile may be old or
-    /// new: the output's check detects that.
+    /// Copies a part of a buffer to `out`. Bytes that the device writes meanwhile may be old or
+    /// new; the output's check detects a mixture.
     pub(crate) fn copy_out(&self, buffer: &Buffer, offset: usize, out: &mut [u8]) -> Result<()> {
         let (from, caching) = self.part(buffer, offset, out.len())?;
         // SAFETY: as in `copy_in`.

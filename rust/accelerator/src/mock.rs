@@ -1,8 +1,8 @@
 //! An accelerator for the driver's tests: registers, `AP_CTRL`, two copies of memory, and a list of
 //! faults.
 //!
-//! It multiplies nothing: a frame's logits are checksums of its input and of the arena, as the
-//! device's copy of memory has them. It reports whatever the driver does against the protocol.
+//! It does not multiply: a frame's logits are checksums of its input and of the arena in the
+//! device's copy of memory. It records every violation of the protocol by the driver.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -22,7 +22,7 @@ use crate::program::{List, NetworkSizes, Place, Program, Segment};
 use crate::testing::{golden, hardware};
 use crate::transport::{register, Buffer, Transport, CACHE_LINE};
 
-/// A fault of the mock, which happens once.
+/// A fault of the mock. Each happens once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
     /// The frame is done, without an interrupt.
@@ -33,27 +33,27 @@ pub(crate) enum Fault {
     Hang,
     /// Store stops.
     StoreHangs,
-    /// The frame is done after the deadline; its output then still comes, after the reset.
+    /// The frame is done after the deadline; the mock writes its output after the reset.
     Late,
     /// Registers read as all ones until the reset.
     BusError,
     /// One register access fails.
     BrokenTransport,
-    /// A transfer was cut, and the output's status says so.
+    /// A transfer was cut short, and the output's status reports it.
     ShortDma,
     /// A bit of the logits is wrong.
     CorruptLogits,
     /// A bit of the trailer is wrong.
     CorruptTrailer,
-    /// The identity is another bitstream's, until the reset.
+    /// The identity is wrong until the reset.
     WrongIdentity,
     /// The frame is done, but nothing was written.
     NoOutput,
     /// The host's cache keeps its old lines.
     StaleCache,
-    /// The segment's last command is not recognised.
+    /// The segment's last command has an unknown unit.
     NoUnit,
-    /// A bit of a segment's commands in memory is wrong, until they are written again.
+    /// A bit of a segment's commands is wrong until the driver writes them again.
     FlippedCommand,
 }
 
@@ -76,7 +76,7 @@ impl Fault {
         Self::FlippedCommand,
     ];
 
-    /// Returns the kind of error that it costs a frame; `None` if it costs none.
+    /// Returns the kind of error that a frame gets; `None` if no frame fails.
     pub(crate) const fn error(self) -> Option<&'static str> {
         match self {
             Self::LostInterrupt | Self::SpuriousInterrupts => None,
@@ -94,7 +94,7 @@ impl Fault {
     }
 }
 
-/// Forwards methods of [`Transport`] to the field `mock`, for transports that change the others.
+/// Forwards methods of [`Transport`] to the field `mock`, for transports that override the others.
 macro_rules! forward_to_mock {
     ($($method:ident)*) => { $(crate::mock::forward_to_mock!(@$method);)* };
     (@name) => {
@@ -154,9 +154,9 @@ const CLASSES: usize = 3;
 /// Beats of the arena, without its check.
 const ARENA_BEATS: usize = 4;
 
-/// Makes a program without a network: a segment that starts a frame loads its patches; one that
-/// finishes a frame then loads the arena, and ends the frame's transfers. Last comes a command of
-/// another unit.
+/// Makes a program without a network. A segment that starts a frame loads its patches; a segment
+/// that finishes a frame loads the arena and ends the frame's transfers. The last command of a
+/// segment is for another unit.
 pub(crate) fn program(frames: u64, ports: u64) -> Arc<Program> {
     let hardware = hardware(&golden("token"), "zcu102", [8, 8, 1, 1, 1, ports, frames]);
     let segments = Segment::all(frames as usize);
@@ -256,7 +256,7 @@ fn logits(arena: &[u8], input: &[u8]) -> Vec<i32> {
         .collect()
 }
 
-/// The record of a mock, for a test to check afterwards.
+/// The record of a mock, checked by a test afterwards.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Report {
     /// The driver's violations of the protocol.
@@ -273,7 +273,7 @@ pub(crate) struct Report {
 struct Kernel {
     running: bool,
     done: bool,
-    /// Polls until it is done; `None`: not known, or never.
+    /// Polls until it is done; `None`: unknown, or never.
     polls: Option<u32>,
     /// The time at which it is done, if it is late.
     late: Option<Instant>,
@@ -298,7 +298,7 @@ impl Default for Transfers {
     }
 }
 
-/// The logits of a frame, on their way to the store.
+/// The logits of a frame before store takes them.
 #[derive(Clone, Debug)]
 struct Logits {
     words: Vec<u32>,
@@ -307,14 +307,14 @@ struct Logits {
     fault: Option<Fault>,
 }
 
-/// The output of a frame, as the store will write it.
+/// The output of a frame before store writes it.
 #[derive(Clone, Debug)]
 struct Output {
     physical: u64,
     words: Vec<u32>,
 }
 
-/// The plan of faults: asked once a segment.
+/// Returns the fault of a segment; called once for each.
 type Plan = Box<dyn FnMut(u64) -> Option<Fault> + Send>;
 
 pub(crate) struct Mock {
@@ -324,9 +324,10 @@ pub(crate) struct Mock {
     plan: Plan,
     pub(crate) report: Arc<Mutex<Report>>,
     deadline: Duration,
-    /// Time passes only where the driver waits, so that tests do not depend on the machine's load.
+    /// The mock's clock. It advances only while the driver waits, so that tests do not depend on
+    /// the machine's load.
     now: Instant,
-    /// The arena that is in the stripes before the driver writes them.
+    /// The arena in the stripes before the driver writes them.
     pub(crate) earlier_arena: Vec<u8>,
     host: Vec<Vec<u8>>,
     device: Vec<Vec<u8>>,
@@ -425,14 +426,14 @@ impl Mock {
         u64::from(self.register(low + 4)) << 32 | u64::from(self.register(low))
     }
 
-    /// Returns a part of the device's copy of memory.
+    /// Returns a range of the device's copy of memory.
     fn memory(&mut self, physical: u64, bytes: usize) -> Option<&mut [u8]> {
         let index = self.physical.iter().rposition(|&base| base <= physical)?;
         let offset = (physical - self.physical[index]) as usize;
         self.device[index].get_mut(offset..offset + bytes)
     }
 
-    /// Reads logical beats of so many bytes from the stripes.
+    /// Reads a logical beat of `size` bytes from the stripes.
     fn beats(&mut self, first: u32, size: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(size);
         let Some(stripes) = self.arena.clone() else {
@@ -555,7 +556,7 @@ impl Mock {
         words.as_chunks().0.iter().take_while(sound).count()
     }
 
-    /// Makes the logits of a frame whose transfers end.
+    /// Computes the logits of a frame at the end of its transfers.
     fn finish(&mut self, end: LoadEnd, fault: Option<Fault>) {
         let slot = end.frame as usize;
         let started = self.slots[slot].take();
@@ -563,7 +564,7 @@ impl Mock {
             self.violation(format!("slot {slot} is empty"));
         }
         let arena = std::mem::take(&mut self.transfers[slot]);
-        // Without an input, the kernels multiply what was left.
+        // Without an input, the kernels multiply the earlier contents.
         let (input, sound) = started.as_ref().map_or((&[][..], true), |(i, s)| (i, *s));
         let (data, nonce) = key_of(input, self.program.beat_bytes());
         let words = logits(&arena.data, data).into_iter().map(|l| l as u32);
@@ -618,7 +619,7 @@ impl Mock {
         self.output = Some(Output { physical, words });
     }
 
-    /// Begins a fault, if it can show in a segment of this kind; returns whether it did.
+    /// Begins a fault if it can affect a segment of this kind. Returns true if it began.
     fn misbehave(&mut self, fault: Fault, starts: bool, finishes: bool) -> bool {
         match fault {
             Fault::LostInterrupt
@@ -674,13 +675,14 @@ impl Mock {
         }
     }
 
-    /// Raises the interrupt of a kernel that is done, if it is enabled; `status`: its ISR.
+    /// Raises the interrupt of a completed kernel if it is enabled. `status` is the offset of its
+    /// ISR.
     fn raise(&mut self, status: u32) {
-        // GIE and IER stand before ISR.
+        // GIE and IER are the two registers before ISR.
         if self.register(status - 8) & self.register(status - 4) & 1 == 0 {
             return;
         }
-        // The line rises only if the last interrupt was cleared.
+        // There is an edge only if the last interrupt was cleared.
         self.interrupt |= self.registers.insert(status, 1) != Some(1);
     }
 
@@ -701,7 +703,7 @@ impl Mock {
     }
 
     fn hold_in_reset(&mut self) {
-        // A write that was on its way still comes.
+        // Completes a write that was in flight at the reset.
         if self.store.late.is_some() {
             self.overdue = self.output.take();
         }
@@ -793,7 +795,7 @@ impl Transport for Mock {
             ));
         }
         match register {
-            // Only the bit starts a kernel.
+            // Only bit 0 starts a kernel.
             register::FETCH_CTRL | register::STORE_CTRL | register::LOAD_CTRL
                 if value & AP_START == 0 => {}
             register::FETCH_CTRL => self.start_fetch(),
@@ -840,7 +842,7 @@ impl Transport for Mock {
 
     fn allocate(&mut self, bytes: usize) -> Result<Buffer> {
         let index = self.host.len();
-        // Old contents, and addresses beyond 32 bits.
+        // Buffers begin with old contents, at addresses beyond 32 bits.
         self.host.push(vec![0xa5; bytes]);
         let mut device = vec![0x5a; bytes];
         let beats = self.earlier_arena.chunks_exact(self.program.beat_bytes());

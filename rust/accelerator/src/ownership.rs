@@ -1,6 +1,7 @@
-//! Keeps an accelerator to one engine: a lock on a file that all ways to the FPGA agree on.
+//! Reserves an accelerator for one engine, by a lock on a file that all access paths to the FPGA
+//! share.
 //!
-//! Linux drops the lock when the process ends, however it ends. Depends on
+//! Linux releases the lock when the process ends, even after a crash. Depends on
 //! [`quasar_core::error`].
 
 use std::fs::{self, File, OpenOptions};
@@ -17,12 +18,12 @@ use rustix::io::Errno;
 #[derive(Debug)]
 pub struct Ownership {
     file: File,
-    /// The process that took it: a forked one has the file, too, but not the right.
+    /// The process that took it. A forked process inherits the file, but not the ownership.
     process: u32,
 }
 
 impl Ownership {
-    /// Takes the accelerator that `path` stands for. `device` names it in errors.
+    /// Takes the accelerator whose lock file is `path`. Errors name `device`.
     ///
     /// # Errors
     /// [`Error::DeviceBusy`] if another engine or process has the accelerator;
@@ -50,21 +51,22 @@ impl Ownership {
 impl Drop for Ownership {
     fn drop(&mut self) {
         if self.process == process::id() {
-            // A process forked from this one keeps the file open, and with it the lock.
+            // Unlocks explicitly, because a forked process may keep the file open.
             let _ = flock(&self.file, FlockOperation::Unlock);
         }
     }
 }
 
-/// Returns the file to lock for an FPGA of which Linux shows neither manager nor registers.
+/// Returns the lock file for an FPGA without a manager or register nodes in Linux.
 pub fn file_without_nodes() -> PathBuf {
     "/tmp/quasar-rt-fpga.lock".into()
 }
 
-/// Opens a file to lock, but makes that of [`file_without_nodes`] if there is none.
+/// Opens a lock file. Creates it only if it is that of [`file_without_nodes`].
 fn open(path: &Path) -> std::io::Result<File> {
     let common = path == file_without_nodes();
-    // Opening a pipe would wait for its other end, and anybody may plant a link in /tmp.
+    // NONBLOCK, because opening a pipe waits for its other end; NOFOLLOW, because anyone may create
+    // a link in /tmp.
     let flags = if common {
         OFlags::NONBLOCK | OFlags::NOFOLLOW
     } else {
@@ -73,7 +75,7 @@ fn open(path: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.custom_flags(flags.bits() as i32).mode(0o644);
     let found = options.clone().read(true).open(path);
-    // In /tmp, Linux lets nobody create a file that is another user's.
+    // In /tmp, Linux refuses O_CREAT for an existing file of another user.
     let file = match found {
         Err(_) if common => options
             .write(true)
@@ -114,7 +116,7 @@ fn process_with_lock(locks: &str, major: u32, minor: u32, inode: u64) -> Option<
     let file = format!("{major:02x}:{minor:02x}:{inode}");
     locks.lines().find_map(|line| {
         let mut fields = line.split_ascii_whitespace().skip(1);
-        // A line with "->" is of a process that waits.
+        // A line with "->" belongs to a waiting process.
         let held = fields.next() == Some("FLOCK");
         let mut fields = fields.skip(2);
         let process = fields.next()?;

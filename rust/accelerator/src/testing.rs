@@ -1,5 +1,5 @@
-//! Random subnets and configurations for tests. Depends on the subnet's schema, so that the values
-//! of every tensor are sampled.
+//! Samples random subnets and configurations for tests. Uses the subnet's schema, so that it
+//! samples the values of every tensor.
 
 use proptest::prelude::*;
 use quasar_core::subnet::config::Config;
@@ -26,7 +26,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Returns a number of `least..=most`.
+    /// Samples a number of `least..=most`.
     pub(crate) fn within(&mut self, least: i64, most: i64) -> i64 {
         least + (self.next() % (most - least + 1) as u64) as i64
     }
@@ -126,7 +126,7 @@ impl Design {
 }
 
 impl Random {
-    /// Samples a value with which layers of a few dozen columns neither saturate nor vanish.
+    /// Samples a value such that layers of a few dozen columns neither saturate nor vanish.
     fn value(&mut self, name: &str, rule: Rule) -> i64 {
         let part = name.rsplit('.').next().unwrap_or(name);
         match (part, rule) {
@@ -148,20 +148,20 @@ impl Random {
     }
 }
 
-/// Reads a board of the package.
+/// Reads a board description of the package.
 pub(crate) fn board(name: &str) -> Board {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../python/quasar_rt/boards");
     Board::from_toml(&std::fs::read_to_string(format!("{root}/{name}.toml")).unwrap()).unwrap()
 }
 
-/// Returns a configuration that holds a subnet. The numbers are tokens, row pairs, requantizing,
-/// norm and exponential lanes, AXI ports, frames.
+/// Returns a configuration that can hold a subnet. `shape`: tokens, row pairs, requantizing, norm
+/// and exponential lanes, AXI ports, frames.
 pub(crate) fn hardware(subnet: &Subnet, board_name: &str, shape: [u64; 7]) -> Hardware {
     cascaded(subnet, board_name, shape, [1, 1, 1])
 }
 
-/// Returns a configuration that holds a subnet, with this cascade and clock ratio, and buffers that
-/// divide products into this many bands of tokens, where there are enough tiles.
+/// Returns a configuration that can hold a subnet, with the given cascade and clock ratio. Its
+/// buffers divide products into the given number of bands of tokens, if there are enough tiles.
 pub(crate) fn cascaded(
     subnet: &Subnet,
     board_name: &str,

@@ -1,8 +1,8 @@
-//! Linux without PYNQ: registers through a UIO device or `/dev/mem`, memory through u-dma-buf or a
-//! reserved region, the bitstream through the FPGA manager.
+//! Accesses an accelerator on Linux without PYNQ: registers through a UIO device or `/dev/mem`,
+//! memory through u-dma-buf or a reserved region, the bitstream through the FPGA manager.
 //!
-//! Every path has a root (`/dev`, `/sys`), so that tests use ordinary files for the device nodes.
-//! All `unsafe` here is access to mapped memory. Depends on [`crate::transport`], `host_memory`,
+//! Every path has a root (`/dev`, `/sys`), so that tests can replace device nodes by ordinary
+//! files. All `unsafe` blocks access mapped memory. Depends on [`crate::transport`], `host_memory`,
 //! [`crate::identity`] and [`crate::isa`].
 #![allow(unsafe_code)]
 
@@ -26,13 +26,13 @@ use crate::isa::REGISTER_BYTES;
 use crate::ownership::{file_without_nodes, Ownership};
 use crate::transport::{register, Buffer, Transport, CACHE_LINE};
 
-/// The interval at which completion is polled if there is no interrupt.
+/// The interval of polls for completion without an interrupt.
 const POLL_INTERVAL: Duration = Duration::from_micros(100);
 
 /// Name of the FPGA manager.
 const FPGA_MANAGER: &str = "fpga0";
 
-/// Roots of Linux's files.
+/// Root folders of Linux's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roots {
     /// `/dev`
@@ -62,7 +62,7 @@ pub struct Region {
     pub bytes: usize,
 }
 
-/// The way to the registers.
+/// The access path to the registers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Registers {
     /// `/dev/uioN`, which also has the interrupt.
@@ -80,7 +80,7 @@ pub enum Memory {
     Reserved(Region),
 }
 
-/// Returns a function that makes [`Error::DeviceUnavailable`] of a problem.
+/// Returns a function that turns a problem into [`Error::DeviceUnavailable`].
 fn unavailable(device: &str) -> impl Fn(String) -> Error + '_ {
     |problem| Error::DeviceUnavailable {
         device: device.into(),
@@ -148,15 +148,14 @@ impl Memory {
     }
 }
 
-/// The state of an FPGA that is configured, in the attribute `state`.
+/// Value of the attribute `state` if the FPGA is configured.
 const OPERATING: &str = "operating";
 
-/// The attributes of the FPGA manager that load a bitstream: how, and which file.
+/// The attributes of the FPGA manager that load a bitstream: flags and file name.
 const LOADING: [&str; 2] = ["flags", "firmware"];
 
-/// Returns the file whose lock is the FPGA's: the manager's state, which every user may open, or
-/// else the first node that gives access to registers. UIO, `/dev/mem` and
-/// PYNQ lock the same one.
+/// Returns the file whose lock owns the FPGA: the manager's state, which every user may open, or
+/// otherwise the first node with access to registers. UIO, `/dev/mem` and PYNQ lock the same file.
 pub fn lock_file(roots: &Roots) -> PathBuf {
     let nodes = Registers::find(roots).map(|registers| match registers {
         Registers::Uio(name) => roots.dev.join(name),
@@ -174,9 +173,9 @@ fn manager(roots: &Roots) -> PathBuf {
     roots.sys.join("class/fpga_manager").join(FPGA_MANAGER)
 }
 
-/// Checks that the FPGA is configured, as far as Linux knows. Where nothing answers in the FPGA, an
-/// access to a register ends in SIGBUS, a kernel panic or a hang, so this comes before the first.
-/// Without an FPGA manager there is nothing to check.
+/// Checks that Linux reports a configured FPGA, before the first access to a register: in an
+/// unconfigured FPGA the access ends in SIGBUS, a kernel panic or a hang. Without an FPGA manager
+/// the check passes.
 fn expect_operating(roots: &Roots) -> Result<(), String> {
     let state = manager(roots).join("state");
     match attribute(&state) {
@@ -189,8 +188,8 @@ fn expect_operating(roots: &Roots) -> Result<(), String> {
     }
 }
 
-/// Loads a bitstream by the FPGA manager. Copies it to the firmware folder first, unless it is
-/// there. The attributes that this takes are AMD's; mainline Linux does not have them.
+/// Loads a bitstream through the FPGA manager. Copies it to the firmware folder first, unless it is
+/// there. This needs attributes of AMD's kernels, which mainline Linux does not have.
 ///
 /// # Errors
 /// [`Error::DeviceUnavailable`] if Linux does not load bitstreams, a file cannot be read or
@@ -201,13 +200,13 @@ pub fn load_bitstream(roots: &Roots, bitstream: &Path) -> Result<()> {
     load(roots, bitstream).map_err(unavailable(FPGA_MANAGER))
 }
 
-/// The ways to a bitstream where Linux does not load one.
+/// Remedies if Linux cannot load bitstreams.
 const OTHER_WAYS: &str =
     "let the boot loader load the bitstream and apply the device-tree overlay \
     (FSBL: BOOT.BIN; U-Boot: `fpga load`, `fdt apply`) and set QUASAR_BITSTREAM to NAME.json, or \
     boot AMD's kernel, which fpgautil and xmutil need, too";
 
-/// Checks that Linux loads bitstreams for a program.
+/// Checks that programs can load bitstreams through Linux.
 fn expect_loads(roots: &Roots) -> Result<(), String> {
     let manager = manager(roots);
     if !manager.is_dir() {
@@ -242,7 +241,7 @@ fn load(roots: &Roots, bitstream: &Path) -> Result<(), String> {
         fs::write(&path, value).map_err(io(&path))
     };
     let [flags, image] = LOADING;
-    // 0: the whole FPGA, no partial bitstream.
+    // 0: a full bitstream, not a partial one.
     set(flags, "0")?;
     set(image, &name.to_string_lossy())?;
     match attribute(&manager.join("state"))?.as_str() {
@@ -254,19 +253,19 @@ fn load(roots: &Roots, bitstream: &Path) -> Result<(), String> {
     }
 }
 
-/// Holds what Linux shows of an accelerator. Nothing is opened that belongs to the accelerator, and
-/// no register is accessed.
+/// Describes an accelerator by the files that Linux shows, without opening its devices or accessing
+/// its registers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
-    /// The UIO device of the accelerator, as in `/dev`.
+    /// Name of the accelerator's UIO device in `/dev`.
     pub uio: Option<String>,
-    /// Bytes of registers that the UIO device has; `None` if it does not state them.
+    /// Bytes of registers of the UIO device; `None` if unknown.
     pub uio_bytes: Option<u64>,
-    /// The u-dma-buf that the driver takes, as in `/dev`.
+    /// Name in `/dev` of the u-dma-buf that the driver uses.
     pub memory: Option<String>,
-    /// Bytes of the u-dma-buf; `None` if it does not state them.
+    /// Bytes of the u-dma-buf; `None` if unknown.
     pub memory_bytes: Option<u64>,
-    /// Files that the driver opens to read and write.
+    /// Files that the driver opens for reading and writing.
     pub nodes: Vec<PathBuf>,
     /// Files that the driver writes.
     pub attributes: Vec<PathBuf>,
@@ -276,12 +275,12 @@ pub struct Survey {
     pub not_operating: Option<String>,
     /// The reason why Linux loads no bitstream.
     pub not_loading: Option<String>,
-    /// Files and the folder that are written to load a bitstream.
+    /// Files and the folder that loading a bitstream writes to.
     pub loading: Vec<PathBuf>,
 }
 
 impl Survey {
-    /// Looks for everything that [`Uio::open`] and [`load_bitstream`] need.
+    /// Finds everything that [`Uio::open`] and [`load_bitstream`] need.
     pub fn new(roots: &Roots) -> Self {
         let mut survey = Self {
             state: attribute(&manager(roots).join("state")).ok(),
@@ -312,7 +311,7 @@ impl Survey {
     }
 }
 
-/// DMA memory, mapped.
+/// Mapped DMA memory.
 #[derive(Debug)]
 struct Pool {
     map: MmapRaw,
@@ -323,19 +322,19 @@ struct Pool {
     used: usize,
 }
 
-/// A side that a range of memory is made visible to.
+/// The side to which a synchronisation makes a range visible.
 #[derive(Clone, Copy, Debug)]
 enum Side {
     Device,
     Cpu,
 }
 
-/// An attribute that stays open, so that writing it is one system call.
+/// An open attribute, so that a write is one system call.
 #[derive(Debug)]
 struct Attribute {
     name: &'static str,
     file: File,
-    /// Its last value; `None` if not known.
+    /// Its last value; `None` if unknown.
     value: Option<u64>,
 }
 
@@ -363,7 +362,7 @@ struct Caches {
     for_cpu: Attribute,
     /// The attributes of [`RANGE`].
     range: [Attribute; 3],
-    /// True unless u-dma-buf has refused a command, which has the range in the same write.
+    /// True until u-dma-buf refuses a command, a single write that includes the range.
     commands: bool,
 }
 
@@ -396,12 +395,12 @@ impl Caches {
             Side::Cpu => (&self.for_cpu, 2),
         };
         let failed = |name: &str, error| format!("{name}: {error}");
-        // A command: the offset above, then size, direction and a bit to begin.
+        // A command: offset in the upper half, then size, direction and a start bit.
         let fits = offset.max(bytes) <= u32::MAX.into() && bytes.is_multiple_of(16);
         if self.commands && fits {
             let command = offset << 32 | bytes | direction << 2 | 1;
             match owner.write(&format!("{command:#018x}\n")) {
-                // Those before u-dma-buf 2 take only 0 and 1.
+                // Versions before u-dma-buf 2 accept only 0 and 1.
                 Err(e) if e.kind() == std::io::ErrorKind::InvalidInput => self.commands = false,
                 result => return result.map_err(|e| failed(owner.name, e)),
             }
@@ -430,7 +429,7 @@ pub struct Uio {
     name: String,
     registers: MmapRaw,
     interrupt: Option<OwnedFd>,
-    /// True if Linux may have masked the interrupt, which it does whenever it comes.
+    /// True if Linux may have masked the interrupt, as it does at each interrupt.
     masked: bool,
     pool: Pool,
     /// Views of the buffers in `pool`.
@@ -460,7 +459,7 @@ fn map(file: &File, path: &Path, offset: u64, bytes: usize) -> Result<MmapRaw, S
 }
 
 impl Uio {
-    /// Opens an accelerator for one engine of this process alone.
+    /// Opens an accelerator for exclusive use by one engine of this process.
     ///
     /// # Errors
     /// [`Error::DeviceUnavailable`] if something is missing or the FPGA is not configured;
@@ -500,8 +499,8 @@ impl Uio {
             memory: HostMemory::default(),
             _ownership: ownership,
         };
-        // The first access is a read, of the register that answers even during a reset: the error
-        // of a read ends this process, that of a write comes late and stops an arm64 kernel.
+        // The first access is a read of a register that responds even during a reset. A failed read
+        // ends this process; a failed write is reported late and stops an arm64 kernel.
         uio.read(register::RESET).map_err(|e| e.to_string())?;
         Ok(uio)
     }
@@ -539,7 +538,7 @@ impl Pool {
             Memory::UDmaBuf(name, attributes) => {
                 let path = roots.dev.join(name);
                 let bytes = number(&attributes.join("size"))? as usize;
-                // From 5 on, u-dma-buf maps without cache also those who do not ask for it.
+                // With sync_mode 5 or more, u-dma-buf maps uncached even without O_SYNC.
                 let caching = match number(&attributes.join("sync_mode")) {
                     Ok(5..) => Caching::Uncached,
                     _ => Caching::Cached,
@@ -570,8 +569,7 @@ impl Pool {
     }
 }
 
-/// Orders memory accesses: those before it are done before those after it begin, also as the device
-/// sees them.
+/// Completes all earlier memory accesses before later ones begin, also for the device.
 fn barrier() {
     #[cfg(any(target_arch = "aarch64", target_arch = "arm"))]
     // SAFETY: a barrier changes neither registers nor memory.
@@ -651,7 +649,7 @@ impl Transport for Uio {
         };
         if self.masked {
             count_call();
-            // Writing 1 unmasks it.
+            // Writing 1 unmasks the interrupt.
             rustix::io::write(interrupt, &1_u32.to_ne_bytes()).map_err(|e| self.fault(e))?;
             self.masked = false;
         }

@@ -1,14 +1,15 @@
-//! Copies to and from memory that is mapped uncached.
+//! Copies to and from uncached mappings.
 //!
-//! On Arm such a mapping may be device memory, where an access that is not aligned faults (SIGBUS),
-//! and so does the instruction that clears a cache line. `memcpy` may use both. The copies here
-//! consist of aligned accesses alone, each done once and in order. No dependencies.
+//! On Arm such a mapping may be device memory. There an unaligned access faults (SIGBUS), and so
+//! does the instruction that clears a cache line; `memcpy` may use both. These copies use aligned
+//! accesses only, each once and in order. No dependencies.
 #![allow(unsafe_code)]
 // `accesses` aligns them.
 #![allow(clippy::cast_ptr_alignment)]
 
 /// Splits `bytes` bytes from `address` on into accesses of 8, 4 and 1 bytes, each aligned to its
-/// size; yields each one's offset and size. Those of 8 lie in the middle, the others at the ends.
+/// size, and yields their offsets and sizes. Accesses of 8 bytes are in the middle, the others at
+/// the ends.
 fn accesses(address: usize, bytes: usize) -> impl Iterator<Item = (usize, usize)> {
     let mut offset = 0;
     std::iter::from_fn(move || {
@@ -26,8 +27,8 @@ fn accesses(address: usize, bytes: usize) -> impl Iterator<Item = (usize, usize)
 /// `data.len()` bytes from `to` on can be written, and do not overlap `data`.
 pub(crate) unsafe fn copy_in(to: *mut u8, data: &[u8]) {
     for (offset, size) in accesses(to.addr(), data.len()) {
-        // SAFETY: the access lies within both ranges; it is aligned in memory, and `data` is read
-        // without regard to alignment.
+        // SAFETY: the access lies within both ranges. It is aligned in memory; the read of `data`
+        // need not be aligned.
         unsafe {
             let (from, to) = (data.as_ptr().add(offset), to.add(offset));
             match size {
@@ -69,7 +70,7 @@ pub(crate) unsafe fn copy_out(from: *const u8, out: &mut [u8]) {
 mod tests {
     use super::*;
 
-    /// Longer than two words and their edges.
+    /// Longer than two words and unaligned ends.
     const BYTES: usize = 40;
 
     #[test]
@@ -102,7 +103,7 @@ mod tests {
             for target in 0..8 {
                 for bytes in 0..=BYTES - 8 {
                     let data = &pattern[source..source + bytes];
-                    // Words, so that `target` is the alignment.
+                    // Words, so that `target` alone determines the alignment.
                     let mut memory = [0_u64; BYTES / 8 + 1];
                     let start = memory.as_mut_ptr().cast::<u8>();
                     let mut out = [0; BYTES];

@@ -1,10 +1,11 @@
-//! Watches the thread that calls a transport: a call may never return, and nothing can end it.
+//! Watches the thread that calls a transport, since a call may never return and cannot be
+//! cancelled.
 //!
-//! The thread counts its calls in a [`Watch`]. Everybody who waits for the thread looks at that
-//! count. A caller who has seen one and the same call for the whole limit gives the device up: all
-//! who wait get an error, later ones get one at once, and the thread stays behind. If the call
-//! returns after all, the thread resets the kernels, makes no other access, and ends. Frames that
-//! wait for others are never late, however long the queue is.
+//! The thread counts its calls in a [`Watch`], and everyone who waits for the thread reads that
+//! count. A caller who has seen the same call for the whole limit gives the device up: all waits
+//! fail, later ones fail at once, and the thread is abandoned. If the call does return, the thread
+//! resets the kernels, makes no other access, and ends. The limit applies to a call, so frames
+//! behind a long queue do not time out.
 //!
 //! Depends on [`crate::transport`] and the core's error.
 
@@ -18,24 +19,24 @@ use quasar_core::error::{Error, Result};
 
 use crate::transport::{Buffer, Transport};
 
-/// Time that one call of a transport may take beyond the limit of a segment.
+/// Time that a call of a transport may take beyond the limit of a segment.
 pub const CALL_SLACK: Duration = Duration::from_secs(5);
-/// Longest wait for a thread to end when its device is closed, and the longest time that one call
-/// of the transport may take from then on.
+/// Limit of the wait for the thread when its device is closed, and of each call of the transport
+/// from then on.
 pub const CLOSE_LIMIT: Duration = Duration::from_secs(5);
-/// The interval at which a waiting caller looks at the watch and checks whether it is cancelled.
+/// The interval at which a waiting caller reads the watch and its cancellation.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-/// Longest time between two looks that counts: a process that was stopped has not waited.
+/// Longest time between two reads that counts as waiting, since the process may have been stopped.
 const LONGEST_LOOK: Duration = Duration::from_millis(200);
 /// The interval at which a closed queue checks whether the thread has ended.
 const CLOSE_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Locks a value that no panic leaves half written.
+/// Locks a value, also after a panic: no panic leaves it half written.
 pub(crate) fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
     value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Declares the calls that are watched, with their words for messages.
+/// Declares the watched calls, with their names in messages.
 macro_rules! calls {
     ($($call:ident $words:literal)*) => {
         /// A call of a transport.
@@ -68,30 +69,30 @@ calls! {
 /// Bits of [`Watch::calls`] that name the call.
 const CALL_BITS: u32 = 8;
 
-/// State that the thread which calls a transport shares with those who wait for it.
+/// State shared by the thread that calls a transport and the callers who wait for it.
 #[derive(Debug)]
 pub struct Watch {
     /// Limit of one call.
     limit: Duration,
-    /// The number of calls so far; in the low bits, the one in progress, counted from 1, or 0.
+    /// The number of calls so far; in the low bits, 1 + the kind of the call in progress, or 0.
     calls: AtomicU64,
-    /// Set when the thread is to end without finishing its work.
+    /// True if the thread must end without finishing its work.
     closing: AtomicBool,
-    /// Set when the device is about to be closed.
+    /// True if the device is about to close.
     closes_soon: AtomicBool,
-    /// The call that did not return, once the device was given up; `None` in it if a caller was
-    /// interrupted instead.
+    /// Set once the device was given up: the call that did not return, or `None` if a caller was
+    /// interrupted.
     given_up: OnceLock<Option<&'static str>>,
     name: OnceLock<String>,
 }
 
 impl Watch {
-    /// Makes a watch for a device whose segments may take as long as `segment`.
+    /// Creates a watch for a device whose segments may take up to `segment`.
     pub fn new(segment: Duration) -> Arc<Self> {
         Self::with_limit(segment.saturating_add(CALL_SLACK))
     }
 
-    /// Makes a watch with the limit of one call.
+    /// Creates a watch with the limit of one call.
     pub(crate) fn with_limit(limit: Duration) -> Arc<Self> {
         Arc::new(Self {
             limit,
@@ -103,17 +104,17 @@ impl Watch {
         })
     }
 
-    /// Makes the thread end without finishing its work.
+    /// Requests that the thread ends without finishing its work.
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
     }
 
-    /// Returns true once the thread is to end.
+    /// Returns true once the thread must end.
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
     }
 
-    /// Shortens the limit of a call to [`CLOSE_LIMIT`], because the device will be closed.
+    /// Shortens the limit of a call to [`CLOSE_LIMIT`], because the device will close.
     pub(crate) fn close_soon(&self) {
         self.closes_soon.store(true, Ordering::Relaxed);
     }
@@ -123,13 +124,13 @@ impl Watch {
         self.given_up.get().is_some()
     }
 
-    /// Lets the thread make no further access but a reset, and end.
+    /// Forbids the thread all accesses except a reset, and requests its end.
     fn give_up(&self, call: Option<&'static str>) {
         self.close();
         let _ = self.given_up.set(call);
     }
 
-    /// Fails once the device was given up.
+    /// Returns an error once the device was given up.
     pub(crate) fn check(&self) -> Result<()> {
         match self.given_up.get() {
             Some(Some(call)) => Err(Error::DeviceUnavailable {
@@ -144,11 +145,11 @@ impl Watch {
         }
     }
 
-    /// Waits for an answer of the thread.
+    /// Waits for an answer from the thread.
     ///
     /// # Errors
-    /// The answer's; [`Error::DeviceTimeout`] if the thread hangs in one call of the transport,
-    /// [`Error::DeviceFault`] if it has ended, [`Error::Interrupted`].
+    /// The error in the answer; [`Error::DeviceTimeout`] if the thread hangs in a call of the
+    /// transport, [`Error::DeviceFault`] if it has ended, [`Error::Interrupted`].
     pub(crate) fn receive<T>(
         &self,
         answer: &Receiver<Result<T>>,
@@ -168,7 +169,7 @@ impl Watch {
         }
     }
 
-    /// Like [`Self::receive`], and gives the device up if the answer does not come.
+    /// Like [`Self::receive`], and gives the device up if there is no answer.
     pub(crate) fn receive_or_give_up<T>(
         &self,
         answer: &Receiver<Result<T>>,
@@ -216,10 +217,10 @@ impl Watch {
 const REMEDY: &str = "its thread is left behind and keeps the device: \
                       end this process, restart the device and make a new engine";
 
-/// One caller's looks at a watch.
+/// One caller's observation of a watch.
 struct Patience<'a> {
     watch: &'a Watch,
-    /// The call seen last, and how long it and the end have been waited for.
+    /// The call seen last, and the time spent waiting for it and for the thread's end.
     calls: u64,
     inside: Duration,
     closing: Duration,
@@ -237,7 +238,8 @@ impl<'a> Patience<'a> {
         }
     }
 
-    /// Fails if one call of the transport takes too long, or the thread does not end.
+    /// Reads the watch. Returns an error if one call of the transport takes too long or the thread
+    /// does not end.
     fn look(&mut self) -> Result<()> {
         let now = Instant::now();
         let passed = (now - self.last).min(LONGEST_LOOK);
@@ -272,8 +274,8 @@ impl<'a> Patience<'a> {
     }
 }
 
-/// A transport whose calls a [`Watch`] counts. Once the device is given up, it refuses all but
-/// resets.
+/// A transport that counts its calls in a [`Watch`]. Once the device is given up, all calls except
+/// resets fail.
 #[derive(Debug)]
 pub struct Watched<T> {
     transport: T,
@@ -359,7 +361,7 @@ impl<T: Transport> Transport for Watched<T> {
     }
 
     fn reset(&mut self) -> Result<()> {
-        // Allowed at any time: kernels that run write to memory that is about to be freed.
+        // Always allowed: running kernels write to memory that is about to be freed.
         let transport = &mut self.transport;
         self.watch.call(Call::Reset, || transport.reset())
     }
@@ -379,7 +381,7 @@ impl<T: Transport> Transport for Watched<T> {
 
 #[cfg(test)]
 impl<T: Transport> Watched<T> {
-    /// Watches a transport whose calls return.
+    /// Wraps a transport whose calls always return.
     pub(crate) fn of(transport: T) -> Self {
         let watch = Watch::new(Duration::from_secs(60));
         Self::connect(&watch, || Ok(transport)).unwrap()
@@ -390,7 +392,7 @@ impl<T: Transport> Watched<T> {
     }
 }
 
-/// A thread that may hang, and then is left alone.
+/// A thread that is abandoned if it hangs.
 #[derive(Debug)]
 pub(crate) struct Worker(Mutex<Option<JoinHandle<()>>>);
 
@@ -410,8 +412,8 @@ impl Worker {
         Ok(Self(Mutex::new(Some(worker))))
     }
 
-    /// Waits for the thread's end until `limit`, or until `cancel` is set. Returns true if the
-    /// thread has ended, or if it is the one that asks.
+    /// Waits for the thread's end until `limit` or until `cancel` is set. Returns true if the
+    /// thread has ended or is the calling thread.
     pub(crate) fn end(&self, limit: Instant, cancel: &AtomicBool) -> bool {
         let own = thread::current().id();
         loop {
@@ -425,13 +427,13 @@ impl Worker {
         }
     }
 
-    /// Joins the thread, but not in the thread itself, which cannot wait for its own end. (The
-    /// garbage collector may drop an engine while the driver calls Python.)
+    /// Joins the thread, unless it is the calling thread. (The garbage collector may drop an engine
+    /// while the driver calls Python.)
     pub(crate) fn join(&self) {
         let worker = lock(&self.0).take();
         if let Some(worker) = worker.filter(|worker| worker.thread().id() != thread::current().id())
         {
-            // A panic of the thread has already reached the callers as an error.
+            // Callers have already received a panic of the thread as an error.
             let _ = worker.join();
         }
     }

@@ -32,7 +32,7 @@ struct Bench {
     program: Arc<Program>,
     queue: FrameQueue,
     report: Arc<Mutex<Report>>,
-    /// Spoiled accesses so far.
+    /// Number of injected faults that took effect.
     spoiled: Arc<AtomicU64>,
 }
 
@@ -49,7 +49,7 @@ impl Bench {
         Self::with(mock, &[])
     }
 
-    /// Returns a bench whose accesses are spoiled from the first frame on.
+    /// Returns a bench with faults of accesses from the first frame on.
     fn with(mock: Mock, faults: &[(AccessFault, u64)]) -> Self {
         Self::watched(mock, faults, &Watch::new(Duration::from_secs(60)))
     }
@@ -83,7 +83,7 @@ impl Bench {
         self.queue.submit(self.input(frame))
     }
 
-    /// Runs frames with at most `ahead` unanswered.
+    /// Runs frames with at most `ahead` unanswered frames.
     fn run(&self, frames: u64, ahead: usize) -> Vec<Result<Vec<i32>>> {
         let mut tickets = VecDeque::new();
         let mut answers = Vec::new();
@@ -122,7 +122,7 @@ impl Bench {
     }
 }
 
-/// Counts the errors that faults cost, by kind.
+/// Counts the expected errors of faults, by kind.
 fn costs(fired: &[Fault]) -> BTreeMap<&'static str, usize> {
     let mut kinds = BTreeMap::new();
     for kind in fired.iter().filter_map(|fault| fault.error()) {
@@ -176,14 +176,14 @@ fn each_fault_costs_one_frame_at_most_and_the_next_succeeds() {
                 fired += report.fired.len();
             }
         }
-        // Not every fault can show in every segment.
+        // A fault cannot affect every kind of segment.
         assert!(fired >= 3, "{fault:?} fired {fired} times");
     }
 }
 
 #[test]
 fn a_flipped_bit_of_any_command_costs_one_frame() {
-    // The bits of the commands are flipped in turn: 3 commands of 256 bits for each segment.
+    // Flips each bit of the commands in turn: 3 commands of 256 bits for each segment.
     let bench = Bench::new(2, 1, |segment| {
         (segment % 3 == 2).then_some(Fault::FlippedCommand)
     });
@@ -201,7 +201,7 @@ fn frames_behind_a_fault_run_again_in_their_order() {
             let inputs: Vec<_> = (0..12).map(|f| bench.input(f)).collect();
             let answers = bench.run(12, 12);
             let failed = answers.iter().position(Result::is_err);
-            // All but the check, whose key is the attempt's.
+            // All data except the check, whose key differs for each attempt.
             let data = |input: &Vec<u8>| input[..input.len() - PORT_BYTES].to_vec();
             let place = |input| inputs.iter().position(|i| data(i) == data(input)).unwrap();
             let mut begins = 0;
@@ -225,7 +225,7 @@ fn no_two_segments_checks_start_alike() {
         .collect();
     for (i, start) in starts.iter().enumerate() {
         assert!(!starts[..i].contains(start));
-        // Counts differ below the seeds' difference, whatever their values are.
+        // Counts have fewer bits than the difference of two seeds.
         assert_eq!(driver.stored[i].count >> 24, 0);
         let apart = driver.stored[i].seed.wrapping_sub(driver.stored[0].seed);
         assert_eq!(apart, (i as u32) << 24);
@@ -235,7 +235,8 @@ fn no_two_segments_checks_start_alike() {
 
 #[test]
 fn a_frame_is_not_answered_before_its_segment_is_read() {
-    // The output comes long before fetch has read the segment's last command, which has no unit.
+    // The output is complete long before fetch has read the segment's last command, which has no
+    // unit.
     for fault in [Fault::NoUnit, Fault::WrongIdentity] {
         let mut mock = Mock::new(program(1, 1), DEADLINES.segment, move |segment| {
             (segment == 3).then_some(fault)
@@ -249,7 +250,7 @@ fn a_frame_is_not_answered_before_its_segment_is_read() {
 
 #[test]
 fn a_wrong_number_of_transfers_fails_its_frame() {
-    // A transfer that is counted but not made, and one that is made but not counted.
+    // A transfer that is counted but missing, and a transfer that is not counted.
     for transfers in [0, 2] {
         let mut shared = program(1, 1);
         let changed = Arc::get_mut(&mut shared).unwrap();
@@ -273,7 +274,7 @@ fn lost_and_spurious_interrupts_are_counted() {
         5 => Some(Fault::SpuriousInterrupts),
         _ => None,
     });
-    // An output comes so long after its segment's end that no interrupt announces both.
+    // The output is complete so long after its segment's end that each has its own interrupt.
     mock.store_polls = 30;
     let bench = Bench::of(mock);
     let answers = bench.run(8, 1);
@@ -284,24 +285,24 @@ fn lost_and_spurious_interrupts_are_counted() {
     assert!(counters.spurious_interrupts >= 1);
 }
 
-/// Waits of a transport: the longest, and those that an interrupt ended.
+/// Waits of a transport: the longest, and the number ended by an interrupt.
 #[derive(Debug, Default)]
 struct Waits {
     longest: Duration,
     interrupts: u64,
 }
 
-/// A mock whose segments take a time, with a record of the waits while fetch reads.
+/// A mock whose segments take time. Records the waits while fetch reads.
 struct Slow {
     mock: Mock,
     /// The time of a segment.
     segment: Duration,
     /// The time at which fetch ends.
     ends: Option<Instant>,
-    /// From fetch's end to the start of the next segment.
+    /// Times from fetch's end to the start of the next segment.
     gaps: Arc<Mutex<Vec<Duration>>>,
     ended: Option<Instant>,
-    /// Lets fetch's interrupt through.
+    /// True if fetch raises interrupts.
     interrupts: bool,
     waits: Arc<Mutex<Waits>>,
 }
@@ -376,7 +377,7 @@ fn the_next_segment_starts_when_fetch_ends_or_a_tenth_of_a_millisecond_later() {
         drop(queue);
         let waits = waits.lock().unwrap();
         assert!(waits.longest <= FETCH_SLICE, "{waits:?}");
-        // The first of each kind of segment, whose time is not known, and what came late.
+        // Excludes the first segment of each kind, whose time is unknown, and late wake-ups.
         let gaps = gaps.lock().unwrap();
         let longest = *gaps[4..].iter().max().unwrap();
         assert!(longest <= FETCH_SLICE, "{gaps:?}");
@@ -442,7 +443,7 @@ fn a_cancelled_wait_ends() {
         drop(bench.submit(0));
     }
     let cancel = AtomicBool::new(true);
-    // The frame may as well have hung before the first check.
+    // The frame may also have hung before the first check.
     assert!(bench.submit(0).wait(&cancel).is_err());
 }
 
@@ -468,7 +469,7 @@ fn a_spoiled_access_costs_one_frame_at_most() {
             for (frames, ahead) in [(1, 1), (1, 3), (2, 1), (2, 5)] {
                 let mock = Mock::new(program(frames, 2), DEADLINES.segment, |_| None);
                 let bench = Bench::with(mock, &[(fault, after)]);
-                // As many frames as it takes to get there, and those that come after.
+                // Runs as many frames as the fault needs, and some more.
                 let mut costs: usize = 0;
                 for round in 0.. {
                     let spoiled = bench.spoiled.load(Ordering::Relaxed) > 0;
@@ -486,7 +487,7 @@ fn a_spoiled_access_costs_one_frame_at_most() {
             }
         }
     }
-    // What cannot be mended must show.
+    // Faults that retries cannot hide must fail frames.
     for fault in [
         AccessFault::LostStart,
         AccessFault::DoubledStart,
@@ -503,7 +504,7 @@ fn a_spoiled_access_costs_one_frame_at_most() {
 #[test]
 fn an_arena_of_another_process_is_not_multiplied() {
     let mut mock = Mock::new(program(2, 2), DEADLINES.segment, |_| None);
-    // Memory has the arena of a process before, and this one's is not flushed.
+    // Memory has the arena of an earlier process, and the flush of the new arena is lost.
     mock.earlier_arena = mock.program.keyed_arena(0x0dd);
     let (program, report) = (Arc::clone(&mock.program), Arc::clone(&mock.report));
     let mut faulty = Faulty::new(mock);
@@ -523,7 +524,7 @@ fn an_arena_of_another_process_is_not_multiplied() {
     assert_eq!(bench.spoiled.load(Ordering::Relaxed), 2);
 }
 
-/// A transport that counts the time between its calls, copies to and from its memory included.
+/// A transport that measures the time between its calls, including copies to and from its memory.
 struct Timed {
     mock: Mock,
     /// The end of the last call.
@@ -563,7 +564,7 @@ impl Transport for Timed {
 #[test]
 #[ignore = "a measurement, not a test; docs/devices.md has the command and the result"]
 fn what_a_frame_of_the_driver_costs() {
-    // Inputs of few bytes, and of as many as 224x224 pixels have.
+    // Inputs of a few bytes, and of 224x224 pixels.
     for (tokens, patch_len) in [(8, 2), (8, 224 * 224 * 3 / 8)] {
         let batch = |_| {
             let mut shared = program(2, 2);
@@ -581,7 +582,7 @@ fn what_a_frame_of_the_driver_costs() {
             let mut driver = driver;
             let queue = FrameQueue::spawn(&watch, &NEVER, move |opened, requests, injected| {
                 opened.send(Ok(driver.counters.clone())).unwrap();
-                // All frames are in the queue, so the driver waits for none.
+                // All frames are in the queue, so the driver never waits for a frame.
                 begun.recv().unwrap();
                 driver.transport.inner().left = Instant::now();
                 driver.serve(requests, injected);
@@ -620,7 +621,7 @@ fn check_random_faults(seed: u64, frames: u64, slots: u64, ports: u64, ahead: us
     assert_eq!(answers.len() as u64, frames);
     let errors: usize = bench.errors(&answers).values().sum();
     let costs: usize = costs(&bench.finish("").fired).values().sum();
-    // A fault costs nothing more if it hits a frame that another fault has already hit.
+    // Two faults of the same frame cost one error.
     assert!(errors <= costs, "{errors} errors of {costs} faults");
     assert!(rate == 0 || costs == 0 || errors > 0);
 }
@@ -645,8 +646,8 @@ fn thousands_of_frames_survive_random_faults() {
     check_random_faults(1, 4000, 2, 2, 5, 120);
 }
 
-/// Returns what a frame adds to the counters: of each unit 4 commands, 100 busy cycles, 10 blocked
-/// and 20 starved ones, in 1000 cycles.
+/// Returns a frame's contribution to the counters: 1000 cycles; for each unit 4 commands and 100
+/// busy cycles, of these 10 blocked and 20 starved.
 fn frame_counts() -> BTreeMap<u32, u32> {
     let counts = CountedUnit::ALL.into_iter().flat_map(|unit| {
         let count = move |(counter, count)| (counter_offset(unit, counter), count);
@@ -716,7 +717,7 @@ fn counts_that_no_counters_have_are_refused() {
         let error = bench.queue.stop_counters(&NEVER).unwrap_err();
         assert_eq!(error.kind(), "DeviceFault");
         assert!(error.to_string().contains(words), "{error}");
-        // The driver goes on.
+        // The driver continues.
         assert_eq!(bench.errors(&bench.run(1, 1)), BTreeMap::new());
     }
 }
@@ -766,7 +767,7 @@ fn a_call_that_does_not_return_ends_all_waits() {
         assert!(start.elapsed() < limit.min(CLOSE_LIMIT) + Duration::from_secs(5));
         let kinds = bench.errors(&answers);
         assert_eq!(kinds.keys().collect::<Vec<_>>(), [&"DeviceTimeout"]);
-        // A frame takes two segments at most, as it does when each comes late.
+        // A frame takes at most two segments, each of which may be late.
         assert!(answers[..3].iter().all(Result::is_ok));
         let error = answers[19].as_ref().unwrap_err().to_string();
         assert!(error.contains("the transport's call of `write` was not done within"));

@@ -1,4 +1,4 @@
-//! Ordinary files stand in for the device nodes.
+//! Tests with ordinary files in place of device nodes.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,7 +13,7 @@ use crate::mock::{program, Mock};
 use crate::watch::Watched;
 
 thread_local! {
-    /// System calls of this thread, by [`count_call`].
+    /// System calls of this thread, counted by [`count_call`].
     pub(super) static CALLS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
@@ -102,7 +102,7 @@ fn one_engine_has_the_accelerator_whatever_the_way_to_it() {
             let second = Uio::open(&roots, &registers, &memory).unwrap_err();
             assert_eq!(second.kind(), "DeviceBusy", "{second}");
         }
-        // Nor does anybody load a bitstream under a driver.
+        // No bitstream can be loaded while a driver uses the FPGA.
         let loaded = load_bitstream(&roots, &bitstream).unwrap_err();
         assert_eq!(loaded.kind(), "DeviceBusy", "{loaded}");
         drop(first);
@@ -130,7 +130,7 @@ fn the_interrupt_is_unmasked_before_the_wait_that_follows_it() {
     }
 }
 
-/// Returns what was last written to an attribute: the file's first line.
+/// Returns the last value written to an attribute: the file's first line.
 fn attribute_of(roots: &Roots, name: &str) -> String {
     let path = roots.sys.join("class/u-dma-buf/udmabuf-quasar").join(name);
     let text = attribute(&path).unwrap();
@@ -219,7 +219,8 @@ fn a_synchronised_range_is_one_system_call() {
     }
     assert_eq!(counted_by_linux() - before - reading, 20);
     assert_eq!(CALLS.get() - calls, 20);
-    // Poll is no read or write. A wait in vain is a poll alone, unless the interrupt was masked.
+    // A poll is not counted as a read or write. A wait that times out is only a poll, unless the
+    // interrupt was masked.
     device.write_all(&1_u32.to_ne_bytes()).unwrap();
     let (calls, before) = (CALLS.get(), counted_by_linux());
     assert!(uio.wait(Duration::ZERO).unwrap());
@@ -311,7 +312,7 @@ fn a_kernel_that_loads_no_bitstreams_is_named_with_the_other_ways() {
     fs::remove_dir_all(manager(&roots)).unwrap();
     let error = load_bitstream(&roots, &bitstream).unwrap_err();
     assert!(error.to_string().contains("no FPGA manager"), "{error}");
-    // A boot loader may have loaded it.
+    // Opening works without a manager: a boot loader may have loaded the bitstream.
     uio(&roots);
 }
 
@@ -319,7 +320,8 @@ fn a_kernel_that_loads_no_bitstreams_is_named_with_the_other_ways() {
 fn an_fpga_without_a_bitstream_is_not_accessed() {
     let folder = tempfile::tempdir().unwrap();
     let roots = files(folder.path());
-    // To map and read an empty file's page is a SIGBUS, as on a bus without an answer.
+    // Reading a mapped page of an empty file raises SIGBUS, like an access without a response on
+    // the bus.
     fs::write(roots.dev.join("uio3"), "").unwrap();
     for state in ["unknown", "write init error"] {
         fs::write(manager(&roots).join("state"), state).unwrap();
@@ -348,14 +350,14 @@ fn memory_is_copied_as_it_is_mapped() {
     }
 }
 
-/// System calls of the driver's thread, by what they are for.
+/// System calls of the driver's thread, by purpose.
 #[derive(Clone, Copy, Debug, Default)]
 struct Calls {
     syncs: u64,
     waits: u64,
 }
 
-/// A mock whose cache maintenance and waits Linux does, too.
+/// A mock that also performs its cache maintenance and waits through Linux.
 struct Mirror {
     mock: Mock,
     uio: Uio,
@@ -401,7 +403,7 @@ impl Transport for Mirror {
         let before = CALLS.get();
         assert_eq!(self.uio.wait(Duration::ZERO)?, came);
         self.count(|calls| &mut calls.waits, before);
-        // What unmasks the interrupt does not stay in the socket until that is full.
+        // Empties the socket of the writes that unmask the interrupt.
         while self.device.read(&mut [0; 4]).is_ok_and(|bytes| bytes > 0) {}
         Ok(came)
     }
@@ -439,10 +441,10 @@ fn a_frame_takes_few_system_calls() {
         drop(queue);
         let Calls { syncs, waits } = *calls.lock().unwrap();
         println!("{slots} slots, {ports} ports: {syncs} syncs, {waits} waits of {frames} frames");
-        // The input's stripes, the output before and after.
+        // Each stripe of the input, and the output before and after the frame.
         assert_eq!(syncs, frames * (ports + 2));
-        // An interrupt takes three calls, a wait in vain one. A frame has an output's interrupt and
-        // one for each of its segments.
+        // An interrupt takes three calls, a timeout one. A frame has one interrupt for its output
+        // and one for each of its segments.
         let segments = 2 / slots;
         assert!(
             waits <= frames * (4 * (segments + 1) + 2),
@@ -463,7 +465,7 @@ fn a_survey_finds_what_opening_needs() {
     let mut opened = survey.nodes;
     opened.extend(survey.attributes);
     assert_eq!(opened.len(), 2 + 5);
-    // Opening needs every one of them.
+    // Opening needs each of these files.
     for path in opened.into_iter().chain(survey.loading) {
         assert!(path.exists(), "{}", path.display());
     }
