@@ -194,7 +194,7 @@ constexpr unsigned QUERY = 2;
 constexpr unsigned HIDDEN = 3;
 } // namespace source
 
-// Results that the drain makes of a `Gemm`'s sums (`Rows`).
+// Kind of results that the drain computes from a `Gemm`'s sums (`Rows`).
 namespace kind {
 constexpr unsigned CODES = 0;
 constexpr unsigned RESIDUAL = 1;
@@ -218,27 +218,27 @@ constexpr unsigned BEFORE = 1;
 constexpr unsigned AFTER = 2;
 } // namespace pooling
 
-// Moves beats of memory, and one more for the check, to a unit.
+// Reads beats from memory, and one more with their check, and sends the beats to a unit.
 struct Load {
   static constexpr unsigned UNIT = unit::LOAD;
   static constexpr unsigned CODE = 0;
   // Receiver of the beats. See `target`.
   u<3> target = 0;
-  // `address` counts from the frame's input instead of the arena.
+  // `address` counts from the frame's input instead of the arena's begin.
   u<1> input = 0;
-  // First takes a credit of the array: `input` may be written.
+  // Waits for a credit of the array first: `input` may be written.
   u<1> wait_array = 0;
   // At the end gives the array a credit.
   u<1> post_array = 0;
-  // Frame slot that a failed check is charged to.
+  // Frame slot whose report includes the check.
   u<1> frame = 0;
-  // Begins a frame: its check's key is the nonce, which the frame's other patches share.
+  // First patches of a frame: their check's key is the nonce, as for all its patches.
   u<1> begins = 0;
   // Beats, without the check.
   u<24> beats = 0;
   // First beat.
   u<32> address = 0;
-  // Seed of the arena. After a command with another one, no frame is right until a reset.
+  // Seed of the arena. After a different seed, all frames are wrong until a reset.
   u<32> key = 0;
   static Load decode(const fields_t& command) {
     Load fields;
@@ -300,7 +300,7 @@ struct Gemm {
   u<2> source = 0;
   // Frame slot of `normed`.
   u<1> frame = 0;
-  // First takes a credit of load.
+  // Waits for a credit of load first.
   u<1> wait_load = 0;
   // Takes a credit of the norm before each tile of tokens of the first tile of row pairs.
   u<1> wait_norm = 0;
@@ -312,7 +312,7 @@ struct Gemm {
   u<1> post_load = 0;
   // Tokens, from the first of `tile` on.
   u<11> tokens = 0;
-  // Columns K; tiles of tokens are ceil(K/C) words apart.
+  // Columns K. A tile of tokens takes ceil(K/C) words.
   u<13> columns = 0;
   // Columns of a pass; more than one pass: a multiple of C.
   u<13> pass = 0;
@@ -322,7 +322,7 @@ struct Gemm {
   u<16> rows8 = 0;
   // Tiles of row pairs.
   u<16> row_tiles = 0;
-  // First tile of tokens. `input`, `query` and `hidden` begin with it.
+  // First tile of tokens. `input`, `query` and `hidden` hold no earlier tiles.
   u<11> tile = 0;
   static Gemm decode(const fields_t& command) {
     Gemm fields;
@@ -469,7 +469,7 @@ struct Context {
 struct Rows {
   static constexpr unsigned UNIT = unit::DRAIN;
   static constexpr unsigned CODE = 0;
-  // Results that are made of the sums. See `kind`.
+  // Kind of the results. See `kind`.
   u<2> kind = 0;
   // Frame slot of the residual.
   u<1> frame = 0;
@@ -477,7 +477,7 @@ struct Rows {
   u<1> table = 0;
   // Sends the moments to the norm.
   u<1> moments = 0;
-  // Gives the array a credit for each tile of tokens of the last tile of row pairs.
+  // Gives the array a credit after each tile of tokens in the last tile of row pairs.
   u<1> post_tiles = 0;
   // At the end gives the array a credit.
   u<1> post = 0;
@@ -485,9 +485,9 @@ struct Rows {
   u<11> tokens = 0;
   // Zero point of codes.
   s<8> zero_point = 0;
-  // Of these tokens, the first that change their residual.
+  // First token, of these, whose residual changes.
   u<11> skip = 0;
-  // Columns between two tiles of tokens in the destination.
+  // Columns from one tile of tokens to the next in the destination.
   u<13> stride = 0;
   // 4-bit rows.
   u<16> rows4 = 0;
@@ -495,7 +495,7 @@ struct Rows {
   u<16> rows8 = 0;
   // round(2^20/N), for the means of value columns.
   u<21> reciprocal = 0;
-  // First tile of tokens. Memories of codes begin with it.
+  // First tile of tokens. Memories of codes hold no earlier tiles.
   u<11> tile = 0;
   static Rows decode(const fields_t& command) {
     Rows fields;
@@ -598,7 +598,7 @@ struct Fill {
   }
 };
 
-// Takes GELU's table from memory.
+// Loads GELU's table from memory.
 struct Table {
   static constexpr unsigned UNIT = unit::DRAIN;
   static constexpr unsigned CODE = 3;
@@ -613,7 +613,7 @@ struct Table {
   }
 };
 
-// Normalises the residual; before the head it also pools.
+// Normalises the residual; before the head, also pools.
 struct LayerNorm {
   static constexpr unsigned UNIT = unit::NORM;
   static constexpr unsigned CODE = 0;
@@ -629,7 +629,7 @@ struct LayerNorm {
   u<11> first = 0;
   // Embedding size D.
   u<11> embed = 0;
-  // E.
+  // Epsilon E of the integer model.
   u<50> epsilon = 0;
   static LayerNorm decode(const fields_t& command) {
     LayerNorm fields;
@@ -666,13 +666,13 @@ struct Softmax {
   u<11> tokens = 0;
   // Keys N.
   u<11> keys = 0;
-  // po.
+  // Shift po of the scale.
   u<5> out_shift = 0;
-  // Mo.
+  // Mantissa Mo of the scale.
   u<15> out_mult = 0;
-  // Multiplier of logits.
+  // Multiplier of score differences.
   u<25> mult = 0;
-  // Largest difference of logits.
+  // Largest score difference; larger ones are clamped.
   u<31> cap = 0;
   static Softmax decode(const fields_t& command) {
     Softmax fields;

@@ -254,15 +254,13 @@ commands! {
         post_array: bool 1,
         /// Frame slot whose report includes the check.
         frame: u32 1,
-        /// First patches of a frame: the key of their check is the nonce, which the frame's other
-        /// patches share.
+        /// First patches of a frame: their check's key is the nonce, as for all its patches.
         begins: bool 1,
         /// Beats, without the check.
         beats: u32 24,
         /// First beat.
         address: u32 32,
-        /// Seed of the arena. After a command with a different seed, all frames are reported as
-        /// wrong until a reset.
+        /// Seed of the arena. After a different seed, all frames are wrong until a reset.
         key: u32 32,
     }
     /// Ends a frame's transfers: reports whether their number, keys and checks were right.
@@ -280,11 +278,9 @@ commands! {
         frame: u32 1,
         /// Waits for a credit of load first.
         wait_load: bool 1,
-        /// Waits for a credit of the norm before each tile of tokens in the first tile of row
-        /// pairs.
+        /// Takes a credit of the norm before each tile of tokens of the first tile of row pairs.
         wait_norm: bool 1,
-        /// Waits for a credit of the drain before each tile of tokens in the first tile of row
-        /// pairs.
+        /// Takes a credit of the drain before each tile of tokens of the first tile of row pairs.
         wait_drain_tiles: bool 1,
         /// Credits of the drain that are taken first.
         wait_drain: u32 8,
