@@ -306,7 +306,7 @@ struct Gemm {
   u<1> wait_norm = 0;
   // Takes a credit of the drain before each tile of tokens of the first tile of row pairs.
   u<1> wait_drain_tiles = 0;
-  // Credits of the drain that are taken first.
+  // Number of credits of the drain to wait for first.
   u<8> wait_drain = 0;
   // At the end gives load a credit: `input` may be written.
   u<1> post_load = 0;
@@ -369,7 +369,7 @@ struct Scores {
   static constexpr unsigned CODE = 1;
   // Score buffer.
   u<1> parity = 0;
-  // Credits of the drain that are taken first.
+  // Number of credits of the drain to wait for first.
   u<8> wait_drain = 0;
   // Tile of tokens.
   u<11> tile = 0;
@@ -416,7 +416,7 @@ struct Context {
   static constexpr unsigned CODE = 2;
   // Probability buffer.
   u<1> parity = 0;
-  // Credits of the drain that are taken first.
+  // Number of credits of the drain to wait for first.
   u<8> wait_drain = 0;
   // Tile of tokens.
   u<11> tile = 0;

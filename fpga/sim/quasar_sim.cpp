@@ -305,7 +305,7 @@ private:
 
   static uint64_t whole(const uint32_t (&words)[2]) { return words[0] | uint64_t(words[1]) << 32; }
 
-  // The caller of the functions below holds the mutex, unless a comment excludes it.
+  // Callers of the functions below hold the mutex, unless a function's comment differs.
 
   void trap(std::string text) { trap_ = std::move(text); }
 

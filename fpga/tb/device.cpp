@@ -1,6 +1,6 @@
 // Tests the simulated device through its C ABI. Compares a hand-made network (embedding, LayerNorm,
 // head; 4-bit and 8-bit rows, ragged tiles, two frames in flight) with plain loops. Tests
-// registers, interrupt, caches, every fault, a trap and a deadlock, each followed by a right frame.
+// registers, interrupt, caches, every fault, a trap and a deadlock, and runs a frame after each.
 #include <chrono>
 #include <cstring>
 #include <string>

@@ -282,7 +282,7 @@ commands! {
         wait_norm: bool 1,
         /// Takes a credit of the drain before each tile of tokens of the first tile of row pairs.
         wait_drain_tiles: bool 1,
-        /// Credits of the drain that are taken first.
+        /// Number of credits of the drain to wait for first.
         wait_drain: u32 8,
         /// At the end gives load a credit: `input` may be written.
         post_load: bool 1,
@@ -305,7 +305,7 @@ commands! {
     Array 1 Scores(Scores) {
         /// Score buffer.
         parity: u32 1,
-        /// Credits of the drain that are taken first.
+        /// Number of credits of the drain to wait for first.
         wait_drain: u32 8,
         /// Tile of tokens.
         tile: u32 11,
@@ -324,7 +324,7 @@ commands! {
     Array 2 Context(Context) {
         /// Probability buffer.
         parity: u32 1,
-        /// Credits of the drain that are taken first.
+        /// Number of credits of the drain to wait for first.
         wait_drain: u32 8,
         /// Tile of tokens.
         tile: u32 11,
@@ -715,7 +715,7 @@ mod tests {
             );
             assert_eq!(found[CHECK_WORD], bitwise(0x1234 ^ 6, &bytes));
         }
-        // Another seed, and another number of commands.
+        // A different seed, then a different number of commands.
         for other in [sealed(&commands, 0x1235), sealed(&commands[..5], 0x1234)] {
             let differ = |(a, b): (&[u32; 8], &[u32; 8])| a[CHECK_WORD] != b[CHECK_WORD];
             assert!(found.iter().zip(&other).all(differ));

@@ -62,7 +62,7 @@ pub fn file_without_nodes() -> PathBuf {
     "/tmp/quasar-rt-fpga.lock".into()
 }
 
-/// Opens a lock file. Creates it only if it is that of [`file_without_nodes`].
+/// Opens a lock file. Creates only the file of [`file_without_nodes`].
 fn open(path: &Path) -> std::io::Result<File> {
     let common = path == file_without_nodes();
     // NONBLOCK, because opening a pipe waits for its other end; NOFOLLOW, because anyone may create

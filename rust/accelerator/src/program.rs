@@ -120,8 +120,8 @@ pub struct Program {
     pub(crate) arena: Vec<u8>,
     /// Offset of each transfer's check in the arena, in the order in which a frame reads them.
     pub(crate) arena_checks: Vec<usize>,
-    /// For each logit, in the order of store, the output that it is added to. With a pair of heads
-    /// each output has two logits.
+    /// Index of the output for each logit, in the order in which store writes logits. With a pair
+    /// of heads each output is the sum of two logits.
     pub(crate) class_of_logit: Vec<u16>,
     /// Outputs of a frame: classes, then the values of an embedding.
     pub(crate) outputs: usize,

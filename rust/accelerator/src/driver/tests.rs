@@ -274,7 +274,7 @@ fn lost_and_spurious_interrupts_are_counted() {
         5 => Some(Fault::SpuriousInterrupts),
         _ => None,
     });
-    // The output is complete so long after its segment's end that each has its own interrupt.
+    // Outputs are slow, so the end of a segment and its output have separate interrupts.
     mock.store_polls = 30;
     let bench = Bench::of(mock);
     let answers = bench.run(8, 1);
