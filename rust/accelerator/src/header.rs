@@ -1,4 +1,4 @@
-//! Generates C++ headers, the SystemVerilog package of the array's pass and the tables of
+//! Generates C++ headers, the `SystemVerilog` package of the array's pass and the tables of
 //! `docs/accelerator.md` from the declarations.
 //!
 //! Depends on [`crate::isa`], [`crate::identity`] and the hardware's configuration.

@@ -182,7 +182,7 @@ values! {
     Pooling {
         /// No pooling.
         None = 0,
-        /// LayerNorm of the tokens' mean.
+        /// `LayerNorm` of the tokens' mean.
         Before = 1,
         /// Mean of the normalised tokens.
         After = 2,
