@@ -55,7 +55,7 @@ class Kernel(pynq.DefaultIP):  # type: ignore[misc]
 
 
 class Transport:
-    """The driver's way to an accelerator (``rust/accelerator/src/transport.rs``), through an overlay.
+    """The driver's way to an accelerator (``rust/accelerator/src/host/transport.rs``), through an overlay.
 
     Memory is not cached unless `cacheable`. PYNQ synchronises whole buffers, so the driver has a buffer of its own for
     the device's output.

@@ -145,6 +145,11 @@ impl Program {
         self.sizes.phases
     }
 
+    /// Returns all command lists.
+    pub fn lists(&self) -> &[List] {
+        &self.lists
+    }
+
     /// Returns all segments with their commands.
     pub fn segments(&self) -> impl Iterator<Item = (Segment, &[Command])> {
         self.lists
@@ -379,7 +384,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::mock;
+    use crate::host::mock;
     use crate::testing::{golden, hardware};
 
     /// Load recognises another driver's segment by its key, so every segment must have a command

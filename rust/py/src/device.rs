@@ -12,22 +12,22 @@ use pyo3::exceptions::{PyAttributeError, PyException};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use pyo3::{PyTraverseError, PyVisit};
-use quasar_accelerator::bringup;
-use quasar_accelerator::device::{Accelerator, Device};
-use quasar_accelerator::driver::{self, Deadlines};
-use quasar_accelerator::faulty::Faulty;
+use quasar_accelerator::host::bringup;
+use quasar_accelerator::host::driver::{self, Deadlines};
+use quasar_accelerator::host::faulty::Faulty;
 #[cfg(target_os = "linux")]
-use quasar_accelerator::ownership::Ownership;
-use quasar_accelerator::sim::{Sim, SimLibrary};
-use quasar_accelerator::transport::{Buffer, Transport};
+use quasar_accelerator::host::ownership::Ownership;
+use quasar_accelerator::host::sim::{Sim, SimLibrary};
+use quasar_accelerator::host::transport::{Buffer, Transport};
 #[cfg(target_os = "linux")]
-use quasar_accelerator::uio::{lock_file, Roots};
-use quasar_accelerator::watch::CLOSE_LIMIT;
+use quasar_accelerator::host::uio::{lock_file, Roots};
+use quasar_accelerator::host::watch::CLOSE_LIMIT;
 use quasar_accelerator::Program;
 use quasar_core::cpu::NEVER;
 use quasar_core::error::{Error, Result};
 use quasar_core::memory;
 use quasar_core::Subnet;
+use quasar_device::{Accelerator, Device};
 use quasar_hardware::Hardware;
 
 use crate::errors::{interrupt, invalid_value, to_py};
@@ -90,7 +90,7 @@ type Addresses = (u64, u64, usize);
 /// Folders that stand for `/dev`, `/sys` and the firmware's, in tests.
 type Folders = (PathBuf, PathBuf, PathBuf);
 
-/// Holds what Linux shows of an accelerator: `quasar_accelerator::uio::Survey`.
+/// Holds what Linux shows of an accelerator: `quasar_accelerator::host::uio::Survey`.
 #[pyclass(frozen, get_all, module = "quasar_rt._native")]
 #[derive(Default)]
 pub struct Survey {
@@ -113,7 +113,7 @@ impl Survey {
     fn new(dev: PathBuf, sys: PathBuf, firmware: PathBuf) -> Self {
         #[cfg(target_os = "linux")]
         {
-            use quasar_accelerator::uio;
+            use quasar_accelerator::host::uio;
 
             let found = uio::Survey::new(&uio::Roots { dev, sys, firmware });
             Self {
@@ -145,9 +145,9 @@ fn uio_transport(
     addresses: Option<Addresses>,
     bitstream: Option<&Path>,
     roots: Option<Folders>,
-) -> Result<impl Fn() -> Result<quasar_accelerator::uio::Uio> + Send + Sync> {
+) -> Result<impl Fn() -> Result<quasar_accelerator::host::uio::Uio> + Send + Sync> {
+    use quasar_accelerator::host::uio::{load_bitstream, Memory, Region, Registers, Uio};
     use quasar_accelerator::identity::NODE;
-    use quasar_accelerator::uio::{load_bitstream, Memory, Region, Registers, Uio};
 
     let roots = roots.map_or_else(Roots::default, |(dev, sys, firmware)| Roots {
         dev,

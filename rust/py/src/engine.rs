@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadonlyArray3};
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
-use quasar_accelerator::counters;
-use quasar_accelerator::device::{Device, PendingFrame, Profile};
+use quasar_accelerator::host::counters;
 use quasar_accelerator::isa::CountedUnit;
 use quasar_accelerator::Program;
 use quasar_core::cpu::{FrameTime, NEVER};
@@ -18,6 +17,7 @@ use quasar_core::embedding;
 use quasar_core::pool::{IdlePool, PerProcess};
 use quasar_core::preprocess::{ImageView, Preprocessor};
 use quasar_core::{nibble_check, Error, Executor, Network, Tier};
+use quasar_device::{Device, PendingFrame, Profile};
 
 use crate::device;
 use crate::errors::{invalid_value, to_py};

@@ -36,7 +36,7 @@ mod _native {
 
     /// Seconds that a driver has to end when Python does.
     #[pymodule_export]
-    const CLOSE_SECONDS: f64 = quasar_accelerator::watch::CLOSE_LIMIT.as_secs_f64();
+    const CLOSE_SECONDS: f64 = quasar_accelerator::host::watch::CLOSE_LIMIT.as_secs_f64();
 
     /// The accelerator's name in the device tree.
     #[pymodule_export]

@@ -1,6 +1,6 @@
 //! Counts what the counters on the chip count: commands, and busy, blocked and starved cycles.
 
-use crate::counters::UnitCounts;
+use crate::host::counters::UnitCounts;
 
 /// A set of cycles.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 //! Kahn process network. The array follows the rules of `docs/array-timing.md` ([`rtl`]). Trip
 //! counts are those of the loops in `fpga/src/`; [`quasar_hardware::declared`] holds depths and
 //! gaps. All results are modelled. Depends on [`crate::isa`], [`crate::program`],
-//! [`crate::shape`] and the rules of [`crate::driver`].
+//! [`crate::shape`] and the rules of [`crate::host::driver`].
 
 mod array;
 mod buffer;
@@ -38,8 +38,8 @@ use self::queues::{Entry, Fifo, Queues};
 pub use self::rtl::{array_cycles, Bounds, CoreSizes, Cycles, Issued, Surroundings, Work};
 use self::softmax::Exponential;
 pub use self::trace::{Cause, Span, Stalls, Trace};
-use crate::counters::Counts;
-use crate::driver::FINISHING;
+use crate::host::counters::Counts;
+use crate::host::driver::FINISHING;
 use crate::isa::{Command, Kind};
 use crate::program::{List, Segment};
 use crate::unit::QueueName;
@@ -247,7 +247,7 @@ fn commands(lists: &[List], segment: Segment) -> Result<&[Command]> {
 }
 
 /// Replays segments of a program's lists. `gap`: cycles that the host takes to start a segment
-/// once it may, by the rules of [the driver](crate::driver); `None`: segments follow each other
+/// once it may, by the rules of [the driver](crate::host::driver); `None`: segments follow each other
 /// without a gap.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! Records what the units did: commands, their cycles, and why the units stood still.
 
-use crate::counters::{UnitCounts, UNITS};
+use crate::host::counters::{UnitCounts, UNITS};
 use crate::isa::{Command, Unit};
 use crate::unit::QueueName;
 

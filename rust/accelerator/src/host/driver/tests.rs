@@ -6,11 +6,11 @@ use proptest::prelude::*;
 use quasar_core::cpu::NEVER;
 
 use super::*;
-use crate::counters::UnitCounts;
-use crate::faulty::{AccessFault, Faulty};
+use crate::host::counters::UnitCounts;
+use crate::host::faulty::{AccessFault, Faulty};
+use crate::host::mock::{expected, program, Fault, Mock, Report};
+use crate::host::watch::CLOSE_LIMIT;
 use crate::isa::{counter_offset, Command, CountedUnit, Counter};
-use crate::mock::{expected, program, Fault, Mock, Report};
-use crate::watch::CLOSE_LIMIT;
 
 const DEADLINES: Deadlines = Deadlines {
     segment: Duration::from_millis(25),
@@ -308,7 +308,7 @@ struct Slow {
 }
 
 impl Transport for Slow {
-    crate::mock::forward_to_mock! { name allocate copy_in copy_out flush invalidate now sleep }
+    crate::host::mock::forward_to_mock! { name allocate copy_in copy_out flush invalidate now sleep }
 
     fn read(&mut self, register: u32) -> Result<u32> {
         match self.ends {
@@ -542,7 +542,7 @@ macro_rules! timed {
 }
 
 impl Transport for Timed {
-    crate::mock::forward_to_mock! { name allocate copy_in copy_out now sleep }
+    crate::host::mock::forward_to_mock! { name allocate copy_in copy_out now sleep }
 
     fn read(&mut self, register: u32) -> Result<u32> {
         timed!(self, self.mock.read(register))

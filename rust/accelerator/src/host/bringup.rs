@@ -4,7 +4,7 @@
 //! access. No trial runs a computing unit: fetch reads commands, load reads patches, and store
 //! writes a trailer without logits.
 //!
-//! Depends on [`crate::transport`], [`crate::watch`], [`crate::isa`], [`crate::identity`] and
+//! Depends on [`crate::host::transport`], [`crate::host::watch`], [`crate::isa`], [`crate::identity`] and
 //! [`crate::shape`].
 
 use std::sync::atomic::AtomicBool;
@@ -17,14 +17,14 @@ use quasar_core::error::{Error, Result};
 use quasar_hardware::Hardware;
 
 use crate::arena_layout;
+use crate::host::transport::{register, Buffer, Transport, CACHE_LINE};
+use crate::host::watch::{lock, Watch, Watched, Worker, CLOSE_LIMIT};
 use crate::identity::configuration_hash;
 use crate::isa::{
     change_key, check, sealed, trailer, Command, Load, LoadEnd, Target, ABI, AP_IDLE, AP_START,
     CHECK_WORD, COMMAND_WORDS, MAGIC, PORT_BYTES, REGISTERS,
 };
 use crate::shape::Shape;
-use crate::transport::{register, Buffer, Transport, CACHE_LINE};
-use crate::watch::{lock, Watch, Watched, Worker, CLOSE_LIMIT};
 
 /// Bytes of each buffer in the memory trial.
 const MEMORY_BYTES: usize = 1 << 18;

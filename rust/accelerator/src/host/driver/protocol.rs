@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use quasar_core::error::{Error, Result};
 
 use super::{Driver, InFlight, Reading, StoredSegment};
+use crate::host::transport::{register, Transport};
 use crate::isa::{ABI, AP_IDLE, AP_START, MAGIC, PORT_BYTES};
 use crate::program::Segment;
-use crate::transport::{register, Transport};
 
 /// A value that no control register of the accelerator has. A register of another design may have
 /// it, and some buses return it at an address without a slave. The buses of Zynq do not: there the

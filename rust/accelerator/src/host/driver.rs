@@ -37,7 +37,7 @@
 //! | [`Ticket`] | at the caller, who waits for the answer |
 //! | `InFlight` | in the accelerator's memory |
 //!
-//! Depends on [`crate::transport`], [`crate::watch`], [`crate::program`], [`crate::identity`] and
+//! Depends on [`crate::host::transport`], [`crate::host::watch`], [`crate::program`], [`crate::identity`] and
 //! [`crate::isa`].
 
 mod protocol;
@@ -54,11 +54,11 @@ use std::time::{Duration, Instant};
 use quasar_core::error::{Error, Result};
 
 use self::queue::{InjectedFault, Job, Request, SharedCounters};
+use crate::host::transport::{register, Buffer, Transport, CACHE_LINE};
+use crate::host::watch::{Watch, Watched};
 use crate::identity::configuration_hash;
 use crate::isa::{COMMAND_BYTES, PORT_BYTES};
 use crate::program::{Program, Segment};
-use crate::transport::{register, Buffer, Transport, CACHE_LINE};
-use crate::watch::{Watch, Watched};
 
 pub use self::queue::{Counters, FrameQueue, Ticket};
 

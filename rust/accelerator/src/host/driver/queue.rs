@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use quasar_core::cpu::NEVER;
 use quasar_core::error::Result;
 
-use crate::counters::{self, Counts};
-use crate::transport::Transport;
-use crate::watch::{lock, Watch, Worker, CLOSE_LIMIT};
+use crate::host::counters::{self, Counts};
+use crate::host::transport::Transport;
+use crate::host::watch::{lock, Watch, Worker, CLOSE_LIMIT};
 
 /// Part of [`CLOSE_LIMIT`] in which the thread may still finish its frames.
 const FINISH_LIMIT: Duration = Duration::from_secs(4);
@@ -101,7 +101,7 @@ impl Drop for Ticket {
     }
 }
 
-/// A fault for [`Transport::inject`](crate::transport::Transport::inject) and the number of frames
+/// A fault for [`Transport::inject`](crate::host::transport::Transport::inject) and the number of frames
 /// before it.
 pub(super) type InjectedFault = (String, u64);
 
@@ -205,7 +205,7 @@ impl FrameQueue {
     }
 
     /// Injects a fault into a simulated device before the next frame starts: see
-    /// [`Transport::inject`](crate::transport::Transport::inject).
+    /// [`Transport::inject`](crate::host::transport::Transport::inject).
     pub fn inject(&self, fault: &str, after_frames: u64) {
         let _ = self.faults.send((fault.to_owned(), after_frames));
     }

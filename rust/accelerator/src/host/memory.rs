@@ -1,14 +1,14 @@
 //! Copies into and out of DMA buffers that are mapped into this process.
 //!
-//! Depends on [`crate::transport`] and `uncached`.
+//! Depends on [`crate::host::transport`] and `uncached`.
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;
 
 use quasar_core::error::{Error, Result};
 
-use crate::transport::Buffer;
-use crate::uncached;
+use crate::host::transport::Buffer;
+use crate::host::uncached;
 
 /// The caching of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //! memory through u-dma-buf or a reserved region, the bitstream through the FPGA manager.
 //!
 //! Every path has a root (`/dev`, `/sys`), so that tests can replace device nodes by ordinary
-//! files. All `unsafe` blocks access mapped memory. Depends on [`crate::transport`], `host_memory`,
+//! files. All `unsafe` blocks access mapped memory. Depends on [`crate::host::transport`], `host_memory`,
 //! [`crate::identity`] and [`crate::isa`].
 #![allow(unsafe_code)]
 
@@ -20,11 +20,11 @@ use quasar_core::error::{Error, Result};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 
-use crate::host_memory::{Caching, HostMemory};
+use crate::host::memory::{Caching, HostMemory};
+use crate::host::ownership::{file_without_nodes, Ownership};
+use crate::host::transport::{register, Buffer, Transport, CACHE_LINE};
 use crate::identity::NODE;
 use crate::isa::REGISTER_BYTES;
-use crate::ownership::{file_without_nodes, Ownership};
-use crate::transport::{register, Buffer, Transport, CACHE_LINE};
 
 /// The interval of polls for completion without an interrupt.
 const POLL_INTERVAL: Duration = Duration::from_micros(100);

@@ -1,185 +1,24 @@
-//! The devices that an engine runs frames on: the CPU's executor, or an accelerator behind a
-//! transport.
-//!
-//! Depends on [`crate::driver`], [`crate::program`], [`crate::transport`], [`crate::watch`] and the
-//! executor.
+//! An accelerator as a device.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use quasar_core::cpu::{FrameTime, NEVER};
+use quasar_accelerator::host::counters::expect_counters;
+use quasar_accelerator::host::driver::{Counters, Deadlines, Driver, FrameQueue, IN_FLIGHT};
+use quasar_accelerator::host::transport::Transport;
+use quasar_accelerator::host::watch::{Watch, Watched};
+use quasar_accelerator::isa::COMMAND_BYTES;
+use quasar_accelerator::run::time::frame_counts;
+use quasar_accelerator::Program;
+use quasar_core::cpu::NEVER;
 use quasar_core::error::{Error, Result};
 use quasar_core::memory;
 use quasar_core::pool::{IdlePool, PerProcess};
 use quasar_core::preprocess::{patches_channels_first, ImageView, Preprocessor};
-use quasar_core::{Executor, Subnet};
+use quasar_core::Subnet;
 
-use crate::counters::{expect_counters, Counts};
-use crate::driver::{Counters, Deadlines, Driver, FrameQueue, Ticket, IN_FLIGHT};
-use crate::isa::COMMAND_BYTES;
-use crate::program::Program;
-use crate::run::time::frame_counts;
-use crate::transport::Transport;
-use crate::watch::{Watch, Watched};
-
-/// Runs frames: preprocessing on the host, the network on the device. Several threads may use it at
-/// once, and forked processes too.
-pub trait Device: Send + Sync {
-    /// Preprocesses an image and starts its frame or queues it. The caller may wait for its frames
-    /// in any order.
-    ///
-    /// # Errors
-    /// [`Error::InvalidImage`]; the device's own error if it cannot be reached.
-    fn begin(&self, image: &ImageView) -> Result<PendingFrame>;
-
-    /// Returns the number of frames that keep the device busy. A caller with many images begins
-    /// that number before it waits for the first. The number is that of the host; the hardware
-    /// configuration's `frames` counts those that take turns on the array.
-    fn in_flight(&self) -> usize;
-
-    /// Preprocesses and runs one image to `logits` (one for each class).
-    ///
-    /// # Errors
-    /// Those of [`Self::begin`] and of [`PendingFrame::wait`].
-    fn infer(
-        &self,
-        image: &ImageView,
-        logits: &mut [i32],
-        cancel: &AtomicBool,
-    ) -> Result<FrameTime> {
-        let (result, time) = self.begin(image)?.wait(cancel)?;
-        logits.copy_from_slice(&result);
-        Ok(time)
-    }
-
-    /// Ends the driver, for the end of the process. Frames without an answer get an error, as do
-    /// later ones. Returns false if the driver has not ended by `limit`.
-    fn shut_down(&self, _limit: Instant) -> bool {
-        true
-    }
-
-    /// Announces that the device will be closed: see [`FrameQueue::close_soon`].
-    fn close_soon(&self) {}
-
-    /// Ends the driver after the frames that were begun, as [`FrameQueue::finish`] does. Returns
-    /// false if the driver has not ended.
-    fn finish(&self, _cancel: &AtomicBool) -> bool {
-        true
-    }
-
-    /// Makes a simulated device fail once: see [`Transport::inject`].
-    ///
-    /// # Errors
-    /// [`Error::InvalidValue`] for a device that is not simulated.
-    fn inject(&self, fault: &str, after_frames: u64) -> Result<()>;
-
-    /// Returns true if the device has counters of its units.
-    fn has_counters(&self) -> bool {
-        false
-    }
-
-    /// Runs an image `frames` times, one frame after the other, and returns what the counters on
-    /// the chip counted. No other frame may run at the same time.
-    ///
-    /// # Errors
-    /// Those of [`Self::infer`] and of the counters; [`Error::InvalidValue`] for the CPU, for 0
-    /// frames, or if other frames ran.
-    fn profile(&self, image: &ImageView, frames: u64, cancel: &AtomicBool) -> Result<Profile>;
-
-    /// Returns the counts of an accelerator's driver; `None` for the CPU.
-    ///
-    /// # Errors
-    /// The device's own error if it cannot be reached.
-    fn counters(&self) -> Result<Option<Counters>>;
-}
-
-/// Counts of frames that ran one at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Profile {
-    /// Frames.
-    pub frames: u64,
-    /// Counts of all frames, by the device.
-    pub counted: Counts,
-    /// Counts of one frame, by the event model.
-    pub modelled: Counts,
-}
-
-/// A frame that was begun.
-#[derive(Debug)]
-pub struct PendingFrame {
-    state: State,
-    preprocess: Duration,
-    begun: Instant,
-}
-
-#[derive(Debug)]
-enum State {
-    Done(Vec<i32>, Duration),
-    Queued(Ticket),
-}
-
-impl PendingFrame {
-    /// Waits for the frame's logits; also returns how long preprocessing and the rest took, the
-    /// time in the queue included.
-    ///
-    /// # Errors
-    /// The fault that hit this frame, or [`Error::Interrupted`].
-    pub fn wait(self, cancel: &AtomicBool) -> Result<(Vec<i32>, FrameTime)> {
-        let (logits, network) = match self.state {
-            State::Done(logits, network) => (logits, network),
-            State::Queued(ticket) => (ticket.wait(cancel)?, self.begun.elapsed()),
-        };
-        let time = FrameTime {
-            preprocess: self.preprocess,
-            network,
-        };
-        Ok((logits, time))
-    }
-}
-
-/// The CPU runs a frame to its end when the frame is begun.
-impl Device for Executor {
-    fn begin(&self, image: &ImageView) -> Result<PendingFrame> {
-        let mut logits = vec![0; self.network().config().outputs()];
-        let time = Executor::infer(self, image, &mut logits, &NEVER)?;
-        Ok(PendingFrame {
-            state: State::Done(logits, time.network),
-            preprocess: time.preprocess,
-            begun: Instant::now(),
-        })
-    }
-
-    fn in_flight(&self) -> usize {
-        1
-    }
-
-    fn infer(
-        &self,
-        image: &ImageView,
-        logits: &mut [i32],
-        cancel: &AtomicBool,
-    ) -> Result<FrameTime> {
-        Executor::infer(self, image, logits, cancel)
-    }
-
-    fn inject(&self, fault: &str, after_frames: u64) -> Result<()> {
-        Err(Error::InvalidValue(format!(
-            "the CPU has no fault {fault:?} after {after_frames} frames; \
-             only a simulated device injects faults"
-        )))
-    }
-
-    fn profile(&self, _: &ImageView, _: u64, _: &AtomicBool) -> Result<Profile> {
-        Err(Error::InvalidValue(
-            "the CPU has no counters; only an accelerator does".into(),
-        ))
-    }
-
-    fn counters(&self) -> Result<Option<Counters>> {
-        Ok(None)
-    }
-}
+use crate::{Device, PendingFrame, Profile, State};
 
 /// Address space of the driver's thread and of a simulated device's.
 const THREADS_BYTES: usize = 24 << 20;
@@ -365,7 +204,7 @@ impl<T: Transport + 'static> Device for Accelerator<T> {
         Ok(Profile {
             frames,
             counted,
-            modelled: frame_counts(hardware, &self.program.lists)?,
+            modelled: frame_counts(hardware, self.program.lists())?,
         })
     }
 

@@ -1,6 +1,6 @@
 //! Injects faults into single accesses of another transport.
 //!
-//! Depends on [`crate::transport`].
+//! Depends on [`crate::host::transport`].
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use quasar_core::error::Result;
 
+use crate::host::transport::{register, Buffer, Transport, CACHE_LINE};
 use crate::isa::{sealed, Command, RowsCommand, AP_IDLE, AP_START, COMMAND_BYTES};
-use crate::transport::{register, Buffer, Transport, CACHE_LINE};
 
 /// A kind of access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Runs a simulated device: a shared library of the HLS sources. `fpga/sim/quasar_sim.h` declares
 //! its functions.
 //!
-//! All `unsafe` blocks call that library. Depends on [`crate::transport`], `host_memory` and
+//! All `unsafe` blocks call that library. Depends on [`crate::host::transport`], `host_memory` and
 //! [`crate::isa`].
 #![allow(unsafe_code)]
 
@@ -14,9 +14,9 @@ use std::time::Duration;
 use libloading::{Library, Symbol};
 use quasar_core::error::{Error, Result};
 
-use crate::host_memory::{Caching, HostMemory};
+use crate::host::memory::{Caching, HostMemory};
+use crate::host::transport::{Buffer, Transport};
 use crate::isa::ABI;
-use crate::transport::{Buffer, Transport};
 
 /// The library's type of a device.
 #[repr(C)]

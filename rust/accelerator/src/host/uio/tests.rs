@@ -8,9 +8,9 @@ use std::time::Instant;
 use quasar_core::cpu::NEVER;
 
 use super::*;
-use crate::driver::{Deadlines, Driver, FrameQueue};
-use crate::mock::{program, Mock};
-use crate::watch::Watched;
+use crate::host::driver::{Deadlines, Driver, FrameQueue};
+use crate::host::mock::{program, Mock};
+use crate::host::watch::Watched;
 
 thread_local! {
     /// System calls of this thread, counted by [`count_call`].
@@ -373,7 +373,7 @@ impl Mirror {
 }
 
 impl Transport for Mirror {
-    crate::mock::forward_to_mock! { name read write copy_in copy_out now sleep }
+    crate::host::mock::forward_to_mock! { name read write copy_in copy_out now sleep }
 
     fn allocate(&mut self, bytes: usize) -> Result<Buffer> {
         self.buffers.push(self.uio.allocate(bytes)?);

@@ -1,13 +1,13 @@
 //! Reads the counters on the chip (*Counters* in `docs/accelerator.md`).
 //!
-//! The values come from a device, so they are checked before use. Depends on [`crate::transport`]
+//! The values come from a device, so they are checked before use. Depends on [`crate::host::transport`]
 //! and [`crate::isa`].
 
 use quasar_core::error::{Error, Result};
 use quasar_hardware::Hardware;
 
+use crate::host::transport::{register, Transport};
 use crate::isa::{counter_offset, CountedUnit, Counter, COUNTERS_IDENTITY, COUNTERS_RUN};
-use crate::transport::{register, Transport};
 
 /// Number of units with counters.
 pub const UNITS: usize = CountedUnit::ALL.len();

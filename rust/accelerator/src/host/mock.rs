@@ -12,6 +12,7 @@ use quasar_core::error::{Error, Result};
 use quasar_core::subnet::config::Pool;
 
 use crate::arena_layout::words;
+use crate::host::transport::{register, Buffer, Transport, CACHE_LINE};
 use crate::identity::configuration_hash;
 use crate::isa::{
     check, check_after, command_check, Command, Fill, Load, LoadEnd, Target, ABI, AP_DONE, AP_IDLE,
@@ -20,7 +21,6 @@ use crate::isa::{
 };
 use crate::program::{List, NetworkSizes, Place, Program, Segment};
 use crate::testing::{golden, hardware};
-use crate::transport::{register, Buffer, Transport, CACHE_LINE};
 
 /// A fault of the mock. Each happens once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,7 +96,7 @@ impl Fault {
 
 /// Forwards methods of [`Transport`] to the field `mock`, for transports that override the others.
 macro_rules! forward_to_mock {
-    ($($method:ident)*) => { $(crate::mock::forward_to_mock!(@$method);)* };
+    ($($method:ident)*) => { $(crate::host::mock::forward_to_mock!(@$method);)* };
     (@name) => {
         fn name(&self) -> String {
             self.mock.name()

@@ -7,7 +7,7 @@
 //! resets the kernels, makes no other access, and ends. The limit applies to a call, so frames
 //! behind a long queue do not time out.
 //!
-//! Depends on [`crate::transport`] and the core's error.
+//! Depends on [`crate::host::transport`] and the core's error.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use quasar_core::error::{Error, Result};
 
-use crate::transport::{Buffer, Transport};
+use crate::host::transport::{Buffer, Transport};
 
 /// Time that a call of a transport may take beyond the limit of a segment.
 pub const CALL_SLACK: Duration = Duration::from_secs(5);
