@@ -39,7 +39,6 @@ impl Array {
         &mut self,
         command: Command,
         step: Step,
-        s: Shape,
         memories: &mut Memories,
         agent: &mut Agent,
     ) -> Result<()> {
@@ -47,15 +46,16 @@ impl Array {
             Step::TakeHalf(_) => self.weights = agent.beats(),
             Step::Read(range) => self.activations = Some(range),
             Step::Pass(product) => {
-                self.multiply(command, product, s, memories)?;
+                self.multiply(command, product, memories)?;
                 match product.pass.leaves {
                     Leaves::Stay => {}
-                    Leaves::Sums => self.send(command, product, s, agent),
-                    Leaves::Scores => self.score(command, product, s, memories)?,
+                    Leaves::Sums => self.send(command, product, memories.shape, agent),
+                    Leaves::Scores => self.score(command, product, memories)?,
                 }
             }
             Step::Write(_) => {
                 // Without a token a lane's maximum is the least number.
+                let s = memories.shape;
                 let mut maxima = std::mem::take(&mut self.maxima);
                 maxima.resize(s.exponential_groups() * s.exponential_lanes, i32::MIN);
                 let groups = maxima.chunks(s.exponential_lanes);
@@ -71,7 +71,6 @@ impl Array {
         &mut self,
         command: Command,
         product: ProductPass,
-        s: Shape,
         memories: &mut Memories,
     ) -> Result<()> {
         let rows = product.pass.rows;
@@ -84,7 +83,7 @@ impl Array {
             let eight_bit = pair >= rows.rows4.div_ceil(2) as usize;
             let mut slice = Slice::new(self.shift, eight_bit, probabilities);
             for k in first..first + columns {
-                let weight = self.weight(command, product.row + pair, pair, k, s, memories)?;
+                let weight = self.weight(command, product.row + pair, pair, k, memories)?;
                 let activation = self.activation(command, k, lane, memories)?;
                 slice.add(weight, activation.into());
             }
@@ -102,9 +101,9 @@ impl Array {
         row: usize,
         pair: usize,
         k: usize,
-        s: Shape,
         memories: &mut Memories,
     ) -> Result<u8> {
+        let s = memories.shape;
         let (memory, place) = match command {
             Command::Scores(c) => {
                 let column = c.base as usize + k;
@@ -173,13 +172,12 @@ impl Array {
         &mut self,
         command: Command,
         product: ProductPass,
-        s: Shape,
         memories: &mut Memories,
     ) -> Result<()> {
         let Command::Scores(c) = command else {
             return Ok(());
         };
-        self.maxima.resize(s.tokens, i32::MIN);
+        self.maxima.resize(memories.shape.tokens, i32::MIN);
         let sums = std::mem::take(&mut self.sums);
         for (at, (low, high)) in sums.into_iter().enumerate() {
             let (key, lane) = (product.row + at / product.tokens, at % product.tokens);

@@ -7,7 +7,6 @@ use super::memory::Memories;
 use super::queues::{Item, Scale};
 use super::Agent;
 use crate::isa::{Attend, Command, Destination, Kind, RowParameters, RowsCommand, ROW_BYTES};
-use crate::shape::Shape;
 use crate::unit::{Contents, Memory, QueueName, Range, Step};
 
 #[derive(Default)]
@@ -24,10 +23,10 @@ impl Drain {
         &mut self,
         command: Command,
         step: Step,
-        s: Shape,
         memories: &mut Memories,
         agent: &mut Agent,
     ) -> Result<()> {
+        let s = memories.shape;
         match (command, step) {
             (_, Step::TakeHalf(half)) => {
                 let bytes = agent.beats();
@@ -46,7 +45,7 @@ impl Drain {
             ) => {
                 for row in row..row + rows {
                     let sums = agent.sums(s.groups(tokens), tokens);
-                    self.requantize(&c, row, tile, &sums, s, memories, agent)?;
+                    self.requantize(&c, row, tile, &sums, memories, agent)?;
                 }
             }
             (Command::Rows(c), Step::Give(QueueName::Moments, _, contents)) => {
@@ -60,7 +59,7 @@ impl Drain {
                 moments.fill((0, 0));
             }
             (Command::Rows(c), Step::FreeHalf(_)) => self.store_means(&c, memories)?,
-            (Command::Attend(c), Step::Requantize { .. }) => attend(&c, s, memories, agent)?,
+            (Command::Attend(c), Step::Requantize { .. }) => attend(&c, memories, agent)?,
             (Command::Fill(_), Step::Write(Range { memory, first, .. })) => {
                 let bytes = agent.beats();
                 let values = bytes.as_chunks::<2>().0.iter().take(s.tokens);
@@ -79,14 +78,12 @@ impl Drain {
     }
 
     /// Requantizes a row's sums of a tile of tokens.
-    #[allow(clippy::too_many_arguments)]
     fn requantize(
         &mut self,
         c: &RowsCommand,
         index: usize,
         tile: usize,
         sums: &[i32],
-        s: Shape,
         memories: &mut Memories,
         agent: &mut Agent,
     ) -> Result<()> {
@@ -96,7 +93,7 @@ impl Drain {
         let stride = c.stride as usize;
         let word = tile * stride + usize::from(row.column);
         for (lane, sum) in sums.iter().enumerate() {
-            let token = tile * s.tokens + lane;
+            let token = tile * memories.shape.tokens + lane;
             let acc = row.bias + sum;
             match c.kind {
                 Kind::Residual => {
@@ -126,7 +123,7 @@ impl Drain {
                         code = memories.get(Memory::Table, entry, 0)? as i8;
                     }
                     self.code_sums[index] += i32::from(code);
-                    store(c, &row, (token, lane, word), code, s, memories)?;
+                    store(c, &row, (token, lane, word), code, memories)?;
                 }
             }
         }
@@ -151,10 +148,9 @@ fn store(
     row: &RowParameters,
     (token, lane, word): (usize, usize, usize),
     code: i8,
-    s: Shape,
     memories: &mut Memories,
 ) -> Result<()> {
-    let column = usize::from(row.column);
+    let (s, column) = (memories.shape, usize::from(row.column));
     let (memory, (word, lane)) = match Destination::of_code(row.destination.into()) {
         Some(Destination::Query) => (Memory::Query, (word, lane)),
         Some(Destination::Hidden) => (Memory::Hidden, (word, lane)),
@@ -175,8 +171,8 @@ fn store(
     memories.set(memory, word, lane, code)
 }
 
-fn attend(c: &Attend, s: Shape, memories: &mut Memories, agent: &mut Agent) -> Result<()> {
-    let tokens = c.tokens as usize;
+fn attend(c: &Attend, memories: &mut Memories, agent: &mut Agent) -> Result<()> {
+    let (s, tokens) = (memories.shape, c.tokens as usize);
     let scales = agent.taken.drain(..tokens).filter_map(|item| match item {
         Item::Scale(scale) => Some(scale),
         _ => None,

@@ -3,12 +3,11 @@
 use quasar_core::error::{Error, Result};
 
 use super::memory::Memories;
-use super::queues::{Item, Queues};
+use super::queues::Item;
 use super::Agent;
 use crate::arena_layout::words;
 use crate::isa::{check, Command, Load, LoadEnd, Target};
 use crate::program::Program;
-use crate::shape::Shape;
 use crate::unit::{Memory, Step};
 
 /// Seed of the arena: a program's commands have no key yet.
@@ -38,23 +37,21 @@ impl Loader {
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn step(
         &mut self,
         command: Command,
         step: Step,
         input: &[u8],
-        s: Shape,
         memories: &mut Memories,
         agent: &mut Agent,
-        queues: &mut Queues,
     ) -> Result<()> {
+        let s = memories.shape;
         match (command, step) {
             (Command::Load(c), Step::Transfer(queue)) => {
                 let data = self.transfer(&c, input, s.beat)?;
-                if let Some(queue) = queue {
+                if queue.is_some() {
                     let beats = data.chunks_exact(s.beat);
-                    queues[queue].extend(beats.map(|beat| Item::Beat(beat.to_vec())));
+                    (agent.given).extend(beats.map(|beat| Item::Beat(beat.to_vec())));
                     return Ok(());
                 }
                 let word = s.beats(s.tokens) * s.beat;

@@ -11,13 +11,17 @@ pub(super) const GARBAGE: i8 = 85;
 
 /// A memory whose words hold one value for each token of a tile, or one of each bank of keys or
 /// values.
+#[derive(Default)]
 struct Cells {
     lanes: usize,
     values: Vec<i32>,
 }
 
-/// All memories.
-pub(super) struct Memories(Vec<Cells>);
+/// All memories of an accelerator of this shape.
+pub(super) struct Memories {
+    pub(super) shape: Shape,
+    cells: Vec<Cells>,
+}
 
 impl Memories {
     pub(super) fn new(hardware: &Hardware) -> Self {
@@ -41,18 +45,18 @@ impl Memories {
             (Memory::Mean, (b.value as usize * s.value_banks, 1)),
             (Memory::Table, (256, 1)),
         ];
-        let mut all: Vec<_> = (0..Memory::COUNT).map(|_| None).collect();
+        let mut cells: Vec<_> = (0..Memory::COUNT).map(|_| Cells::default()).collect();
         for (memory, (words, lanes)) in sizes {
-            all[memory.index()] = Some(Cells {
+            cells[memory.index()] = Cells {
                 lanes,
                 values: vec![GARBAGE.into(); words * lanes],
-            });
+            };
         }
-        Self(all.into_iter().flatten().collect())
+        Self { shape: s, cells }
     }
 
     fn at(&mut self, memory: Memory, word: usize, lane: usize) -> Result<&mut i32> {
-        let Cells { lanes, values } = &mut self.0[memory.index()];
+        let Cells { lanes, values } = &mut self.cells[memory.index()];
         let (lanes, words) = (*lanes, values.len() / (*lanes).max(1));
         if word >= words || lane >= lanes {
             return Err(Error::InvalidValue(format!(

@@ -36,7 +36,6 @@ use self::queues::{Item, Queues};
 use self::softmax::Exponentials;
 use crate::isa::{check, Command, Unit, PORT_BYTES};
 use crate::program::{Program, Segment};
-use crate::shape::Shape;
 use crate::unit::{steps, QueueName, Step, Steps};
 
 /// A unit: its commands, and the items that its present command has taken and will give.
@@ -74,7 +73,6 @@ impl Agent {
 /// The accelerator's state between segments.
 pub struct Interpreter<'a> {
     program: &'a Program,
-    shape: Shape,
     queues: Queues,
     memories: Memories,
     agents: [Agent; Unit::ALL.len()],
@@ -90,7 +88,6 @@ impl<'a> Interpreter<'a> {
     pub fn new(program: &'a Program) -> Self {
         Self {
             program,
-            shape: Shape::of(program.hardware()),
             queues: Queues::new(),
             memories: Memories::new(program.hardware()),
             agents: Default::default(),
@@ -171,7 +168,7 @@ impl<'a> Interpreter<'a> {
             let Some(command) = agent.commands.pop_front() else {
                 return Ok(false);
             };
-            agent.running = Some((command, steps(command, self.shape)));
+            agent.running = Some((command, steps(command, self.memories.shape)));
             return Ok(true);
         };
         let command = *command;
@@ -193,19 +190,18 @@ impl<'a> Interpreter<'a> {
             let items = items.drain(..count);
             (agent.taken).extend(items.filter(|item| !matches!(item, Item::Credit)));
         }
-        let (shape, memories) = (self.shape, &mut self.memories);
+        let memories = &mut self.memories;
         match unit {
-            Unit::Load => {
-                let to = &mut self.queues;
-                (self.loader).step(command, step, input, shape, memories, agent, to)?;
-            }
-            Unit::Array => (self.array).step(command, step, shape, memories, agent)?,
-            Unit::Drain => (self.drain).step(command, step, shape, memories, agent)?,
-            Unit::Norm => (self.norm).step(command, step, shape, memories, agent)?,
+            Unit::Load => (self.loader).step(command, step, input, memories, agent)?,
+            Unit::Array => (self.array).step(command, step, memories, agent)?,
+            Unit::Drain => (self.drain).step(command, step, memories, agent)?,
+            Unit::Norm => (self.norm).step(command, step, memories, agent)?,
             Unit::Softmax => (self.exponentials).step(command, step, memories, agent)?,
         }
-        if let Step::Give(queue, count, _) = step {
-            self.queues.give(queue, count, &mut agent.given)?;
+        match step {
+            Step::Give(queue, count, _) => self.queues.give(queue, count, &mut agent.given)?,
+            Step::Transfer(Some(queue)) => self.queues[queue].extend(agent.given.drain(..)),
+            _ => {}
         }
         Ok(true)
     }

@@ -7,7 +7,6 @@ use super::memory::Memories;
 use super::queues::Item;
 use super::Agent;
 use crate::isa::{Command, LayerNorm, Pooling};
-use crate::shape::Shape;
 use crate::unit::{Memory, Step};
 
 #[derive(Default)]
@@ -25,14 +24,13 @@ impl Norm {
         &mut self,
         command: Command,
         step: Step,
-        s: Shape,
         memories: &mut Memories,
         agent: &mut Agent,
     ) -> Result<()> {
         let Command::LayerNorm(c) = command else {
             return Ok(());
         };
-        let embed = c.embed as usize;
+        let (s, embed) = (memories.shape, c.embed as usize);
         match step {
             Step::TakeHalf(_) => {
                 let gains = agent.beats();
@@ -47,7 +45,7 @@ impl Norm {
                 let sum = self.mean.iter().map(|&x| i32::from(x)).sum();
                 let squares = self.mean.iter().map(|&x| i64::from(x) * i64::from(x));
                 let codes = self.normalise(&c, &self.mean, (sum, squares.sum()));
-                store(&c, 0, &codes, s, memories)?;
+                store(&c, 0, &codes, memories)?;
             }
             Step::Normalise { tile, tokens } => {
                 let moments: Vec<_> = (agent.taken.drain(..))
@@ -58,26 +56,25 @@ impl Norm {
                     .collect();
                 for (lane, &moments) in moments.iter().take(tokens).enumerate() {
                     let token = tile * s.tokens + lane;
-                    let codes = self.normalise(&c, &residual(&c, token, s, memories)?, moments);
+                    let codes = self.normalise(&c, &residual(&c, token, memories)?, moments);
                     if c.pool == Pooling::After {
                         self.codes.push(codes);
                     } else {
-                        store(&c, token, &codes, s, memories)?;
+                        store(&c, token, &codes, memories)?;
                     }
                 }
             }
             Step::Pool if c.pool == Pooling::Before => {
                 agent.taken.clear();
                 let tokens = c.first as usize..c.tokens as usize;
-                let rows: Result<Vec<_>> = tokens
-                    .map(|token| residual(&c, token, s, memories))
-                    .collect();
+                let rows: Result<Vec<_>> =
+                    tokens.map(|token| residual(&c, token, memories)).collect();
                 self.mean = means(&rows?, embed).map(|mean| mean as i16).collect();
             }
             Step::Pool => {
                 let codes = &self.codes[c.first as usize..];
                 let codes: Vec<_> = means(codes, embed).map(|mean| mean as i8).collect();
-                store(&c, 0, &codes, s, memories)?;
+                store(&c, 0, &codes, memories)?;
             }
             _ => {}
         }
@@ -102,7 +99,8 @@ fn means<T: Copy + Into<i32>>(rows: &[Vec<T>], columns: usize) -> impl Iterator<
     })
 }
 
-fn residual(c: &LayerNorm, token: usize, s: Shape, memories: &mut Memories) -> Result<Vec<i16>> {
+fn residual(c: &LayerNorm, token: usize, memories: &mut Memories) -> Result<Vec<i16>> {
+    let s = memories.shape;
     let embed = c.embed as usize;
     let (tile, lane) = (token / s.tokens, token % s.tokens);
     (0..embed)
@@ -113,13 +111,8 @@ fn residual(c: &LayerNorm, token: usize, s: Shape, memories: &mut Memories) -> R
         .collect()
 }
 
-fn store(
-    c: &LayerNorm,
-    token: usize,
-    codes: &[i8],
-    s: Shape,
-    memories: &mut Memories,
-) -> Result<()> {
+fn store(c: &LayerNorm, token: usize, codes: &[i8], memories: &mut Memories) -> Result<()> {
+    let s = memories.shape;
     let (tile, lane) = (token / s.tokens, token % s.tokens);
     for (d, &code) in codes.iter().enumerate() {
         let word = tile * s.padded(c.embed as usize) + d;
