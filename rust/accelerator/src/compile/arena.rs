@@ -4,8 +4,8 @@ use quasar_core::subnet::schema::{self, LinearSpec};
 use quasar_core::subnet::LinearTensors;
 use quasar_core::Subnet;
 
-use super::plan::{Matrix, Outline, Plan};
-use crate::arena_layout::{self, Arena, Row, RowPair};
+use super::plan::{BlockPlan, Matrix, Outline, Plan};
+use crate::arena_layout::{self, Arena, Row, RowPair, Transfer};
 use crate::isa::Destination;
 use crate::shape::Shape;
 
@@ -17,105 +17,150 @@ pub(super) fn write(
     plan: &Plan,
     shape: &Shape,
 ) -> (Arena, Vec<u16>) {
-    let config = subnet.config();
-    let mut arena = Arena::new(plan.beats, shape.beat);
-    let layers = schema::linears(config);
-    let mut layers = layers.iter();
-    let mut next = || {
-        let spec = layers.next().expect("the schema lists every layer");
-        (spec, subnet.linear(spec))
+    let mut writer = Writer {
+        subnet,
+        plan,
+        shape,
+        arena: Arena::new(plan.beats, shape.beat),
+        layers: schema::linears(subnet.config()).into_iter(),
+        norms: 0,
     };
-    let i16s = |name: &str| -> Vec<i16> {
-        let tensor = subnet.tensor(name);
-        tensor.map_or(Vec::new(), |t| t.values().map(|v| v as i16).collect())
-    };
-    let norm = |arena: &mut Arena, at: usize, name: &str| {
-        let [gains, offsets] = ["gain", "bias"].map(|part| i16s(&format!("{name}.{part}")));
-        arena.put(plan.norms[at], &arena_layout::gains(&gains, &offsets));
-    };
-    let whole = |arena: &mut Arena,
-                 matrix: &Matrix,
-                 (spec, tensors): &(&LinearSpec, LinearTensors),
-                 to: Destination| {
-        let rows = (0..spec.rows).map(|row| (row, to, row as u16));
-        write_matrix(arena, matrix, tensors, rows, shape)
-    };
+    writer.embedding();
+    for (i, block) in plan.blocks.iter().enumerate() {
+        writer.block(i, block, outline.split(i));
+    }
+    let class_of_logit = writer.heads();
+    (writer.arena, class_of_logit)
+}
 
-    let mut residual = i16s("prefix");
-    residual.extend(i16s("position"));
-    let residual = arena_layout::residual(&residual, config.embed, shape.tokens, shape.beat);
-    arena.put(plan.residual, &residual);
-    let embedding = next();
-    for (_, matrix) in &plan.embed {
-        whole(&mut arena, matrix, &embedding, Destination::Residual);
+/// The arena in the making.
+struct Writer<'a> {
+    subnet: &'a Subnet,
+    plan: &'a Plan,
+    shape: &'a Shape,
+    arena: Arena,
+    /// Layers that are not written yet.
+    layers: std::vec::IntoIter<LinearSpec>,
+    /// Norms that are written.
+    norms: usize,
+}
+
+impl Writer<'_> {
+    /// Returns the next layer.
+    fn next(&mut self) -> (LinearSpec, LinearTensors) {
+        let spec = self.layers.next().expect("the schema lists every layer");
+        let tensors = self.subnet.linear(&spec);
+        (spec, tensors)
     }
-    let first_norm = usize::from(plan.embed_norm.is_some());
-    if let Some(normed) = &plan.embed_norm {
-        norm(&mut arena, 0, "embed_norm");
-        write_zeros(&mut arena, &normed.zeros, shape);
-        let mut residual = i16s("prefix");
-        residual.resize(config.tokens() * config.embed, 0);
-        let residual = arena_layout::residual(&residual, config.embed, shape.tokens, shape.beat);
-        arena.put(normed.residual, &residual);
-        whole(&mut arena, &normed.proj, &next(), Destination::Residual);
+
+    fn values(&self, name: &str) -> Vec<i16> {
+        let tensor = self.subnet.tensor(name);
+        tensor.map_or(Vec::new(), |t| t.values().map(|v| v as i16).collect())
     }
-    for (i, (block, sizes)) in plan.blocks.iter().zip(&config.blocks).enumerate() {
+
+    fn norm(&mut self, name: &str) {
+        let [gains, offsets] = ["gain", "bias"].map(|part| self.values(&format!("{name}.{part}")));
+        let at = self.plan.norms[self.norms];
+        self.arena.put(at, &arena_layout::gains(&gains, &offsets));
+        self.norms += 1;
+    }
+
+    fn residual(&mut self, at: Transfer, values: &[i16]) {
+        let (embed, s) = (self.subnet.config().embed, self.shape);
+        let residual = arena_layout::residual(values, embed, s.tokens, s.beat);
+        self.arena.put(at, &residual);
+    }
+
+    /// Writes all rows of a layer, in order, for one destination.
+    fn layer(
+        &mut self,
+        matrix: &Matrix,
+        (spec, tensors): &(LinearSpec, LinearTensors),
+        to: Destination,
+    ) -> Vec<u16> {
+        let rows = (0..spec.rows).map(|row| (row, to, row as u16));
+        write_matrix(&mut self.arena, matrix, tensors, rows, self.shape)
+    }
+
+    fn embedding(&mut self) {
+        let config = self.subnet.config();
+        let mut residual = self.values("prefix");
+        residual.extend(self.values("position"));
+        self.residual(self.plan.residual, &residual);
+        let embedding = self.next();
+        for (_, matrix) in &self.plan.embed {
+            self.layer(matrix, &embedding, Destination::Residual);
+        }
+        if let Some(normed) = &self.plan.embed_norm {
+            self.norm("embed_norm");
+            write_zeros(&mut self.arena, &normed.zeros, self.shape);
+            let mut residual = self.values("prefix");
+            residual.resize(config.tokens() * config.embed, 0);
+            self.residual(normed.residual, &residual);
+            let layer = self.next();
+            self.layer(&normed.proj, &layer, Destination::Residual);
+        }
+    }
+
+    /// Writes a block. `split`: its queries come last.
+    fn block(&mut self, i: usize, block: &BlockPlan, split: bool) {
+        let sizes = &self.subnet.config().blocks[i];
         let name = |part: &str| format!("blocks.{i}.{part}");
-        norm(&mut arena, first_norm + 2 * i, &name("norm1"));
-        let (_, qkv) = next();
+        self.norm(&name("norm1"));
+        let (_, qkv) = self.next();
         let (inner, head_dim) = (sizes.inner(), sizes.head_dim);
-        let padded = shape.padded(head_dim);
+        let padded = self.shape.padded(head_dim);
         let place = |column: usize| column / head_dim * padded + column % head_dim;
         // Keys first: then scores may begin while values are made.
-        let parts = if outline.split(i) {
+        let parts: [&[_]; 2] = if split {
             [
-                vec![Destination::Key, Destination::Value],
-                vec![Destination::Query],
+                &[Destination::Key, Destination::Value],
+                &[Destination::Query],
             ]
         } else {
             [
-                vec![Destination::Key, Destination::Query],
-                vec![Destination::Value],
+                &[Destination::Key, Destination::Query],
+                &[Destination::Value],
             ]
         };
         for (matrix, part) in block.qkv.iter().zip(parts) {
-            let rows = part.into_iter().flat_map(|to| {
+            let rows = part.iter().flat_map(|&to| {
                 (0..inner)
                     .map(move |column| (to as usize * inner + column, to, place(column) as u16))
             });
-            write_matrix(&mut arena, matrix, &qkv, rows, shape);
+            write_matrix(&mut self.arena, matrix, &qkv, rows, self.shape);
         }
-        let (spec, proj) = next();
+        let (spec, proj) = self.next();
         let proj = LinearTensors {
             codes: spread(&proj.codes, head_dim, padded),
             ..proj
         };
-        whole(
-            &mut arena,
-            &block.proj,
-            &(spec, proj),
-            Destination::Residual,
-        );
-        norm(&mut arena, first_norm + 2 * i + 1, &name("norm2"));
-        let table = subnet.tensor(&name("gelu")).map_or(&[][..], |t| t.data());
-        arena.put(block.table, table);
-        let (fc1, fc2) = (next(), next());
+        self.layer(&block.proj, &(spec, proj), Destination::Residual);
+        self.norm(&name("norm2"));
+        let table = self.subnet.tensor(&name("gelu"));
+        self.arena
+            .put(block.table, table.map_or(&[][..], |t| t.data()));
+        let (fc1, fc2) = (self.next(), self.next());
         for (_, mlp) in &block.mlp {
-            whole(&mut arena, &mlp.fc1, &fc1, Destination::Hidden);
-            whole(&mut arena, &mlp.fc2, &fc2, Destination::Residual);
+            self.layer(&mlp.fc1, &fc1, Destination::Hidden);
+            self.layer(&mlp.fc2, &fc2, Destination::Residual);
         }
     }
-    let last_norm = first_norm + 2 * plan.blocks.len();
-    norm(&mut arena, last_norm, "norm");
-    let head = next();
-    let mut class_of_logit = Vec::new();
-    if let Some(pair) = &plan.pair {
-        class_of_logit = whole(&mut arena, &pair.head, &next(), Destination::Logit);
-        write_zeros(&mut arena, &pair.zeros, shape);
-        norm(&mut arena, last_norm + 1, "norm");
+
+    /// Writes the last norm and the heads.
+    fn heads(&mut self) -> Vec<u16> {
+        self.norm("norm");
+        let head = self.next();
+        let mut class_of_logit = Vec::new();
+        if let Some(pair) = &self.plan.pair {
+            let layer = self.next();
+            class_of_logit = self.layer(&pair.head, &layer, Destination::Logit);
+            write_zeros(&mut self.arena, &pair.zeros, self.shape);
+            self.norm("norm");
+        }
+        class_of_logit.extend(self.layer(&self.plan.head, &head, Destination::Logit));
+        class_of_logit
     }
-    class_of_logit.extend(whole(&mut arena, &plan.head, &head, Destination::Logit));
-    (arena, class_of_logit)
 }
 
 /// Pads each part of `length` codes with zeros to `padded` codes.

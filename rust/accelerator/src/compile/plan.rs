@@ -1,7 +1,7 @@
 //! Gives each transfer its place in the arena, from sizes and row widths alone.
 
 use quasar_hardware::tiling::Band;
-use quasar_hardware::workload::{RowWidths, Setting};
+use quasar_hardware::workload::{BlockWork, RowWidths, Setting};
 use quasar_hardware::{Hardware, Workload};
 
 use crate::arena_layout::{Cursor, Transfer};
@@ -81,6 +81,46 @@ pub(super) struct BlockPlan {
     pub(super) table: Transfer,
     /// The MLP of each band of tokens.
     pub(super) mlp: Vec<(Band, MlpPlan)>,
+}
+
+impl BlockPlan {
+    /// Adds the gains of its two norms to `norms`.
+    fn new(
+        cursor: &mut Cursor,
+        hardware: &Hardware,
+        outline: &Outline,
+        (i, block): (usize, &BlockWork),
+        norms: &mut Vec<Transfer>,
+    ) -> Self {
+        let shape = &Shape::of(hardware);
+        let embed = outline.workload.embed;
+        let gains = shape.beats(4 * embed as usize);
+        let parts = if outline.split(i) {
+            [block.key.plus(block.value), block.query]
+        } else {
+            [block.key.plus(block.query), block.value]
+        };
+        let qkv = parts.map(|rows| Matrix::new(cursor, shape, rows, embed));
+        let inner = block.heads * shape.padded(block.head_dim as usize) as u64;
+        let proj = Matrix::new(cursor, shape, block.proj, inner);
+        norms.push(cursor.take(gains));
+        let table = cursor.take(shape.beats(256));
+        let needed = u64::from(outline.needed(i));
+        let bands = hardware.hidden_bands(needed, block.hidden).map(|band| {
+            let fc1 = Matrix::new(cursor, shape, block.fc1, embed);
+            let fc2 = Matrix::new(cursor, shape, block.fc2, block.hidden);
+            if band.tile == 0 {
+                norms.push(cursor.take(gains));
+            }
+            (band, MlpPlan { fc1, fc2 })
+        });
+        Self {
+            mlp: bands.collect(),
+            qkv,
+            proj,
+            table,
+        }
+    }
 }
 
 /// Places of the transfers of a band's MLP.
@@ -163,35 +203,10 @@ impl Plan {
                 proj,
             }
         });
-        let blocks = blocks.iter().enumerate().map(|(i, block)| {
-            let parts = if outline.split(i) {
-                [block.key.plus(block.value), block.query]
-            } else {
-                [block.key.plus(block.query), block.value]
-            };
-            let qkv = parts.map(|rows| Matrix::new(cursor, shape, rows, embed));
-            let inner = block.heads * shape.padded(block.head_dim as usize) as u64;
-            let proj = Matrix::new(cursor, shape, block.proj, inner);
-            norms.push(cursor.take(gains));
-            let table = cursor.take(shape.beats(256));
-            let needed = u64::from(outline.needed(i));
-            let bands = hardware.hidden_bands(needed, block.hidden).map(|band| {
-                let fc1 = Matrix::new(cursor, shape, block.fc1, embed);
-                let fc2 = Matrix::new(cursor, shape, block.fc2, block.hidden);
-                if band.tile == 0 {
-                    norms.push(cursor.take(gains));
-                }
-                (band, MlpPlan { fc1, fc2 })
-            });
-            let mlp = bands.collect();
-            BlockPlan {
-                qkv,
-                proj,
-                table,
-                mlp,
-            }
-        });
-        let blocks = blocks.collect();
+        let blocks = blocks.iter().enumerate();
+        let blocks = blocks
+            .map(|(i, block)| BlockPlan::new(cursor, hardware, outline, (i, block), &mut norms))
+            .collect();
         let pair = pair_head_rows.map(|rows| {
             let head = Matrix::new(cursor, shape, rows, embed);
             let zeros = RowWidths {
