@@ -162,38 +162,34 @@ test-reproducible: $(STAMPS)/venv toolchain ## That two builds of the wheel, in 
 	@bash tools/test-reproducible.sh
 
 .PHONY: test-wheels
-test-wheels: wheels ## Test each of `make wheels`: here, and emulated as Cortex-A53, A76 and A9; appends to docs/logs/wheels.md
-	@log=docs/logs/wheels.md; \
-	[ -f $$log ] || printf '# Tested wheels\n\nOne line for each wheel and CPU in a run of `make test-wheels`. Every one gave the same logits, bit for bit.\n\n| date | commit | wheel and CPU | tier | tests passed |\n|---|---|---|---|---|\n' >$$log; \
-	LOG=$$log bash tools/test-wheels.sh build/release
+test-wheels: wheels ## Test each of `make wheels`: here, and emulated as Cortex-A53, A76 and A9; notes the run in docs/logs.md
+	@LOG=1 bash tools/test-wheels.sh build/release
 
 .PHONY: test-min
 test-min: wheel ## The Python tests with the oldest supported numpy and pillow, on Python 3.10 if there is one
 	@JOBS=$(JOBS) bash tools/test-min.sh
 
 .PHONY: test-floors
-test-floors: wheel ## The Python tests of the extras with the lowest versions that pyproject.toml allows; appends to docs/logs/test-floors.md
-	@log=docs/logs/test-floors.md; output=$$(mktemp); trap 'rm -f "$$output"' EXIT; \
+test-floors: wheel ## The Python tests of the extras with the lowest versions that pyproject.toml allows; notes the run in docs/logs.md
+	@output=$$(mktemp); trap 'rm -f "$$output"' EXIT; \
 	JOBS=$(JOBS) bash tools/test-floors.sh $(PYTEST_ARGS) | tee "$$output"; \
-	[ -f $$log ] || printf '# Tests with the lowest versions\n\nOne line for each run of `make test-floors`; a run with a failure adds none by itself.\n\n| date | commit | Python, torch, timm | tests |\n|---|---|---|---|\n' >$$log; \
-	echo "| $$(date -u +%F) | $$(git describe --always --dirty) | $$(grep -oE '^Python [0-9.]+|\b(torch|timm)==[0-9.]+' "$$output" | paste -sd ' ') | $$(tail -n 1 "$$output" | tr -d =) |" >>$$log
+	python tools/run_log.py test-floors 'all extras' "$$(tail -n 1 "$$output" | sed 's/ *=* *//; s/ *in .*//') with $$(grep -oE '^Python [0-9.]+|\b(torch|timm)==[0-9.]+' "$$output" | paste -sd ' ')"
 
-# $(call test_arm,NAME): runs the kernels' tests under emulation and appends a line to the log of that name; then
+# $(call test_arm,NAME): runs the kernels' tests under emulation and notes the run in docs/logs.md; then
 # compares the instructions of a frame with the documented ones.
 define test_arm
-	@log=docs/logs/test-$(1).md; output=$$(mktemp); trap 'rm -f "$$output"' EXIT; \
+	@output=$$(mktemp); trap 'rm -f "$$output"' EXIT; \
 	sh tools/test-arm.sh $(1) | tee "$$output"; \
-	[ -f $$log ] || printf '# Emulated %s tests\n\nOne line for each run of `make test-%s` (qemu-user).\n\n| date | commit | tests passed |\n|---|---|---|\n' $(1) $(1) >$$log; \
-	echo "| $$(date -u +%F) | $$(git describe --always --dirty) | $$(awk '/^test .*[.][.][.] ok$$/ {n++} END {print n + 0}' "$$output") |" >>$$log
+	python tools/run_log.py test-$(1) 'all cores' "$$(awk '/^test .*[.][.][.] ok$$/ {n++} END {print n + 0}' "$$output") passed"
 	@python tools/lab/count_instructions.py --only $(1) --check
 endef
 
 .PHONY: test-aarch64
-test-aarch64: develop ## Rust tests for the NEON tiers of 64-bit Arm, under emulation, and the instructions of a frame; appends to docs/logs/test-aarch64.md
+test-aarch64: develop ## Rust tests for the NEON tiers of 64-bit Arm, under emulation, and the instructions of a frame; notes the run in docs/logs.md
 	$(call test_arm,aarch64)
 
 .PHONY: test-armv7
-test-armv7: develop ## Rust tests for the NEON tier of 32-bit Arm, under emulation, and the instructions of a frame; appends to docs/logs/test-armv7.md
+test-armv7: develop ## Rust tests for the NEON tier of 32-bit Arm, under emulation, and the instructions of a frame; notes the run in docs/logs.md
 	$(call test_arm,armv7)
 
 .PHONY: bench
@@ -237,16 +233,20 @@ compare-quantizers: develop dataset .venv-quantizers/stamp ## Logit errors of po
 	@touch $@
 
 .PHONY: fuzz
-fuzz: toolchain ## Fuzz every target for FUZZ_SECONDS of processor time each; appends to docs/logs/fuzz.md
+fuzz: toolchain ## Fuzz every target for FUZZ_SECONDS of processor time each; notes the run in docs/logs.md
 	@python3 tools/lab/fuzz.py --seconds $(FUZZ_SECONDS) --jobs $(JOBS)
 
+.PHONY: fuzz-corpus
+fuzz-corpus: toolchain ## Pack the seeds, and what fuzzing found and reaches new code, into the archives of rust/fuzz/corpus
+	@python3 tools/lab/fuzz.py --pack
+
 .PHONY: loom
-loom: toolchain ## The protocol of the team of threads under loom, interleaving by interleaving; appends to docs/logs/loom.md
+loom: toolchain ## The protocol of the team of threads under loom, interleaving by interleaving; notes the run in docs/logs.md
 	@bash tools/lab/loom.sh
 
 .PHONY: soak
-soak: develop ## Compare random subnets on every tier with the oracle for SOAK_SECONDS; appends to docs/logs/soak.md
-	python tools/lab/soak.py --seconds $(SOAK_SECONDS) --log docs/logs/soak.md
+soak: develop ## Compare random subnets on every tier with the oracle for SOAK_SECONDS; notes the run in docs/logs.md
+	python tools/lab/soak.py --seconds $(SOAK_SECONDS) --log
 
 ##@ The accelerator's HLS sources
 
@@ -269,13 +269,13 @@ csim-mutants: toolchain ## That the testbenches fail when a kernel is wrong: one
 	@$(MAKE) -C fpga mutants
 
 .PHONY: soak-device
-soak-device: develop sim ## Run SOAK_FRAMES frames on the simulated accelerator under random faults; appends to docs/logs/soak-device.md
-	python tools/lab/soak_device.py --frames $(SOAK_FRAMES) --log docs/logs/soak-device.md
+soak-device: develop sim ## Run SOAK_FRAMES frames on the simulated accelerator under random faults; notes the run in docs/logs.md
+	python tools/lab/soak_device.py --frames $(SOAK_FRAMES) --log
 
 .PHONY: soak-memory
-soak-memory: develop sim ## That memory and open files stay flat over 100,000 frames and 10,000 engines; appends to docs/logs/soak-memory.md
-	python tools/lab/soak_memory.py --log docs/logs/soak-memory.md
-	python tools/lab/soak_memory.py --device sim:tiny --log docs/logs/soak-memory.md
+soak-memory: develop sim ## That memory and open files stay flat over 100,000 frames and 10,000 engines; notes the run in docs/logs.md
+	python tools/lab/soak_memory.py --log
+	python tools/lab/soak_memory.py --device sim:tiny --log
 
 .PHONY: test-pynq
 test-pynq: wheel sim ## docs/boards/pynq.md as typed and the PYNQ transport, in environments like PYNQ's images (pynq 3.0.1 and 4.0.0)

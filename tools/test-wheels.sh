@@ -9,7 +9,7 @@
 #
 # Each runs the demo, `quasar-rt verify`, tools/wheel_bits.py, whose digest must be the same everywhere, and the tests
 # TESTS (golden vectors, preprocessing, camera frames, rows, subnet files); the emulated ones leave out tests that
-# start processes (tools/emulated.py). A line of a table is printed for each. Before, pip installs the emulated ones as
+# start processes (tools/emulated.py). With LOG=1 the runs are noted in docs/logs.md. Before, pip installs the emulated ones as
 # docs/boards/pynq.md does.
 #
 # The emulated Pythons are Debian's, with its NumPy, Pillow, click, rich and hypothesis, unpacked without root into
@@ -39,7 +39,7 @@ one() { # one PATTERN: the one file of that name in the folder
 digest=
 pytest=()
 check() {
-  local name="$1" tier="$2" bits subnet
+  local name="$1" tier="$2" bits subnet passed
   shift 2
   echo "test-wheels: $name"
   "$@" -m quasar_rt demo | tail -2 | head -1
@@ -62,8 +62,9 @@ check() {
   # shellcheck disable=SC2086
   "$@" -m pytest -q -p no:cacheprovider "${pytest[@]}" $(printf 'tests/python/%s.py ' $tests) >"$work/tests" 2>&1 || { cat "$work/tests" >&2; exit 1; }
   tail -1 "$work/tests"
-  printf '| %s | %s | %s | %s | %s |\n' "$(date -u +%F)" "$(git describe --always --dirty)" "$name" "${bits%% *}" \
-    "$(grep -o '[0-9]* passed' "$work/tests" | tail -1 | cut -d' ' -f1)" >>"$work/rows"
+  passed="$(grep -o '[0-9]* passed' "$work/tests" | tail -1)"
+  echo "$name: $passed, tier ${bits%% *}"
+  [ -z "${LOG:-}" ] || python tools/run_log.py test-wheels "$name" "$passed, tier ${bits%% *}"
 }
 
 # emulated ARCHITECTURE MACHINE TRIPLE EMULATOR: makes $work/MACHINE, which starts the emulated Python as CPU=NAME.
@@ -136,8 +137,3 @@ for kind in "$@"; do
     ;;
   esac
 done
-
-if [ -n "${LOG:-}" ]; then
-  cat "$work/rows" >>"$LOG"
-fi
-cat "$work/rows"

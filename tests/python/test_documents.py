@@ -26,7 +26,7 @@ PAGES = sorted(
     path
     for pattern in ("*.md", "docs/**/*.md", "python/quasar_rt/**/*.md")
     for path in ROOT.glob(pattern)
-    if path.parent.name != "logs" and path.name != "CHANGELOG.md"
+    if path.name != "CHANGELOG.md"
 )
 
 

@@ -2,9 +2,9 @@
 """Fuzz the targets of rust/fuzz, each for a given processor time, and log the runs.
 
 Runs each target under libFuzzer until its process has used the processor time that was asked for,
-so that a busy or paused machine does not shorten a run. Inputs that reach new code are kept under
-build/fuzz/TARGET, where the next run starts. At the end of a target its line is appended to
-docs/logs/fuzz.md; an interrupted run is logged with the time that it had.
+so that a busy or paused machine does not shorten a run. A run starts from the corpus, unpacked to
+build/fuzz/TARGET.corpus, and from the inputs that earlier runs kept in build/fuzz/TARGET since they reach new code.
+docs/logs.md notes the last run of each target; an interrupted run is noted with the time that it had.
 
 Needs Linux; a stable Rust toolchain will do. Installs cargo-fuzz where it is missing.
 """
@@ -23,16 +23,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import soak_log
+import fuzz_corpus
+import fuzz_seeds
+import run_log
 
 ROOT = Path(__file__).resolve().parents[2]
 FUZZ = ROOT / "rust/fuzz"
 INPUTS = ROOT / "build/fuzz"
-HEAD = (
-    "# Fuzzing log\n\n"
-    "One line for each target and run of `make fuzz`. Seconds are processor time.\n\n"
-    "| date | commit | target | seconds | runs | outcome |\n|---|---|---|---|---|---|\n"
-)
 #: Limits of one input: memory, and seconds on the clock (long, since other work may share a core).
 LIMITS = ("-rss_limit_mb=2048", "-timeout=60", "-print_final_stats=1")
 
@@ -63,13 +60,20 @@ def processor_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def fresh(name: str) -> Path:
+    """Returns the empty folder `name` under build/fuzz."""
+    folder = INPUTS / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
 class Fuzzer:
     """Runs targets, each until its processor time is used or `stop` is set."""
 
-    def __init__(self, seconds: float, log: Path) -> None:
+    def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.log = log
-        self.commit = soak_log.commit()  # once: the log's own lines make the tree differ
+        self.commit = run_log.commit()  # what is built now
         self.stop = threading.Event()
         self.lock = threading.Lock()
 
@@ -77,8 +81,9 @@ class Fuzzer:
         """Fuzzes `target`, logs the run and returns whether it ended without a crash."""
         if self.stop.is_set():
             return True
-        found = INPUTS / target
-        found.mkdir(parents=True, exist_ok=True)
+        found, corpus = INPUTS / target, fresh(f"{target}.corpus")
+        found.mkdir(exist_ok=True)
+        fuzz_corpus.unpack(target, corpus)
         artifacts = FUZZ / "artifacts" / target
         artifacts.mkdir(parents=True, exist_ok=True)
         command = [str(program(target)), f"-artifact_prefix={artifacts}/", *LIMITS]
@@ -86,7 +91,7 @@ class Fuzzer:
         output = INPUTS / f"{target}.log"
         with output.open("w", encoding="utf-8") as file:
             process = subprocess.Popen(
-                [*command, str(found), str(FUZZ / "corpus" / target)],
+                [*command, str(found), str(corpus)],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -107,8 +112,8 @@ class Fuzzer:
         if status and not self.was_paused(target, set(artifacts.iterdir()) - before):
             outcome = "CRASH"
         with self.lock:
-            cells = (target, round(used), runs[1] if runs else "?", outcome)
-            soak_log.append(self.log, HEAD, *cells, at=self.commit)
+            result = f"{runs[1] if runs else '?'} runs in {used:.0f} s of processor time, {outcome}"
+            run_log.note("fuzz", target, result, at=self.commit)
             print(f"{target}: {outcome}, {used:.0f} s of processor time, {output}", flush=True)
         return outcome == "no crash"
 
@@ -124,16 +129,16 @@ class Fuzzer:
         return subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
 
 
-def minimize(target: str) -> None:
-    """Keeps the seeds of `target`, and the fewest of the found inputs that reach code which no seed reaches."""
-    corpus = FUZZ / "corpus" / target
-    kept, found = INPUTS / f"{target}.minimized", INPUTS / f"{target}.found"
-    for folder in (kept, found):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    for path in corpus.iterdir():
-        # libFuzzer names inputs by their digests, seeds have the names that seeds.py gives them.
-        shutil.copy(path, found if re.fullmatch("[0-9a-f]{40}", path.name) else kept)
+def pack(target: str) -> None:
+    """Packs the seeds of `target`, and the fewest of the found inputs that reach code which no seed reaches."""
+    kept, found = fresh(f"{target}.minimized"), fresh(f"{target}.found")
+    fuzz_corpus.unpack(target, kept)
+    for path in kept.iterdir():
+        # libFuzzer names inputs by their digests, seeds have the names that fuzz_seeds.py gives them.
+        if re.fullmatch("[0-9a-f]{40}", path.name):
+            path.rename(found / path.name)
+    for name, data in fuzz_seeds.seeds()[target].items():
+        (kept / name).write_bytes(data)
     seeds = len(list(kept.iterdir()))
     sources = [str(folder) for folder in (found, INPUTS / target) if folder.is_dir()]
     # Without counters a loop that runs more often is no new code: a tenth of the inputs.
@@ -146,10 +151,9 @@ def minimize(target: str) -> None:
         raise SystemExit(
             f"{target}: {len(crashes)} inputs crash, the corpus stays as it is: {INPUTS / crashes[0]}"
         )
-    print(f"{target}: {seeds} seeds, {len(list(kept.iterdir())) - seeds} found inputs", flush=True)
-    shutil.rmtree(corpus)
-    shutil.move(kept, corpus)
-    shutil.rmtree(found)
+    inputs = {path.name: path.read_bytes() for path in kept.iterdir()}
+    print(f"{target}: {seeds} seeds, {len(inputs) - seeds} found inputs", flush=True)
+    fuzz_corpus.write(target, inputs)
 
 
 def main() -> int:
@@ -160,11 +164,8 @@ def main() -> int:
         "--seconds", type=float, default=60, help="processor time of each target (default: 60)"
     )
     parser.add_argument("--jobs", type=int, default=1, help="targets at the same time (default: 1)")
-    parser.add_argument("--log", type=Path, default=ROOT / "docs/logs/fuzz.md", help="table to append to")
     parser.add_argument(
-        "--minimize",
-        action="store_true",
-        help="only bring the found inputs that reach new code into the corpora",
+        "--pack", action="store_true", help="only pack the seeds and the found inputs that reach new code"
     )
     arguments = parser.parse_args()
 
@@ -176,12 +177,12 @@ def main() -> int:
     if unknown := sorted(set(targets) - set(known)):
         parser.error(f"no such target: {', '.join(unknown)}; there are {', '.join(known)}")
     cargo_fuzz("build")
-    if arguments.minimize:
+    if arguments.pack:
         for target in targets:
-            minimize(target)
+            pack(target)
         return 0
 
-    fuzzer = Fuzzer(arguments.seconds, arguments.log)
+    fuzzer = Fuzzer(arguments.seconds)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: fuzzer.stop.set())
     with ThreadPoolExecutor(arguments.jobs) as pool:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compare random subnets on every tier and several thread counts with the oracle, for as long as you like.
 
-    python tools/lab/soak.py --seconds 600 --log docs/logs/soak.md
+    python tools/lab/soak.py --seconds 600 --log
 
 Each round has a seed, which gives a subnet (two of three with scrambled tables) and an image. A difference prints the
 seed (`--seed` starts there again), and the exit code is 1. Needs the base package only.
@@ -13,25 +13,15 @@ import platform
 import sys
 import time
 import warnings
-from pathlib import Path
 
 import click
 import numpy as np
 
-import soak_log
+import run_log
 from quasar_rt import Engine, UntrainedWarning, oracle
 from quasar_rt.device import cpu
 from quasar_rt.testing import random_case
 from quasar_rt.verify import outputs_of
-
-LOG_HEAD = """# Soak log
-
-One line for each run of `make soak`: random subnets, each compared bit by bit with the oracle on every tier that the
-machine has and with 1, 2 and 3 threads.
-
-| date | commit | machine | tiers | seconds | first seed | subnets | comparisons | differences |
-|---|---|---|---|---|---|---|---|---|
-"""
 
 
 def compare(seed: int, tiers: list[str]) -> tuple[int, list[str]]:
@@ -56,10 +46,8 @@ def compare(seed: int, tiers: list[str]) -> tuple[int, list[str]]:
     "--seconds", default=600.0, show_default=True, type=click.FloatRange(0), help="How long to go on."
 )
 @click.option("--seed", type=int, help="The first seed; by default the time.")
-@click.option(
-    "--log", type=click.Path(dir_okay=False, path_type=Path), help="A Markdown file to append a line to."
-)
-def main(seconds: float, seed: int | None, log: Path | None) -> None:
+@click.option("--log", is_flag=True, help="Note the run in docs/logs.md.")
+def main(seconds: float, seed: int | None, log: bool) -> None:
     warnings.simplefilter("ignore", UntrainedWarning)
     tiers = [tier.name for tier in cpu().tiers if tier.supported]
     skipped = [tier.name for tier in cpu().tiers if not tier.supported]
@@ -77,12 +65,10 @@ def main(seconds: float, seed: int | None, log: Path | None) -> None:
         comparisons += compared
         different += len(differences)
     print(f"{subnets} subnets, {comparisons} comparisons, {different} differences")
-    if log is not None:
-        elapsed = f"{time.monotonic() - start:.0f}"
-        tested = ", ".join(tiers)
-        soak_log.append(
-            log, LOG_HEAD, platform.machine(), tested, elapsed, first, subnets, comparisons, different
-        )
+    if log:
+        elapsed = f"{time.monotonic() - start:.0f} s from seed {first}, tiers {', '.join(tiers)}"
+        result = f"{subnets} subnets in {elapsed}: {comparisons} comparisons, {different} differences"
+        run_log.note("soak", platform.machine(), result)
     sys.exit(1 if different else 0)
 
 

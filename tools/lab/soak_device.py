@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run thousands of frames on a simulated accelerator that misbehaves at random; each gets its answer or its own error.
 
-    python tools/lab/soak_device.py --frames 10000 --log docs/logs/soak-device.md
+    python tools/lab/soak_device.py --frames 10000 --log
 
 A seed gives the faults: those of the device, and those of the host's single accesses to registers, caches and
 interrupt. The tool checks that every frame has the CPU's logits or an error, in order, that a fault
@@ -14,24 +14,14 @@ import sys
 import time
 import warnings
 from collections import Counter, deque
-from pathlib import Path
 from random import Random
 
 import click
 import numpy as np
 
-import soak_log
+import run_log
 from quasar_rt import Engine, Subnet, UntrainedWarning, random_subnet
 from quasar_rt.errors import DeviceError
-
-LOG_HEAD = """# Device soak log
-
-One line for each run of `make soak-device`: frames of a tiny subnet on a simulated accelerator that misbehaves at
-random. Each frame has the CPU's logits or an error of its own; a difference is neither.
-
-| date | commit | device | seconds | seed | frames | faults injected | errors | differences |
-|---|---|---|---|---|---|---|---|---|
-"""
 
 #: Faults of the simulated device. Each hits one of the next three frames.
 DEVICE_FAULTS = (
@@ -147,20 +137,18 @@ def soak(device: str, frames: int, seed: int, rate: float, timeout: float) -> tu
 @click.option("--rate", default=0.05, show_default=True, type=click.FloatRange(0, 1), help="Faults a frame.")
 @click.option("--timeout", default=TIMEOUT, show_default=True, help="Seconds that a segment may take.")
 @click.option("--seed", type=int, help="Seed of the faults; by default the time.")
-@click.option(
-    "--log", type=click.Path(dir_okay=False, path_type=Path), help="A Markdown file to append a line to."
-)
-def main(frames: int, device: str, rate: float, timeout: float, seed: int | None, log: Path | None) -> None:
+@click.option("--log", is_flag=True, help="Note the run in docs/logs.md.")
+def main(frames: int, device: str, rate: float, timeout: float, seed: int | None, log: bool) -> None:
     warnings.simplefilter("ignore", UntrainedWarning)
     seed = int(time.time()) if seed is None else seed
     start = time.monotonic()
     injected, errors, differences = soak(device, frames, seed, rate, timeout)
     seconds = time.monotonic() - start
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(errors.items())) or "none"
-    print(f"{frames} frames, {injected} faults injected, errors: {kinds}; {differences} differences")
-    if log is not None:
-        run = (device, f"{seconds:.0f}", seed, frames, injected, kinds, differences)
-        soak_log.append(log, LOG_HEAD, *run)
+    result = f"{injected} faults injected, errors: {kinds}; {differences} differences"
+    print(f"{frames} frames, {result}")
+    if log:
+        run_log.note("soak-device", device, f"{frames} frames in {seconds:.0f} s, seed {seed}, {result}")
     sys.exit(1 if differences else 0)
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run many frames and open many engines; memory and handles must stay flat.
 
-    python tools/lab/soak_memory.py --frames 100000 --engines 10000 --log docs/logs/soak-memory.md
+    python tools/lab/soak_memory.py --frames 100000 --engines 10000 --log
 
 After a tenth of the work, resident memory may grow by 8 MB at most and open files not at all. Needs the base
 package; with a simulated accelerator (`make sim`), `--device sim:tiny` runs its driver as well.
@@ -19,17 +19,9 @@ from typing import NamedTuple
 import click
 import numpy as np
 
-import soak_log
+import run_log
 from quasar_rt import Engine, Subnet, UntrainedWarning, random_subnet
 
-LOG_HEAD = """# Memory soak log
-
-One line for each run of `make soak-memory`: frames of one engine, then engines that are opened, run once and dropped.
-Growth is of resident memory, in kB, and of open files, from a tenth of the work to its end.
-
-| date | commit | device | seconds | frames | growth, kB | files | engines | growth, kB | files |
-|---|---|---|---|---|---|---|---|---|---|
-"""
 #: Growth that the allocator may show, in kB.
 ALLOWED_KB = 8192
 
@@ -74,8 +66,8 @@ def small_subnet() -> Subnet:
 @click.option("--frames", default=100_000, show_default=True, type=click.IntRange(10))
 @click.option("--engines", default=10_000, show_default=True, type=click.IntRange(10))
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--log", type=click.Path(path_type=Path))
-def main(frames: int, engines: int, device: str, log: Path | None) -> None:
+@click.option("--log", is_flag=True, help="Note the run in docs/logs.md.")
+def main(frames: int, engines: int, device: str, log: bool) -> None:
     """Run many frames and open many engines; fail if memory or handles grow."""
     warnings.simplefilter("ignore", UntrainedWarning)
     subnet, begun = small_subnet(), time.monotonic()
@@ -99,11 +91,13 @@ def main(frames: int, engines: int, device: str, log: Path | None) -> None:
             one.close()
 
     of_engines = growth("engines", engines, open_engine)
-    cells = (device, round(time.monotonic() - begun), frames, *of_frames, engines, *of_engines)
-    click.echo(f"frames: {of_frames.resident_kb:+,} kB, {of_frames.files:+d} files in {frames:,}")
-    click.echo(f"engines: {of_engines.resident_kb:+,} kB, {of_engines.files:+d} files in {engines:,}")
-    if log is not None:
-        soak_log.append(log, LOG_HEAD, *cells)
+    result = "; ".join(
+        f"{count} {name}: {use.resident_kb:+} kB, {use.files:+} files"
+        for name, count, use in (("frames", frames, of_frames), ("engines", engines, of_engines))
+    )
+    click.echo(result)
+    if log:
+        run_log.note("soak-memory", device, f"{time.monotonic() - begun:.0f} s; {result}")
     if any(use.resident_kb > ALLOWED_KB or use.files > 0 for use in (of_frames, of_engines)):
         raise click.ClickException("memory or handles grow")
 

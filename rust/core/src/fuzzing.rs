@@ -4,7 +4,9 @@
 
 mod edits;
 
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -342,18 +344,24 @@ pub fn rows(bytes: &[u8]) {
     }
 }
 
-/// Returns the names and bytes of a target's corpus.
+/// Returns the names and bytes of a target's corpus, from its archive.
 ///
 /// # Panics
 /// If the corpus cannot be read.
 pub fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../fuzz/corpus")
-        .join(target);
-    let files =
-        std::fs::read_dir(&directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
-    let read = |path: PathBuf| (path.display().to_string(), std::fs::read(&path).unwrap());
-    files.map(|entry| read(entry.unwrap().path())).collect()
+        .join(format!("{target}.tar.gz"));
+    let file = File::open(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file));
+    let read = |mut entry: tar::Entry<'_, _>| {
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes)?;
+        Ok((entry.path()?.display().to_string(), bytes))
+    };
+    let entries = archive.entries().unwrap();
+    let inputs: io::Result<_> = entries.map(|entry| entry.and_then(read)).collect();
+    inputs.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// Runs a target on its whole corpus.
@@ -366,6 +374,9 @@ pub fn replay(target: &str, run: fn(&[u8])) {
     for (name, bytes) in corpus {
         let start = Instant::now();
         run(&bytes);
-        assert!(start.elapsed() < Duration::from_secs(20), "{name} hangs");
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "{target}/{name} hangs"
+        );
     }
 }
