@@ -398,7 +398,7 @@ notebooks: install-test ## Run the package's notebooks and keep their outputs
 	python tools/notebooks.py
 
 .PHONY: evidence
-evidence: install-test dataset ## Measure docs/evidence.md anew, in some hours; resumes where it stopped
+evidence: install-test dataset ## Measure part (a) of docs/evidence.md anew, in some hours; resumes where it stopped
 	python tools/lab/evidence.py $(EVIDENCE_ARGS)
 
 .PHONY: clean

@@ -13,7 +13,6 @@ from click.testing import CliRunner
 import evidence
 import evidence_report as report
 from quasar_rt.hardware import Hardware
-from quasar_rt.space import Space
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -43,19 +42,12 @@ def test_the_page_shows_every_picture(results):
 def test_the_results_are_those_of_the_tool(results):
     pytest.importorskip("torch", reason="needs the [host] extra")
     import evidence_allocation as allocation
-    import evidence_scaling as scaling
 
-    assert results["settings"] == {
-        "allocation": {name: evidence.plain(task) for name, task in allocation.TASKS.items()},
-        "tuning": {name: evidence.plain(task) for name, task in allocation.TASKS.items()},
-        "scaling": evidence.plain(scaling.PAGE),
-        "rows": evidence.plain(evidence.Settings()),
-        "inherited": evidence.plain(evidence.Settings()),
-    }
+    settings = {name: evidence.plain(task) for name, task in allocation.TASKS.items()}
+    assert results["settings"] == dict.fromkeys(evidence.PARTS, settings)
     assert results["hardware"] == Hardware.load(evidence.HARDWARE).settings
     for name, by_seed in results["cells"].items():
-        seeds = evidence.PARTS[name.partition("_")[0]]
-        assert sorted(by_seed, key=int) == [str(seed) for seed in seeds], name
+        assert sorted(by_seed, key=int) == [str(seed) for seed in evidence.SEEDS], name
 
 
 def test_strategies_were_compared_at_equal_frame_rates(results):
@@ -76,15 +68,6 @@ def test_strategies_were_compared_at_equal_frame_rates(results):
                 # A layer-wise network with other matrices cannot come as close.
                 leftover = 0.0105 if strategy == "layers_measured" else 0.005
                 assert rates == pytest.approx([1] * len(rates), abs=leftover), (data, strategy)
-
-
-def test_the_networks_of_the_last_part_are_of_its_space():
-    space = Space.load(evidence.SPACE)
-    for seed in evidence.PARTS["inherited"]:
-        found = evidence.networks(seed)
-        assert list(found) == list(report.SIZES)
-        for architecture in found.values():
-            assert space.decode(space.encode(architecture)) == architecture
 
 
 # Aggregates.
@@ -196,24 +179,6 @@ def test_a_cell_that_fails_leaves_nothing(tmp_path):
     assert not (tmp_path / "cells").exists()
 
 
-@pytest.mark.parametrize("change", ["narrow", "draws", "changes"])
-def test_other_settings_are_other_cells(tmp_path, change):
-    pytest.importorskip("torch", reason="needs the [host] extra")
-    other = {"narrow": (8, 2, 2, 24), "draws": 4, "changes": ()}[change]
-
-    def digest(settings):
-        seed = evidence.Seed(0, settings, tmp_path, None, 1, lambda _: None)
-        return seed.cells.path("rows", 0, seed.inputs(seed.recipe, "narrow", "draws"))
-
-    default = evidence.Settings()
-    assert digest(default) == digest(evidence.Settings())
-    assert digest(default) != digest(dataclasses.replace(default, **{change: other}))
-
-
-def test_relative_error():
-    assert evidence.relative_error(np.array([1.1, -1.1]), np.array([1.0, -1.0])) == pytest.approx(0.1)
-
-
 @pytest.mark.parametrize("seeds", ["", "0,x", "0,0", "-1"])
 def test_bad_seeds_are_refused(seeds):
     found = CliRunner().invoke(evidence.main, ["--seeds", seeds])
@@ -222,9 +187,9 @@ def test_bad_seeds_are_refused(seeds):
 
 
 def test_an_unknown_part_is_refused():
-    found = CliRunner().invoke(evidence.main, ["--parts", "rows,search"])
+    found = CliRunner().invoke(evidence.main, ["--parts", "tuning,search"])
     assert found.exit_code == 2
-    assert "'search' is none of allocation, tuning, scaling, rows, inherited" in found.output
+    assert "'search' is none of allocation, tuning" in found.output
 
 
 # Allocations of rows.
@@ -317,7 +282,7 @@ def test_an_exported_network_has_the_chosen_rows_and_the_float_weights(networks)
     found, allocation = networks
     task = small_task(allocation)
     data = found.split(task, 0)
-    network = found.train(task, data, 0, 0.5)
+    network = found.train(task, data, 0)
     model = found.as_timm(task, network)
     images = torch.from_numpy(np.array(data.held_images)).unsqueeze(1)
     with torch.no_grad():
@@ -361,27 +326,17 @@ def test_figures_of_equal_logits_are_those_of_the_labels(networks):
 
 def test_from_digits_to_tables_and_on_from_where_it_stopped(tmp_path, networks, results):
     _, allocation = networks
-    import evidence_scaling as scaling
-
     task = small_task(allocation, depth=1)
     settings = allocation.Settings(task, budgets=(0.25,), tuned=(0.25,), draws=1)
     said = []
 
     def run():
-        return evidence.evidence(
-            tmp_path,
-            {"allocation": [0], "tuning": [0], "scaling": [0]},
-            evidence.Settings(),
-            {"digits": settings},
-            scaling.Settings(task, methods=("nearest", "gptq")),
-            threads=1,
-            log=said.append,
-        )
+        tasks = {"digits": settings}
+        return evidence.evidence(tmp_path, evidence.PARTS, [0], tasks, threads=1, log=said.append)
 
     document = run()
     tuning = {"tuning_digits_ends", "tuning_digits_0.25"}
-    scalings = {"scaling_0", "scaling_1", "scaling_0.1"}
-    assert set(document["cells"]) == {"allocation_digits", *tuning, *scalings}
+    assert set(document["cells"]) == {"allocation_digits", *tuning}
     cell = document["cells"]["allocation_digits"]["0"]
     at_budget = cell["rounded"]["nearest"]["0.25"]
     assert set(at_budget) == set(report.STRATEGIES)
@@ -399,43 +354,3 @@ def test_from_digits_to_tables_and_on_from_where_it_stopped(tmp_path, networks, 
     said.clear()
     assert run() == document
     assert [line for line in said if line.endswith("begins")] == ["seed 0, allocation_digits: begins"]
-
-
-@pytest.mark.skipif(not Path("/usr/share/datasets/fashion-mnist").is_dir(), reason="needs Fashion-MNIST")
-def test_recipes_go_on_from_their_checkpoints(tmp_path, monkeypatch):
-    pytest.importorskip("torch", reason="needs the [host] extra")
-    settings = evidence.Settings(
-        changes=(
-            "data.subset=128",
-            "data.validation=100",
-            "float_stage.epochs=1",
-            "supernet_stage.epochs=1",
-            "quantized_stage.epochs=1",
-            "quantization.calibration=32",
-            "quantization.scoring=32",
-        ),
-        calibration=8,
-        fractions=(0.25,),
-        trained_epochs=1,
-        draws=1,
-    )
-    smallest = evidence.networks(0)["small"]
-    monkeypatch.setattr(evidence, "networks", lambda seed: {"small": smallest})
-    said = []
-
-    def run():
-        parts = {"rows": [0], "inherited": [0]}
-        return evidence.evidence(tmp_path, parts, settings, threads=1, log=said.append)
-
-    document = run()
-    criteria = {f"rows_trained_{criterion}" for criterion in report.CRITERIA}
-    assert set(document["cells"]) == {"rows", "inherited_small", *criteria}
-    # Two cells are lost: they alone are computed again, from the checkpoints, and come out the same.
-    for name in ("rows-", "inherited_small-"):
-        (lost,) = (tmp_path / "cells").glob(f"*-{name}*")
-        lost.unlink()
-    said.clear()
-    monkeypatch.setattr("quasar_rt.train.train", None)
-    assert run() == document
-    begun = [line for line in said if line.endswith("begins")]
-    assert begun == ["seed 0, rows: begins", "seed 0, inherited_small: begins"]

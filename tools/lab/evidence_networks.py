@@ -148,8 +148,8 @@ def split(task: Task, seed: int, root: Path | None = None) -> Split:
 # Training.
 
 
-def train(task: Task, data: Split, seed: int, layer_scale: float | None = None) -> ViT:
-    """Trains a network in float; `layer_scale` is the initial value of its layer scaling, None for none."""
+def train(task: Task, data: Split, seed: int) -> ViT:
+    """Trains a network in float."""
     torch.manual_seed(seed)
     block = BlockShape(task.heads, task.embed // task.heads, task.mlp_ratio * task.embed, (1.0,) * 6)
     network: ViT = ViT(
@@ -165,7 +165,6 @@ def train(task: Task, data: Split, seed: int, layer_scale: float | None = None) 
             classes=10,
             mean=(task.mean,),
             std=(task.std,),
-            layer_scale=layer_scale,
         )
     )
     _fit(network, data, task.epochs, task.batch, task.rate)
@@ -242,7 +241,6 @@ def as_timm(task: Task, network: ViT) -> VisionTransformer:
         depth=task.depth,
         num_heads=task.heads,
         mlp_ratio=task.mlp_ratio,
-        init_values=network.config.layer_scale,
     )
     theirs = model.state_dict()
     mine = dict(network.named_parameters())
@@ -252,8 +250,6 @@ def as_timm(task: Task, network: ViT) -> VisionTransformer:
         "attn.qkv": "qkv",
         "attn.proj": "proj",
         "mlp.": "",
-        "ls1.gamma": "gamma1",
-        "ls2.gamma": "gamma2",
         "patch_embed.proj": "embed",
     }
     for name, value in theirs.items():

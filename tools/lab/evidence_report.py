@@ -3,9 +3,8 @@
 
     python tools/lab/evidence_report.py         writes them again
 
-Differences are paired by seed. Parts (a) and (b) have 95 % intervals of Student's t over seeds, (c) and (d) sample
-standard deviations over three seeds. Depends on matplotlib for the pictures, else on the standard library and
-`quasar_rt`.
+Differences are paired by seed and have 95 % intervals of Student's t over seeds. Depends on matplotlib for the
+pictures, else on the standard library and `quasar_rt`.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 Document = Mapping[str, Any]
 Result = Mapping[str, Any]
 
-#: Part (a): data sets, ways to 8-bit rows, and when they are measured.
+#: Data sets, ways to 8-bit rows, and when they are measured.
 DATA = {"digits": "Digits", "fashion-mnist": "Fashion-MNIST"}
 STRATEGIES = {
     "rows": "row-wise, any rows",
@@ -40,19 +39,6 @@ STRATEGIES = {
     "random": "random rows",
 }
 STAGES = {"nearest": "rounding", "gptq": "GPTQ", "tuned": "tuning"}
-#: Part (b): initial values of layer scaling, and what is measured.
-INITIAL = {"0": "without", "1": "from 1", "0.1": "from 0.1"}
-NETWORKS = {
-    "float": "float",
-    "nearest_8": "8-bit, rounding",
-    "nearest_4": "4-bit, rounding",
-    "gptq_8": "8-bit, GPTQ",
-    "gptq_4": "4-bit, GPTQ",
-    "tuned_4": "4-bit, tuning",
-}
-#: Part (d): sizes of networks.
-SIZES = ("large", "medium", "small")
-CRITERIA = ("loss", "magnitude", "variance", "random", "prefix")
 COLOURS = {
     "rows": "#1d5fd1",
     "fractions": "#6ea2f2",
@@ -147,7 +133,7 @@ def by_seed(document: Document, cell: str, get: Callable[[Result], float | None]
 def allocated(
     document: Document, data: str, stage: str, budget: str, strategy: str | None, key: str
 ) -> dict[str, float]:
-    """Returns a figure of part (a) by seed, the mean over draws.
+    """Returns a figure by seed, the mean over draws.
 
     Args:
         document: the results.
@@ -174,7 +160,7 @@ def allocated(
 
 
 def budgets(document: Document, data: str, stage: str | None = None) -> list[str]:
-    """Returns the budgets of part (a), as the cells name them; of a stage those that have results."""
+    """Returns the budgets as the cells name them; of a stage those that have results."""
     names = [f"{budget:g}" for budget in document["settings"]["allocation"][data]["budgets"]]
     return [n for n in names if stage is None or allocated(document, data, stage, n, "rows", "fps")]
 
@@ -188,40 +174,10 @@ def paired(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
     return {seed: a[seed] - b[seed] for seed in a if seed in b}
 
 
-def over(groups: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Returns the mean over groups by seed, of the seeds that are in every group.
-
-    >>> over([{"0": 1.0, "1": 2.0}, {"0": 3.0}])
-    {'0': 2.0}
-    """
-    common = [seed for seed in groups[0] if all(seed in group for group in groups)] if groups else []
-    return {seed: statistics.fmean(group[seed] for group in groups) for seed in common}
-
-
 def averaged(results: Result | Sequence[Result], key: str) -> float:
     """Returns a figure of one result, or its mean over several."""
     several: Sequence[Result] = [results] if isinstance(results, Mapping) else results
     return statistics.fmean(float(one[key]) for one in several)
-
-
-def scaled(document: Document, initial: str, network: str, key: str) -> dict[str, float]:
-    """Returns a figure of part (b) by seed; `initial` is of `INITIAL`, `network` of `NETWORKS`."""
-    return by_seed(document, f"scaling_{initial}", lambda result: result[network][key])
-
-
-def ranked(document: Document, name: str, key: str) -> dict[str, float]:
-    """Returns a figure of the narrow network without tuning, by seed."""
-    return by_seed(document, "rows", lambda result: averaged(result[name], key))
-
-
-def tuned(document: Document, criterion: str, key: str) -> dict[str, float]:
-    """Returns a figure of the narrow network after tuning, by seed."""
-    return by_seed(document, f"rows_trained_{criterion}", lambda result: result[key])
-
-
-def retrained(document: Document, size: str, how: str, key: str = "top1") -> dict[str, float]:
-    """Returns a figure of the networks of a size: ``inherited``, ``tuned`` or from ``scratch``."""
-    return by_seed(document, f"inherited_{size}", lambda result: result[how][key])
 
 
 def values(found: Mapping[str, float]) -> list[float]:
@@ -239,13 +195,7 @@ def tables(document: Document) -> dict[str, str]:
         name = data.replace("-", "_")
         by_data[f"levels_{name}"] = levels_table(document, data)
         by_data[f"differences_{name}"] = differences_table(document, data)
-    return by_data | {
-        "scaling": scaling_table(document),
-        "scaling_differences": scaling_differences_table(document),
-        "rows": rows_table(document),
-        "rows_trained": rows_trained_table(document),
-        "inherited": inherited_table(document),
-    }
+    return by_data
 
 
 def percent(budget: str) -> str:
@@ -329,119 +279,6 @@ def differences_table(document: Document, data: str) -> str:
     return markdown(header, rows, 3)
 
 
-def scaling_table(document: Document) -> str:
-    """Formats top-1 and logit errors with and without layer scaling."""
-    header = ["network"]
-    header += [f"top-1, {label}, %" for label in INITIAL.values()]
-    header += [f"logit error, {label}, %" for label in INITIAL.values()]
-    rows = []
-    for network, label in NETWORKS.items():
-        top1 = [values(scaled(document, initial, network, "top1")) for initial in INITIAL]
-        errors = [values(scaled(document, initial, network, "logit_error")) for initial in INITIAL]
-        rows.append(
-            [
-                label,
-                *(shown(v, spread_of=interval) for v in top1),
-                *("–" if network == "float" else shown(v, digits=1, spread_of=interval) for v in errors),
-            ]
-        )
-    return markdown(header, rows)
-
-
-def scaling_differences_table(document: Document) -> str:
-    """Formats layer scaling less none, paired by seed."""
-    header = ["network"]
-    for label in list(INITIAL.values())[1:]:
-        header += [
-            f"top-1, {label}, points",
-            "seeds < / > 0",
-            f"logit error, {label}, points",
-            "seeds < / > 0",
-        ]
-    rows = []
-    for network, label in NETWORKS.items():
-        line = [label]
-        for initial in list(INITIAL)[1:]:
-            for key, digits in (("top1", 2), ("logit_error", 1)):
-                on, off = (scaled(document, i, network, key) for i in (initial, "0"))
-                none = network == "float" and key == "logit_error"
-                line += ["–", "–"] if none else difference(paired(on, off), digits, 100.0)
-        rows.append(line)
-    return markdown(header, rows)
-
-
-def rows_table(document: Document) -> str:
-    """Formats row criteria without tuning."""
-    header = ["8-bit rows", "criterion", "top-1, %", "minus random, points", "logit error, %", "minus random"]
-    no = ["–", "–"]
-    one = next(iter(document["cells"]["rows"].values()))
-    rows = []
-    for name, label in (("uniform4", "0 %"), ("uniform8", "100 %")):
-        assert name in one
-        top1, error = (values(ranked(document, name, key)) for key in ("top1", "logit_error"))
-        rows.append([label, "none", shown(top1), no[0], shown(error, digits=1), no[1]])
-    found = []
-    for fraction in document["settings"]["rows"]["fractions"]:
-        for criterion in CRITERIA:
-            line = [f"{fraction:.0%}".replace("%", " %"), criterion]
-            for key, digits in (("top1", 2), ("logit_error", 1)):
-                mine = ranked(document, f"{criterion}_{fraction:g}", key)
-                random = ranked(document, f"random_{fraction:g}", key)
-                line.append(shown(values(mine), digits=digits))
-                line.append(
-                    no[0]
-                    if criterion == "random"
-                    else shown(values(paired(mine, random)), sign=True, digits=digits)
-                )
-            found.append(line)
-    return markdown(header, [rows[0], *found, rows[1]], 2)
-
-
-def rows_trained_table(document: Document) -> str:
-    """Formats row criteria, each followed by tuning."""
-    header = ["criterion", "top-1, %", "minus random, points", "logit error, %", "minus random"]
-    rows = []
-    for criterion in CRITERIA:
-        line = [criterion]
-        for key, digits in (("top1", 2), ("logit_error", 1)):
-            mine, random = tuned(document, criterion, key), tuned(document, "random", key)
-            line.append(shown(values(mine), digits=digits))
-            line.append(
-                "–" if criterion == "random" else shown(values(paired(mine, random)), True, digits=digits)
-            )
-        rows.append(line)
-    return markdown(header, rows)
-
-
-def inherited_table(document: Document) -> str:
-    """Formats slices of supernets: inherited, tuned, and trained on their own."""
-    header = [
-        "size",
-        "inherited, top-1 %",
-        "tuned from it, top-1 %",
-        "from scratch, top-1 %",
-        "tuned − inherited, points",
-        "scratch − inherited, points",
-        "scratch − tuned, points",
-    ]
-    rows = []
-    for name, group in [*((size, [size]) for size in SIZES), ("mean of the sizes", list(SIZES))]:
-        inherited, by_tuning, scratch = (
-            over([retrained(document, size, how) for size in group])
-            for how in ("inherited", "tuned", "scratch")
-        )
-        rows.append(
-            [
-                name,
-                *(shown(values(found)) for found in (inherited, by_tuning, scratch)),
-                shown(values(paired(by_tuning, inherited)), sign=True),
-                shown(values(paired(scratch, inherited)), sign=True),
-                shown(values(paired(scratch, by_tuning)), sign=True),
-            ]
-        )
-    return markdown(header, rows)
-
-
 def splice(text: str, blocks: Mapping[str, str]) -> str:
     r"""Replaces each block between its markers in the text.
 
@@ -510,7 +347,7 @@ def points(
 
 
 def allocation_picture(document: Document) -> bytes:
-    """Draws the logit errors of part (a)."""
+    """Draws the logit errors."""
     found, axes = figure(len(DATA), len(STAGES), (13, 7.5))
     for row, (data, title) in enumerate(DATA.items()):
         for axis, (stage, label) in zip(axes[row], STAGES.items(), strict=True):
@@ -543,7 +380,7 @@ def legend(found: Any, entries: Sequence[tuple[str, str, str]], all_widths: bool
 
 
 def differences_picture(document: Document) -> bytes:
-    """Draws row-wise less the others in part (a): logit error, NLL and top-1."""
+    """Draws row-wise less the others: logit error, NLL and top-1."""
     keys = {"logit_error": "logit error, points", "nll": "NLL, 0.01 nats", "top1": "top-1, points"}
     others = [s for s in STRATEGIES if s != "rows"]
     found, axes = figure(len(DATA), len(keys), (13, 7.5))
@@ -570,87 +407,11 @@ def differences_picture(document: Document) -> bytes:
     return png(found)
 
 
-def scaling_picture(document: Document) -> bytes:
-    """Draws part (b): top-1 and logit error."""
-    found, axes = figure(1, 2, (11, 4))
-    shades = ["0.35", "#1d5fd1", "#c9711a"]
-    for axis, (key, label) in zip(
-        axes[0], {"top1": "top-1, %", "logit_error": "logit error, %"}.items(), strict=True
-    ):
-        shown_networks = [n for n in NETWORKS if n != "float" or key == "top1"]
-        for number, initial in enumerate(INITIAL):
-            for i, network in enumerate(shown_networks):
-                at = i + 0.2 * (number - 1)
-                points(axis, at, scaled(document, initial, network, key), shades[number], None, interval)
-        names = [NETWORKS[n].replace(", ", "\n") for n in shown_networks]
-        axis.set_xticks(range(len(shown_networks)), names, fontsize=8)
-        axis.set_ylabel(label)
-    labels = [
-        f"{label} layer scaling" if label == "without" else f"layer scaling {label}"
-        for label in INITIAL.values()
-    ]
-    legend(found, [(colour, "-", label) for colour, label in zip(shades, labels, strict=True)])
-    return png(found)
-
-
-def rows_picture(document: Document) -> bytes:
-    """Draws row criteria before and after tuning: top-1 and logit error."""
-    found, axes = figure(1, 4, (14, 3.8))
-    fractions = document["settings"]["rows"]["fractions"]
-    shades = ["#1d5fd1", "#c9711a", "#2e7d4f"]
-    for column, (key, label) in enumerate((("top1", "top-1, %"), ("logit_error", "logit error, %"))):
-        before, after = axes[0][column], axes[0][2 + column]
-        for number, fraction in enumerate(fractions):
-            for i, criterion in enumerate(CRITERIA):
-                at = i + 0.22 * (number - (len(fractions) - 1) / 2)
-                legend = f"{fraction:.0%} of rows 8-bit" if i == 0 else None
-                points(before, at, ranked(document, f"{criterion}_{fraction:g}", key), shades[number], legend)
-        for i, criterion in enumerate(CRITERIA):
-            points(after, i, tuned(document, criterion, key), shades[0])
-        for name, style in (("uniform4", ":"), ("uniform8", "--")):
-            mean = 100 * mean_spread(values(ranked(document, name, key)))[0]
-            before.axhline(mean, color="0.4", ls=style, lw=1, label=f"all {name[-1]}-bit")
-        settings = document["settings"]["rows"]
-        epochs, share = settings["trained_epochs"], settings["trained_fraction"]
-        for axis, title in (
-            (before, "Without tuning"),
-            (after, f"{share:.0%} 8-bit, {epochs} epochs of tuning"),
-        ):
-            axis.set_xticks(range(len(CRITERIA)), CRITERIA, fontsize=8, rotation=20)
-            axis.set_ylabel(label)
-            axis.set_title(title, fontsize=10, loc="left")
-    found.legend(*axes[0][0].get_legend_handles_labels(), fontsize=8, loc="outside lower left", ncols=4)
-    return png(found)
-
-
-def inherited_picture(document: Document) -> bytes:
-    """Draws each network of part (d) inherited, tuned, and trained on its own."""
-    found, axes = figure(1, len(SIZES), (11, 3.8))
-    ways = {"inherited": "inherited", "tuned": "tuned from it", "scratch": "from scratch"}
-    for axis, size in zip(axes[0], SIZES, strict=True):
-        for number, seed in enumerate(document["cells"][f"inherited_{size}"]):
-            line = [retrained(document, size, how).get(seed, math.nan) for how in ways]
-            colour = ("#1d5fd1", "#c9711a", "#2e7d4f")[number % 3]
-            axis.plot(range(3), [100 * v for v in line], marker="o", lw=1, color=colour, label=f"seed {seed}")
-        axis.set_xticks(range(3), ways.values())
-        axis.set_xlim(-0.3, 2.3)
-        axis.set_title(f"{size} networks", fontsize=10, loc="left")
-    axes[0][0].set_ylabel("held-out top-1, % (integer engine)")
-    axes[0][0].legend(fontsize=8)
-    limits = [axis.get_ylim() for axis in axes[0]]
-    for axis in axes[0]:
-        axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-    return png(found)
-
-
 def draw(document: Document) -> dict[str, bytes]:
     """Draws every picture; returns them by their names in docs/evidence."""
     return {
         "allocation.png": allocation_picture(document),
         "differences.png": differences_picture(document),
-        "scaling.png": scaling_picture(document),
-        "rows.png": rows_picture(document),
-        "inherited.png": inherited_picture(document),
     }
 
 
