@@ -23,7 +23,6 @@ SOAK_SECONDS ?= 600
 SOAK_FRAMES ?= 10000
 PYTEST_ARGS ?=
 PEERS_ARGS ?=
-QUANTIZERS_ARGS ?=
 CARGO_DENY := cargo-deny@0.20.2
 # The runtimes that quasar_rt is compared with.
 PEERS := 'openvino~=2026.4' 'nncf~=3.4' 'onnx~=1.23' 'onnxruntime~=1.32'
@@ -196,14 +195,6 @@ test-armv7: develop ## Rust tests for the NEON tier of 32-bit Arm, under emulati
 bench: install-test ## Latency, GMAC/s and the share of the measured int8 peak (pytest-benchmark)
 	python -m pytest tests/bench --benchmark-enable --benchmark-only -p no:cacheprovider $(PYTEST_ARGS)
 
-.PHONY: bench-search
-bench-search: install-test $(STAMPS)/pymoo ## The search compared with pymoo's NSGA2: evaluations a second, hypervolume (installs pymoo)
-	python -m pytest tests/bench/test_search.py --benchmark-enable --benchmark-only -p no:cacheprovider $(PYTEST_ARGS)
-
-$(STAMPS)/pymoo: $(STAMPS)/venv
-	@$(call pip_install,$(VENV)) 'pymoo~=0.6.1'
-	@touch $@
-
 .PHONY: kernel-cost
 kernel-cost: develop instruments ## Instructions by stage next to the recorded ones, and the inner loops (KERNEL_COST_ARGS=--record to record anew)
 	@python tools/lab/kernel_cost.py $(KERNEL_COST_ARGS)
@@ -211,22 +202,6 @@ kernel-cost: develop instruments ## Instructions by stage next to the recorded o
 .PHONY: bench-peers
 bench-peers: develop .venv-peers/stamp ## Latency and throughput compared with OpenVINO and ONNX Runtime int8 (installs them in .venv-peers); PEERS_ARGS=--help
 	@python tools/lab/bench_peers.py --json build/peers/measured.json $(PEERS_ARGS)
-
-.PHONY: arm-peers
-arm-peers: develop .venv-arm-peers/stamp ## Instructions of a frame on emulated Cortex-A53 and A76, next to ONNX Runtime, LiteRT and ncnn int8
-	@python tools/lab/arm_peers.py $(PEERS_ARGS)
-
-.PHONY: compare-quantizers
-compare-quantizers: develop dataset .venv-quantizers/stamp ## Logit errors of post-training quantizers on trained networks, next to NNCF, ONNX Runtime and torchao
-	@PYTHONPATH=python .venv-quantizers/bin/python tools/lab/compare_quantizers.py $(QUANTIZERS_ARGS)
-
-.venv-quantizers/stamp: $(STAMPS)/venv
-	@$(call fresh_venv,.venv-quantizers,$(PEERS) torch timm torchvision 'torchao~=0.18' onnxscript scikit-learn numpy pillow click rich)
-	@touch $@
-
-.venv-arm-peers/stamp: $(STAMPS)/venv
-	@$(call fresh_venv,.venv-arm-peers,'onnx~=1.23' 'onnxruntime~=1.32' 'tensorflow-cpu~=2.21' numpy)
-	@touch $@
 
 .venv-peers/stamp: $(STAMPS)/venv
 	@$(call fresh_venv,.venv-peers,$(PEERS))
@@ -403,6 +378,6 @@ evidence: install-test dataset ## Measure part (a) of docs/evidence.md anew, in 
 
 .PHONY: clean
 clean: ## Remove build products and environments (not the trained runs)
-	rm -rf build dist target rust/fuzz/target rust/loom/target .venv .venv-wheel .venv-min .venv-audit .venv-peers .venv-arm-peers .venv-quantizers .venv-clusters .venv-floors .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf build dist target rust/fuzz/target rust/loom/target .venv .venv-wheel .venv-min .venv-audit .venv-peers .venv-clusters .venv-floors .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f python/quasar_rt/*.so
 	find python tools tests -name __pycache__ -type d -prune -exec rm -rf {} +

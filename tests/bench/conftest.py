@@ -1,7 +1,7 @@
 """After pytest-benchmark's own table: what its figures mean.
 
-Modelled costs and searches as evaluations a second, searches compared with pymoo's, rows quantized compared with NumPy,
-streams of camera frames, latencies in multiply-accumulates and of the machine's peak, kernels as ratios.
+Modelled costs and searches as evaluations a second, streams of camera frames, latencies in multiply-accumulates and of
+the machine's peak, kernels as ratios.
 """
 
 from __future__ import annotations
@@ -15,32 +15,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         bench for bench in getattr(session, "benchmarks", []) if "genomes_per_cpu_second" in bench.extra_info
     ]
     if tables:
-        terminalreporter.section("measured on this machine: evaluations of modelled costs")
+        terminalreporter.section("measured on this machine: evaluations of modelled costs, and by the search")
     for bench in tables:
         rate = bench.extra_info["genomes_per_cpu_second"] / 1e6
         terminalreporter.write_line(
-            f"space {bench.extra_info['space']:12} {rate:6.1f} million genomes a second of one thread's CPU time"
-        )
-    searches = [bench for bench in getattr(session, "benchmarks", []) if "searches" in bench.extra_info]
-    if searches:
-        terminalreporter.section("measured on this machine: the search and pymoo's NSGA2")
-        terminalreporter.write_line(
-            f"{'score':12} {'search':36} {'evaluations/s':>19} {'hypervolume of all':>19} {'of the last 200':>17}"
-        )
-    for bench in searches:
-        for who, row in bench.extra_info["searches"].items():
-            (rate, rates), (every, everies), (last, lasts) = row["rate"], row["evaluated"], row["last"]
-            terminalreporter.write_line(
-                f"{bench.extra_info['score']:12} {who:36} {rate:10,.0f} ±{rates:7,.0f} "
-                f"{every:10.4f} ±{everies:.4f} {last:9.4f} ±{lasts:.4f}"
-            )
-        terminalreporter.write_line(
-            f"{bench.extra_info['score']:12} {bench.extra_info['ratio']:.0f} times pymoo's evaluations a second"
-        )
-    if searches:
-        terminalreporter.write_line(
-            "mean and standard deviation over seeds; CPU time of the calling thread, end to end\n"
-            "hypervolume: share of the box from the slowest and smallest network to the fastest and largest"
+            f"{bench.name:24} {rate:6.1f} million genomes a second of one thread's CPU time"
         )
     kernels = [
         bench.extra_info for bench in getattr(session, "benchmarks", []) if "kernels" in bench.extra_info
@@ -57,17 +36,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if kernels:
         terminalreporter.write_line(
             "how much faster than all-8-bit rows; packed: time with 25 % 8-bit rows, of that with unpacked weights"
-        )
-    rows = [bench for bench in getattr(session, "benchmarks", []) if "quantized" in bench.extra_info]
-    if rows:
-        terminalreporter.section(
-            "measured on this machine: 4-bit rows quantized and packed, float32 read, one core"
-        )
-    for bench in rows:
-        info = bench.extra_info
-        terminalreporter.write_line(
-            f"scales {info['quantized']:8} {info['gigabytes'] / info['seconds']:6.2f} GB/s, tuned NumPy "
-            f"{info['gigabytes'] / info['numpy']:6.2f} GB/s: {info['numpy'] / info['seconds']:.1f} times"
         )
     streams = [bench for bench in getattr(session, "benchmarks", []) if "stream" in bench.extra_info]
     if streams:

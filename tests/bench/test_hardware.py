@@ -1,4 +1,4 @@
-"""Evaluations a second of the hardware model's cost table, on one core."""
+"""Evaluations a second of the hardware model's cost table and of the search, on one core."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from quasar_rt.hardware import CostTable, Hardware
+from quasar_rt.nas.nsga2 import Search
 from quasar_rt.space import Space
 
 GENOMES = 1_000_000
@@ -30,8 +31,25 @@ def test_cost_table(benchmark: BenchmarkFixture, name: str) -> None:
         return costs
 
     costs = benchmark.pedantic(evaluate, warmup_rounds=1, rounds=5)
-    benchmark.extra_info.update(space=name, genomes_per_cpu_second=GENOMES / min(cpu_seconds))
+    benchmark.extra_info.update(genomes_per_cpu_second=GENOMES / min(cpu_seconds))
     assert costs["fits"].all()
+
+
+def test_search(benchmark: BenchmarkFixture) -> None:
+    space = Space.load("tiny")
+    table = CostTable(space, Hardware.for_board("zcu102", space))
+    cpu_seconds = []
+
+    def search() -> None:
+        start = time.thread_time()
+        found = Search(space, table, population=200, generations=100, seed=0, strategy="evolution")
+        found.run()
+        found.front()
+        cpu_seconds.append(time.thread_time() - start)
+        assert len(found.evaluated()) == 20_000
+
+    benchmark.pedantic(search, warmup_rounds=1, rounds=5)
+    benchmark.extra_info.update(genomes_per_cpu_second=20_000 / min(cpu_seconds))
 
 
 def test_design_space_search(benchmark: BenchmarkFixture) -> None:

@@ -24,8 +24,8 @@ def imported(path):
 def test_the_readme_lists_every_instrument():
     commands = {path.name for path in FILES if path.suffix == ".sh" or "__main__" in path.read_text("utf-8")}
     listed = {name for names, _, _ in ROWS for name in re.findall(r"`(.*?)`", names)}
-    # Commands of the environments of other runtimes, which their instruments start.
-    assert commands - listed == {"arm_peer_models.py", "peer_models.py"}
+    # The command of the other runtimes' environment, which its instrument starts.
+    assert commands - listed == {"peer_models.py"}
     assert listed <= commands
 
 

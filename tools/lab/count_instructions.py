@@ -123,18 +123,13 @@ def execute(emulator: list[str], command: list[str], folder: Path) -> Counted:
     return Counted(functions, done.stdout.strip())
 
 
-def count_command(emulator: list[str], command: list[str], folder: Path) -> Counted:
-    """Counts the instructions of the second round of a command whose last argument is the number of rounds."""
-    one, two = (execute(emulator, [*command, rounds], folder) for rounds in ("1", "2"))
-    difference = Counter(two.functions)
-    difference.subtract(one.functions)
-    return Counted(difference, two.output)
-
-
 def count(run: Run, program: Path, arguments: list[str], folder: Path) -> Counted:
     """Counts the instructions of the second round of one of our programs."""
     words = [*emulator(run.architecture), "-cpu", run.cpu]
-    return count_command(words, [str(program), *arguments], folder)
+    one, two = (execute(words, [str(program), *arguments, rounds], folder) for rounds in ("1", "2"))
+    difference = Counter(two.functions)
+    difference.subtract(one.functions)
+    return Counted(difference, two.output)
 
 
 def millions(instructions: float) -> str:
