@@ -23,10 +23,8 @@ module unit #(
 
     if (!PRIMITIVES) begin : gen_model
         unit_model #(.C(C), .S(S), .DSP48E1(DSP48E1)) slices (.clk, .w, .a, .first, .p);
-    end else if (DSP48E1) begin : gen_dsp48e1
-        unit_dsp48e1 #(.C(C), .S(S)) slices (.clk, .w, .a, .first, .p);
-    end else begin : gen_dsp48e2
-        unit_dsp48e2 #(.C(C), .S(S)) slices (.clk, .w, .a, .first, .p);
+    end else begin : gen_slices
+        unit_dsp48 #(.C(C), .S(S), .E1(DSP48E1)) slices (.clk, .w, .a, .first, .p);
     end
 
 endmodule
