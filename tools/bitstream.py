@@ -98,9 +98,12 @@ def prepare(target: Target, work: Path) -> None:
     texts = {"hardware.toml": target.hardware.to_toml(), "board.toml": target.hardware.board.to_toml()}
     for name, text in {**texts, **target.hardware.build_files}.items():
         write(work / name, text)
+    scripts = ROOT / "fpga" / "scripts"
+    template = (scripts / "kernel.cfg").read_text().partition("[hls]\n")[2]
     for kernel in KERNELS:
-        template = (ROOT / "fpga" / "scripts" / f"{kernel}.cfg").read_text()
-        settings = template[template.index("[hls]\n") + 6 :].replace("syn.file=", f"syn.file={ROOT}/")
+        own = scripts / f"{kernel}.cfg"
+        settings = template.replace("syn.file=", f"syn.file={ROOT}/").replace("KERNEL", kernel)
+        settings += own.read_text() if own.is_file() else ""
         write(
             work / f"{kernel}.cfg",
             f"part={target.part}\n\n[hls]\nclock={1000 / target.hardware.clock_mhz:.3f}\n"

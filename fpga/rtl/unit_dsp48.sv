@@ -1,6 +1,7 @@
 // The cascade in DSP48E2 or DSP48E1. The pre-adder forms W. The last DSP48E2 adds the product, the
-// cascade and its own P at once: W = P, or 0 for a sum's first column. A DSP48E1 cannot: for C > 1
-// one more slice adds up, P = P + PCIN; its X is 0 for a sum's first column.
+// cascade and its own P in one cycle: its ALU input W is P, or 0 for the first word of a sum. A
+// DSP48E1 cannot. So for C > 1 one more slice accumulates, P = P + PCIN; its X is 0 for the first
+// word of a sum.
 
 `default_nettype none
 

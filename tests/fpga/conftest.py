@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
+import subprocess
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rtl import Observed, Program, Shape, Simulate, run
+from rtl import ROOT, Check, Observed, Program, Shape, Simulate, compare, listing, run, tool
 
 
 @pytest.fixture(scope="session")
@@ -31,5 +35,32 @@ def simulate(tmp_path_factory: pytest.TempPathFactory) -> Simulate:
         file = folder / "program.txt"
         file.write_text(program.stimulus(**options))
         return Observed([line.split() for line in run(built(program.shape), file).splitlines()])
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def array_cycles() -> Callable[[Program, Observed], list[list[int]]]:
+    """Runs the event model. For each pass: taken, start, end, four bounds, cycles of its items."""
+    command = [tool("cargo"), "build", "--package", "quasar-accelerator", "--example", "array_cycles"]
+    built = run(*command, "--quiet", "--message-format=json", cwd=ROOT)
+    messages = [json.loads(line) for line in built.splitlines()]
+    (example,) = [message["executable"] for message in messages if message.get("executable")]
+
+    def call(program: Program, seen: Observed) -> list[list[int]]:
+        text = listing(program, seen)
+        done = subprocess.run([example], input=text, capture_output=True, text=True, check=True)
+        return [[int(word) for word in line.split()] for line in done.stdout.splitlines()]
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def check(simulate: Simulate, array_cycles: Callable[[Program, Observed], list[list[int]]]) -> Check:
+    """Runs programs, and compares results and cycles."""
+
+    def call(program: Program, **options: int) -> Counter[str]:
+        seen = simulate(program, **options)
+        return compare(program, seen, array_cycles(program, seen))
 
     return call

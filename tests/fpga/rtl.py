@@ -1,11 +1,12 @@
-"""Builds what is simulated, and models the array: sums by int64, cycles by docs/array-timing.md."""
+"""Builds what is simulated, and compares the array: sums with int64, cycles with the event model."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import pytest
 
 # Runs a program on the RTL, with options of the harness.
 Simulate = Callable[..., "Observed"]
+# The same, compared with int64 and the event model: returns how many passes waited for what.
+Check = Callable[..., Counter[str]]
 
 ROOT = Path(__file__).parents[2]
 RTL = ROOT / "fpga" / "rtl"
@@ -80,20 +83,7 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
-#: Constants of rust/hardware/src/declared.rs, module array.
-TOKENS_A_STAGE = 2
-DESCRIPTORS = 8
-PREPARE = 3
-DESCRIPTOR_TO_START = 5
-ROOM_TO_START = 4
-FILLED_TO_START = 4
-ISSUE_INTERVAL = 2
-OPERAND_DEPTH = 7
-SLICE_TO_FIFO = 6
-FIFO_TO_ITEM = 2
-ITEM_TO_SUMS = 7
-ITEM_TO_SCORES = 5
-OUTPUTS = 16
+#: Fast cycles from a pass's last word to what it frees (rust/hardware/src/declared.rs, module array).
 END_TO_FREED = 5
 
 
@@ -191,17 +181,6 @@ class Pass:
     @property
     def words(self) -> int:
         return self.fields["words"]
-
-    @property
-    def pairs(self) -> int:
-        return self.fields["pairs"]
-
-    def items(self, pair: int) -> int:
-        """Returns the slow cycles that a pair takes to leave."""
-        if self.fields["scores"]:
-            return 1
-        two = pair < self.fields["pairs4"] - self.fields["single"]
-        return (1 + two) * self.fields["groups"]
 
     def encode(self) -> bytes:
         bits = at = 0
@@ -428,135 +407,61 @@ class Observed:
         return [[int(value) for value in line[3:]] for line in self.lines if line[0] == kind]
 
 
-@dataclass
-class Model:
-    """Computes the cycles of docs/array-timing.md from those in which passes, demands and beats are offered and
-    results are taken."""
+def listing(program: Program, seen: Observed) -> str:
+    """Returns the input of `array_cycles`, the example of quasar-accelerator: when all is offered and taken."""
+    shape = program.shape
+    sizes = (
+        shape.tokens,
+        shape.pairs,
+        shape.cascade,
+        shape.ratio,
+        shape.depth,
+        int(shape.dsp48e1),
+        shape.beat,
+    )
+    lines = [" ".join(map(str, sizes))]
+    demands = zip(program.demands, seen.numbers("demand", column=2), strict=True)
+    fills = 0
+    for p, offered in zip(program.passes, seen.numbers("pass"), strict=True):
+        if p.fill == fills:
+            (words, tiles), taken = next(demands)
+            lines.append(f"weights {words} {tiles} {taken}")
+            fills += tiles
+        f = p.fields
+        rows4 = 2 * f["pairs4"] - f["single"]
+        numbers = (p.words, rows4, len(p.rows) - rows4, f["groups"], offered, f["scores"], f["last"])
+        lines.append(" ".join(["pass", *map(str, (*numbers, int(p.fill is not None), f["frees"]))]))
+    for name, cycles in (
+        ("beats", seen.numbers("beat")),
+        ("sums", seen.numbers("sum", column=2)),
+        ("scores", seen.numbers("score", column=2)),
+    ):
+        lines.append(" ".join([name, *map(str, cycles)]))
+    return "\n".join(lines) + "\n"
 
-    program: Program
-    observed: Observed
-    starts: list[int] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
-    taken: list[int] = field(default_factory=list)  # passes
-    beats: list[int] = field(default_factory=list)  # taken
-    credits: list[int] = field(default_factory=list)
-    waits: dict[str, int] = field(default_factory=dict)  # passes, by cause
-    retired: list[int] = field(default_factory=list)
-    starved: list[int] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        shape = self.program.shape
-        self.shape, r = shape, shape.ratio
-        self.offered = self.observed.numbers("pass")
-        self.beat_offered = self.observed.numbers("beat")
-        self.demand_taken = self.observed.numbers("demand", column=2)
-        self.out_taken = {kind: self.observed.numbers(kind, column=2) for kind in ("sum", "score")}
-        self.shown: dict[str, list[int]] = {"sum": [], "score": []}
-        self.finished: list[int] = []  # fills
-        self.freed: list[int] = []
-        self.popped: list[int] = []  # pairs
-        self.item = -1
-        self.credits.append(0)
-        extra = int(shape.dsp48e1 and shape.cascade > 1)
-        self.latency = OPERAND_DEPTH + ceil_div(shape.tokens, TOKENS_A_STAGE) - 1
-        self.latency += shape.cascade - 1 + SLICE_TO_FIFO + extra
-        before: Pass | None = None
-        pairs = 0
-        for n, p in enumerate(self.program.passes):
-            taken = self.offered[n]
-            if n:
-                taken = max(taken, self.taken[-1] + 1)
-            if n >= DESCRIPTORS:
-                taken = max(taken, self.starts[n - DESCRIPTORS] // r + 1)
-            self.taken.append(taken)
-            terms = dict(descriptor=r * (taken + PREPARE) + DESCRIPTOR_TO_START)
-            pairs += p.pairs
-            if before is not None:
-                terms["issue"] = max(self.ends[-1] + 1, self.starts[-1] + ISSUE_INTERVAL)
-                terms["chain"] = self.ends[-1] + 1 + max(0, before.pairs - p.words)
-            if p.fill is not None:
-                terms["weights"] = r * (self.finish(p.fill) + 1) + FILLED_TO_START
-            if pairs > shape.depth:
-                terms["room"] = r * (self.popped[pairs - shape.depth - 1] + 1) + ROOM_TO_START
-            start = max(terms.values())
-            for cause, value in terms.items():
-                if value == start:
-                    self.waits[cause] = self.waits.get(cause, 0) + 1
-            ready = max(value for cause, value in terms.items() if cause != "weights")
-            self.starved += range(ceil_div(ready, r), ceil_div(start, r))
-            end = start + p.words - 1
-            retired = (end + 1) // r + 1
-            self.retired.append(max(retired, self.retired[-1] + 1) if n else retired)
-            self.starts.append(start)
-            self.ends.append(end)
-            if p.fields["frees"]:
-                self.freed.append((end + END_TO_FREED) // r + 1)
-            if p.fields["post_load"]:
-                self.credits.append((end + END_TO_FREED) // r + 1)
-            self.leave(p, end)
-            before = p
-
-    def leave(self, p: Pass, end: int) -> None:
-        """Adds the items of a pass's pairs."""
-        kind = "score" if p.fields["scores"] else "sum"
-        for pair in range(p.pairs):
-            arrived = end + self.latency + pair
-            cycle = arrived // self.shape.ratio + FIFO_TO_ITEM
-            for _ in range(p.items(pair)):
-                cycle = max(cycle, self.item + 1)
-                if kind == "score" or p.fields["last"]:
-                    shown = self.shown[kind]
-                    if len(shown) >= OUTPUTS:
-                        cycle = max(cycle, self.out_taken[kind][len(shown) - OUTPUTS] + 1)
-                    at = cycle + (ITEM_TO_SUMS if kind == "sum" else ITEM_TO_SCORES)
-                    if shown:
-                        at = max(at, self.out_taken[kind][len(shown) - 1] + 1)
-                    shown.append(at)
-                self.item = cycle
-            self.popped.append(self.item)
-
-    def finish(self, fill: int) -> int:
-        """Returns the slow cycle that writes a fill's last word."""
-        while len(self.finished) <= fill:
-            self.load()
-        return self.finished[fill]
-
-    def load(self) -> None:
-        """Loads the next fill."""
-        number, program, shape = len(self.finished), self.program, self.shape
-        demand, tiles = 0, program.demands[0][1]
-        while number >= tiles:
-            demand += 1
-            tiles += program.demands[demand][1]
-        words, size = program.demands[demand][0], shape.pairs * shape.cascade
-        cycle = self.demand_taken[demand] + 3
-        if number:
-            cycle = max(cycle, self.finished[-1] + 1)
-        if number >= 2:
-            cycle = max(cycle, self.freed[number - 2] + 1)
-        held = written = 0
-        while True:
-            if held >= size:
-                held, written = held - size, written + 1
-                if written == words:
-                    break
-            if held < size and self.beat_offered[len(self.beats)] <= cycle:
-                self.beats.append(cycle)
-                held += shape.beat
-            cycle += 1
-        self.finished.append(cycle)
-
-    def check(self) -> None:
-        """Compares all results and cycles with those of the RTL."""
-        seen = self.observed
-        for kind, results in self.program.expected().items():
-            assert seen.results(kind) == results
-        assert seen.numbers("pass", column=2) == self.taken
-        assert seen.numbers("start") == self.starts
-        assert seen.numbers("end") == self.ends
-        assert seen.numbers("beat", column=2) == self.beats
-        assert seen.numbers("credit") == self.credits
-        assert seen.numbers("retired") == self.retired
-        assert seen.numbers("starved") == self.starved
-        assert seen.numbers("sum") == self.shown["sum"]
-        assert seen.numbers("score") == self.shown["score"]
+def compare(program: Program, seen: Observed, modelled: list[list[int]]) -> Counter[str]:
+    """Compares all results with int64 and all cycles with the event model's; returns what passes waited for."""
+    for kind, results in program.expected().items():
+        assert seen.results(kind) == results
+    passes = zip(seen.numbers("pass", column=2), seen.numbers("start"), seen.numbers("end"), strict=True)
+    assert [line[:3] for line in modelled] == [list(cycles) for cycles in passes]
+    shown: dict[str, list[int]] = dict(sum=[], score=[])
+    for p, line in zip(program.passes, modelled, strict=True):
+        shown["score" if p.fields["scores"] else "sum"] += line[7:]
+    assert shown == {kind: seen.numbers(kind) for kind in shown}
+    # By docs/array-timing.md, from the model's starts and ends.
+    r, waits, freed, starved = program.shape.ratio, Counter[str](), [0], list[int]()
+    retired: list[int] = []
+    for p, (_, start, end, chain, room, weights, descriptor, *_items) in zip(
+        program.passes, modelled, strict=True
+    ):
+        bounds = dict(chain=chain, room=room, weights=weights, descriptor=descriptor)
+        waits += Counter(rule for rule, bound in bounds.items() if bound == start)
+        starved += range(ceil_div(max(chain, room, descriptor), r), ceil_div(start, r))
+        retired.append(max((end + 1) // r + 1, retired[-1] + 1 if retired else 0))
+        if p.fields["post_load"]:
+            freed.append((end + END_TO_FREED) // r + 1)
+    for kind, cycles in (("credit", freed), ("retired", retired), ("starved", starved)):
+        assert seen.numbers(kind) == cycles, kind
+    return waits

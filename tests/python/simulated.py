@@ -3,7 +3,7 @@
 import ctypes
 import threading
 
-from quasar_rt import _native, device, engine
+from quasar_rt import _native, device, engine, random_subnet
 from quasar_rt.hardware import Hardware
 
 MEMORY = 1 << 28
@@ -24,7 +24,7 @@ class Transport:
 
     name = "python"
 
-    def __init__(self, library, shared=None):
+    def __init__(self, library, shared=None, seed=0):
         self.sim = ctypes.CDLL(str(library))
         self.sim.qsim_open.restype = self.sim.qsim_alloc.restype = ctypes.c_void_p
         self.sim.qsim_read.restype = ctypes.c_uint32
@@ -34,7 +34,7 @@ class Transport:
             return
         message = ctypes.create_string_buffer(256)
         opened = self.sim.qsim_open(
-            ctypes.c_uint64(0), ctypes.c_uint64(MEMORY), message, ctypes.c_uint64(256)
+            ctypes.c_uint64(seed), ctypes.c_uint64(MEMORY), message, ctypes.c_uint64(256)
         )
         assert opened, message.value
         self.device = ctypes.c_void_p(opened)
@@ -99,6 +99,20 @@ class Hanging(Transport):
 
     for _name in METHODS:
         locals()[_name] = _watched(_name)
+
+
+def small_subnet(**changes):
+    """Returns a network whose frames take the simulated device a moment."""
+    shape = dict(
+        embed=8, depth=1, heads=1, head_dim=4, hidden=8, image_size=8, channels=1, kernel=4, classes=3
+    )
+    return random_subnet(**{**shape, **changes})
+
+
+def attached(subnet, transport, timeout=10.0, wait=0.0, name="tiny"):
+    """Returns a native engine on the simulated device of a transport."""
+    hardware = Hardware.from_toml(_native.sim_configuration(str(library(name))))
+    return _native.Engine.attached(subnet._inner, hardware._inner, transport, timeout, wait)
 
 
 def attach(library, transport=None, timeout=60.0):

@@ -13,7 +13,7 @@ import pytest
 import quasar_rt
 from quasar_rt.accelerator import Program
 from quasar_rt.hardware import Hardware
-from simulated import library
+from simulated import Transport, library
 
 ROOT = Path(__file__).parents[2]
 REGISTERS = dict(
@@ -24,89 +24,57 @@ REGISTERS = dict(
 )
 START, IDLE = 1, 4
 PORT_BYTES = 16
-MEMORY = 64 << 20
-
-
-class Simulated:
-    """A simulated device through its C interface (``fpga/sim/quasar_sim.h``)."""
-
-    def __init__(self, library: Path, seed: int) -> None:
-        self.c = ctypes.CDLL(str(library))
-        self.c.qsim_open.restype = ctypes.c_void_p
-        self.c.qsim_open.argtypes = [ctypes.c_uint64, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_uint64]
-        self.c.qsim_close.argtypes = [ctypes.c_void_p]
-        self.c.qsim_read.restype = ctypes.c_uint32
-        self.c.qsim_read.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
-        self.c.qsim_write.argtypes = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32]
-        self.c.qsim_alloc.restype = ctypes.c_void_p
-        self.c.qsim_alloc.argtypes = [ctypes.c_void_p, ctypes.c_uint64, ctypes.POINTER(ctypes.c_uint64)]
-        self.c.qsim_flush.argtypes = [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64]
-        for text in (self.c.qsim_counters, self.c.qsim_trap):
-            text.restype = ctypes.c_char_p
-            text.argtypes = [ctypes.c_void_p]
-        error = ctypes.create_string_buffer(512)
-        self.device = self.c.qsim_open(seed, MEMORY, error, 512)
-        assert self.device, error.value
-
-    def put(self, data: bytes) -> int:
-        """Allocates memory that holds `data`; returns its physical address."""
-        address = ctypes.c_uint64()
-        host = self.c.qsim_alloc(self.device, len(data), ctypes.byref(address))
-        ctypes.memmove(host, data, len(data))
-        assert self.c.qsim_flush(self.device, address.value, len(data)) == 0
-        return address.value
-
-    def write(self, name: str, value: int, high: int | None = None) -> None:
-        offset = int(REGISTERS[name], 16)
-        self.c.qsim_write(self.device, offset, value & 0xFFFFFFFF)
-        if high is not None:
-            self.c.qsim_write(self.device, offset + 4, high)
-
-    def address(self, name: str, value: int) -> None:
-        self.write(name, value, value >> 32)
-
-    def run(self, kernel: str) -> None:
-        self.write(f"{kernel}_CTRL", START)
-
-    def wait(self, kernel: str) -> None:
-        control = int(REGISTERS[f"{kernel}_CTRL"], 16)
-        until = time.monotonic() + 60
-        while self.c.qsim_read(self.device, control) & (START | IDLE) != IDLE:
-            assert not (trap := self.c.qsim_trap(self.device)), trap.decode()
-            assert time.monotonic() < until, kernel
-            time.sleep(0.001)
-
-    def counters(self) -> dict[str, int]:
-        lines = self.c.qsim_counters(self.device).decode().split("\n")
-        return {name: int(count) for name, count in (line.split() for line in lines if line)}
 
 
 def counted(library: Path, program: Program, classes: int, segments: list[str], seed: int) -> dict[str, int]:
     """Returns what the loops count in a frame of zeros that runs alone, through these segments."""
-    simulated = Simulated(library, seed)
+    device = Transport(library, seed=seed)
+    device.sim.qsim_counters.restype = device.sim.qsim_trap.restype = ctypes.c_char_p
+
+    def write(name: str, value: int, high: int | None = None) -> None:
+        offset = int(REGISTERS[name], 16)
+        device.write(offset, value & 0xFFFFFFFF)
+        if high is not None:
+            device.write(offset + 4, high)
+
+    def put(name: str, data: bytes) -> None:
+        """Writes the address of memory that holds `data`."""
+        address = device.allocate(len(data))
+        device.copy_in(-1, 0, data)
+        device.flush(-1, 0, len(data))
+        write(name, address, address >> 32)
+
+    def wait(kernel: str) -> None:
+        control = int(REGISTERS[f"{kernel}_CTRL"], 16)
+        until = time.monotonic() + 60
+        while device.read(control) & (START | IDLE) != IDLE:
+            assert not (trap := device.sim.qsim_trap(device.device)), trap.decode()
+            assert time.monotonic() < until, kernel
+            time.sleep(0.001)
+
     try:
         beat = program.beat_bytes
         # The frame's input is zeros; no network here has more patches than this has room for.
         arena = program.arena + bytes(beat * (1 << 14))
         beats = np.frombuffer(arena, np.uint8).reshape(-1, beat)
         for port in range(beat // PORT_BYTES):
-            stripe = beats[:, port * PORT_BYTES : (port + 1) * PORT_BYTES]
-            simulated.address(f"load_ARENA{port}", simulated.put(stripe.tobytes()))
-        simulated.run("load")
-        simulated.address("store_OUTPUT", simulated.put(bytes(4 * classes + 64)))
-        simulated.write("store_COUNT", classes)
-        simulated.run("store")
+            put(f"load_ARENA{port}", beats[:, port * PORT_BYTES : (port + 1) * PORT_BYTES].tobytes())
+        write("load_CTRL", START)
+        put("store_OUTPUT", bytes(4 * classes + 64))
+        write("store_COUNT", classes)
+        write("store_CTRL", START)
         for segment in segments:
             commands = program.commands(segment)
-            simulated.address("fetch_COMMANDS", simulated.put(commands))
-            simulated.write("fetch_COUNT", len(commands) // 32)
-            simulated.write("fetch_INPUT", len(program.arena) // beat)
-            simulated.run("fetch")
-            simulated.wait("fetch")
-        simulated.wait("store")
-        return simulated.counters()
+            put("fetch_COMMANDS", commands)
+            write("fetch_COUNT", len(commands) // 32)
+            write("fetch_INPUT", len(program.arena) // beat)
+            write("fetch_CTRL", START)
+            wait("fetch")
+        wait("store")
+        lines = device.sim.qsim_counters(device.device).decode().split("\n")
+        return {name: int(count) for name, count in (line.split() for line in lines if line)}
     finally:
-        simulated.c.qsim_close(simulated.device)
+        device.sim.qsim_close(device.device)
 
 
 @pytest.mark.parametrize("seed", [0, 7])

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 import quasar_rt
-from quasar_rt import DeviceBusyError, InvalidValueError, _native, random_subnet
+import simulated
+from quasar_rt import DeviceBusyError, InvalidValueError, _native
 from quasar_rt.hardware import Hardware
-from simulated import Transport, library
+from simulated import Transport, library, small_subnet
 
 pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
 
@@ -29,11 +30,7 @@ class Locked(Transport):
 
 
 def attached(transport, wait=0.0):
-    subnet = random_subnet(
-        embed=8, depth=1, heads=1, head_dim=4, hidden=8, image_size=8, channels=1, kernel=4
-    )
-    hardware = Hardware.from_toml(_native.sim_configuration(str(library("tiny"))))
-    return _native.Engine.attached(subnet._inner, hardware._inner, transport, 10.0, wait)
+    return simulated.attached(small_subnet(), transport, wait=wait)
 
 
 def test_one_engine_of_a_process_has_a_transport():

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 import quasar_rt
-from quasar_rt import Engine, _native
-from quasar_rt.hardware import Hardware
-from simulated import Transport, library
+from quasar_rt import Engine
+from simulated import Transport, attached, library, small_subnet
 
 pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
 
@@ -76,26 +75,13 @@ class Bench:
     """Frames on a disturbed device."""
 
     def __init__(self):
-        subnet = quasar_rt.random_subnet(
-            embed=8,
-            depth=1,
-            heads=1,
-            head_dim=4,
-            hidden=8,
-            image_size=8,
-            channels=1,
-            kernel=4,
-            classes=3,
-            seed=1,
-        )
+        subnet = small_subnet(seed=1)
         self.images = list(np.random.default_rng(3).integers(0, 256, (4, 8, 8, 1), np.uint8))
         with Engine(subnet, "cpu", threads=1) as cpu:
             self.expected = [cpu.infer(image).integer_logits for image in self.images]
         assert len({tuple(logits) for logits in self.expected}) == len(self.images)
-        path = library("tiny")
-        self.transport = Disturbed(path)
-        hardware = Hardware.from_toml(_native.sim_configuration(str(path)))
-        self.engine = _native.Engine.attached(subnet._inner, hardware._inner, self.transport, 0.4)
+        self.transport = Disturbed(library("tiny"))
+        self.engine = attached(subnet, self.transport, 0.4)
         assert self.run("undisturbed") == [None] * len(self.images)
         self.resident = resident()
 

@@ -7,28 +7,23 @@ import time
 import numpy as np
 import pytest
 
-from quasar_rt import DeviceError, Engine, _native, random_subnet
-from quasar_rt.hardware import Hardware
-from simulated import Transport, library
+import simulated
+from quasar_rt import DeviceError, Engine
+from simulated import Transport, library, small_subnet
 
 pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
 
 FETCH_CTRL, FETCH_COMMANDS, FETCH_COUNT, FETCH_INPUT, FETCH_SEED = 0x00, 0x10, 0x1C, 0x24, 0x2C
-SHAPE = dict(embed=8, depth=1, heads=1, head_dim=4, hidden=8, image_size=8, channels=1, kernel=4, classes=3)
-OTHER_SHAPE = dict(SHAPE, embed=12, heads=2, classes=5)
+SHAPE: dict[str, int] = {}
+OTHER_SHAPE = dict(embed=12, heads=2, classes=5)
 PICTURES = [np.random.default_rng(i).integers(0, 256, (8, 8, 1), np.uint8) for i in range(16)]
-
-
-def subnet(shape, seed):
-    return random_subnet(**shape, seed=seed)
 
 
 def attached(subnet, transport, timeout=1.0):
     """Returns a native engine on the simulated device of a transport, and the CPU's logits of all pictures."""
-    hardware = Hardware.from_toml(_native.sim_configuration(str(library("tiny"))))
-    engine = _native.Engine.attached(subnet._inner, hardware._inner, transport, timeout)
     with Engine(subnet, "cpu") as cpu:
-        return engine, [cpu.infer(picture).integer_logits for picture in PICTURES]
+        expected = [cpu.infer(picture).integer_logits for picture in PICTURES]
+    return simulated.attached(subnet, transport, timeout), expected
 
 
 def run(engine, expected, frames):
@@ -84,10 +79,10 @@ class Recorded(Transport):
 def test_commands_of_another_driver_give_no_answer(theirs, kept):
     """Lets another driver's registers of fetch stand where ours stood: all of them, or all but ``fetch_INPUT``."""
     recorded = Recorded(library("tiny"))
-    other, its_logits = attached(subnet(theirs, 2), recorded)
+    other, its_logits = attached(small_subnet(**theirs, seed=2), recorded)
     assert run(other, its_logits, 6) == (0, 0)
     transport = Overtaken(library("tiny"), recorded)
-    engine, expected = attached(subnet(SHAPE, 1), transport, timeout=0.05)
+    engine, expected = attached(small_subnet(seed=1), transport, timeout=0.05)
     assert run(engine, expected, 6) == (0, 0)
     # Not those without commands, which only report the identity.
     starts = [start for start in recorded.starts if start[FETCH_COUNT]]
@@ -134,7 +129,7 @@ def test_two_drivers_in_turn_give_no_wrong_answer(theirs, frames):
     lock = threading.Lock()
     first = Transport(library("tiny"))
     engines = [
-        attached(subnet(shape, seed), Turns(library("tiny"), first, lock, seed), timeout=0.02)
+        attached(small_subnet(**shape, seed=seed), Turns(library("tiny"), first, lock, seed), timeout=0.02)
         for shape, seed in ((SHAPE, 1), (theirs, 2))
     ]
     found = []
