@@ -1,6 +1,8 @@
 // Tests the simulated device through its C ABI. Compares a hand-made network (embedding, LayerNorm,
 // head; 4-bit and 8-bit rows, ragged tiles, two frames in flight) with plain loops. Tests
 // registers, interrupt, caches, every fault, a trap and a deadlock, and runs a frame after each.
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstring>
 #include <string>
@@ -10,6 +12,7 @@
 #include "kernels.hpp"
 #include "memory_image.hpp"
 #include "quasar_sim.h"
+#include "reference.hpp"
 #include "verdict.hpp"
 
 namespace {
@@ -28,15 +31,6 @@ constexpr unsigned TILES = (N + T - 1) / T;
 constexpr unsigned K_WORDS = (K + CASCADE - 1) / CASCADE * CASCADE; // words of a tile of patches
 constexpr unsigned WORD_BEATS = (T + BEAT - 1) / BEAT, RESIDUAL_BEATS = (2 * T + BEAT - 1) / BEAT;
 constexpr uint64_t EPSILON = 12345;
-
-int64_t rshift(int64_t x, unsigned s) { return s == 0 ? x : (x + (int64_t(1) << (s - 1))) >> s; }
-int64_t clamp(int64_t x, int64_t least, int64_t most) {
-  return x < least ? least : x > most ? most : x;
-}
-int64_t sat16(int64_t x) { return clamp(x, -32768, 32767); }
-int64_t requant16(int64_t acc, unsigned p, int64_t m) {
-  return rshift(sat16(rshift(16 * acc, p)) * m, 15);
-}
 
 // Samples a matrix with 4-bit rows first.
 std::vector<MatrixRow> sample_rows(Random& random, unsigned rows4, unsigned rows8, unsigned columns,
@@ -61,15 +55,16 @@ std::vector<MatrixRow> sample_rows(Random& random, unsigned rows4, unsigned rows
 struct Network {
   static constexpr unsigned EMBED4 = D - 4, HEAD4 = CLASSES - 2;
   std::vector<MatrixRow> embed, head;
-  std::vector<int> gains, offsets, residual; // residual: [N][D]
+  std::vector<std::array<int64_t, 2>> gains; // and biases
+  std::vector<int> residual;                 // [N][D]
 
   explicit Network(uint64_t seed) {
     Random random(seed);
     embed = sample_rows(random, EMBED4, D - EMBED4, K, isa::destination::RESIDUAL);
     head = sample_rows(random, HEAD4, CLASSES - HEAD4, D, isa::destination::LOGIT);
     for (unsigned d = 0; d < D; ++d) {
-      gains.push_back(int(random.between(-20000, 20000)));
-      offsets.push_back(int(random.between(-2000, 2000)));
+      const int64_t gain = random.between(-20000, 20000);
+      gains.push_back({gain, random.between(-2000, 2000)});
     }
     for (unsigned i = 0; i < N * D; ++i)
       residual.push_back(int(random.between(-900, 900)));
@@ -86,8 +81,9 @@ struct Network {
           acc += embed[r].weights[k] * patches[t * K + k];
         x[t * D + r] = residual[t * D + r];
         if (t >= SKIP)
-          x[t * D + r] =
-              clamp(x[t * D + r] + requant16(acc, embed[r].shift, embed[r].mult), -32767, 32767);
+          x[t * D + r] = std::clamp<int64_t>(
+              x[t * D + r] + reference::requant16(acc, embed[r].shift, embed[r].mult), -32767,
+              32767);
       }
     const auto mean = [](const std::vector<int64_t>& values) {
       std::vector<int64_t> means(D);
@@ -96,19 +92,19 @@ struct Network {
         int64_t sum = n / 2;
         for (unsigned t = SKIP; t < N; ++t)
           sum += values[t * D + d];
-        means[d] = sum >= 0 ? sum / n : -((-sum + n - 1) / n);
+        means[d] = reference::floor_div(sum, n);
       }
       return means;
     };
-    std::vector<int64_t> y;
-    if (slot == 0) {
-      y = mean(x);
-      normalise(&y[0]);
-    } else {
-      for (unsigned t = 0; t < N; ++t)
-        normalise(&x[t * D]);
-      y = mean(x);
-    }
+    const auto normalise = [&](std::vector<int64_t>& values) {
+      for (auto at = values.begin(); at != values.end(); at += D)
+        std::ranges::copy(reference::layer_norm({at, at + D}, gains, EPSILON, FRAC), at);
+    };
+    if (slot == 1)
+      normalise(x);
+    std::vector<int64_t> y = mean(x);
+    if (slot == 0)
+      normalise(y);
     std::vector<int32_t> out;
     for (const MatrixRow& row : head) {
       int64_t acc = row.bias;
@@ -117,31 +113,6 @@ struct Network {
       out.push_back(int32_t((acc * row.mult + (1 << 14)) >> 15));
     }
     return out;
-  }
-
-  void normalise(int64_t* x) const { // [D]
-    int64_t sum = 0, squares = 0;
-    for (unsigned d = 0; d < D; ++d) {
-      sum += x[d];
-      squares += x[d] * x[d];
-    }
-    const int64_t v = D * squares - sum * sum + int64_t(EPSILON);
-    unsigned length = 0;
-    while (v >> length != 0)
-      ++length;
-    const unsigned b = (length + 1) / 2;
-    const int64_t square = v << (2 * (26 - b)); // below 4^26
-    int64_t root = 0;
-    for (int bit = 25; bit >= 0; --bit)
-      if (const int64_t next = root | int64_t(1) << bit; next * next <= square)
-        root = next;
-    const int64_t inverse = std::min<int64_t>(32767, (int64_t(1) << 40) / root);
-    for (unsigned d = 0; d < D; ++d) {
-      const int64_t c = int64_t(D) * x[d] - sum;
-      const int64_t t = b >= 10 ? rshift(c, b - 10) : c << (10 - b);
-      const int64_t n = rshift(t * inverse, 15);
-      x[d] = clamp(sat16(rshift(n * gains[d], 15) + offsets[d]) >> FRAC, -128, 127);
-    }
   }
 };
 
@@ -222,8 +193,8 @@ std::vector<command_t> frame_list(const Network& network, Arena& arena, unsigned
   list.push_back(norm.encode());
   std::vector<uint8_t> gains;
   for (unsigned d = 0; d < D; ++d) {
-    put16(gains, network.gains[d]);
-    put16(gains, network.offsets[d]);
+    for (const int64_t part : network.gains[d])
+      put16(gains, int(part));
   }
   load_data(arena, list, isa::target::GAINS, frame, gains);
   return list;

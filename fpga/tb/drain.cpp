@@ -5,6 +5,7 @@
 #include <string>
 
 #include "kernel_bench.hpp"
+#include "reference.hpp"
 
 namespace {
 
@@ -12,15 +13,12 @@ using bench::sample;
 using config::LANES;
 using config::PAIRS;
 using config::TOKENS;
+using reference::clamp8;
+using reference::requant16;
+using reference::rshift;
+using reference::sat16;
 namespace destination = isa::destination;
 namespace kind = isa::kind;
-
-int64_t rshift(int64_t x, int64_t s) { return s == 0 ? x : (x + (int64_t(1) << (s - 1))) >> s; }
-int64_t sat16(int64_t x) { return std::clamp<int64_t>(x, -32768, 32767); }
-int64_t clamp8(int64_t x) { return std::clamp<int64_t>(x, -128, 127); }
-int64_t requant16(int64_t acc, int64_t p, int64_t m) {
-  return rshift(sat16(rshift(16 * acc, p)) * m, 15);
-}
 
 struct Row {
   int64_t bias, mult, shift;

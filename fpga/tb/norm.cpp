@@ -5,6 +5,7 @@
 #include <string>
 
 #include "kernel_bench.hpp"
+#include "reference.hpp"
 
 namespace {
 
@@ -12,51 +13,9 @@ using bench::sample;
 using config::LANES;
 using config::NORM_LANES;
 using config::TOKENS;
+using reference::floor_div;
+using reference::layer_norm;
 namespace pooling = isa::pooling;
-
-int64_t rshift(int64_t x, int64_t s) { return s == 0 ? x : (x + (int64_t(1) << (s - 1))) >> s; }
-
-// Computes floor(n / d) for d > 0.
-int64_t floor_div(int64_t n, int64_t d) { return n >= 0 ? n / d : -((-n + d - 1) / d); }
-
-int64_t floor_root(uint64_t x) {
-  uint64_t low = 0, high = uint64_t(1) << 26;
-  while (low < high) {
-    const uint64_t middle = (low + high + 1) / 2;
-    if (middle * middle <= x)
-      low = middle;
-    else
-      high = middle - 1;
-  }
-  return int64_t(low);
-}
-
-std::vector<int64_t> layer_norm(const std::vector<int64_t>& x,
-                                const std::vector<std::array<int64_t, 2>>& gains, int64_t epsilon,
-                                int64_t frac) {
-  const int64_t d = int64_t(x.size());
-  int64_t sum = 0, squares = 0;
-  for (const int64_t v : x) {
-    sum += v;
-    squares += v * v;
-  }
-  const int64_t variance = d * squares - sum * sum + epsilon;
-  int64_t bits = 0;
-  while (variance >> bits != 0)
-    ++bits;
-  const int64_t b = (bits + 1) / 2;
-  const int64_t root = floor_root(uint64_t(variance) << (2 * (26 - b)));
-  const int64_t inverse = std::min<int64_t>(32767, (int64_t(1) << 40) / root);
-  std::vector<int64_t> codes;
-  for (size_t i = 0; i < x.size(); ++i) {
-    const int64_t c = d * x[i] - sum;
-    const int64_t t = b >= 10 ? rshift(c, b - 10) : c * (int64_t(1) << (10 - b));
-    const int64_t n = rshift(t * inverse, 15);
-    const int64_t y = std::clamp<int64_t>(rshift(n * gains[i][0], 15) + gains[i][1], -32768, 32767);
-    codes.push_back(std::clamp<int64_t>(y >> frac, -128, 127));
-  }
-  return codes;
-}
 
 // Seeds from LONGEST on use the longest sequence, each with a different pooling.
 constexpr uint64_t LONGEST = 60;
