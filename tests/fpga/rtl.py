@@ -83,7 +83,8 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
-#: Fast cycles from a pass's last word to what it frees (rust/hardware/src/declared.rs, module array).
+#: Fast cycles between two starts, and from a pass's last word to what it frees (rust/hardware/src/declared.rs, array).
+ISSUE_INTERVAL = 2
 END_TO_FREED = 5
 
 
@@ -453,12 +454,14 @@ def compare(program: Program, seen: Observed, modelled: list[list[int]]) -> Coun
     # By docs/array-timing.md, from the model's starts and ends.
     r, waits, freed, starved = program.shape.ratio, Counter[str](), [0], list[int]()
     retired: list[int] = []
+    issue = 0
     for p, (_, start, end, chain, room, weights, descriptor, *_items) in zip(
         program.passes, modelled, strict=True
     ):
-        bounds = dict(chain=chain, room=room, weights=weights, descriptor=descriptor)
+        bounds = dict(issue=issue, chain=chain, room=room, weights=weights, descriptor=descriptor)
         waits += Counter(rule for rule, bound in bounds.items() if bound == start)
-        starved += range(ceil_div(max(chain, room, descriptor), r), ceil_div(start, r))
+        starved += range(ceil_div(max(issue, chain, room, descriptor), r), ceil_div(start, r))
+        issue = max(start + ISSUE_INTERVAL, end + 1)
         retired.append(max((end + 1) // r + 1, retired[-1] + 1 if retired else 0))
         if p.fields["post_load"]:
             freed.append((end + END_TO_FREED) // r + 1)

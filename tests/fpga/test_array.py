@@ -63,7 +63,9 @@ def test_random_passes_are_exact_in_value_and_cycle(name: str, check: Check) -> 
             dict(stall=80, passes=60, beats=70),
         )[seed % 4]
         waits += check(program, seed=seed, **options)
-    assert set(waits) == {"descriptor", "chain", "weights", "room"}, "passes must wait for all causes"
+    assert set(waits) == {"descriptor", "issue", "chain", "weights", "room"}, (
+        "passes must wait for all causes"
+    )
 
 
 def test_a_reset_in_any_phase_leaves_nothing_behind(check: Check) -> None:
