@@ -137,20 +137,14 @@ struct Bench {
         for (unsigned half = 0; half < (pair < pairs4 && 2 * pair + 1 < rows4 ? 2u : 1u); ++half)
           here.push_back(row_at(next_row++));
       std::vector<uint8_t> bytes;
-      for (const Row& row : here) {
-        for (unsigned i = 0; i < 4; ++i)
-          bytes.push_back(uint8_t(row.bias >> (8 * i)));
-        bytes.push_back(uint8_t(row.mult));
-        bytes.push_back(uint8_t(row.mult >> 8));
-        bytes.push_back(uint8_t(row.shift));
-        bytes.push_back(uint8_t(row.destination));
-        bytes.push_back(uint8_t(row.column));
-        bytes.push_back(uint8_t(row.column >> 8));
-        bytes.push_back(uint8_t(row.column / config::VALUE_BANKS));
-        bytes.push_back(uint8_t(row.column / config::VALUE_BANKS >> 8));
-        bytes.push_back(uint8_t(row.column % config::VALUE_BANKS));
-        bytes.resize(bytes.size() + 3);
-      }
+      for (const Row& row : here)
+        append_parameters(bytes, {{},
+                                  false,
+                                  int(row.bias),
+                                  int(row.mult),
+                                  unsigned(row.shift),
+                                  row.destination,
+                                  row.column});
       bench::append(beats, bytes);
       const unsigned row_base = next_row - unsigned(here.size());
       for (unsigned tile = 0; tile < tiles; ++tile) {

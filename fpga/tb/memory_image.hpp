@@ -46,6 +46,22 @@ struct MatrixRow {
   unsigned shift, destination, column;
 };
 
+// Appends a row's parameters in memory format.
+inline void append_parameters(std::vector<uint8_t>& bytes, const MatrixRow& row) {
+  const auto put = [&bytes](uint64_t value, unsigned count) {
+    for (unsigned i = 0; i < count; ++i)
+      bytes.push_back(uint8_t(value >> (8 * i)));
+  };
+  put(uint64_t(row.bias), 4);
+  put(uint64_t(row.mult), 2);
+  put(row.shift, 1);
+  put(row.destination, 1);
+  put(row.column, 2);
+  put(row.column / config::VALUE_BANKS, 2);
+  put(row.column % config::VALUE_BANKS, 1);
+  put(0, 3);
+}
+
 // A tile of row pairs in memory format.
 struct RowTile {
   std::vector<uint8_t> weights, parameters;
@@ -54,10 +70,6 @@ struct RowTile {
 // Divides a matrix into tiles. 4-bit rows come first, two to a pair. The weights are padded to a
 // whole word of CASCADE columns.
 inline std::vector<RowTile> row_tiles(const std::vector<MatrixRow>& rows) {
-  const auto put = [](std::vector<uint8_t>& bytes, uint64_t value, unsigned count) {
-    for (unsigned i = 0; i < count; ++i)
-      bytes.push_back(uint8_t(value >> (8 * i)));
-  };
   std::vector<RowTile> tiles;
   unsigned pairs = 0; // in the last tile
   for (size_t i = 0; i < rows.size(); ++pairs) {
@@ -74,17 +86,8 @@ inline std::vector<RowTile> row_tiles(const std::vector<MatrixRow>& rows) {
       tiles.back().weights[k * config::PAIRS + config::PAIRS - 1 - pairs] =
           uint8_t(first.eight_bit ? low : (high & 15) << 4 | (low & 15));
     }
-    for (const size_t end = i + (two ? 2 : 1); i < end; ++i) {
-      std::vector<uint8_t>& bytes = tiles.back().parameters;
-      put(bytes, uint64_t(rows[i].bias), 4);
-      put(bytes, uint64_t(rows[i].mult), 2);
-      put(bytes, rows[i].shift, 1);
-      put(bytes, rows[i].destination, 1);
-      put(bytes, rows[i].column, 2);
-      put(bytes, rows[i].column / config::VALUE_BANKS, 2);
-      put(bytes, rows[i].column % config::VALUE_BANKS, 1);
-      put(bytes, 0, 3);
-    }
+    for (const size_t end = i + (two ? 2 : 1); i < end; ++i)
+      append_parameters(tiles.back().parameters, rows[i]);
   }
   return tiles;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections import Counter
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from array_netlist import RAM_LUTS
 
 # Runs a program on the RTL, with options of the harness.
 Simulate = Callable[..., "Observed"]
@@ -77,6 +80,28 @@ def verilate(
             shutil.copy(compiled, out)
     run("make", "-s", "-C", out, "-f", f"V{top}.mk")
     return out / "simulate"
+
+
+def yosys(
+    sources: list[Path], top: str, family: str, folder: Path, settings: str = "", *options: str
+) -> Counter[str]:
+    """Synthesises a module; returns the numbers of its cells by kind. `settings` are arguments of `chparam`."""
+    report = folder / "stat.txt"
+    commands = [
+        f"read_verilog -sv {' '.join(map(str, sources))}",
+        *([f"chparam {settings} {top}"] if settings else []),
+        f"synth_xilinx -family {family} {' '.join(options)} -top {top} -flatten -noiopad -noclkbuf",
+        f"tee -o {report} stat",
+    ]
+    run(tool("yosys"), "-q", "-p", "; ".join(commands), cwd=sources[0].parent)
+    cells = re.findall(r"^ +([A-Z]\w+) +(\d+)$", report.read_text(), re.MULTILINE)
+    return Counter({cell: int(number) for cell, number in cells})
+
+
+def luts(cells: Counter[str]) -> int:
+    """Returns the LUTs of cells, those of distributed RAM included."""
+    plain = sum(number for cell, number in cells.items() if re.match(r"LUT\d|SRL", cell))
+    return plain + sum(RAM_LUTS[cell] * number for cell, number in cells.items() if cell in RAM_LUTS)
 
 
 def ceil_div(a: int, b: int) -> int:

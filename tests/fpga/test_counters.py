@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from pathlib import Path
 
 import pytest
-from rtl import ROOT, RTL, TESTS, run, tool, verilate
+from rtl import ROOT, RTL, TESTS, luts, run, verilate, yosys
 
 from quasar_rt.hardware import Hardware
 
@@ -69,21 +68,11 @@ def test_the_resource_model_gives_what_yosys_builds(board: str, tmp_path: Path) 
     text = (ROOT / "fpga" / "configs" / f"{board}.toml").read_text()
     text = re.sub(r"^counters = false.*$", "", text, flags=re.MULTILINE)
     hardware = Hardware.from_toml(text)
-    cell, report = tmp_path / "counters_cell.v", tmp_path / "stat.txt"
+    cell = tmp_path / "counters_cell.v"
     cell.write_text(hardware.build_files["counters_cell.v"])
-    family = "xcup" if board == "zcu102" else "xc7"
-    script = [
-        f"read_verilog -sv {SOURCE} {cell}",
-        f"synth_xilinx -family {family} -top counters_cell -flatten -noiopad -noclkbuf",
-        f"tee -o {report} stat",
-    ]
-    run(tool("yosys"), "-q", "-p", "; ".join(script))
-    found = re.findall(r"^ +([A-Z]\w+) +(\d+)$", report.read_text(), re.MULTILINE)
-    cells = Counter({kind: int(number) for kind, number in found})
-    luts = sum(n for kind, n in cells.items() if re.fullmatch(r"LUT\d", kind))
-    luts += 4 * cells["RAM64M"] + 8 * cells["RAM64M8"]
+    cells = yosys([SOURCE, cell], "counters_cell", "xcup" if board == "zcu102" else "xc7", tmp_path)
     counted = next(part for part in hardware.parts if part.name == "counters")
-    assert luts == pytest.approx(counted.lut, rel=0.04)
+    assert luts(cells) == pytest.approx(counted.lut, rel=0.04)
     assert cells["FDRE"] + cells["FDSE"] == pytest.approx(counted.ff, rel=0.04)
     assert not {kind for kind in cells if kind.startswith(("RAMB", "DSP"))}
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
-from rtl import RTL, run, tool
+from rtl import RTL, tool, yosys
 
 import array_netlist
 from array_netlist import SIZES, Size
@@ -51,18 +50,11 @@ def memories(
     top: str, source: str, family: str, style: str, bits: int, words: int, folder: Path, enables: int = 0
 ) -> dict[str, int]:
     """Returns the RAMs of a bank."""
-    report = folder / "stat.txt"
     shape = f"-set WIDTH {bits} -set WORDS {words} -set ADDRESS_BITS {(words - 1).bit_length()}"
     shape += f" -set ENABLES {enables}" if enables else ""
-    commands = [
-        f"read_verilog {RTL / source}",
-        f'chparam {shape} -set STYLE "{style}" {top}',
-        f"synth_xilinx -family {family} {'-uram' if style == 'ultra' else ''} -top {top} -flatten -noiopad -noclkbuf",
-        f"tee -o {report} stat",
-    ]
-    run(tool("yosys"), "-q", "-p", "; ".join(commands))
-    counts = re.findall(r"^ +((?:RAM|URAM)\w+) +(\d+)$", report.read_text(), re.MULTILINE)
-    return {name: int(count) for name, count in counts}
+    options = ["-uram"] if style == "ultra" else []
+    cells = yosys([RTL / source], top, family, folder, f'{shape} -set STYLE "{style}"', *options)
+    return {name: count for name, count in cells.items() if name.startswith(("RAM", "URAM"))}
 
 
 @pytest.mark.parametrize(
