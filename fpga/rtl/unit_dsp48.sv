@@ -64,7 +64,7 @@ module unit_dsp48 #(
 
 endmodule
 
-// A slice of the cascade. P adds up what `opmode` selects; the product is (low + high) * activation.
+// A slice of the cascade: P adds up what `opmode` selects, of it (low + high) * activation.
 module unit_slice #(
     parameter bit E1 = 0,
     parameter bit MULTIPLIES = 1

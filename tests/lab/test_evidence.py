@@ -43,8 +43,7 @@ def test_the_results_are_those_of_the_tool(results):
     pytest.importorskip("torch", reason="needs the [host] extra")
     import evidence_allocation as allocation
 
-    settings = {name: evidence.plain(task) for name, task in allocation.TASKS.items()}
-    assert results["settings"] == dict.fromkeys(evidence.PARTS, settings)
+    assert results["settings"] == {name: evidence.plain(task) for name, task in allocation.TASKS.items()}
     assert results["hardware"] == Hardware.load(evidence.HARDWARE).settings
     for name, by_seed in results["cells"].items():
         assert sorted(by_seed, key=int) == [str(seed) for seed in evidence.SEEDS], name
@@ -59,7 +58,7 @@ def test_strategies_were_compared_at_equal_frame_rates(results):
             for table in result["rounded"].values()
             for budget in report.budgets(results, data)
         ]
-        for budget in results["settings"]["tuning"][data]["tuned"]:
+        for budget in results["settings"][data]["tuned"]:
             tables += cells[f"tuning_{data}_{budget:g}"].values()
         for table in tables:
             anchor = table["layers"][0]["fps"]
@@ -112,7 +111,7 @@ def small():
         }
         cells[str(seed)] = {"rounded": {"nearest": ends | table, "gptq": ends | {"0.25": {}}}}
     return {
-        "settings": {"allocation": {"digits": {"budgets": [0.25]}}},
+        "settings": {"digits": {"budgets": [0.25]}},
         "cells": {"allocation_digits": cells},
     }
 
@@ -184,12 +183,6 @@ def test_bad_seeds_are_refused(seeds):
     found = CliRunner().invoke(evidence.main, ["--seeds", seeds])
     assert found.exit_code == 2
     assert "--seeds" in found.output
-
-
-def test_an_unknown_part_is_refused():
-    found = CliRunner().invoke(evidence.main, ["--parts", "tuning,search"])
-    assert found.exit_code == 2
-    assert "'search' is none of allocation, tuning" in found.output
 
 
 # Allocations of rows.
@@ -332,7 +325,7 @@ def test_from_digits_to_tables_and_on_from_where_it_stopped(tmp_path, networks, 
 
     def run():
         tasks = {"digits": settings}
-        return evidence.evidence(tmp_path, evidence.PARTS, [0], tasks, threads=1, log=said.append)
+        return evidence.evidence(tmp_path, [0], tasks, threads=1, log=said.append)
 
     document = run()
     tuning = {"tuning_digits_ends", "tuning_digits_0.25"}
@@ -344,8 +337,8 @@ def test_from_digits_to_tables_and_on_from_where_it_stopped(tmp_path, networks, 
     for strategy in ("rows", "random"):  # the others' choices are coarse in one block
         assert at_budget[strategy][0]["fps"] == pytest.approx(anchor["fps"], rel=0.02), strategy
     assert cell["rounded"]["nearest"]["8"]["fps"] < anchor["fps"] < cell["rounded"]["nearest"]["4"]["fps"]
-    merged = evidence.merged(results, json.loads(json.dumps(document)))
-    merged["settings"]["allocation"]["fashion-mnist"] = merged["settings"]["allocation"]["digits"]
+    both = dict.fromkeys(report.DATA, document["settings"]["digits"])
+    merged = {"settings": both, "cells": {**results["cells"], **document["cells"]}}
     found = report.tables(merged)
     assert set(found) == set(re.findall(r"generated: (\w+)", (DOCS / "evidence.md").read_text("utf-8")))
     # One cell is lost: it alone is computed again, and comes out the same.

@@ -147,7 +147,6 @@ FLIP_FLOP = re.compile(r"FD[RSCP]E$")
 SHIFT = re.compile(r"SRL")
 LUT_RAM = re.compile(r"RAM(32|64|128|256)")
 BLOCK_RAM = re.compile(r"RAMB|URAM")
-MULTIPLEXER = re.compile(r"MUXF\d$")
 #: LUTs of a distributed RAM.
 RAM_LUTS = {
     "RAM32M": 4,

@@ -1,13 +1,11 @@
 #!/usr/bin/env python3
-r"""Measure what row-wise widths are worth, on small networks: part (a) of docs/evidence.md.
+"""Measure what row-wise widths are worth, on small networks: part (a) of docs/evidence.md.
 
-\b
-  python tools/lab/evidence.py                       all of it, then the page's tables and pictures
-  python tools/lab/evidence.py --parts allocation --seeds 0 --threads 1 --no-report
+    python tools/lab/evidence.py                         # all of it, then the page's tables and pictures
+    python tools/lab/evidence.py --seeds 0 --threads 1   # only the cells of one seed
 
 Every figure is a cell: a small JSON file below OUT/cells, named after what it depends on. A cell that is there is not
-computed again, so the same command finishes what was stopped. Parts that are not computed keep their results. Frame
-rates are modelled, accuracies measured. docs/evidence.md describes the parts.
+computed again, so the same command finishes what was stopped. Frame rates are modelled, accuracies measured.
 """
 
 from __future__ import annotations
@@ -34,10 +32,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 HARDWARE = ROOT / "tools" / "lab" / "evidence-hardware.toml"
-RESULTS = ROOT / "docs" / "evidence" / "results.json"
 
-#: The parts of the results, which begin the names of their cells, and the seeds of the page.
-PARTS = ("allocation", "tuning")
+#: The seeds of the page.
 SEEDS = tuple(range(12))
 
 Log = Callable[[str], None]
@@ -81,18 +77,16 @@ class Cells:
 
 def evidence(
     out: Path,
-    parts: Sequence[str],
     seeds: Sequence[int],
     tasks: Mapping[str, evidence_allocation.Settings] | None = None,
     data: Path | None = None,
     threads: int | None = None,
     log: Log = lambda line: click.echo(line, err=True),
 ) -> dict[str, Any]:
-    """Computes all cells of parts: contents of docs/evidence/results.json.
+    """Computes all cells: contents of docs/evidence/results.json.
 
     Args:
         out: folder of cells.
-        parts: of `PARTS`.
         seeds: those to compute.
         tasks: settings by data set; those of the page if None.
         data: folder of Fashion-MNIST's files, where it is in no known place.
@@ -107,7 +101,6 @@ def evidence(
         torch.set_num_threads(threads)
     hardware, cells = Hardware.load(HARDWARE), Cells(out / "cells", log)
     tasks = evidence_allocation.TASKS if tasks is None else tasks
-    settings = {name: plain(task) for name, task in tasks.items()}
     found: dict[str, dict[str, Any]] = {}
 
     def add(name: str, seed: int, inputs: Mapping[str, Any], compute: Callable[[], dict[str, Any]]) -> None:
@@ -120,47 +113,20 @@ def evidence(
                 "hardware": hardware.to_toml(),
                 "board": hardware.board.to_toml(),
             }
-            if "allocation" in parts:
-                compute = partial(evidence_allocation.allocation, task, seed, hardware, data)
-                add(f"allocation_{task_name}", seed, inputs, compute)
-            for budget in (None, *task.tuned) if "tuning" in parts else ():
+            compute = partial(evidence_allocation.allocation, task, seed, hardware, data)
+            add(f"allocation_{task_name}", seed, inputs, compute)
+            for budget in (None, *task.tuned):
                 name = f"tuning_{task_name}_{'ends' if budget is None else format(budget, 'g')}"
                 compute = partial(evidence_allocation.tuning, task, seed, hardware, budget, data)
                 add(name, seed, {**inputs, "budget": budget}, compute)
-    return {
-        "format": 2,
-        "settings": dict.fromkeys(parts, settings),
-        "cells": found,
-        "hardware": hardware.settings,
-    }
+    settings = {name: plain(task) for name, task in tasks.items()}
+    return {"format": 3, "settings": settings, "cells": found, "hardware": hardware.settings}
 
 
 def plain(settings: Any) -> dict[str, Any]:
     """Returns settings as JSON has them."""
     table: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
     return table
-
-
-def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns results in which the parts of `new` take the place of those of `old`.
-
-    >>> old = {"settings": {"tuning": 1}, "cells": {"tuning_a_1": 1, "tuning_a_2": 2, "allocation_a": 3}}
-    >>> merged(old, {"settings": {"tuning": 4}, "cells": {"tuning_a_1": 5}})
-    {'settings': {'tuning': 4}, 'cells': {'allocation_a': 3, 'tuning_a_1': 5}}
-    """
-    kept = {
-        name: cell for name, cell in old["cells"].items() if name.partition("_")[0] not in new["settings"]
-    }
-    cells = dict(sorted({**kept, **new["cells"]}.items()))
-    return {**old, **new, "settings": {**old["settings"], **new["settings"]}, "cells": cells}
-
-
-def names(_context: click.Context, _parameter: click.Parameter, text: str) -> list[str]:
-    """Reads names of parts, separated by commas."""
-    found = text.split(",")
-    if unknown := [name for name in found if name not in PARTS]:
-        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(PARTS)}")
-    return found
 
 
 def numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> list[int]:
@@ -174,9 +140,7 @@ def numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> 
     return seeds
 
 
-@click.command(
-    help=__doc__, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
+@click.command(help=(__doc__ or "").split("\n\n")[0])
 @click.option(
     "--out",
     default="runs/evidence",
@@ -185,14 +149,11 @@ def numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> 
     help="Folder of cells.",
 )
 @click.option(
-    "--parts", default=",".join(PARTS), show_default=True, callback=names, help="Parts, separated by commas."
-)
-@click.option(
     "--seeds",
     default=",".join(map(str, SEEDS)),
     show_default=True,
     callback=numbers,
-    help="Seeds, separated by commas.",
+    help="Seeds, separated by commas. Only all of them write the page.",
 )
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads. [all cores]")
 @click.option(
@@ -200,22 +161,18 @@ def numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> 
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of Fashion-MNIST's files, where it is in no known place.",
 )
-@click.option("--report/--no-report", default=True, help="Write docs/evidence.md's tables and pictures.")
-def main(
-    out: Path, parts: list[str], seeds: list[int], threads: int | None, data: Path | None, report: bool
-) -> None:
+def main(out: Path, seeds: list[int], threads: int | None, data: Path | None) -> None:
     try:
-        document = evidence(out, parts, seeds, data=data, threads=threads)
+        document = evidence(out, seeds, data=data, threads=threads)
     except KeyboardInterrupt:
         click.echo(f"Stopped. The same command continues from {out}.", err=True)
         sys.exit(130)
     except (QuasarError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    if report:
+    if seeds == list(SEEDS):
         import evidence_report
 
-        old = json.loads(RESULTS.read_text(encoding="utf-8"))
-        evidence_report.write(merged(old, document), ROOT / "docs")
+        evidence_report.write(document)
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ def allocated(
 
 def budgets(document: Document, data: str, stage: str | None = None) -> list[str]:
     """Returns the budgets as the cells name them; of a stage those that have results."""
-    names = [f"{budget:g}" for budget in document["settings"]["allocation"][data]["budgets"]]
+    names = [f"{budget:g}" for budget in document["settings"][data]["budgets"]]
     return [n for n in names if stage is None or allocated(document, data, stage, n, "rows", "fps")]
 
 
