@@ -64,7 +64,7 @@ check() {
   tail -1 "$work/tests"
   passed="$(grep -o '[0-9]* passed' "$work/tests" | tail -1)"
   echo "$name: $passed, tier ${bits%% *}"
-  [ -z "${LOG:-}" ] || python tools/run_log.py test-wheels "$name" "$passed, tier ${bits%% *}"
+  [ -z "${LOG:-}" ] || python tools/lab/run_log.py test-wheels "$name" "$passed, tier ${bits%% *}"
 }
 
 # emulated ARCHITECTURE MACHINE TRIPLE EMULATOR: makes $work/MACHINE, which starts the emulated Python as CPU=NAME.

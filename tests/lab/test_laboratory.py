@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,8 @@ def imported(path):
 def test_the_readme_lists_every_instrument():
     commands = {path.name for path in FILES if path.suffix == ".sh" or "__main__" in path.read_text("utf-8")}
     listed = {name for names, _, _ in ROWS for name in re.findall(r"`(.*?)`", names)}
-    # The command of the other runtimes' environment, which its instrument starts.
-    assert commands - listed == {"peer_models.py"}
+    # The command of the other runtimes' environment, and the log of others' runs.
+    assert commands - listed == {"peer_models.py", "run_log.py"}
     assert listed <= commands
 
 
@@ -43,6 +45,21 @@ def test_a_row_names_a_command_that_runs_the_instrument_and_a_document_that_exis
             assert f"tools/lab/{instrument}" in recipe
         else:
             assert command == f"python tools/lab/{instrument}"
+
+
+@pytest.mark.parametrize(
+    "instrument", [path.name for path in FILES if "click.command" in path.read_text("utf-8")]
+)
+def test_an_instrument_starts_from_any_folder(instrument, tmp_path):
+    done = subprocess.run(
+        [sys.executable, LAB / instrument, "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Usage: " in done.stdout
 
 
 @pytest.mark.parametrize("folder", ["python", "tools", "tools/hls_ports", "fpga/scripts"])

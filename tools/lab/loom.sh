@@ -7,4 +7,4 @@ output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 cargo test --release --manifest-path rust/loom/Cargo.toml -- --nocapture --test-threads=1 2>&1 | tee "$output"
 sed -n 's/.*loom: \(.*\): \([0-9]* interleavings (.*) in .* s\)$/\1|\2/p' "$output" \
-  | while IFS='|' read -r model result; do python3 tools/run_log.py loom "$model" "$result"; done
+  | while IFS='|' read -r model result; do python3 tools/lab/run_log.py loom "$model" "$result"; done

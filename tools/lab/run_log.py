@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Note the last run of a long target in docs/logs.md: a line for each target and case.
 
-    python tools/run_log.py test-aarch64 "all cores" "150 tests passed"
+    python tools/lab/run_log.py test-aarch64 "all cores" "150 tests passed"
 
 The line of an earlier run of the same target and case goes; git keeps it.
 """
@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parents[1] / "docs/logs.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/logs.md"
 
 
 def commit() -> str:
