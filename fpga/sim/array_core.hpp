@@ -52,8 +52,8 @@ public:
   // Advances one slow cycle. The first step is the first cycle after a reset.
   virtual ArrayOutputs step(const ArrayInputs& inputs) = 0;
   // Returns true if further steps change nothing while the inputs are constant.
-  virtual bool settled() const = 0;
-  // Advances the clock by some cycles without a step. Requires `settled`.
+  virtual bool quiet() const = 0;
+  // Advances the clock by some cycles without a step. Requires `quiet`.
   virtual void skip(uint64_t) {}
 };
 
@@ -120,7 +120,7 @@ void drive_array(ArrayCore& array, P& passes, D& demands, B& weights, C& array_t
     };
     for (unsigned i = 0; i < out.retired && counters != nullptr; ++i)
       counters->ended(isa::counted::ARRAY, now);
-    if (moved || !array.settled()) {
+    if (moved || !array.quiet()) {
       count(now + 1);
       ++fiber->now;
       continue;

@@ -16,7 +16,7 @@ int64_t sign_extend(int64_t value, unsigned bits) {
 } // namespace
 
 ArrayModel::ArrayModel(const ArrayMemories& memories) : memories_(memories) {
-  for (auto& half : halves_)
+  for (auto& half : double_buffer_)
     half.resize(size_t(bank_words(config::WEIGHT_WORDS)) * WORD_BYTES);
   for (int byte = 0; byte < 256; ++byte) {
     const int high = int8_t(byte) >> 4, low = byte & 15;
@@ -174,7 +174,7 @@ void ArrayModel::read_operands(const isa::Pass& pass, unsigned half_in_use, unsi
     operand_[i] = weights_of_byte_[i < pairs4][byte];
   };
   if (pass.operand == isa::operand::WEIGHTS) {
-    const std::vector<uint8_t>& half = halves_[half_in_use];
+    const std::vector<uint8_t>& half = double_buffer_[half_in_use];
     for (unsigned i = 0; i < pairs; ++i)
       place(i, half.at(size_t(address) * WORD_BYTES + lane * P + P - 1 - i));
   } else if (pass.operand == isa::operand::KEY) {
@@ -284,7 +284,7 @@ bool ArrayModel::wants_beat() {
     event();
   }
   if (bytes_.size() >= WORD_BYTES) {
-    std::vector<uint8_t>& half = halves_[fills_ % 2];
+    std::vector<uint8_t>& half = double_buffer_[fills_ % 2];
     if ((word_ + 1) * size_t(WORD_BYTES) > half.size())
       throw Trap("weights: word " + std::to_string(word_) + " is beyond the buffer");
     std::copy_n(bytes_.begin(), WORD_BYTES, half.begin() + ptrdiff_t(word_) * WORD_BYTES);

@@ -14,7 +14,7 @@ class ArrayModel : public ArrayCore {
 public:
   explicit ArrayModel(const ArrayMemories& memories);
   ArrayOutputs step(const ArrayInputs& inputs) override;
-  bool settled() const override { return now_ > last_event_ + LATENCY; }
+  bool quiet() const override { return now_ > last_event_ + LATENCY; }
   void skip(uint64_t cycles) override { now_ += cycles; }
 
 private:
@@ -86,7 +86,7 @@ private:
   uint64_t fill_ = 1;         // number of the fill that the next pass with weights uses
 
   // Weights.
-  std::vector<uint8_t> halves_[2];
+  std::vector<uint8_t> double_buffer_[2];
   bool has_demand_ = false;
   demand_t demand_{};
   unsigned tiles_ = 0, tile_words_ = 0; // fills of the current demand that have not begun
@@ -96,7 +96,7 @@ private:
   unsigned word_ = 0, words_ = 0;
   std::vector<uint8_t> bytes_;
   uint64_t finished_[2] = {};   // slow cycles of the last fills' ends
-  std::deque<uint64_t> freed_;  // slow cycles in which halves became free
+  std::deque<uint64_t> freed_;  // slow cycles in which buffers became free
   std::deque<uint64_t> posted_; // slow cycles of the credits for load
 
   // Sums.

@@ -126,7 +126,7 @@ public:
     return out;
   }
   // QUIET covers the longest pass plus the longest latency to `sums`.
-  bool settled() const override { return quiet_ > QUIET; }
+  bool quiet() const override { return quiet_ > QUIET; }
 
 private:
   static constexpr unsigned RESET_CYCLES = 5;

@@ -164,7 +164,7 @@ struct qsim {
     if (uint32_t* argument = argument_of(offset)) {
       *argument = value;
     } else if (config::COUNTERS && offset == isa::reg::counters_CONTROL) {
-      settle(lock);
+      wait_until_parked(lock);
       if ((value & isa::counters::RUN) != 0)
         counted_->run(host_now_);
       else
@@ -207,7 +207,7 @@ struct qsim {
   // Waits until no process can continue, so that a frame is counted completely.
   std::map<std::string, uint64_t> counters() {
     std::unique_lock lock(mutex_);
-    settle(lock);
+    wait_until_parked(lock);
     return counters_;
   }
 
@@ -284,7 +284,7 @@ private:
     case isa::reg::counters_CONTROL:
       return counted_->running() ? isa::counters::RUN : 0;
     default:
-      settle(lock);
+      wait_until_parked(lock);
     }
     if (offset == isa::reg::counters_CYCLES)
       return counted_->cycles(host_now_);
@@ -296,7 +296,7 @@ private:
   }
 
   // Waits until no process can continue, so that all events are counted.
-  void settle(std::unique_lock<std::mutex>& lock) {
+  void wait_until_parked(std::unique_lock<std::mutex>& lock) {
     host_waits_ = true;
     work_.notify_all();
     quiet_.wait(lock, [this] { return parked_ && !attention_; });

@@ -132,18 +132,18 @@ void dispatch(Commands<isa::depth::drain_commands>& commands, Jobs& jobs,
 }
 
 // Loads row parameters into their double buffer; forwards the beats of tables and fills.
-void load_parameters(ParameterJobs& jobs, Beats<isa::depth::rows>& beats, DoubleBuffer& halves,
-                     Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed,
-                     Stream<beat_t, 2>& passed) {
+void load_parameters(ParameterJobs& jobs, Beats<isa::depth::rows>& beats,
+                     DoubleBuffer& double_buffer, Stream<credit_t, 2>& filled,
+                     Stream<credit_t, 2>& freed, Stream<beat_t, 2>& passed) {
   u<1> half = 0;
-  unsigned free_halves = 2;
+  unsigned free_buffers = 2;
   for (volatile bool running = true; running;) {
     const parameter_job_t job = jobs.read();
     if (job.code == isa::Rows::CODE) {
       const unsigned all = row_pairs(job);
       for (unsigned pair = 0; pair < all; pair += PAIRS) {
-        if (free_halves > 0)
-          --free_halves;
+        if (free_buffers > 0)
+          --free_buffers;
         else
           freed.read();
         const up_to<MAX_ROWS> count = row_tile(job.rows4, all, pair).rows;
@@ -165,7 +165,7 @@ void load_parameters(ParameterJobs& jobs, Beats<isa::depth::rows>& beats, Double
           row.column = given.column;
           row.value_bank = given.value_bank;
           row.value_block = given.value_block;
-          halves[half][i] = row;
+          double_buffer[half][i] = row;
           port = unsigned(port) + 1 == config::PORTS ? 0 : unsigned(port) + 1;
         }
         filled.write(1);
@@ -194,7 +194,7 @@ template <unsigned COUNT> unsigned value_bank_after(unsigned bank, unsigned byte
 
 // Sends a step for each row of a command, in the order of the sums. Reads row parameters only after
 // the credit from `load_parameters`.
-void walk(RowJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
+void walk(RowJobs& jobs, DoubleBuffer& double_buffer, Stream<credit_t, 2>& filled,
           Stream<credit_t, 2>& freed, Steps& steps) {
   u<1> half = 0;
   for (volatile bool running = true; running;) {
@@ -233,7 +233,7 @@ void walk(RowJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
 #pragma HLS PIPELINE II = 1
           interval("drain.walk");
           step_t step;
-          step.row = halves[half][i];
+          step.row = double_buffer[half][i];
           step.index = i;
           step.tile = tile;
           step.first = first;
@@ -748,13 +748,13 @@ void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::row
   Notices notices("drain.notices");
   Waiting waiting("drain.waiting");
   // `load_parameters` owns a buffer until it writes `filled`, `walk` until it writes `freed`.
-  DoubleBuffer halves;
-#pragma HLS ARRAY_PARTITION variable = halves complete dim = 1
-#pragma HLS AGGREGATE variable = halves compact = bit
-#pragma HLS STREAM variable = halves type = unsync
+  DoubleBuffer double_buffer;
+#pragma HLS ARRAY_PARTITION variable = double_buffer complete dim = 1
+#pragma HLS AGGREGATE variable = double_buffer compact = bit
+#pragma HLS STREAM variable = double_buffer type = unsync
   QUASAR_PROCESS(dispatch(commands, jobs, parameter_jobs, row_jobs, scale_jobs));
-  QUASAR_PROCESS(load_parameters(parameter_jobs, rows, halves, filled, freed, passed));
-  QUASAR_PROCESS(walk(row_jobs, halves, filled, freed, steps));
+  QUASAR_PROCESS(load_parameters(parameter_jobs, rows, double_buffer, filled, freed, passed));
+  QUASAR_PROCESS(walk(row_jobs, double_buffer, filled, freed, steps));
   QUASAR_PROCESS(gather_scales(scale_jobs, scales, scale_words));
   QUASAR_PROCESS(requantize(jobs, steps, sums, scale_words, passed, refilled, logits, residual,
                             waiting, stored));

@@ -108,14 +108,14 @@ void dispatch(Commands<isa::depth::norm_commands>& commands, GainJobs& gain_jobs
   }
 }
 
-void load_gains(GainJobs& jobs, Beats<isa::depth::gains>& beats, DoubleBuffer& halves,
+void load_gains(GainJobs& jobs, Beats<isa::depth::gains>& beats, DoubleBuffer& double_buffer,
                 Stream<credit_t, 2>& filled, Stream<credit_t, 2>& freed) {
   u<1> half = 0;
-  unsigned free_halves = 2;
+  unsigned free_buffers = 2;
   for (volatile bool running = true; running;) {
     const embed_t embed = jobs.read();
-    if (free_halves > 0)
-      --free_halves;
+    if (free_buffers > 0)
+      --free_buffers;
     else
       freed.read();
     beat_t beat{};
@@ -130,7 +130,7 @@ void load_gains(GainJobs& jobs, Beats<isa::depth::gains>& beats, DoubleBuffer& h
       gain_t gain;
       gain.gain = int(bytes[0]) | int(bytes[1]) << 8;
       gain.offset = int(bytes[2]) | int(bytes[3]) << 8;
-      halves[half][d] = gain;
+      double_buffer[half][d] = gain;
       place = unsigned(place) + 4 == BEAT ? 0 : unsigned(place) + 4;
     }
     filled.write(1);
@@ -392,7 +392,7 @@ unsigned bank_of(unsigned frame, unsigned group, unsigned column) {
   return (frame * NORM_GROUPS + group) * CASCADE + column % CASCADE;
 }
 
-void normalise(NormaliseJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& filled,
+void normalise(NormaliseJobs& jobs, DoubleBuffer& double_buffer, Stream<credit_t, 2>& filled,
                Stream<credit_t, 2>& freed, Roots& roots, Words& words, Stored& stored) {
   Memory<s<18>, 1, MAX_EMBED> sums; // of codes, if the mean is taken after LayerNorm
   distance(sums, SUMS_DISTANCE);
@@ -429,7 +429,7 @@ void normalise(NormaliseJobs& jobs, DoubleBuffer& halves, Stream<credit_t, 2>& f
         if (d == 0)
           root = roots.read();
         const word_t word = words.read();
-        const gain_t gain = halves[half][d];
+        const gain_t gain = double_buffer[half][d];
         stored_t item;
         s<18> total = 0;
         for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
@@ -549,16 +549,16 @@ void norm(Commands<isa::depth::norm_commands>& commands, Beats<isa::depth::gains
   Stored stored("norm.stored");
   Done done("norm.done");
   // `load_gains` owns a buffer until it writes `filled`, `normalise` until it writes `freed`.
-  DoubleBuffer halves;
-#pragma HLS ARRAY_PARTITION variable = halves complete dim = 1
-#pragma HLS AGGREGATE variable = halves compact = bit
-#pragma HLS STREAM variable = halves type = unsync
+  DoubleBuffer double_buffer;
+#pragma HLS ARRAY_PARTITION variable = double_buffer complete dim = 1
+#pragma HLS AGGREGATE variable = double_buffer compact = bit
+#pragma HLS STREAM variable = double_buffer type = unsync
   QUASAR_PROCESS(dispatch(commands, gain_jobs, collect_jobs, read_jobs, root_jobs, normalise_jobs));
-  QUASAR_PROCESS(load_gains(gain_jobs, gains, halves, filled, freed));
+  QUASAR_PROCESS(load_gains(gain_jobs, gains, double_buffer, filled, freed));
   QUASAR_PROCESS(collect(collect_jobs, moments, tiles, groups));
   QUASAR_PROCESS(read(read_jobs, tiles, residual, pooled, words));
   QUASAR_PROCESS(root(root_jobs, groups, pooled, roots));
-  QUASAR_PROCESS(normalise(normalise_jobs, halves, filled, freed, roots, words, stored));
+  QUASAR_PROCESS(normalise(normalise_jobs, double_buffer, filled, freed, roots, words, stored));
   QUASAR_PROCESS(store_codes(stored, normed, done));
   QUASAR_PROCESS(announce(done, norm_to_array, retired));
   QUASAR_JOIN();

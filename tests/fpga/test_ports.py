@@ -51,9 +51,9 @@ FAULTS = {
     ),
     "a memory that two processes use too often": (
         "drain",
-        "step.row = halves[half][i];",
-        "step.row = halves[half][i];\n          step.row.shift = halves[half][0].shift;",
-        "load_parameters and walk: halves 3 2 conflict",
+        "step.row = double_buffer[half][i];",
+        "step.row = double_buffer[half][i];\n          step.row.shift = double_buffer[half][0].shift;",
+        "load_parameters and walk: double_buffer 3 2 conflict",
     ),
     "an array that is not partitioned": (
         "norm",

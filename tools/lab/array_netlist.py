@@ -293,7 +293,7 @@ def analyse(cells: list[Cell]) -> dict[str, object]:
                     continue
             yield source
 
-    def settle(root: str) -> None:
+    def compute_arrival(root: str) -> None:
         stack = [root]
         while stack:
             net = stack[-1]
@@ -339,7 +339,7 @@ def analyse(cells: list[Cell]) -> dict[str, object]:
             end = domains.of(cell, pin)
             if not end:
                 continue
-            settle(net)
+            compute_arrival(net)
             for begin, level in arrival[net].items():
                 where = "slow" if begin == end == "slow" else "array"
                 if level > longest.get(where, ((-1, -1), "", "", ""))[0]:
@@ -357,7 +357,7 @@ def analyse(cells: list[Cell]) -> dict[str, object]:
     for net, count in loads.items():
         if net not in driver:
             continue
-        settle(net)
+        compute_arrival(net)
         ends = arrival.get(net, {})
         if ends:
             where = "array" if "fast" in ends else "slow"
