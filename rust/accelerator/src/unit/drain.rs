@@ -10,13 +10,10 @@ fn stored(post: bool) -> Step {
 
 pub(super) fn rows(c: RowsCommand, s: Shape) -> impl Iterator<Item = Step> {
     let all = (c.rows4 + c.rows8) as usize;
-    let logits = c.kind == Kind::Logits;
     let row_tiles = s.numbered_row_tiles(c.rows4, c.rows8);
     let tiles = row_tiles.flat_map(move |(row, tile_rows)| {
         let rows = tile_rows.rows() as usize;
         let last = row + rows == all;
-        // A logit leaves when its sum has come.
-        let at_once = if logits { 1 } else { rows };
         let token_tiles = s.token_tiles(c.tokens).enumerate();
         let tokens = token_tiles.flat_map(move |(tile, tokens)| {
             let groups = s.groups(tokens);
@@ -26,31 +23,19 @@ pub(super) fn rows(c: RowsCommand, s: Shape) -> impl Iterator<Item = Step> {
                 tile: whole,
                 tokens: tokens as u32,
             };
-            let results = (0..rows).step_by(at_once).flat_map(move |row| {
-                [
-                    Step::Take(QueueName::Sums, at_once * groups, sums),
-                    Step::Requantize {
-                        row,
-                        rows: at_once,
-                        tile,
-                        tokens,
-                    },
-                    Step::Give(
-                        QueueName::Logits,
-                        usize::from(logits) * tokens,
-                        Contents::Logits { later: 0 },
-                    ),
-                ]
-            });
+            let logits = usize::from(c.kind == Kind::Logits) * rows * tokens;
             let moments = Contents::Moments {
                 tile: whole,
                 tokens: tokens as u32,
             };
             let count = usize::from(last && c.moments) * groups;
-            results.chain([
+            [
+                Step::Take(QueueName::Sums, rows * groups, sums),
+                Step::Requantize { tile, tokens },
+                Step::Give(QueueName::Logits, logits, Contents::Logits { later: 0 }),
                 Step::Give(QueueName::Moments, count, moments),
                 stored(last && c.post_tiles),
-            ])
+            ]
         });
         std::iter::once(Step::TakeHalf(s.row_half(rows as u64)))
             .chain(tokens)
@@ -89,12 +74,7 @@ pub(super) fn attend(c: Attend, s: Shape) -> impl Iterator<Item = Step> {
             Contents::ContextSums(head),
         ),
         Step::Read(Range::new(Memory::Mean, c.base as usize, rows, 0, means)),
-        Step::Requantize {
-            row: 0,
-            rows,
-            tile: 0,
-            tokens,
-        },
+        Step::Requantize { tile: 0, tokens },
         Step::Write(context),
         stored(c.post),
     ]

@@ -351,12 +351,9 @@ pub enum Step {
     Write(Range),
     /// Multiplies.
     Pass(ProductPass),
-    /// Requantizes the sums that were taken last, and stores or gives the results.
+    /// Requantizes the sums that were taken last, of the rows whose parameters were taken last, and
+    /// stores the results. A logit is given when its sum has been taken.
     Requantize {
-        /// First row, of those whose parameters were taken last.
-        row: usize,
-        /// Rows.
-        rows: usize,
         /// Tile of tokens, from the command's first on.
         tile: usize,
         /// Tokens of the tile.

@@ -40,8 +40,8 @@ struct Agent {
     running: Option<Running>,
     commands: VecDeque<(Command, Tag)>,
     clock: Clock,
-    /// First beat of the row parameters taken last.
-    address: u32,
+    /// First beat of the row parameters taken last, and their rows.
+    rows: (u32, usize),
     /// Place of the attention tile whose maxima the present command takes.
     place: Option<[u32; 3]>,
 }
@@ -86,7 +86,7 @@ impl<'a> Machine<'a> {
                     running: None,
                     commands: VecDeque::new(),
                     clock: std::array::from_fn(|i| u32::from(i == agent)),
-                    address: 0,
+                    rows: (0, 0),
                     place: None,
                 })
                 .collect(),
@@ -277,6 +277,7 @@ impl<'a> Machine<'a> {
                 return moving(true, queue, count, tag, 0);
             }
             Step::TakeHalf(half) => {
+                self.agents[agent].rows.1 = half.words as usize;
                 let tag = tag.of(half.contents());
                 return moving(false, half.queue, half.beats as usize, tag, 0);
             }
@@ -295,14 +296,9 @@ impl<'a> Machine<'a> {
                 let tag = self.tag(agent, tag, range.contents, false);
                 self.write(agent, range, tag)?;
             }
-            Step::Requantize {
-                row,
-                rows,
-                tile,
-                tokens,
-            } => {
+            Step::Requantize { tile, tokens } => {
                 if let Command::Rows(c) = command {
-                    self.store_rows(&c, row..row + rows, tile, tokens as u32, tag)?;
+                    self.store_rows(&c, tile, tokens as u32, tag)?;
                 }
             }
             Step::Transfer(None)
@@ -374,7 +370,7 @@ impl<'a> Machine<'a> {
             queue.held -= some;
             let clock = front.clock;
             if moving.queue == QueueName::Rows {
-                agent_state.address = front.address;
+                agent_state.rows.0 = front.address;
             }
             if front.count == 0 {
                 queue.batches.pop_front();
@@ -466,18 +462,17 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Stores a tile of tokens of some of the rows whose parameters the drain took last.
+    /// Stores a tile of tokens of the rows whose parameters the drain took last.
     fn store_rows(
         &mut self,
         c: &RowsCommand,
-        rows: std::ops::Range<usize>,
         tile: usize,
         tokens: u32,
         tag: Tag,
     ) -> Result<(), String> {
-        let first = self.agents[DRAIN].address as usize * self.shape.beat;
-        let parameters = &self.program.arena[first + rows.start * ROW_BYTES..];
-        for row in parameters.chunks_exact(ROW_BYTES).take(rows.len()) {
+        let (first, rows) = self.agents[DRAIN].rows;
+        let parameters = &self.program.arena[first as usize * self.shape.beat..];
+        for row in parameters.chunks_exact(ROW_BYTES).take(rows) {
             self.store_row(c, RowParameters::of(row), tile, tokens, tag)?;
         }
         Ok(())

@@ -34,16 +34,8 @@ impl Drain {
                 self.rows = rows.map(RowParameters::of).collect();
                 self.code_sums = vec![0; self.rows.len()];
             }
-            (
-                Command::Rows(c),
-                Step::Requantize {
-                    row,
-                    rows,
-                    tile,
-                    tokens,
-                },
-            ) => {
-                for row in row..row + rows {
+            (Command::Rows(c), Step::Requantize { tile, tokens }) => {
+                for row in 0..self.rows.len() {
                     let sums = agent.sums(s.groups(tokens), tokens);
                     self.requantize(&c, row, tile, &sums, memories, agent)?;
                 }
@@ -87,9 +79,7 @@ impl Drain {
         memories: &mut Memories,
         agent: &mut Agent,
     ) -> Result<()> {
-        let Some(&row) = self.rows.get(index) else {
-            return Err(Error::InvalidValue("a row has no parameters".into()));
-        };
+        let row = self.rows[index];
         let stride = c.stride as usize;
         let word = tile * stride + usize::from(row.column);
         for (lane, sum) in sums.iter().enumerate() {

@@ -8,7 +8,7 @@ use super::buffer::BufferLoader;
 use super::process::{items, Process, Sizes, Worker};
 use super::queues::{Fifo, Queues};
 use super::trace::Cause;
-use crate::isa::{Command, Unit};
+use crate::isa::{Command, Kind, Unit};
 use crate::unit::{Memory, QueueName, Range, Step};
 
 /// The process `gather_scales`: gathers the scales of an attention tile's tokens, one a cycle, into
@@ -49,6 +49,8 @@ impl Gather {
 /// The drain: requantizes and stores.
 pub(super) struct Drain {
     pub(super) worker: Worker,
+    /// The present command makes logits.
+    logits: bool,
     /// Words of the present `Fill`.
     words: usize,
     pub(super) rows: BufferLoader,
@@ -68,6 +70,7 @@ impl Process for Drain {
     }
 
     fn begin(&mut self, command: Command) {
+        self.logits = matches!(command, Command::Rows(rows) if rows.kind == Kind::Logits);
         self.words = match command {
             Command::Fill(fill) => fill.words as usize,
             _ => 0,
@@ -90,12 +93,23 @@ impl Process for Drain {
             Step::Take(QueueName::Scales, ..) => {
                 return worker.take(&mut self.scales.words, Cause::Softmax);
             }
+            // A logit leaves with its sum.
+            Step::Take(QueueName::Sums, ..) if self.logits => {
+                if queues[QueueName::Logits].full()
+                    || !worker.take(&mut queues[QueueName::Sums], Cause::Result)
+                {
+                    return false;
+                }
+                worker.clock.work(1);
+                return worker.put(&mut queues[QueueName::Logits], declared::REQUANTIZE_DEPTH);
+            }
             Step::Take(queue, ..) => {
                 if !worker.take(&mut queues[queue], Cause::of(queue)) {
                     return false;
                 }
                 worker.clock.work(1);
             }
+            Step::Give(QueueName::Logits, ..) => {}
             Step::Give(queue, ..) => {
                 return worker.put(&mut queues[queue], declared::REQUANTIZE_DEPTH);
             }
@@ -128,6 +142,7 @@ impl Drain {
     pub(super) fn new(sizes: &Sizes, attention_tiles: VecDeque<u64>) -> Self {
         Self {
             worker: Worker::new(),
+            logits: false,
             words: 0,
             scales: Gather {
                 now: 0,
