@@ -12,7 +12,7 @@ from typing import Any
 
 from .errors import InvalidValueError
 
-__all__ = ["as_count", "as_seconds", "check_name", "is_utf8", "shown"]
+__all__ = ["as_count", "as_seconds", "check_name", "is_utf8", "shown", "type_name"]
 
 #: Characters of a value in a message, at most.
 _MOST_SHOWN = 200
@@ -93,3 +93,10 @@ def is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def type_name(value: object) -> str:
+    """Returns the name of a value's class with an article, for a message."""
+    kind = type(value)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

@@ -1,8 +1,8 @@
 """Stages 1 and 9 of a frame: an image in, a prediction out.
 
-`Engine` ties the stages together. `images.to_input` decodes (stage 2). The native engine preprocesses, cuts the patches
-and runs the integer graph on the device that `device.open_device` has opened. `Engine` makes a `Prediction` of the
-output. Depends on these modules and on nothing of training or search.
+`Engine` ties the stages together. `images.timed_input` decodes (stage 2). The native engine preprocesses, cuts the
+patches and runs the integer graph on the device that `device.open_device` has opened. `Engine` makes a `Prediction` of
+the output. Depends on these modules and on nothing of training or search.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 import numpy as np
 
 from . import ending
-from ._native import CLOSE_SECONDS, MAX_THREADS, FrameHandle, is_decoded
+from ._native import CLOSE_SECONDS, MAX_THREADS, FrameHandle
 from ._native import Engine as NativeEngine
 from ._native import Prepared as NativePrepared
 from .arguments import as_count, as_seconds, check_name, shown
 from .device import TIERS, WEIGHTS, open_device
 from .errors import ClosedError, DeviceError, ImageError, InvalidValueError, UntrainedWarning
 from .frame import Frame, check_format
-from .images import ImageLike, Pixels, import_decoder, in_memory, is_one_image, to_input
+from .images import ImageLike, Pixels, check_several, in_memory, timed_input
 from .prediction import NO_EMBEDDING, Embedding, Prediction, Predictions, Timings
 from .profile import AcceleratorProfile, Profile
 from .streaming import Lookahead, Stream, Work, lookahead
@@ -185,7 +185,7 @@ class Engine:
         """
         engine = self._open(top_k)
         try:
-            pixels, decode_ms = self._decode(image, format)
+            pixels, decode_ms = timed_input(image, format)
             return self._prediction(engine.infer(pixels), decode_ms, top_k)
         except Exception:
             self._count_error()
@@ -264,26 +264,13 @@ class Engine:
         except ImageError:
             self._count_error()
             raise
-        job = Job(partial(self._begin_submitted, engine, image, format, top_k))
+        job = Job(
+            lambda: self._begin(engine, timed_input(image, format), self._accelerated),
+            lambda item: self._finish(engine, item, top_k),
+            self._count_error,
+        )
         submissions.submit(job, timeout)
         return job.future
-
-    def _begin_submitted(
-        self, engine: NativeEngine, image: ImageLike, format: str | None, top_k: int
-    ) -> Callable[[], Prediction]:
-        try:
-            item = self._begin(engine, self._decode(image, format), self._accelerated)
-        except Exception:
-            self._count_error()
-            raise
-        return partial(self._finish_submitted, engine, item, top_k)
-
-    def _finish_submitted(self, engine: NativeEngine, item: _Begun, top_k: int) -> Prediction:
-        try:
-            return self._finish(engine, item, top_k)
-        except Exception:
-            self._count_error()
-            raise
 
     # Many images.
 
@@ -311,7 +298,7 @@ class Engine:
             quasar_rt.ClosedError: the engine was closed.
         """
         engine = self._open(top_k)
-        _check_several(images)
+        check_several(images)
         try:
             batch = self._batch_in_flight if self._accelerated else self._batch_on_cpu
             return batch(engine, images, format, top_k)
@@ -411,7 +398,7 @@ class Engine:
             check_format(format)
         state = Lookahead(ahead, drop, keep_images, on_drop)
         ending.check_can_start("streams")
-        _check_several(images)
+        check_several(images)
         return Stream(self._stream(state, images, format, top_k), state)
 
     def _stream(
@@ -420,19 +407,19 @@ class Engine:
         # Each frame begins as soon as it is decoded, so that an accelerator is busy whenever images wait. One that may
         # be displaced begins when its turn has come.
         begins = self._accelerated and not state.drops
-
-        def takes_all_cores(decoded: _Decoded) -> bool:
-            return not (begins or state.drops) and self._open(1).prepares_on_all_cores(decoded[0])
-
-        work = Work(
-            decode=partial(self._decode, format=format),
-            takes_all_cores=takes_all_cores,
-            prepare=lambda decoded: self._begin(self._open(1), decoded, begins),
-            finish=lambda item: self._finish(self._open(top_k), item, top_k),
-            finish_together=lambda items: self._finish_together(self._open(top_k), items, top_k),
-            together=self._together(state),
-        )
+        one_by_one = self._accelerated or state.drops
         try:
+            threads = 1 if one_by_one else self.threads
+            work = Work(
+                decode=partial(timed_input, format=format),
+                takes_all_cores=lambda decoded: (
+                    not one_by_one and self._open(1).prepares_on_all_cores(decoded[0])
+                ),
+                prepare=lambda decoded: self._begin(self._open(1), decoded, begins),
+                finish=lambda item: self._finish(self._open(top_k), item, top_k),
+                finish_together=lambda items: self._finish_together(self._open(top_k), items, top_k),
+                together=threads if threads <= state.ahead else 1,
+            )
             with closing(lookahead(state, work, images)) as predictions:
                 for prediction in predictions:
                     self._open(top_k)  # may have been closed since a group was finished
@@ -451,12 +438,6 @@ class Engine:
         image, decode_ms = item
         output = image.wait() if isinstance(image, FrameHandle) else engine.infer(image)
         return self._prediction(output, decode_ms, top_k)
-
-    def _together(self, state: Lookahead) -> int:
-        """Returns how many images of a stream run together, each on a thread of its own; 1 for one after the other."""
-        engine = self._engine
-        threads = 1 if engine is None or self._accelerated or state.drops else engine.threads
-        return threads if threads <= state.ahead else 1
 
     def _finish_together(
         self, engine: NativeEngine, items: list[_Decoded | _Begun], top_k: int
@@ -528,10 +509,10 @@ class Engine:
         as_count("repeat", repeat)
         engine = self._open(1)
         image = in_memory(image)  # it is decoded several times, and a stream can be read once
-        pixels, first_ms = self._decode(image, format)
+        pixels, first_ms = timed_input(image, format)
         if self._accelerated:
             return AcceleratorProfile.measure(engine, pixels, repeat, self._simulated)
-        decode_ms = median([first_ms, *(self._decode(image, format)[1] for _ in range(repeat - 1))])
+        decode_ms = median([first_ms, *(timed_input(image, format)[1] for _ in range(repeat - 1))])
         return Profile.measure(engine, self.subnet, pixels, decode_ms, repeat)
 
     @property
@@ -665,16 +646,8 @@ class Engine:
             raise ClosedError("Python is ending: its accelerators were closed; use them before")
         return engine
 
-    def _decode(self, image: ImageLike, format: str | None) -> _Decoded:
-        if format is None and is_decoded(image):
-            return cast("Pixels", image), 0.0
-        import_decoder(image)
-        start = time.perf_counter_ns()
-        pixels = to_input(image, format)
-        return pixels, (time.perf_counter_ns() - start) / 1e6
-
     def _decode_at(self, place: int, image: ImageLike, format: str | None) -> tuple[Pixels | Frame, float]:
-        return self._at(place, partial(self._decode, format=format), image)
+        return self._at(place, partial(timed_input, format=format), image)
 
     @staticmethod
     def _at(place: int, call: Callable[[ImageLike], _Item], image: ImageLike) -> _Item:
@@ -728,20 +701,3 @@ def _decoders(threads: int) -> Generator[Callable[..., Iterator[Any]], None, Non
 
     with ThreadPoolExecutor(threads, "quasar-decode") as pool:
         yield start
-
-
-def _check_several(images: object) -> None:
-    if is_one_image(images):
-        what = (
-            repr(images) if isinstance(images, (str, os.PathLike, Frame)) else f"the {type(images).__name__}"
-        )
-        of = several = ""
-        if hasattr(images, "dtype"):
-            of = f" of shape {'x'.join(map(str, cast('npt.NDArray[Any]', images).shape))}"
-            several = " (if it is several gray ones, list(it))"
-        raise InvalidValueError(f"{what}{of} is one image; give a list of images{several}, or use infer")
-    kind = type(images)
-    if not (hasattr(kind, "__iter__") or hasattr(kind, "__getitem__")) or getattr(images, "ndim", 1) == 0:
-        raise InvalidValueError(
-            f"images is {shown(images)}; it must be a list of images, or another iterable of them"
-        )

@@ -1,15 +1,16 @@
 """Raw camera frames: bytes, sizes and a format, borrowed from the camera's driver or library.
 
-Rust reads the pixels in place. ``docs/integer-model.md`` defines the formats. Depends on NumPy.
+Rust reads the pixels in place. ``docs/integer-model.md`` defines the formats. Depends on NumPy and `arrays`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Union, cast
 
 import numpy as np
 
 from .arguments import shown
+from .arrays import contiguous
 from .errors import ImageError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-__all__ = ["FORMATS", "MATRICES", "Frame", "check_format", "contiguous"]
+__all__ = ["FORMATS", "MATRICES", "Frame", "as_frame", "check_format"]
 
 Bytes = Union[bytes, bytearray, memoryview, "mmap", "npt.NDArray[np.uint8]"]
 
@@ -35,9 +36,6 @@ _V4L2 = {
     "YUY2": "yuyv",
     **{name.upper(): name for name in FORMATS},
 }
-
-#: Largest copy of an array that repeats its memory, as numpy.broadcast_to makes it: few bytes may stand for any size.
-MOST_REPEATED_BYTES = 1 << 29
 
 #: Bytes of a pixel in the first plane.
 _BYTES = {"gray": 1, "rgb": 3, "bgr": 3, "nv12": 1, "yuyv": 2}
@@ -142,25 +140,19 @@ class Frame:
         return f"<Frame {self.width}x{self.height} {self.format}, {self.stride} bytes a row>"
 
 
-def contiguous(array: npt.NDArray[np.uint8], what: str) -> npt.NDArray[np.uint8]:
-    """Returns the array without gaps, a copy if need be.
+def as_frame(image: Any, format: str | None) -> Frame:
+    """Returns a frame unchanged, and an array of `format` as a frame.
 
     Raises:
-        ImageError: the copy would be too large.
+        ImageError: the frame is of another format than `format`; as for `Frame.from_array`.
     """
-    if array.flags.c_contiguous:
-        return array
-    span = 1 + sum((size - 1) * abs(stride) for size, stride in zip(array.shape, array.strides, strict=True))
-    try:
-        if array.nbytes <= max(span, MOST_REPEATED_BYTES):
-            return np.ascontiguousarray(array)
-        problem = f"repeats its memory, and at most {MOST_REPEATED_BYTES:,} bytes are copied"
-    except MemoryError:
-        problem = "is not contiguous, and there is no memory for a copy"
-    shape = "x".join(str(size) for size in array.shape)
-    raise ImageError(
-        f"the {what} of shape {shape} ({array.nbytes:,} bytes) {problem}; scale it down first, or crop it"
-    )
+    if not isinstance(image, Frame):
+        return Frame.from_array(image, cast("str", format))
+    if format is not None and format != image.format:
+        raise ImageError(
+            f"the frame is of format {shown(image.format)}, not {shown(format)}; leave `format` out"
+        )
+    return image
 
 
 def check_format(name: object) -> None:

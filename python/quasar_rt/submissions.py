@@ -28,23 +28,32 @@ _INTERVAL = 0.05
 
 
 class Job:
-    """One submitted image: `prepare` returns a function that finishes it."""
+    """One submitted image: `begin` is called before its turn, and `finish` takes what `begin` has returned."""
 
-    def __init__(self, prepare: Callable[[], Callable[[], Prediction]]) -> None:
+    def __init__(
+        self, begin: Callable[[], Any], finish: Callable[[Any], Prediction], on_error: Callable[[], None]
+    ) -> None:
         self.future: Future[Prediction] = Future()
-        self._prepare: Callable[[], Callable[[], Prediction]] | None = prepare
-        self._finish: Callable[[], Prediction] | None = None
+        self._begin: Callable[[], Any] | None = begin
+        self._finish: Callable[[Any], Prediction] | None = finish
+        self._on_error = on_error
+        self._item: Any = None
         self._error: BaseException | None = None
+
+    def _fail(self, error: BaseException) -> None:
+        self._error = error  # the future raises it
+        if isinstance(error, Exception):
+            self._on_error()
 
     def prepare(self) -> None:
         """Runs the first part, unless the job is cancelled."""
-        prepare, self._prepare = self._prepare, None
-        if prepare is None or self.future.cancelled():
+        begin, self._begin = self._begin, None
+        if begin is None or self.future.cancelled():
             return
         try:
-            self._finish = prepare()
-        except BaseException as error:  # the future raises it
-            self._error = error
+            self._item = begin()
+        except BaseException as error:
+            self._fail(error)
 
     def run(self, done: Callable[[], None]) -> None:
         """Runs the second part; calls `done` before the future has its outcome."""
@@ -53,10 +62,10 @@ class Job:
         if running and self._error is None:
             assert self._finish is not None
             try:
-                result = self._finish()
+                result = self._finish(self._item)
             except BaseException as failure:
-                self._error = failure
-        error, self._error, self._finish = self._error, None, None
+                self._fail(failure)
+        error, self._error, self._item, self._finish = self._error, None, None, None
         done()
         try:
             if running and error is not None:

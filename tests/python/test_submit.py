@@ -72,16 +72,16 @@ class Gate:
 @pytest.fixture
 def gate(monkeypatch):
     gate = Gate()
-    decode = Engine._decode
+    decode = quasar_rt.engine.timed_input
 
-    def waiting(self, image, format):
+    def waiting(image, format):
         if image is gate:
             gate.reached.set()
             assert gate.opened.wait(SECONDS)
             image = pictures(1)[0]
-        return decode(self, image, format)
+        return decode(image, format)
 
-    monkeypatch.setattr(Engine, "_decode", waiting)
+    monkeypatch.setattr(quasar_rt.engine, "timed_input", waiting)
     yield gate
     gate.opened.set()
 
