@@ -31,7 +31,7 @@ from .device import TIERS, WEIGHTS, open_device
 from .errors import ClosedError, DeviceError, ImageError, InvalidValueError, UntrainedWarning
 from .frame import Frame, check_format
 from .images import ImageLike, Pixels, check_several, in_memory, timed_input
-from .prediction import NO_EMBEDDING, Embedding, Prediction, Predictions, Timings
+from .prediction import NO_EMBEDDING, Prediction, Predictions, Results, Timings
 from .profile import AcceleratorProfile, Profile
 from .streaming import Lookahead, Stream, Work, lookahead
 from .subnet import Subnet
@@ -145,10 +145,6 @@ class Engine:
         self._accelerated = self.device != "cpu"
         self._simulated = self.device.startswith("sim:")
         self._arguments = (self.subnet, device, threads, tier, timeout, weights, queue, metrics, wait)
-        config = self.subnet.config
-        self._classes: list[str] = config["classes"]
-        self._embedding: dict[str, Any] | None = config.get("embedding")
-        self._embed = None if self._embedding is None else int(config["embed"])
         self._queue = queue
         self._submissions: dict[int, Submissions] = {}  # by process: a fork has no threads
         self._recorder = None
@@ -156,6 +152,7 @@ class Engine:
             from .metrics import Recorder
 
             self._recorder = Recorder()
+        self._results = Results(self.subnet.config, None if self._recorder is None else self._recorder.frame)
         if not self.subnet.trained:
             warnings.warn(
                 f"the subnet '{self.subnet.name}' is not trained: its labels mean nothing",
@@ -186,7 +183,7 @@ class Engine:
         engine = self._open(top_k)
         try:
             pixels, decode_ms = timed_input(image, format)
-            return self._prediction(engine.infer(pixels), decode_ms, top_k)
+            return self._results.prediction(engine.infer(pixels), decode_ms, top_k)
         except Exception:
             self._count_error()
             raise
@@ -325,7 +322,7 @@ class Engine:
     def _batch_on_cpu(
         self, engine: NativeEngine, images: Iterable[ImageLike], format: str | None, top_k: int
     ) -> Predictions:
-        predictions = Predictions(classes=len(self._classes), embed=self._embed)
+        predictions = self._results.batch()
         source = iter(images)
         with _decoders(engine.threads) as start:
             while piece := [
@@ -339,7 +336,7 @@ class Engine:
                 decoded = list(spread(self._decode_at, places, piece, repeat(format)))
                 outputs = self._run_batch(places, [pixels for pixels, _ in decoded])
                 predictions += [
-                    self._prediction(output, decode_ms, top_k)
+                    self._results.prediction(output, decode_ms, top_k)
                     for output, (_, decode_ms) in zip(outputs, decoded, strict=True)
                 ]
         return predictions
@@ -437,14 +434,14 @@ class Engine:
     def _finish(self, engine: NativeEngine, item: _Decoded | _Begun, top_k: int) -> Prediction:
         image, decode_ms = item
         output = image.wait() if isinstance(image, FrameHandle) else engine.infer(image)
-        return self._prediction(output, decode_ms, top_k)
+        return self._results.prediction(output, decode_ms, top_k)
 
     def _finish_together(
         self, engine: NativeEngine, items: list[_Decoded | _Begun], top_k: int
     ) -> list[Prediction]:
         images = [cast("Pixels | Frame | NativePrepared", image) for image, _ in items]
         return [
-            self._prediction(output, decode_ms, top_k)
+            self._results.prediction(output, decode_ms, top_k)
             for output, (_, decode_ms) in zip(engine.infer_batch(images), items, strict=True)
         ]
 
@@ -473,13 +470,9 @@ class Engine:
         while pending:
             take()
         share = (time.perf_counter() - start) / max(len(outputs), 1) * 1e3
-        return Predictions(
-            (
-                self._prediction(output, decode_ms, top_k, Timings(decode_ms, 0.0, share))
-                for output, decode_ms in outputs
-            ),
-            classes=len(self._classes),
-            embed=self._embed,
+        return self._results.batch(
+            self._results.prediction(output, decode_ms, top_k, Timings(decode_ms, 0.0, share))
+            for output, decode_ms in outputs
         )
 
     # The engine itself.
@@ -629,7 +622,7 @@ class Engine:
         return f"<Engine {self.subnet.name!r} {state}>"
 
     def _check_embedding(self) -> None:
-        if self._embedding is None:
+        if not self._results.have_embedding:
             raise InvalidValueError(f"'{self.subnet.name}': {NO_EMBEDDING}")
 
     # A frame displaces Python's code from the caches. So the usual case makes few calls here.
@@ -669,15 +662,6 @@ class Engine:
                 except ImageError as error:
                     raise ImageError(f"image {place} of the batch: {error}") from error
             raise
-
-    def _prediction(
-        self, output: NativeOutput, decode_ms: float, top_k: int, timings: Timings | None = None
-    ) -> Prediction:
-        embedding = None if self._embedding is None else Embedding(output.codes(), **self._embedding)
-        prediction = Prediction._of((output, self._classes, top_k, decode_ms), timings, embedding)
-        if self._recorder is not None:
-            self._recorder.frame(prediction.timings.total_ms)
-        return prediction
 
     def _count_error(self) -> None:
         if self._recorder is not None:

@@ -95,14 +95,14 @@ def to_pixels(image: ImageLike) -> Pixels:
     # Only encoded images and Pillow's own need Pillow.
     from . import decoding
 
+    if _is_file(image):
+        return decoding.from_bytes(*_read(image))
     if isinstance(image, (str, os.PathLike)):
         return decoding.from_file(Path(image))
     if isinstance(image, _BUFFERS):
         return decoding.from_bytes(image)
     if _is_of("PIL", image):
         return decoding.from_pillow(cast("Image.Image", image))
-    if _is_file(image):
-        return decoding.from_bytes(*_read(image))
     raise ImageError(
         f"cannot use {type_name(image)} as an image; give a path, an encoded image (bytes or a binary file object), "
         "a Pillow image, a uint8 NumPy array (HxW or HxWx3) or a uint8 PyTorch tensor"

@@ -5,7 +5,7 @@ Depends on NumPy, the native module and the errors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, TypeAlias, overload
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     #: An engine's output, the names of the classes, how many to list, and the milliseconds of decoding.
     _Outcome: TypeAlias = tuple[NativeOutput, list[str], int, float]
 
-__all__ = ["Embedding", "Prediction", "Predictions", "Score", "Timings"]
+__all__ = ["Embedding", "Prediction", "Predictions", "Results", "Score", "Timings"]
 
 NO_EMBEDDING = (
     "this subnet gives no embedding; export its network again with quasar-rt export --embedding, or with "
@@ -129,18 +129,6 @@ class Prediction:
     """Milliseconds by stage."""
     embedding: Embedding | None = None
     """The picture's embedding, where the subnet has one (``quasar-rt export --embedding``)."""
-
-    @classmethod
-    def _of(cls, outcome: _Outcome, timings: Timings | None, embedding: Embedding | None) -> Prediction:
-        """Returns an outcome's prediction; without `timings`, they are those of the output. See `_ATTRIBUTES`."""
-        prediction = cls.__new__(cls)
-        values = prediction.__dict__  # assignments would be refused
-        values["_outcome"] = outcome
-        if timings is not None:
-            values["timings"] = timings
-        if embedding is not None:
-            values["embedding"] = embedding
-        return prediction
 
     if not TYPE_CHECKING:  # for a type checker, the class would have any attribute
 
@@ -333,3 +321,44 @@ class Predictions(list[Prediction]):
         if isinstance(place, slice):
             return Predictions(super().__getitem__(place), classes=self._classes, embed=self._embed)
         return super().__getitem__(place)
+
+
+class Results:
+    """Makes predictions of one engine's outputs.
+
+    Args:
+        config: the subnet's.
+        count: takes each prediction's milliseconds; None to count nothing.
+    """
+
+    def __init__(self, config: Mapping[str, Any], count: Callable[[float], None] | None) -> None:
+        self._classes: list[str] = config["classes"]
+        self._embedding: Mapping[str, Any] | None = config.get("embedding")
+        self._embed = None if self._embedding is None else int(config["embed"])
+        self._count = count
+
+    @property
+    def have_embedding(self) -> bool:
+        """True if the subnet gives embeddings."""
+        return self._embedding is not None
+
+    # A frame displaces Python's code from the caches. So the usual case makes few calls here.
+
+    def prediction(
+        self, output: NativeOutput, decode_ms: float, top_k: int, timings: Timings | None = None
+    ) -> Prediction:
+        """Returns an output's prediction; without `timings`, they are those of the output."""
+        prediction = Prediction.__new__(Prediction)
+        values = prediction.__dict__  # assignments would be refused
+        values["_outcome"] = output, self._classes, top_k, decode_ms
+        if timings is not None:
+            values["timings"] = timings
+        if self._embedding is not None:
+            values["embedding"] = Embedding(output.codes(), **self._embedding)
+        if self._count is not None:
+            self._count(prediction.timings.total_ms)
+        return prediction
+
+    def batch(self, predictions: Iterable[Prediction] = ()) -> Predictions:
+        """Returns the predictions of a batch."""
+        return Predictions(predictions, classes=len(self._classes), embed=self._embed)

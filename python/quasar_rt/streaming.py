@@ -1,5 +1,7 @@
 """The thread of `Engine.stream`, which prepares images before the consumer asks for them.
 
+The README (*Follow one image*) lists which stages run in this thread, and which in the consumer's.
+
 Depends on `arguments`, `ending`, `errors`, `images` and `prediction`; the engine gives the work as functions.
 """
 
@@ -39,7 +41,7 @@ _Entry: TypeAlias = "tuple[int, ImageLike | None, Any]"
 #: Seconds that handing an image to a sleeping thread takes, and back, about.
 _HANDOVER = 2e-4
 
-#: Iterables that have all images from the start: nobody can tell when one is fetched, or in which thread. (Other
+#: Iterables that have all images from the start: it does not show when one is fetched, or in which thread. (Other
 #: iterators may have another user, who goes on with them.)
 _HOLD_IMAGES = (list, tuple, np.ndarray, repeat)
 
@@ -93,7 +95,7 @@ class Work(Generic[_Decoded, _Item, _Result]):
     """Holds the functions that a stream calls for each image."""
 
     decode: Callable[[ImageLike], _Decoded]
-    #: Asks whether preparing the image takes all cores.
+    #: Returns true if preparing the image takes all cores.
     takes_all_cores: Callable[[_Decoded], bool]
     prepare: Callable[[_Decoded], _Item]
     #: Finishes an image that is prepared or only decoded.
@@ -145,7 +147,7 @@ class Lookahead:
         self.fetch_time = 0.0
         self._absence = 0.0
         self._left = 0.0
-        #: Tells how many times in a row the thread would have saved time.
+        #: Number of times in a row that the thread would have saved time.
         self._slow = 0
         # Held while an image's memory is read. The garbage collector may end the stream in the thread itself.
         self.reading = threading.RLock()
@@ -169,11 +171,17 @@ class Lookahead:
         if self.stopped.is_set():
             raise self._stopped()
 
-    def count_dropped(self) -> None:
-        """Counts an image that a newer one has displaced."""
-        self.dropped += 1
-        if self._on_drop is not None:
-            self._on_drop()
+    def make_room(self) -> None:
+        """Displaces the oldest images that wait, if the stream does that, so that there is room for another one."""
+        # The consumer may take one meanwhile, which makes room as well.
+        while self.drops and self.ready.qsize() >= self.ahead:
+            try:
+                self.ready.get_nowait()
+            except Empty:
+                return
+            self.dropped += 1
+            if self._on_drop is not None:
+                self._on_drop()
 
     def share(self, shared: _Shared[Any, Any]) -> None:
         """Makes the thread notice what it should know about shared work."""
@@ -279,7 +287,7 @@ class _Source(Generic[_Decoded, _Item, _Result]):
         return self._iterator
 
     def begins_large(self) -> bool:
-        """Tells whether the iterable holds its images, several are finished together, and the first takes all cores."""
+        """Returns true if the first image takes all cores and, with others that the iterable holds, forms a group."""
         if self.at_a_time == 1:
             return False
         images = self._iterate()
@@ -381,7 +389,14 @@ def lookahead(
     # A daemon, so that an unfinished stream does not keep the interpreter from ending.
     thread = threading.Thread(
         target=_work,
-        args=(weakref.ref(state), weakref.ref(source), state.room, state.stopped, state.drops),
+        args=(
+            weakref.ref(state),
+            weakref.ref(source),
+            state.room,
+            state.stopped,
+            state.resumed,
+            state.drops,
+        ),
         name="quasar-stream",
         daemon=True,
     )
@@ -530,7 +545,7 @@ def _use(
         return call(item)
     if (decoded := item.claim()) is None:
         return call(item.result())
-    # The thread looks at it once the image's memory is its owner's again.
+    # The thread reads the flag once the image's memory is its owner's again.
     if state.is_quick:
         state.go_on_alone()
     try:
@@ -545,62 +560,72 @@ def _work(
     find_source: weakref.ref[_Source[Any, Any, Any]],
     room: threading.Semaphore,
     stopped: threading.Event,
+    resumed: SimpleQueue[None],
     drops: bool,
 ) -> None:
-    # While it waits for room, the thread keeps neither the state, whose frames refer to the engine, nor the source.
+    # While it waits, the thread keeps neither the state, whose frames refer to the engine, nor the source.
     try:
         while (drops or room.acquire()) and not stopped.is_set():
-            state, source = find_state(), find_source()
-            if state is None or source is None:
-                return  # the stream was collected
-            start = time.perf_counter()
-            image = source.next()
-            if image is _END:
-                state.ready.put(None)
+            item = _put_next(find_state, find_source)
+            if item is _END:
                 return
-            position, work = source.position, source.work
-            del source
-            with state.reading:
-                if stopped.is_set():
-                    return
-                decoded = work.decode(cast("ImageLike", image))
-                # The first image says little: the iterable has just begun.
-                state.fetch_time = time.perf_counter() - start if position > 0 else 0.0
-                lent = work.takes_all_cores(decoded)
-                item: Any = _Shared(decoded, work.prepare) if lent else work.prepare(decoded)
-            kept = cast("ImageLike", image) if state.keep_images else None
-            # The image's memory is its owner's again, unless it is lent.
-            del work, decoded, image
-            # The consumer may take one meanwhile, which makes room as well.
-            while drops and state.ready.qsize() >= state.ahead:
-                try:
-                    state.ready.get_nowait()
-                except Empty:
-                    break
-                state.count_dropped()
-            state.ready.put((position, kept, item))
-            resumed = state.resumed
-            if isinstance(item, _Shared):
-                state.share(item)
-            del kept, state
-            # As above, without the state. The image's memory is lent until the work is done.
+            # The image's memory is lent until the work is done.
             while isinstance(item, _Shared) and not item.done and not stopped.is_set():
                 item.news.get()
-                state = find_state()
-                if state is None:
+                if not _prepare_if_away(find_state, item):
                     return
-                with state.reading:
-                    if state.away and not stopped.is_set():
-                        item.prepare()
-                del state
             del item
-            if (state := find_state()) is not None and state.fetches_itself and not stopped.is_set():
-                del state
+            if _fetches_itself(find_state):
                 resumed.get()
-            state = None
     except BaseException as error:  # handed to the consumer, which raises it
         if (state := find_state()) is not None:
             state.ready.put(_Failure(error))
+
+
+def _put_next(find_state: weakref.ref[Lookahead], find_source: weakref.ref[_Source[Any, Any, Any]]) -> object:
+    """Fetches an image, prepares it and hands it over; returns the item, or `_END` behind the last one."""
+    state, source = find_state(), find_source()
+    if state is None or source is None:
+        return _END  # the stream was collected
+    start = time.perf_counter()
+    image = source.next()
+    if image is _END:
+        state.ready.put(None)
+        return _END
+    position, work = source.position, source.work
+    del source
+    with state.reading:
+        if state.stopped.is_set():
+            return _END
+        decoded = work.decode(cast("ImageLike", image))
+        # The first image's time does not count: the iterable has just begun.
+        state.fetch_time = time.perf_counter() - start if position > 0 else 0.0
+        lent = work.takes_all_cores(decoded)
+        item: Any = _Shared(decoded, work.prepare) if lent else work.prepare(decoded)
+    kept = cast("ImageLike", image) if state.keep_images else None
+    # The image's memory is its owner's again, unless it is lent.
+    del work, decoded, image
+    state.make_room()
+    state.ready.put((position, kept, item))
+    if lent:
+        state.share(item)
+    return item
+
+
+def _prepare_if_away(find_state: weakref.ref[Lookahead], shared: _Shared[Any, Any]) -> bool:
+    """Prepares an image while the consumer is away; returns false if the stream was collected."""
+    state = find_state()
+    if state is None:
+        return False
+    with state.reading:
+        if state.away and not state.stopped.is_set():
+            shared.prepare()
+    return True
+
+
+def _fetches_itself(find_state: weakref.ref[Lookahead]) -> bool:
+    state = find_state()
+    return state is not None and state.fetches_itself and not state.stopped.is_set()
 
 
 ending.at_end(Lookahead.stop_all)

@@ -14,6 +14,7 @@ Words are separated by `; `, a skip's reason comes last.
 from __future__ import annotations
 
 import doctest
+import itertools
 import re
 import subprocess
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ _FENCE = re.compile(
 _MARKER = re.compile(r"<!-- example: (?P<words>(?:(?!-->).)*) -->\s*\Z", re.S)
 _ANY_MARKER = re.compile(r"^<!-- example:", re.MULTILINE)
 _PROMPTS = ("$ ", "# ")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class BadExampleError(Exception):
@@ -162,3 +164,10 @@ class Clone:
         if expected and not doctest.OutputChecker().check_output(expected, done.stdout, flags):
             return [f"{place}: {shown} prints\n{done.stdout[-3000:]}\nand not\n{expected}"]
         return []
+
+
+def table_rows(page: str, heading: str) -> list[list[str]]:
+    """Returns the cells of the table whose first line starts with `heading`, without its first two lines."""
+    lines = (ROOT / page).read_text(encoding="utf-8").split(f"\n{heading}", 1)[1].splitlines()[2:]
+    table = itertools.takewhile(lambda line: line.startswith("|"), lines)
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]

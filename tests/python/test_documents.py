@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import json
 import os
 import re
@@ -17,11 +16,10 @@ import click
 import pytest
 
 import quasar_rt
-from examples import BadExampleError, Clone, Example, examples
+from examples import ROOT, BadExampleError, Clone, Example, examples, table_rows
 from quasar_rt.cli import cli
 from quasar_rt.datasets import load_fashion_mnist
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     path
     for pattern in ("*.md", "docs/**/*.md", "python/quasar_rt/**/*.md")
@@ -278,13 +276,6 @@ def test_commands_may_go_on_and_outputs_may_leave_lines_out(clone: Clone) -> Non
     body = "$ printf 'a\\nb\\nc\\n' \\\n    && echo d   # a comment\na\n...\nd\n"
     (example,) = examples(f"```console\n{body}```\n", "page.md")
     assert clone.run(example) == []
-
-
-def table_rows(page: str, heading: str) -> list[list[str]]:
-    """Returns the cells of the table whose first line starts with `heading`, without its first two lines."""
-    lines = (ROOT / page).read_text(encoding="utf-8").split(f"\n{heading}", 1)[1].splitlines()[2:]
-    table = itertools.takewhile(lambda line: line.startswith("|"), lines)
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
 
 
 def test_the_readme_has_the_accuracy_and_the_size_of_the_packaged_subnet() -> None:

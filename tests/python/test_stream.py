@@ -4,6 +4,7 @@ import gc
 import itertools
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 import quasar_rt
+from examples import table_rows
 from quasar_rt import Engine, ImageError, streaming
 from simulated import library
 
@@ -174,11 +176,8 @@ def camera():
     camera.give(1, wait=False)  # the stream's thread, if it waits
 
 
-@pytest.fixture(params=["cpu", "sim:tiny"])
-def small_engine(request):
-    if request.param != "cpu":
-        library("tiny")
-    subnet = quasar_rt.random_subnet(
+def small_subnet():
+    return quasar_rt.random_subnet(
         embed=8,
         depth=1,
         heads=2,
@@ -190,7 +189,13 @@ def small_engine(request):
         classes=5,
         seed=1,
     )
-    with Engine(subnet, request.param, metrics=True) as engine:
+
+
+@pytest.fixture(params=["cpu", "sim:tiny"])
+def small_engine(request):
+    if request.param != "cpu":
+        library("tiny")
+    with Engine(small_subnet(), request.param, metrics=True) as engine:
         yield engine
 
 
@@ -264,21 +269,9 @@ def test_the_end_is_never_dropped(small_engine):
         assert sum(1 for _ in stream) + stream.dropped == 5
 
 
-def test_a_devices_fault_ends_a_stream_that_drops(gray_subnet):
+def test_a_devices_fault_ends_a_stream_that_drops():
     library("tiny")
-    subnet = quasar_rt.random_subnet(
-        embed=8,
-        depth=1,
-        heads=2,
-        head_dim=4,
-        hidden=8,
-        image_size=28,
-        channels=1,
-        kernel=7,
-        classes=5,
-        seed=1,
-    )
-    with Engine(subnet, "sim:tiny") as engine:
+    with Engine(small_subnet(), "sim:tiny") as engine:
         engine._engine.inject("corrupt_output", 0)
         stream = engine.stream(map(numbered, range(5)), drop="oldest")
         with pytest.raises(quasar_rt.DeviceError):
@@ -286,6 +279,87 @@ def test_a_devices_fault_ends_a_stream_that_drops(gray_subnet):
         with pytest.raises(StopIteration):
             next(stream)
         assert engine.infer(numbered(1)).top_k
+
+
+class Recorded:
+    """A native engine that records which thread calls which method, and what the stream's thread hands over."""
+
+    def __init__(self, engine):
+        self.engine, self.by_thread, self.by_caller, self.handed_over = engine, set(), set(), set()
+
+    def __getattr__(self, name):
+        found = getattr(self.engine, name)
+        if name not in ("begin", "infer", "infer_batch", "prepare"):
+            return found
+
+        def call(image):
+            result = found(image)
+            if threading.current_thread().name == "quasar-stream":
+                self.by_thread.add(name)
+                self.handed_over.add(type(result).__name__)
+            else:
+                self.by_caller.add(name)
+            return result
+
+        return call
+
+
+def stated_ways():
+    """Returns the README's rows on streams: the methods and types that each cell names."""
+    ways = {}
+    for images, thread, handed_over, caller in table_rows("README.md", "| images | the stream's thread"):
+        names = [set(re.findall(r"`Engine\.(\w+)`", cell)) for cell in (thread, caller)]
+        ways[images] = (*names, set(re.findall(r"FrameHandle|Prepared", handed_over)))
+    return ways
+
+
+LARGE = "on the CPU, so large that resizing takes all cores"
+#: The README's row, the device, and the runs: large images, a list or a generator, the stream's options, a pause.
+WAYS = [
+    ("on an accelerator", "sim:tiny", [(False, iter, {}, 0)]),
+    ('on any device, with `drop="oldest"`', "sim:tiny", [(False, iter, {"drop": "oldest"}, 0.005)]),
+    (
+        'on any device, with `drop="oldest"`',
+        "cpu",
+        [(large, kind, {"drop": "oldest"}, 0.005) for large in (False, True) for kind in (iter, list)],
+    ),
+    (
+        "on the CPU",
+        "cpu",
+        [(False, iter, {}, 0.005), (False, list, {}, 0.005), (False, iter, {"ahead": 1}, 0)],
+    ),
+    (LARGE, "cpu", [(True, iter, {"ahead": 1}, 0.005), (True, list, {"ahead": 1}, 0)]),
+    ("the same, if images come at once", "cpu", [(True, iter, {}, 0), (True, list, {}, 0)]),
+]
+
+
+@pytest.mark.parametrize(
+    ("images", "device", "runs"), WAYS, ids=[f"{row}-{device}" for row, device, _ in WAYS]
+)
+def test_the_stages_run_where_the_readme_states(gray_subnet, monkeypatch, images, device, runs):
+    if device != "cpu":
+        library("tiny")
+        gray_subnet = small_subnet()
+    if images == "the same, if images come at once":
+        monkeypatch.setattr(streaming, "_HANDOVER", 1)
+    assert set(stated_ways()) == {row for row, _, _ in WAYS}
+    found = set(), set(), set()
+    threads = None if device != "cpu" else max(2, len(os.sched_getaffinity(0)))
+    with Engine(gray_subnet, device, threads=threads) as engine:
+        native = engine._engine
+        for large, kind, options, pause in runs:
+            recorded = engine._engine = Recorded(native)
+            source = kind(
+                held_pictures(10 * engine.threads + 1) if large else pictures(10 * engine.threads + 1)
+            )
+            for _ in engine.stream(source, **{"ahead": max(4, engine.threads), **options}):
+                time.sleep(pause)
+            for names, more in zip(
+                found, (recorded.by_thread, recorded.by_caller, recorded.handed_over), strict=True
+            ):
+                names |= more
+        engine._engine = native
+    assert found == stated_ways()[images]
 
 
 def test_positions_and_images_without_drops(engine):
