@@ -69,7 +69,7 @@ COUNTED_FRAMES = 3
 IN_FLIGHT = ("load", "norm", "plan")
 
 #: Places to look at when a kernel is suspected: its streams and memories in the block design.
-LOOK_AT = {
+KERNEL_PLACES = {
     "fetch": "kernel fetch: its AXI port to memory, the five streams of commands, s_axi_control, the interrupt",
     "load": "kernel load: memory0 to memory3 (one for each AXI port, in order), streams weights, rows, gains "
     "and checks, memory input",
@@ -108,12 +108,12 @@ class _Failed(Exception):
         self,
         problem: str,
         suspects: Iterable[str] = (),
-        look_at: Iterable[str] = (),
+        places: Iterable[str] = (),
         likelier: tuple[str, ...] = (),
     ) -> None:
         super().__init__(problem)
         self.suspects = tuple(suspects)
-        self.look_at = tuple(look_at)
+        self.places = tuple(places)
         self.likelier = likelier
         """Kernels to suspect before those of the step."""
 
@@ -133,7 +133,7 @@ class Step:
     run: Callable[[_Board], str] = field(repr=False)
     """Returns the detail, or raises `_Failed`, `_Skipped` or a `DeviceError`."""
     suspects: tuple[str, ...] = ()
-    look_at: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
 
 
 class _Board:
@@ -633,7 +633,7 @@ def _one_frame(board: _Board) -> str:
 
 
 #: Places to look at when a unit's count differs from the event model's.
-COUNTS_LOOK_AT = {
+COUNT_PLACES = {
     "commands": "the unit's stream `retired` to the block `counters`; if it is right, commands are lost or doubled",
     "busy": "the unit's loops: initiation intervals and latencies of its HLS report, next to "
     "rust/hardware/src/declared.rs (tools/bitstream.py prints both)",
@@ -669,7 +669,7 @@ def _counters(board: _Board) -> str:
     if count != "commands" and slower[0] > FRAME_BOUND * profile.modelled_cycles:
         suspects = list(dict.fromkeys([slower[1], unit]))
         largest += f"; {slower[1]} works {slower[0]:,.0f} cycles more, neither blocked nor starved"
-    raise _Failed(f"{largest}; counts should be {within}{several}", suspects, [COUNTS_LOOK_AT[count]])
+    raise _Failed(f"{largest}; counts should be {within}{several}", suspects, [COUNT_PLACES[count]])
 
 
 def _working(counts: UnitCounts) -> float:
@@ -966,9 +966,7 @@ def _outcome(board: _Board, step: Step) -> Outcome:
             else getattr(error, "likelier", ())
         )
         suspects = tuple(dict.fromkeys((*likelier, *suspects)))
-        look_at = getattr(error, "look_at", ()) or step.look_at
-        kernels = tuple(LOOK_AT[kernel] for kernel in suspects[:3])
-        return Outcome(
-            step.name, "fail", str(error), suspects, look_at + kernels, time.perf_counter() - start
-        )
+        places = getattr(error, "places", ()) or step.places
+        kernels = tuple(KERNEL_PLACES[kernel] for kernel in suspects[:3])
+        return Outcome(step.name, "fail", str(error), suspects, places + kernels, time.perf_counter() - start)
     return Outcome(step.name, "pass", detail, seconds=time.perf_counter() - start)

@@ -112,7 +112,7 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
             file.seek(0)
             try:
                 accepted = True if accepts is None else accepts(prefix)
-                if accepted and not isinstance(accepted, str):  # a text says why this Pillow cannot
+                if accepted and not isinstance(accepted, str):  # a text has the reason why this Pillow cannot
                     return factory(file, name)
             except (SyntaxError, IndexError, TypeError, struct.error):  # of another format
                 continue

@@ -130,7 +130,7 @@ class DeviceBusyError(DeviceUnavailableError):
 class DeviceTimeoutError(DeviceError):
     """An accelerator did not finish a frame in time. It is reset, and later frames are not affected.
 
-    If the message says that a call of the transport was not done, the device cannot be used any more.
+    If the message reports that a call of the transport was not done, the device cannot be used any more.
     """
 
 

@@ -45,7 +45,7 @@ def file_name(text: str) -> str:
 
 
 def refused(what: str, error: OSError, afterwards: str = "") -> FileError:
-    """Returns an error that says what the operating system refused and why, and has its `errno`.
+    """Returns an error that names what the operating system refused and why, and has its `errno`.
 
     Args:
         what: what cannot be done.

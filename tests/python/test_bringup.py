@@ -250,14 +250,14 @@ class Altered:
 
 
 @pytest.mark.parametrize(
-    ("unit", "place", "factor", "words", "look_at"),
+    ("unit", "place", "factor", "words", "expected"),
     [
         ("norm", 1, 1.5, "busy cycles a frame", "initiation intervals"),
         ("array", 0, 0.5, "commands a frame", "stream `retired`"),
         ("drain", 3, 0.5, "cycles without input", "the unit that gives the input"),
     ],
 )
-def test_a_count_that_differs_names_its_unit(monkeypatch, unit, place, factor, words, look_at):
+def test_a_count_that_differs_names_its_unit(monkeypatch, unit, place, factor, words, expected):
     find = bringup.find_accelerator
 
     def found(name):
@@ -274,8 +274,8 @@ def test_a_count_that_differs_names_its_unit(monkeypatch, unit, place, factor, w
     assert failure.detail.startswith(f"{unit} has ")
     assert words in failure.detail
     assert failure.suspects[0] == unit
-    assert look_at in failure.look_at[0]
-    assert bringup.LOOK_AT[unit] in failure.look_at
+    assert expected in failure.look_at[0]
+    assert bringup.KERNEL_PLACES[unit] in failure.look_at
 
 
 def counted():
@@ -357,4 +357,4 @@ def test_a_broken_unit_is_the_first_suspect(tmp_path, kernel, old, new):
     failure = first_failure(bringup.bringup(str(library), timeout=5))
     unit = kernel.rpartition("/")[2].removesuffix("_model")
     assert failure.suspects[0] == unit, failure
-    assert bringup.LOOK_AT[unit] in failure.look_at
+    assert bringup.KERNEL_PLACES[unit] in failure.look_at

@@ -793,7 +793,7 @@ def test_bench_compares_threads_in_turns(run, subnet_file):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "problem"),
     [
         (["--shared"], "--shared needs --scaling"),
         (["--scaling", "--threads", 1], "several threads with one"),
@@ -801,10 +801,10 @@ def test_bench_compares_threads_in_turns(run, subnet_file):
         (["--scaling", "--device", "sim"], "the CPU's threads"),
     ],
 )
-def test_what_bench_cannot_compare_is_named(run, subnet_file, arguments, says):
+def test_what_bench_cannot_compare_is_named(run, subnet_file, arguments, problem):
     result = run("bench", subnet_file, *arguments)
     assert result.exit_code != 0
-    assert says in result.output
+    assert problem in result.output
 
 
 RUN = [sys.executable, "-c", "from quasar_rt.cli import main; main()"]

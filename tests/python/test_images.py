@@ -1,4 +1,4 @@
-"""Everything that holds a picture becomes uint8 pixels, or an error that says what to do."""
+"""Everything that holds a picture becomes uint8 pixels, or an error with the remedy."""
 
 import errno
 import io

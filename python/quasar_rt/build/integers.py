@@ -125,13 +125,13 @@ def repeating_rows(name: str, columns: int, pool: str) -> Tensors:
 
     Each head of a ``token_pair`` gives half of its inputs: the first rounds up, the second down.
     """
-    halves = pool == "token_pair"
+    of_pair = pool == "token_pair"
     bits = np.full(columns, 4, np.uint8)
     return {
         f"{name}.bits": bits,
         f"{name}.weight": pack_rows(np.eye(columns, dtype=np.int8), bits),
-        f"{name}.bias": np.full(columns, -int(halves and name != "head"), np.int32),
-        f"{name}.mult": np.full(columns, 2**14 if halves else 2**15 - 1, np.int16),
+        f"{name}.bias": np.full(columns, -int(of_pair and name != "head"), np.int32),
+        f"{name}.mult": np.full(columns, 2**14 if of_pair else 2**15 - 1, np.int16),
     }
 
 

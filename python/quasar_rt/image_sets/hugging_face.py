@@ -129,7 +129,7 @@ class HuggingFace(Source):
         self.describe = f"the Hugging Face data set `{shown}`"
 
     def labels(self, part: str) -> list[int] | list[str]:
-        """Returns the column of class labels, or the one whose name says that it holds labels."""
+        """Returns the column of class labels, or the one that is named like labels."""
         table, column = self._tables[part], self._label_column()
         if column not in table.features:
             raise DatasetError(

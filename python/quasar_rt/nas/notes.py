@@ -46,7 +46,7 @@ def notes(settings: Settings, modelled: Modelled, scoring: Scoring, record: Reco
 
 
 def _configurations(s: Settings, modelled: Modelled) -> str:
-    """Says how configurations were explored."""
+    """Returns how configurations were explored."""
     clocks = f" at {', '.join(f'{clock:g}' for clock in s.clocks_mhz)} MHz" if s.clocks_mhz else ""
     return (
         f"Configurations of the accelerator were explored{clocks}: {len(modelled.designs)} are used, and each subnet "
@@ -63,7 +63,7 @@ _OBJECTIVES = {
 
 
 def _objective(name: str, record: Record) -> str:
-    """Says how close the front of a further objective comes to the best one."""
+    """Returns how close the front of a further objective comes to the best one."""
     found, reasons = record.objectives or {}, record.no_objectives or {}
     start = f"The search looked for {_OBJECTIVES[name]}, too"
     y = found.get(name)
@@ -82,7 +82,7 @@ def _objective(name: str, record: Record) -> str:
 
 
 def _yardstick(record: Record) -> str:
-    """Says how close the front comes to the best one."""
+    """Returns how close the front comes to the best one."""
     y = record.yardstick
     if y is None:
         return f"How close the front is to the best one is not known: {record.no_yardstick}."

@@ -45,7 +45,7 @@ class QuasarOverlay(pynq.Overlay):  # type: ignore[misc]
         **others: Any,
     ) -> None:
         path = bitstream() if bitfile_name is None else Path(bitfile_name).absolute()
-        read_bitstream(path)  # digests first: nothing is loaded that is not what its description says
+        read_bitstream(path)  # digests first: nothing is loaded that is not what its description states
         with loading(path, wait):
             super().__init__(str(path), download=download, **others)
         Transport(self)  # refuses another design

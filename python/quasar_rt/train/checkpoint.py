@@ -160,7 +160,7 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def _runs(process: int) -> bool:
-    """Returns whether a process of this machine runs, or that this cannot be told."""
+    """Returns whether a process of this machine runs, or that this is not known."""
     if os.name != "posix":
         return True
     try:
