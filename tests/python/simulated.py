@@ -2,6 +2,7 @@
 
 import ctypes
 import threading
+from pathlib import Path
 
 from quasar_rt import _native, device, engine, random_subnet
 from quasar_rt.hardware import Hardware
@@ -101,6 +102,12 @@ class Hanging(Transport):
         locals()[_name] = _watched(_name)
 
 
+def configuration(name="tiny"):
+    """Returns the configuration of a simulated accelerator, by its name or its library."""
+    path = name if isinstance(name, Path) else library(name)
+    return Hardware.from_toml(_native.sim_configuration(str(path)))
+
+
 def small_subnet(**changes):
     """Returns a network whose frames take the simulated device a moment."""
     shape = dict(
@@ -111,20 +118,19 @@ def small_subnet(**changes):
 
 def attached(subnet, transport, timeout=10.0, wait=0.0, name="tiny"):
     """Returns a native engine on the simulated device of a transport."""
-    hardware = Hardware.from_toml(_native.sim_configuration(str(library(name))))
+    hardware = configuration(name)
     return _native.Engine.attached(subnet._inner, hardware._inner, transport, timeout, wait)
 
 
 def attach(library, transport=None, timeout=60.0):
     """Lets `Engine(subnet, "python")` run on the library through `transport`, or a new one."""
-    hardware = Hardware.from_toml(_native.sim_configuration(str(library)))
     open_device = engine.open_device
 
     def opened(subnet, name, *others):
         if name != "python":
             return open_device(subnet, name, *others)
         made = transport if transport is not None else Transport(library)
-        return _native.Engine.attached(subnet._inner, hardware._inner, made, timeout), name, "asked for"
+        return attached(subnet, made, timeout, name=Path(library)), name, "asked for"
 
     engine.open_device = opened
 
@@ -138,7 +144,6 @@ def broken(name, folder, kernel, old, new):
     import os
     import shutil
     import subprocess
-    from pathlib import Path
 
     import pytest
 

@@ -1,11 +1,11 @@
 """Limits of a process's address space (`ulimit -v`): too little memory is an error, never the end of the process."""
 
-import subprocess
 import sys
 
 import pytest
 
 import quasar_rt
+from helpers import python
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning"),
@@ -105,10 +105,6 @@ def test_too_little_address_space_is_an_error(paths, name, use, most):
     size = SHAPES[name].get("image_size", 224)
     limits = [str(most * 1_000_000 * number // LIMITS) for number in range(LIMITS + 1)]
     arguments = [str(paths / f"{name}.qvit"), use, str(size), *limits]
-    done = subprocess.run(
-        [sys.executable, "-c", USES, *arguments], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    found = dict(line.split() for line in done.stdout.splitlines())
+    found = dict(line.split() for line in python(USES, *arguments).stdout.splitlines())
     assert list(found) == limits
     assert {"works", "MemoryError"} <= set(found.values()) <= {"works", "MemoryError", "ThreadsError"}, found

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-import quasar_rt
+from helpers import tiny_vit
 from simulated import METHODS, library
 from test_exit import execute
 
@@ -15,8 +15,8 @@ MOST = 12
 
 BEGIN = """
 import simulated
+from helpers import wait_until
 from quasar_rt import _native
-from quasar_rt.hardware import Hardware
 small = np.zeros((8, 8, 1), np.uint8)
 def say(*words):
     # At once, though other threads write, too.
@@ -44,17 +44,15 @@ def begin(tmp_path_factory):
     """Returns code that opens engines on a transport that may hang."""
     tiny = str(library("tiny"))
     path = tmp_path_factory.mktemp("deadlines") / "tiny.qvit"
-    quasar_rt.random_subnet(
-        embed=8, depth=2, heads=2, head_dim=4, hidden=8, image_size=8, channels=1, kernel=4, classes=5, seed=1
-    ).save(path)
+    tiny_vit().save(path)
     return f"""
 {BEGIN}
 subnet = quasar_rt.Subnet.load({str(path)!r})
-hardware = Hardware.from_toml(_native.sim_configuration({tiny!r}))
+hardware = simulated.configuration()
 def hanging(*arguments):
     return simulated.Hanging({tiny!r}, *arguments)
 def native(transport):
-    return _native.Engine.attached(subnet._inner, hardware._inner, transport, 0.1)
+    return simulated.attached(subnet, transport, 0.1)
 def opened(transport, **options):
     simulated.attach({tiny!r}, transport, 0.1)
     return quasar_rt.Engine(subnet, "python", **options)
@@ -136,10 +134,7 @@ report("another transport", lambda: opened(other).infer(small))
 report("the same transport", lambda: opened(transport))
 before = len(transport.calls)
 transport.gate.set()
-deadline = time.monotonic() + 10
-while len(transport.calls) < before + 2:
-    assert time.monotonic() < deadline
-    time.sleep(0.01)
+wait_until(lambda: len(transport.calls) >= before + 2)
 time.sleep(0.5)
 # The driver's thread resets the kernels, and does nothing else.
 assert transport.calls[before:] == ["write", "write"], transport.calls[before:]

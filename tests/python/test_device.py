@@ -3,18 +3,14 @@
 import json
 import os
 import re
-import shutil
-import subprocess
-import sys
 from hashlib import sha256
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 import quasar_rt
+from helpers import python, run, tiny_vit
 from quasar_rt import Engine, Frame, device
-from quasar_rt.cli import cli
 from quasar_rt.hardware import Hardware, Workload
 from quasar_rt.testing import random_case
 from quasar_rt.verify import outputs_of, verify
@@ -25,9 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
 
 @pytest.fixture(scope="module")
 def tiny():
-    return quasar_rt.random_subnet(
-        embed=8, depth=2, heads=2, head_dim=4, hidden=8, image_size=8, channels=1, kernel=4, classes=5, seed=1
-    )
+    return tiny_vit()
 
 
 @pytest.fixture
@@ -301,29 +295,6 @@ def test_an_unknown_fault_is_named(tiny, simulated):
         engine.infer(pictures(tiny, 1)[0])
 
 
-FORKED = """
-import os, sys, warnings
-import numpy as np
-import quasar_rt
-warnings.simplefilter("ignore")
-engine = quasar_rt.Engine(sys.argv[1], sys.argv[2])
-image = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
-expected = quasar_rt.Engine(sys.argv[1], "cpu").infer(image).integer_logits
-child = os.fork()
-same = np.array_equal(engine.infer(image).integer_logits, expected)
-if child == 0:
-    os._exit(0 if same else 3)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or not same)
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX processes")
-def test_a_forked_process_has_a_simulated_accelerator_of_its_own(tiny, simulated, tmp_path):
-    path = tmp_path / "tiny.qvit"
-    tiny.save(path)
-    subprocess.run([sys.executable, "-c", FORKED, str(path), simulated], check=True, timeout=60)
-
-
 def test_verify_runs_devices_too(tiny, simulated):
     checks = verify(tiny, images=1, accelerators=[simulated])
     assert (checks[-1].backend, checks[-1].status) == (simulated, "equal")
@@ -333,10 +304,8 @@ def test_verify_runs_devices_too(tiny, simulated):
 
 
 def test_the_command_lists_devices(simulated):
-    command = [shutil.which("quasar-rt") or "quasar-rt", "devices", "--json"]
-    if shutil.which("quasar-rt") is None:
-        command = [sys.executable, "-m", "quasar_rt", "devices", "--json"]
-    document = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    code = "import sys; sys.argv[1:] = ['devices', '--json']; from quasar_rt.cli import main; main()"
+    document = json.loads(python(code).stdout)
     found = document["devices"]
     assert document["auto"] == {"device": "cpu", "reason": "no accelerator was found in an FPGA"}
     (entry,) = [entry for entry in found if entry["name"] == simulated]
@@ -378,8 +347,7 @@ def test_a_named_bitstream_that_is_no_file_is_named(tiny, no_file, board, monkey
             call()
         assert f"', which {problem}; " in str(raised.value)
         assert len(str(raised.value)) < 400
-    result = CliRunner().invoke(cli, ["devices"])
-    assert result.exit_code == 2
+    result = run("devices", status=2)
     assert f"which {problem}; " in " ".join(result.output.split())
     for name in ("uio", "pynq", *(["fpga"] if board else [])):
         with pytest.raises(quasar_rt.DeviceUnavailableError, match=r"bitstream '/") as raised:
@@ -436,8 +404,7 @@ def test_a_folder_of_simulated_accelerators_that_cannot_be_read_is_named(tiny, m
             assert "Errno" not in str(raised.value)
             assert len(str(raised.value)) < 400
         assert Engine(tiny, "cpu").device == "cpu"
-        result = CliRunner().invoke(cli, ["doctor", "--device", "sim"])
-        assert result.exit_code == 1
+        result = run("doctor", "--device", "sim", status=1)
         assert "cannot be read (" in " ".join(result.output.split())
 
 

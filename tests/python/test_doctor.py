@@ -1,17 +1,17 @@
 """`quasar-rt doctor` on folders that look like a board's root: each condition that fails has a line."""
 
 import json
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 
 import pytest
-from click.testing import CliRunner
 
+from helpers import json_of, run
 from quasar_rt import DeviceError, Subnet, doctor
 from quasar_rt._native import ABI, REGISTER_BYTES
 from quasar_rt.accelerator import Program
-from quasar_rt.cli import cli
 from quasar_rt.doctor import Machine, examine
 from quasar_rt.hardware import Hardware, Workload
 
@@ -422,22 +422,20 @@ def test_an_unknown_device_is_an_error():
 # The command
 
 
-def run(*arguments):
-    return CliRunner().invoke(cli, ["doctor", *map(str, arguments)])
+doctor_command = partial(run, "doctor")
 
 
 def test_the_command_fails_where_a_check_fails(board, monkeypatch):
     for name, value in board.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("BOARD", raising=False)
-    good = run("fashion-mnist", "--root", board.root, "--device", "uio")
-    assert (good.exit_code, good.output.splitlines()[-1]) == (0, "nothing failed")
+    good = doctor_command("fashion-mnist", "--root", board.root, "--device", "uio")
+    assert good.output.splitlines()[-1] == "nothing failed"
     without_uio(board)
-    bad = run("--root", board.root, "--device", "uio")
-    assert bad.exit_code == 1
+    bad = doctor_command("--root", board.root, "--device", "uio", status=1)
     assert bad.output.splitlines()[-1] == "failed: registers"
     assert "do: apply the device-tree overlay" in bad.output
-    document = json.loads(run("--root", board.root, "--device", "uio", "--json").output)
+    document = json_of("doctor", "--root", board.root, "--device", "uio", status=1)
     assert document["passed"] is False
     assert {check["name"] for check in document["checks"] if check["status"] == "fail"} == {"registers"}
 
@@ -464,6 +462,4 @@ def test_registers_are_read_only_when_asked_for_and_nothing_failed(monkeypatch, 
 
 
 def test_another_machines_registers_are_not_read(board):
-    result = run("--root", board.root, "--identity")
-    assert result.exit_code == 2
-    assert "leave out --root" in result.output
+    assert "leave out --root" in doctor_command("--root", board.root, "--identity", status=2).output

@@ -4,9 +4,9 @@ import gc
 import itertools
 import subprocess
 import sys
-import threading
 import time
 import weakref
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 import quasar_rt
-from quasar_rt import _native
-from quasar_rt.hardware import Hardware
+import simulated
+from helpers import running, tiny_vit, wait_until
 from simulated import Transport, library
 
 pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
@@ -91,9 +91,7 @@ ABRUPT = [
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exit")
-    quasar_rt.random_subnet(
-        embed=8, depth=2, heads=2, head_dim=4, hidden=8, image_size=8, channels=1, kernel=4, classes=5, seed=1
-    ).save(folder / "tiny.qvit")
+    tiny_vit().save(folder / "tiny.qvit")
     noise = np.random.default_rng(1).integers(0, 256, (2000, 3000, 3), np.uint8)
     Image.fromarray(noise).save(folder / "big.jpg", quality=80)
     return folder
@@ -321,17 +319,9 @@ atexit.register(late)
     assert execute(code, 0).stdout.strip() == outcome
 
 
-def streams():
-    return [thread for thread in threading.enumerate() if thread.name == "quasar-stream"]
-
-
 def collect(freed):
     """Collects until an object is free and no stream runs: a thread may be inside one of its methods."""
-    deadline = time.monotonic() + 10
-    while (freed() is not None or streams()) and time.monotonic() < deadline:
-        gc.collect()
-        time.sleep(0.01)
-    assert freed() is None
+    wait_until(lambda: gc.collect() >= 0 and freed() is None and not running("quasar-stream"))
 
 
 @pytest.mark.parametrize("drop", [None, "oldest"])
@@ -354,7 +344,6 @@ def test_a_stream_in_a_cycle_with_its_source_is_collected(files, drop):
         freed = weakref.ref(camera)
         del camera
         collect(freed)
-        assert not streams()
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
@@ -388,31 +377,19 @@ def test_an_interrupt_in_a_transport_reaches_the_caller(attached, kind):
 def attached(files):
     """Makes engines on a transport of Python, which may fail or hold on to things."""
     tiny = library("tiny")
-    subnet = quasar_rt.Subnet.load(files / "tiny.qvit")
-    hardware = Hardware.from_toml(_native.sim_configuration(str(tiny)))
-
-    def attach(transport):
-        return _native.Engine.attached(subnet._inner, hardware._inner, transport, 60.0)
-
-    return tiny, attach
+    return tiny, partial(simulated.attached, quasar_rt.Subnet.load(files / "tiny.qvit"))
 
 
-def test_an_engine_in_a_cycle_with_its_transport_is_collected(attached):
+@pytest.mark.parametrize("frame", [False, True])
+def test_an_engine_or_a_frame_in_a_cycle_with_its_transport_is_collected(attached, frame):
     tiny, attach = attached
     transport = Transport(tiny)
-    transport.engine = attach(transport)
+    engine = attach(transport)
+    transport.held = engine.begin(np.zeros((8, 8, 1), np.uint8)) if frame else engine
     freed = weakref.ref(transport)
-    del transport
+    del transport, engine
     gc.collect()
-    assert freed() is None
-
-
-def test_a_frame_in_a_cycle_with_its_transport_is_collected(attached):
-    tiny, attach = attached
-    transport = Transport(tiny)
-    transport.frame = attach(transport).begin(np.zeros((8, 8, 1), np.uint8))
-    freed = weakref.ref(transport)
-    del transport
+    assert frame or freed() is None
     collect(freed)
 
 
@@ -427,7 +404,6 @@ def test_a_stream_in_a_cycle_with_its_transport_is_collected(attached, files, mo
     freed = weakref.ref(transport)
     del transport, engine
     collect(freed)
-    assert not streams()
 
 
 def test_the_collector_may_free_an_engine_inside_its_driver(attached):
@@ -448,8 +424,5 @@ def test_the_collector_may_free_an_engine_inside_its_driver(attached):
     transport.holder = holder
     frame.wait()
     del frame
-    deadline = time.monotonic() + 10
-    while holder and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not holder
-    assert not [t for t in threading.enumerate() if t.name == "quasar-driver"]
+    wait_until(lambda: not holder)
+    assert not running("quasar-driver")

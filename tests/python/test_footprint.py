@@ -3,11 +3,11 @@
 Other work on the machine makes wall clocks useless here: the tests take the least CPU time of several fresh processes.
 """
 
-import subprocess
 import sys
 
 import pytest
 
+from helpers import python
 from quasar_rt.bench import open_subnet
 
 #: Modules that single calls import when they need them (a path, a batch, a profile, a notebook's picture, a bitstream).
@@ -33,10 +33,7 @@ def deit_tiny(tmp_path_factory):
 
 def numbers(code):
     """Returns the numbers that a fresh interpreter prints."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
-    )
-    return [float(word) for word in done.stdout.split()]
+    return [float(word) for word in python(code).stdout.split()]
 
 
 def test_engines_are_imported_without_what_single_calls_need():
@@ -46,8 +43,7 @@ def test_engines_are_imported_without_what_single_calls_need():
         "import quasar_rt; quasar_rt.Engine, quasar_rt.Frame, quasar_rt.Subnet\n"
         "print(*(set(sys.modules) - before))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.split())
+    loaded = set(python(code).stdout.split())
     assert "quasar_rt.engine" in loaded
     assert not LATER & loaded
     host = tuple(

@@ -6,7 +6,9 @@ import sys
 import numpy as np
 import pytest
 
+from helpers import python, tiny_vit
 from quasar_rt import Engine, quantize_rows
+from simulated import library
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning"),
@@ -51,6 +53,30 @@ def test_an_engine_works_in_children_and_grandchildren(colour_subnet, threads):
         np.testing.assert_array_equal(in_fork(lambda: (logits(), in_fork(logits))[1]), expected)
         # The parent goes on as before.
         np.testing.assert_array_equal(logits(), expected)
+
+
+FORKED = """
+import os, sys
+import numpy as np
+import quasar_rt
+images = list(np.random.default_rng(0).integers(0, 256, (4, 8, 8), np.uint8))
+expected = quasar_rt.Engine(sys.argv[1], "cpu").infer(images[0]).integer_logits
+engine = quasar_rt.Engine(sys.argv[1], sys.argv[2], threads=2)
+engine.infer_batch(images)
+child = os.fork()
+same = np.array_equal(engine.infer(images[0]).integer_logits, expected) and len(engine.infer_batch(images)) == 4
+if child == 0:
+    os._exit(0 if same else 3)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or not same)
+"""
+
+
+@pytest.mark.parametrize("device", ["cpu", "sim:tiny"])
+def test_a_forked_process_has_a_device_of_its_own(tmp_path, device):
+    if device != "cpu":
+        library("tiny")
+    tiny_vit().save(tmp_path / "tiny.qvit")
+    python(FORKED, tmp_path / "tiny.qvit", device, timeout=60)
 
 
 def test_a_child_may_close_or_drop_the_engine(colour_subnet):

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 import quasar_rt
+from helpers import tiny_vit
 from quasar_rt import Engine, metrics
 from simulated import library
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning"),
-    pytest.mark.filterwarnings(
-        "ignore::DeprecationWarning"
-    ),  # Python 3.12 on: fork in a process with threads
+    # Python 3.12 on: fork in a process with threads
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 
 PICTURE = np.zeros((28, 28), np.uint8)
@@ -88,19 +88,7 @@ def test_counters_are_plain_values_and_outlive_the_engine(engine):
 
 def test_an_accelerators_counters_are_there():
     library("tiny")
-    subnet = quasar_rt.random_subnet(
-        embed=8,
-        depth=1,
-        heads=2,
-        head_dim=4,
-        hidden=8,
-        image_size=28,
-        channels=1,
-        kernel=7,
-        classes=5,
-        seed=1,
-    )
-    with Engine(subnet, "sim:tiny", metrics=True) as engine:
+    with Engine(tiny_vit(depth=1, image_size=28, kernel=7), "sim:tiny", metrics=True) as engine:
         engine.infer_batch([PICTURE] * 3)
         engine._engine.inject("corrupt_output", 0)
         with pytest.raises(quasar_rt.DeviceError):

@@ -1,8 +1,6 @@
 """The names and the cost of ``import quasar_rt``."""
 
 import ast
-import subprocess
-import sys
 from fnmatch import fnmatch
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import quasar_rt
+from helpers import python
 
 
 @pytest.mark.parametrize("name", quasar_rt.__all__)
@@ -42,12 +41,12 @@ def test_the_board_needs_no_host_packages():
         "heavy = {'torch', 'timm', 'torchvision', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    python(code)
 
 
 def test_the_package_and_the_help_start_without_numpy():
     code = "import sys, quasar_rt, quasar_rt.cli\nassert not {'numpy', 'PIL', 'rich'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    python(code)
 
 
 def test_pytest_runs_the_examples_of_every_folder(pytestconfig):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import quasar_rt
+from helpers import tiny_vit
 from quasar_rt import Engine, _native, device
 from quasar_rt.hardware import Hardware
 
@@ -145,9 +146,7 @@ def board(library):
 
 @pytest.fixture
 def subnet():
-    return quasar_rt.random_subnet(
-        embed=8, depth=2, heads=2, head_dim=4, hidden=8, image_size=8, channels=1, kernel=4, classes=5, seed=1
-    )
+    return tiny_vit()
 
 
 @pytest.fixture

@@ -16,18 +16,18 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 import quasar_rt
+from helpers import COMMAND, run, wait_until
 from quasar_rt import Engine, Frame
-from quasar_rt.cli import cli
 from quasar_rt.packaged import sample_images
 from quasar_rt.watch import CameraError, CameraSource, FolderSource, open_source, sightings
 from quasar_rt.watch.live import thumbnail
@@ -50,33 +50,24 @@ def add(folder, place, name=None):
     return path
 
 
-def watch(*arguments):
-    return CliRunner().invoke(cli, ["watch", *map(str, arguments)])
+watch = partial(run, "watch")
 
 
 class Collect:
     """Iterates over a source in a thread."""
 
     def __init__(self, source):
-        self.found = []
-        self.error = None
-        self._grown = threading.Condition()
+        self.found, self.error = [], None
         threading.Thread(target=self._run, args=(source,), daemon=True).start()
 
     def _run(self, source):
         try:
-            for item in source:
-                with self._grown:
-                    self.found.append(item)
-                    self._grown.notify_all()
+            iter_into(self.found, source)
         except Exception as error:
-            with self._grown:
-                self.error = error
-                self._grown.notify_all()
+            self.error = error
 
     def wait(self, count):
-        with self._grown:
-            assert self._grown.wait_for(lambda: len(self.found) >= count or self.error, SECONDS)
+        wait_until(lambda: len(self.found) >= count or self.error, SECONDS)
         return [path.name for path in self.found]
 
 
@@ -103,8 +94,7 @@ def test_a_folder_gives_what_comes_and_nothing_else(folder):
     time.sleep(0.2)
     assert len(collect.found) == 4
     shutil.rmtree(folder)
-    with collect._grown:
-        assert collect._grown.wait_for(lambda: collect.error, SECONDS)
+    wait_until(lambda: collect.error, SECONDS)
     assert "is gone" in str(collect.error)
 
 
@@ -185,8 +175,7 @@ def test_what_cannot_be_read_is_reported_while_it_lasts(folder):
     loop = folder / "z-loop.png"
     loop.symlink_to(loop.name)
     problem = f"cannot read '{loop}': Too many levels of symbolic links"
-    result = watch(folder, "--once")
-    assert result.exit_code == 1
+    result = watch(folder, "--once", status=1)
     assert "Ankle boot" in result.stdout
     assert f"{problem}\n" in result.stderr
     with Running(folder, "--json") as running:
@@ -247,7 +236,6 @@ def test_once_prints_a_line_an_image_and_the_counters(folder):
     for place in range(3):
         add(folder, place)
     result = watch(folder, "--once")
-    assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert [line.split("  ")[:2] for line in lines] == [
         [sample.path.name, label]
@@ -259,8 +247,7 @@ def test_once_prints_a_line_an_image_and_the_counters(folder):
 def test_json_lines_are_the_predictions_and_a_bad_image_exits_with_1(folder):
     add(folder, 0, "a.png")
     (folder / "b\x7f.png").write_bytes(b"none")
-    result = watch(folder, "--once", "--json", "--top-k", 1)
-    assert result.exit_code == 1
+    result = watch(folder, "--once", "--json", "--top-k", 1, status=1)
     assert "\x7f" not in result.stdout
     good, bad = map(json.loads, result.stdout.splitlines())
     with Engine("fashion-mnist") as engine:
@@ -271,7 +258,7 @@ def test_json_lines_are_the_predictions_and_a_bad_image_exits_with_1(folder):
     assert good["image"] == "a.png"
     assert bad["image"] == "b\x7f.png"
     assert "not an image" in bad["error"]
-    assert watch(folder, "--once", "--limit", 1).exit_code == 0
+    watch(folder, "--once", "--limit", 1)
 
 
 @pytest.mark.parametrize(
@@ -288,8 +275,7 @@ def test_json_lines_are_the_predictions_and_a_bad_image_exits_with_1(folder):
     ],
 )
 def test_wrong_usage_is_named(arguments, message):
-    result = watch(*arguments)
-    assert result.exit_code == 2
+    result = watch(*arguments, status=2)
     assert message in " ".join(result.stderr.split())
 
 
@@ -297,8 +283,7 @@ class Running:
     """The command in a process of its own."""
 
     def __init__(self, *arguments, **options):
-        code = "from quasar_rt.cli import main; main()"
-        command = [sys.executable, "-c", code, "watch", *map(str, arguments)]
+        command = [*COMMAND, "watch", *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         self.process = subprocess.Popen(command, text=True, **pipes)
 
@@ -325,6 +310,17 @@ def test_signals_end_it_cleanly(folder, sent, status):
     assert re.fullmatch(r"Page: http://127\.0\.0\.1:\d+/\n(Interrupted\n)?", stderr)
 
 
+@contextmanager
+def in_terminal(*arguments, **environment):
+    """Runs the command in a terminal; gives it and the terminal."""
+    terminal, other = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", **environment}
+    with Running(*arguments, stdout=other, stderr=other, stdin=other, env=environment) as running:
+        os.close(other)
+        yield running.process, terminal
+    os.close(terminal)
+
+
 def read_to_end(terminal):
     """Returns what a program still writes to its terminal, until it closes it or writes nothing for long."""
     written = b""
@@ -343,18 +339,14 @@ def test_a_terminal_gets_a_live_view(folder):
     add(folder, 0)
     (folder / "z\x1b[2J.png").write_bytes(b"none")
     (folder / "loop.png").symlink_to("loop.png")
-    master, slave = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
-    with Running(folder, "--existing", stdout=slave, stderr=slave, stdin=slave, env=environment) as running:
-        os.close(slave)
-        screen = ""
+    screen = ""
+    with in_terminal(folder, "--existing", COLUMNS="100", LINES="30") as (process, terminal):
         deadline = time.monotonic() + SECONDS
         while not ("2J.png" in screen and "1 error" in screen) and time.monotonic() < deadline:
-            screen += os.read(master, 4096).decode()
-        running.process.send_signal(signal.SIGINT)
-        screen += read_to_end(master)
-        assert running.process.wait(SECONDS) == 130
-    os.close(master)
+            screen += os.read(terminal, 4096).decode()
+        process.send_signal(signal.SIGINT)
+        screen += read_to_end(terminal)
+        assert process.wait(SECONDS) == 130
     with Engine("fashion-mnist") as engine:
         percent = f"{engine.infer(SAMPLES[0].path).probability:.1%}"
     for text in ("waiting for the first image", "Ankle boot", percent, "p99", "dropped", "Ctrl-C ends"):
@@ -384,25 +376,18 @@ def clip(tmp_path):
 
 
 def test_a_size_is_not_for_videos(clip):
-    result = watch("--size", "10x10", clip)
-    assert result.exit_code == 2
-    assert "a video has its own" in result.stderr
+    assert "a video has its own" in watch("--size", "10x10", clip, status=2).stderr
 
 
 def test_a_stdout_without_the_views_signs_gets_others(clip):
-    master, slave = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "PYTHONIOENCODING": "ascii"}
-    with Running(clip, "--limit", 2, stdout=slave, stderr=slave, stdin=slave, env=environment) as running:
-        os.close(slave)
-        screen = read_to_end(master)
-        assert running.process.wait(SECONDS) == 0
-    os.close(master)
+    with in_terminal(clip, "--limit", 2, PYTHONIOENCODING="ascii") as (process, terminal):
+        screen = read_to_end(terminal)
+        assert process.wait(SECONDS) == 0
     assert re.search(r"\d images? \? \d", screen)
 
 
 def test_a_video_is_classified_frame_by_frame_to_its_end(clip):
     result = watch(clip, "--json")
-    assert result.exit_code == 0
     documents = [json.loads(line) for line in result.stdout.splitlines()]
     assert [document["image"] for document in documents] == [f"frame {place}" for place in range(10)]
     assert {document["dropped"] for document in documents} == {0}
@@ -496,10 +481,9 @@ def test_a_cameras_stream_goes_on_after_a_devices_fault(camera, monkeypatch):
 
 def test_the_commands_camera_is_freed(camera):
     result = watch("0", "--limit", 3, "--json")
-    assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == 3
     assert FakeCapture.made.released
-    assert watch("0").exit_code == 2
+    watch("0", status=2)
 
 
 def test_a_camera_that_is_not_there_is_named():
@@ -509,18 +493,12 @@ def test_a_camera_that_is_not_there_is_named():
             CameraSource(name)
 
 
-def test_without_opencv_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    result = watch("0")
-    assert result.exit_code == 2
-    assert "pip install 'quasar-rt[camera]'" in result.stderr
-
-
-def test_without_the_servers_libraries_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    result = watch(".", "--web")
-    assert result.exit_code == 2
-    assert "pip install 'quasar-rt[web]'" in result.stderr
+@pytest.mark.parametrize(
+    ("module", "arguments", "extra"), [("cv2", ["0"], "camera"), ("uvicorn", [".", "--web"], "web")]
+)
+def test_without_its_libraries_an_extra_is_named(monkeypatch, module, arguments, extra):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert f"pip install 'quasar-rt[{extra}]'" in watch(*arguments, status=2).stderr
 
 
 # The systemd unit.
@@ -586,9 +564,8 @@ def test_the_systemd_units_commands_run_without_rights(tmp_path):
             return subprocess.run(command, input=data, capture_output=True, umask=0o027, **user).returncode
 
         assert put("old.png", member) == 0
-        code = "from quasar_rt.cli import main; main()"
         process = subprocess.Popen(
-            [python, "-c", code, *start[1:-1], "--port", "0", folder],
+            [python, *COMMAND[1:], *start[1:-1], "--port", "0", folder],
             env={**environment, "QUASAR_WEB_TOKEN": "a-long-and-secret-token"},
             cwd="/",
             stdout=subprocess.PIPE,

@@ -11,13 +11,13 @@ import shutil
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from contextlib import ExitStack
 
 import pytest
 
+from helpers import COMMAND, wait_until
 from quasar_rt import Engine
 from quasar_rt.packaged import sample_images
 from quasar_rt.watch import Live, Sighting
@@ -56,8 +56,7 @@ class Watch:
         self.folder = folder / "incoming"
         self.folder.mkdir()
         self.errors = folder / "stderr"
-        code = "from quasar_rt.cli import main; main()"
-        command = [sys.executable, "-c", code, "watch", self.folder, "--json", "--web", "--port", "0"]
+        command = [*COMMAND, "watch", self.folder, "--json", "--web", "--port", "0"]
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
                 ["sh", "-c", 'ulimit -n 256; exec "$@"', "sh", *command],
@@ -68,10 +67,8 @@ class Watch:
             )
         self.lines = queue.Queue()
         threading.Thread(target=lambda: [*map(self.lines.put, self.process.stdout)], daemon=True).start()
-        deadline = time.monotonic() + SECONDS
-        while not (printed := self.errors.read_text()).endswith("/\n") and time.monotonic() < deadline:
-            time.sleep(0.02)
-        self.port = int(printed.rsplit(":", 1)[1].strip("/\n"))
+        wait_until(lambda: self.errors.read_text().endswith("/\n"), SECONDS)
+        self.port = int(self.errors.read_text().rsplit(":", 1)[1].strip("/\n"))
 
     def assert_works(self):
         """Checks that it classifies a new picture, answers a viewer, and has printed its address alone."""

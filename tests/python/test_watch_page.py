@@ -8,9 +8,7 @@ import json
 import os
 import socket
 import subprocess
-import sys
-import threading
-import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from PIL import Image
 
 import quasar_rt
 from browser import CHROMIUM, Browser
+from helpers import COMMAND, running, wait_until
 from quasar_rt import Engine
 from quasar_rt.packaged import sample_images
 from quasar_rt.watch import Live, Sighting
@@ -47,7 +46,7 @@ def page(live):
     page = Page(live, port=0)
     yield page
     page.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "quasar-page"]
+    assert not running("quasar-page")
 
 
 @pytest.fixture
@@ -146,15 +145,14 @@ def test_only_so_many_pages_are_open_at_a_time(page, monkeypatch):
     assert ask(page, "/events")[0] == 503
     for connection in connections:
         connection.close()
-    deadline = time.monotonic() + SECONDS
-    while True:  # the places are free again
+
+    def free():
         connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=SECONDS)
         connection.request("GET", "/events")
-        status = connection.getresponse().status
-        connection.close()
-        if status == 200 or time.monotonic() > deadline:
-            break
-    assert status == 200
+        with closing(connection):
+            return connection.getresponse().status == 200
+
+    wait_until(free, SECONDS)
 
 
 # Who may see it.
@@ -275,14 +273,9 @@ def test_an_address_in_use_is_named(live):
 
 def test_the_command_serves_the_page_and_never_prints_the_token(tmp_path):
     (tmp_path / "boot.png").write_bytes(BOOT.read_bytes())
-    code = "from quasar_rt.cli import main; main()"
     arguments = ["watch", str(tmp_path), "--existing", "--json", "--web", "--host", "0.0.0.0", "--port", "0"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments, "--token", TOKEN],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [*COMMAND, *arguments, "--token", TOKEN]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         address = process.stderr.readline()
         page = type("Address", (), {"port": int(address.rsplit(":", 1)[1].strip("/\n"))})
