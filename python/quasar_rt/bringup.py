@@ -133,7 +133,7 @@ class Step:
     run: Callable[[_Board], str] = field(repr=False)
     """Returns the detail, or raises `_Failed`, `_Skipped` or a `DeviceError`."""
     suspects: tuple[str, ...] = ()
-    places: tuple[str, ...] = ()
+    look_at: tuple[str, ...] = ()
 
 
 class _Board:
@@ -966,7 +966,7 @@ def _outcome(board: _Board, step: Step) -> Outcome:
             else getattr(error, "likelier", ())
         )
         suspects = tuple(dict.fromkeys((*likelier, *suspects)))
-        places = getattr(error, "places", ()) or step.places
+        places = getattr(error, "places", ()) or step.look_at
         kernels = tuple(KERNEL_PLACES[kernel] for kernel in suspects[:3])
         return Outcome(step.name, "fail", str(error), suspects, places + kernels, time.perf_counter() - start)
     return Outcome(step.name, "pass", detail, seconds=time.perf_counter() - start)
