@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
+from helpers import json_of, run
 from quasar_rt import DoesNotFitError, InvalidValueError, SettingsError, Subnet
 from quasar_rt.accelerator import Program
 from quasar_rt.build import random_subnet
-from quasar_rt.cli import cli
 from quasar_rt.hardware import Hardware
 
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -63,12 +61,10 @@ def test_the_command_shows_a_program(hardware: Hardware, tmp_path: Path) -> None
     file = tmp_path / "hardware.toml"
     hardware.save(file)
     subnet = str(VECTORS / "token.qvit")
-    run = CliRunner().invoke
-    shown = run(cli, ["disasm", subnet, "--hardware", str(file), "--segment", "start0", "--verify"])
-    assert shown.exit_code == 0, shown.output
+    shown = run("disasm", subnet, "--hardware", file, "--segment", "start0", "--verify")
     assert "load_commands" in shown.output
     assert "Load target=patches" in shown.output
-    document = json.loads(run(cli, ["disasm", subnet, "--hardware", str(file), "--verify", "--json"]).stdout)
+    document = json_of("disasm", subnet, "--hardware", file, "--verify")
     assert len(document["segments"]) == 6
     assert {"name", "most", "depth"} == set(document["queues"][0])
-    assert run(cli, ["disasm", subnet]).exit_code == 2
+    run("disasm", subnet, status=2)

@@ -1,15 +1,13 @@
 """Bring-up: it passes on a sound device, and its first failure names what is broken."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 import simulated
+from helpers import json_of, run
 from quasar_rt import bringup, random_subnet
-from quasar_rt.cli import cli
 from quasar_rt.errors import DeviceError, InvalidValueError
 
 FIRST = ("identity", "registers", "memory", "transfers", "interrupt")
@@ -299,26 +297,17 @@ def test_a_slower_unit_is_the_first_suspect(tmp_path):
     assert first_failure(outcomes).suspects[0] == "softmax", outcomes
 
 
-@pytest.fixture
-def run():
-    return lambda *arguments: CliRunner().invoke(cli, ["bringup", *arguments])
-
-
-def test_the_command_prints_json(run):
-    library = tiny()
-    result = run("--device", library, "--only", "identity", "--only", "memory", "--json")
-    assert result.exit_code == 0
-    report = json.loads(result.stdout)
+def test_the_command_prints_json():
+    report = json_of("bringup", "--device", tiny(), "--only", "identity", "--only", "memory")
     assert report["passed"]
     assert [step["step"] for step in report["steps"]] == [step.name for step in bringup.STEPS]
     assert {step["step"] for step in report["steps"] if step["status"] == "pass"} == {"identity", "memory"}
 
 
-def test_the_command_ends_with_1_and_says_where_to_look(run, faulty):
+def test_the_command_ends_with_1_and_says_where_to_look(faulty):
     library = tiny()
     faulty("lost_flush", 1)
-    result = run("--device", library, "--only", "memory", "--only", "transfers")
-    assert result.exit_code == 1
+    result = run("bringup", "--device", library, "--only", "memory", "--only", "transfers", status=1)
     assert "memory     fail" in result.stdout
     assert "look at: cache coherency" in result.stdout
     assert "transfers  skipped  needs memory" in result.stdout

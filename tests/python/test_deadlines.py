@@ -40,38 +40,37 @@ def in_threads(calls):
 
 
 @pytest.fixture(scope="module")
-def begin(tmp_path_factory):
-    """Returns code that opens engines on a transport that may hang."""
+def outcomes(tmp_path_factory):
+    """Returns `outcomes(code)`: the outcome and the seconds of each call that the code reports, by its name."""
     tiny = str(library("tiny"))
     path = tmp_path_factory.mktemp("deadlines") / "tiny.qvit"
     tiny_vit().save(path)
-    return f"""
+
+    def run(code, status=0, timeout=0.1):
+        begin = f"""
 {BEGIN}
 subnet = quasar_rt.Subnet.load({str(path)!r})
-hardware = simulated.configuration()
 def hanging(*arguments):
     return simulated.Hanging({tiny!r}, *arguments)
 def native(transport):
-    return simulated.attached(subnet, transport, 0.1)
-def opened(transport, **options):
-    simulated.attach({tiny!r}, transport, 0.1)
-    return quasar_rt.Engine(subnet, "python", **options)
+    return simulated.attached(subnet, transport, {timeout})
+def opened(transport, hangs=None):
+    simulated.attach({tiny!r}, transport, {timeout})
+    engine = quasar_rt.Engine(subnet, "python")
+    transport.hangs = hangs
+    return engine
+transport = hanging()
 """
+        done = execute(begin + code, status)
+        lines = [line.rstrip().rsplit(" ", 2) for line in done.stdout.splitlines()]
+        return {name: (outcome, float(took)) for name, outcome, took in lines}
+
+    return run
 
 
-def outcomes(done):
-    """Returns the outcomes and the seconds by the name of each call."""
-    found = {}
-    for line in done.stdout.splitlines():
-        name, outcome, took = line.rstrip().rsplit(" ", 2)
-        found[name] = (outcome, float(took))
-    return found
-
-
-def test_a_transport_may_hang_in_each_method_at_each_moment(begin):
-    done = execute(
+def test_a_transport_may_hang_in_each_method_at_each_moment(outcomes):
+    found = outcomes(
         f"""
-{begin}
 def run(method):
     transport = hanging()
     engine = native(transport)
@@ -92,10 +91,8 @@ for method in simulated.METHODS:
         calls[f"run, {{method}}"] = lambda method=method: run(method)
 for thread in in_threads(calls):
     thread.join()
-""",
-        0,
+"""
     )
-    found = outcomes(done)
     assert len(found) == 2 * len(METHODS) - 2
     for name, (outcome, took) in found.items():
         assert outcome == "DeviceTimeoutError", name
@@ -103,23 +100,21 @@ for thread in in_threads(calls):
         assert 5 < took < 3 * MOST, name
 
 
-def test_all_who_wait_for_a_transport_that_hangs_get_an_error(begin):
-    done = execute(
-        f"""
-{begin}
-transport = hanging()
+def test_all_who_wait_for_a_transport_that_hangs_get_an_error(outcomes):
+    found = outcomes(
+        """
 engine = opened(transport)
 def closed():
     with engine:
         engine.infer(small)
-calls = {{
+calls = {
     "infer": lambda: engine.infer(small),
     "infer_batch": lambda: engine.infer_batch([small] * 20),
     "stream": lambda: list(engine.stream([small] * 20)),
     "submit": lambda: engine.submit(small).result(),
     "submit more": lambda: [future.result() for future in [engine.submit(small) for _ in range(20)]],
     "profile": lambda: engine.profile(small),
-}}
+}
 transport.hangs = "wait"
 first = threading.Thread(target=attempt, args=(lambda: engine.infer(small),))
 first.start()
@@ -141,10 +136,8 @@ assert transport.calls[before:] == ["write", "write"], transport.calls[before:]
 transport.hangs = None
 transport.buffers.clear()
 report("the same transport once it has returned", lambda: opened(transport).infer(small))
-""",
-        0,
+"""
     )
-    found = outcomes(done)
     waiting = ("infer", "infer_batch", "stream", "submit", "submit more", "profile")
     for name in waiting:
         assert found[name][0] == "DeviceTimeoutError", name
@@ -160,17 +153,14 @@ report("the same transport once it has returned", lambda: opened(transport).infe
     ("how", "timeout"),
     [("close()", 0.1), ("close(cancel=True)", 1000.0), ("with", 1000.0), ("exception", 1000.0)],
 )
-def test_an_engine_with_waiting_images_is_closed_in_time(begin, how, timeout):
+def test_an_engine_with_waiting_images_is_closed_in_time(outcomes, how, timeout):
     statement = {
         "with": "with engine:\n        pass",
         "exception": "with engine:\n        raise KeyError",
     }.get(how, f"engine.{how}")
-    done = execute(
+    found = outcomes(
         f"""
-{begin.replace("0.1)", f"{timeout})")}
-transport = hanging()
-engine = opened(transport)
-transport.hangs = "read"
+engine = opened(transport, "read")
 futures = [engine.submit(small) for _ in range(20)]
 others = in_threads({{f"infer {{i}}": lambda: engine.infer(small) for i in range(3)}})
 transport.hanging.wait()
@@ -184,9 +174,8 @@ for i, future in enumerate(futures):
     report(f"future {{i}}", future.result)
 report("closed", lambda: engine.infer(small))
 """,
-        0,
+        timeout=timeout,
     )
-    found = outcomes(done)
     assert found.pop("close")[1] < MOST
     assert found.pop("closed")[0] == "ClosedError"
     errors = {"DeviceTimeoutError", "DeviceUnavailableError", "CancelledError"}
@@ -198,34 +187,26 @@ report("closed", lambda: engine.infer(small))
 @pytest.mark.parametrize(
     "wait", ["engine.infer(small)", "native(hanging('write'))", "engine.submit(small).result()"]
 )
-def test_ctrl_c_ends_a_wait_for_a_transport_that_hangs(begin, wait):
-    done = execute(
+def test_ctrl_c_ends_a_wait_for_a_transport_that_hangs(outcomes, wait):
+    found = outcomes(
         f"""
-{begin}
-transport = hanging()
-engine = opened(transport)
-transport.hangs = "read"
+engine = opened(transport, "read")
 threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
 report("wait", lambda: {wait})
 say("at", "the_end", time.time())
-""",
-        0,
+"""
     )
-    found = outcomes(done)
     assert found["wait"][0] == "KeyboardInterrupt"
     assert found["wait"][1] < 4
     assert time.time() - found["at"][1] < 20
 
 
 @pytest.mark.parametrize("moment", ["open", "infer"])
-def test_python_ends_though_threads_wait_for_a_transport_that_hangs(begin, moment):
+def test_python_ends_though_threads_wait_for_a_transport_that_hangs(outcomes, moment):
     wait = "native(hanging('read'))" if moment == "open" else "engine.infer(small)"
-    done = execute(
+    found = outcomes(
         f"""
-{begin}
-transport = hanging()
-engine = opened(transport)
-transport.hangs = "read"
+engine = opened(transport, "read")
 in_threads({{f"wait {{i}}": lambda: {wait} for i in range(3)}})
 time.sleep(1)
 say("at", "the_end", time.time())
@@ -233,32 +214,28 @@ sys.exit(3)
 """,
         3,
     )
-    found = outcomes(done)
     assert time.time() - found["at"][1] < 25
     assert {found[f"wait {i}"][0] for i in range(3)} <= {"DeviceTimeoutError", "SystemExit"}
 
 
-def test_a_trial_of_a_device_that_hangs_ends(begin):
-    done = execute(
-        f"""
-{begin}
+def test_a_trial_of_a_device_that_hangs_ends(outcomes):
+    found = outcomes(
+        """
 for method in ("write", "wait", "copy_in"):
     transport = hanging()
-    trials = _native.Trials.attached(hardware._inner, transport, 0.1)
-    report(f"{{method}}, identity", trials.identity)
+    trials = _native.Trials.attached(simulated.configuration()._inner, transport, 0.1)
+    report(f"{method}, identity", trials.identity)
     transport.hangs = method
-    report(f"{{method}}, transfers", trials.transfers)
-    report(f"{{method}}, registers", trials.registers)
-    say(f"{{method}}, close", trials.close(), 0)
+    report(f"{method}, transfers", trials.transfers)
+    report(f"{method}, registers", trials.registers)
+    say(f"{method}, close", trials.close(), 0)
 transport = hanging()
-trials = _native.Trials.attached(hardware._inner, transport, 0.1)
+trials = _native.Trials.attached(simulated.configuration()._inner, transport, 0.1)
 transport.hangs = "read"
 threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
 report("interrupted", trials.registers)
-""",
-        0,
+"""
     )
-    found = outcomes(done)
     for method in ("write", "wait", "copy_in"):
         assert found[f"{method}, identity"][0] == "works"
         assert found[f"{method}, transfers"][0] == "DeviceTimeoutError"

@@ -1,6 +1,7 @@
 """`quasar-rt doctor` on folders that look like a board's root: each condition that fails has a line."""
 
 import json
+import shutil
 from functools import partial
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError
@@ -72,9 +73,6 @@ class Board:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    def remove(self, name):
-        (self.root / name).unlink()
-
     def package(self, design, abi=ABI):
         files = [self.bitstream.with_suffix(suffix) for suffix in (".bin", ".bit", ".hwh")]
         for path in files:
@@ -118,28 +116,34 @@ def test_a_board_with_everything_in_place_passes(board, subnet):
     assert found["cma"].detail == "134.2 MB free of 268.4 MB"
 
 
-def small_buffer(board):
-    board.write(f"{BUFFER}/size", "4096\n")
+def wrote(name, text):
+    return lambda board: board.write(name, text)
 
 
-def without_uio(board):
-    board.remove("sys/class/uio/uio4/name")
+def removed(name):
+    """Removes a file, or a folder with its files."""
+
+    def remove(board):
+        path = board.root / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return remove
 
 
-def without_buffer(board):
-    for name in ("size", "phys_addr", *SYNC):
-        board.remove(f"{BUFFER}/{name}")
-    (board.root / BUFFER).rmdir()
+def forbidden(name):
+    return lambda board: board.forbidden.add(name)
 
 
-def mainline(board):
-    board.remove(f"{MANAGER}/firmware")
+def named(bitstream):
+    """Sets the environment to a bitstream's file, which takes the place of BITSTREAM's suffix."""
+    return lambda b: b.environment.update(
+        QUASAR_BITSTREAM=bitstream.replace("BITSTREAM", str(b.bitstream.with_suffix("")))
+    )
 
 
-def without_manager(board):
-    for name in ("state", "flags", "firmware"):
-        board.remove(f"{MANAGER}/{name}")
-    (board.root / MANAGER).rmdir()
+without_uio, mainline, without_manager = map(
+    removed, ("sys/class/uio/uio4/name", f"{MANAGER}/firmware", MANAGER)
+)
 
 
 def not_configured(board):
@@ -152,21 +156,27 @@ def not_configured(board):
     [
         (without_uio, "registers", "fail", "no UIO device is named quasar", "of_id=generic-uio"),
         (
-            lambda b: b.write("sys/class/uio/uio4/maps/map0/size", "0x10000"),
+            wrote("sys/class/uio/uio4/maps/map0/size", "0x10000"),
             "registers",
             "fail",
-            "0x10000 bytes, the registers take 0x50000",
+            "registers take 0x50000",
             "`reg`",
         ),
-        (without_buffer, "memory", "fail", "no u-dma-buf", "modprobe u-dma-buf"),
-        (lambda b: b.remove(f"{BUFFER}/size"), "memory", "fail", "does not state its size", "module"),
-        (small_buffer, "memory", "fail", "the subnet needs more than", "`size` in the overlay"),
-        (lambda b: b.write("proc/meminfo", ""), "cma", "warn", "no contiguous memory", "cma=128M"),
-        (lambda b: b.remove("dev/uio4"), "access", "fail", "there is no", "udev"),
-        (lambda b: b.forbidden.add("dev/uio4"), "access", "fail", "no permission to write", "udev rule"),
-        (lambda b: b.forbidden.add(f"{BUFFER}/sync_size"), "access", "fail", "sync_size", "run as root"),
-        (lambda b: b.forbidden.add("lib/firmware"), "loading", "fail", "lib/firmware", "run as root"),
-        (lambda b: b.forbidden.add(f"{MANAGER}/flags"), "loading", "fail", "flags", "run as root"),
+        (removed(BUFFER), "memory", "fail", "no u-dma-buf", "modprobe u-dma-buf"),
+        (removed(f"{BUFFER}/size"), "memory", "fail", "does not state its size", "module"),
+        (
+            wrote(f"{BUFFER}/size", "4096\n"),
+            "memory",
+            "fail",
+            "the subnet needs more than",
+            "`size` in the overlay",
+        ),
+        (wrote("proc/meminfo", ""), "cma", "warn", "no contiguous memory", "cma=128M"),
+        (removed("dev/uio4"), "access", "fail", "there is no", "udev"),
+        (forbidden("dev/uio4"), "access", "fail", "no permission to write", "udev rule"),
+        (forbidden(f"{BUFFER}/sync_size"), "access", "fail", "sync_size", "run as root"),
+        (forbidden("lib/firmware"), "loading", "fail", "lib/firmware", "run as root"),
+        (forbidden(f"{MANAGER}/flags"), "loading", "fail", "flags", "run as root"),
         (mainline, "loading", "fail", "mainline Linux loads no bitstream", "NAME.json"),
         (without_manager, "loading", "fail", "no FPGA manager", "NAME.json"),
         (without_manager, "fpga", "warn", "no FPGA manager to ask", "may stop the machine"),
@@ -174,20 +184,14 @@ def not_configured(board):
         (lambda b: b.environment.clear(), "bitstream", "fail", "is not set", "export QUASAR_BITSTREAM="),
         (lambda b: b.bitstream.unlink(), "bitstream", "fail", "does not exist", "correct or unset it"),
         (
-            lambda b: b.environment.update(QUASAR_BITSTREAM="x" * 5000),
+            named("x" * 5000),
             "bitstream",
             "fail",
-            "which cannot be read (File name too long)",
+            "cannot be read (File name too long)",
             "correct or unset it",
         ),
         (lambda b: b.bitstream.write_text("x"), "bitstream", "fail", "different builds", "one build"),
-        (
-            lambda b: b.environment.update(QUASAR_BITSTREAM=str(b.bitstream.with_suffix(".bit"))),
-            "bitstream",
-            "fail",
-            "which takes NAME.bin",
-            "kv260.bin",
-        ),
+        (named("BITSTREAM.bit"), "bitstream", "fail", "which takes NAME.bin", "kv260.bin"),
         (lambda b: b.package("kv260", abi=ABI + 1), "bitstream", "fail", f"drives version {ABI}", "build"),
         (lambda b: b.package("pynq-z2"), "bitstream", "fail", "DSP48E1 slices", "of this board"),
         (lambda b: b.environment.update(BOARD="ZCU104"), "bitstream", "warn", "itself ZCU104", "check"),
@@ -290,9 +294,9 @@ def test_pynq_with_everything_in_place_passes(pynq, subnet):
         (undeclared, "pynq", "pynq 3.0.1 needs numpy <2.0, and 2.1.0", "pip uninstall numpy"),
         (lambda b: b.environment.pop("XILINX_XRT"), "environment", "not set: XILINX_XRT", "login shell"),
         (lambda b: setattr(b, "user", 1000), "user", "root alone", "sudo -i"),
-        (lambda b: b.write("proc/meminfo", ""), "cma", "no contiguous memory", "cma=128M"),
+        (wrote("proc/meminfo", ""), "cma", "no contiguous memory", "cma=128M"),
         (
-            lambda b: b.write("proc/meminfo", "CmaTotal: 64 kB\nCmaFree: 4 kB\n"),
+            wrote("proc/meminfo", "CmaTotal: 64 kB\nCmaFree: 4 kB\n"),
             "cma",
             "the subnet needs more than",
             "cma=128M",

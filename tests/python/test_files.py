@@ -14,10 +14,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
+from helpers import run
 from quasar_rt import FileError, QuasarError, Subnet
-from quasar_rt.cli import cli
 from quasar_rt.files import MOST_TEXT_BYTES, read_small_text, replacing, write_bytes, write_text
 from quasar_rt.hardware import Board, Hardware, Workload, estimate, replay
 from quasar_rt.image_sets.base import Name, read_class_names
@@ -60,8 +59,7 @@ def command(*arguments: str) -> Callable[[Path], None]:
     """Returns a writer that runs the command, of which an error is one line on stderr."""
 
     def write(path: Path) -> None:
-        ended = CliRunner().invoke(cli, [*arguments, str(path)])
-        assert ended.exit_code == 2
+        ended = run(*arguments, path, status=2)
         assert ended.output.count("\n") == 1, ended.output
         raise FileError(ended.output)
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
+from helpers import run as run_command
 from quasar_rt import DoesNotFitError, FileError, InvalidValueError, SettingsError, Subnet
-from quasar_rt.cli import cli
 from quasar_rt.hardware import (
     Amounts,
     Board,
@@ -322,12 +321,10 @@ def test_without_matplotlib_only_a_picture_that_is_asked_for_is_an_error(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(cli, ["estimate", "deit-tiny"])
-    assert result.exit_code == 0
+    result = run_command("estimate", "deit-tiny")
     assert "no picture: matplotlib is not installed (pip install 'quasar-rt[host]')" in result.output
     for option in ("--png", "--timeline"):
-        result = CliRunner().invoke(cli, ["estimate", "deit-tiny", option, "x.png"])
-        assert result.exit_code == 2
+        result = run_command("estimate", "deit-tiny", option, "x.png", status=2)
         assert result.output == "Error: x.png: pictures need matplotlib: pip install 'quasar-rt[host]'\n"
 
 

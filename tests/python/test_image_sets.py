@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
+from helpers import json_of, run
 from quasar_rt import ImageError, random_subnet
-from quasar_rt.cli import cli
 from quasar_rt.datasets import DatasetError
 from quasar_rt.engine import Engine
 from quasar_rt.evaluate import evaluate, open_dataset
@@ -238,11 +237,9 @@ def test_accuracy_on_shards_is_that_on_the_folder(tmp_path: Path, webdataset: An
             open_dataset(f"wds:{tmp_path}/s-*.tar", names)
         found = evaluate(engine, open_dataset(f"wds:{tmp_path}/s-*.tar#by=index", names))
     assert found.confusion.matrix.tolist() == expected.confusion.matrix.tolist()
-    data = ["--data", f"wds:{tmp_path}/s-*.tar#by=index", "--limit", "20", "--json"]
-    result = CliRunner().invoke(cli, ["eval", str(tmp_path / "net.qvit"), *data])
-    assert json.loads(result.stdout)["images"] == 20
-    result = CliRunner().invoke(cli, ["eval", str(tmp_path / "net.qvit"), "--data", "wds:none.tar"])
-    assert result.exit_code == 2
+    data = f"wds:{tmp_path}/s-*.tar#by=index"
+    assert json_of("eval", tmp_path / "net.qvit", "--data", data, "--limit", 20)["images"] == 20
+    result = run("eval", tmp_path / "net.qvit", "--data", "wds:none.tar", status=2)
     assert result.stderr.endswith(
         "Error: 'wds:none.tar': 1 of 1 shards are missing or no files, first 'none.tar'\n"
     )
@@ -424,9 +421,7 @@ def test_a_missing_library_is_named_with_its_extra(
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(DatasetError, match=re.escape(f"pip install 'quasar-rt[{library}]'")):
         images_of(name)
-    result = CliRunner().invoke(cli, ["eval", "digits", "--data", name])
-    assert result.exit_code == 2
-    assert f"pip install 'quasar-rt[{library}]'" in result.stderr
+    assert f"pip install 'quasar-rt[{library}]'" in run("eval", "digits", "--data", name, status=2).stderr
 
 
 def test_the_paths_of_many_images_lie_in_one_piece_of_memory() -> None:

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from numpy.typing import NDArray
 
+from helpers import run as run_command
 from quasar_rt import Engine, FileError, InvalidValueError, Subnet, pack_rows, random_subnet
-from quasar_rt.cli import cli
 from quasar_rt.datasets import load_fashion_mnist
 from quasar_rt.testing import random_case, random_image
 
@@ -154,9 +153,7 @@ def test_a_wrong_form_or_folder_is_named(tmp_path: Path) -> None:
 
 def test_command_writes_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(cli, ["onnx", "fashion-mnist"])
-    assert result.exit_code == 0, result.output
-    assert "Wrote fashion-mnist.onnx" in result.output
+    assert "Wrote fashion-mnist.onnx" in run_command("onnx", "fashion-mnist").output
     assert [output.name for output in onnx.load("fashion-mnist.onnx").graph.output] == [
         "logits",
         "integer_logits",
@@ -167,6 +164,4 @@ def test_without_onnx_the_command_names_the_extra(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "onnx", None)
     for name in [name for name in sys.modules if name.startswith("quasar_rt.onnx_model")]:
         monkeypatch.delitem(sys.modules, name)
-    result = CliRunner().invoke(cli, ["onnx", "fashion-mnist"])
-    assert result.exit_code == 2
-    assert "pip install 'quasar-rt[onnx]'" in result.output
+    assert "pip install 'quasar-rt[onnx]'" in run_command("onnx", "fashion-mnist", status=2).output

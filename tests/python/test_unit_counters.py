@@ -1,17 +1,15 @@
 """The counters of an accelerator's units next to the event model: the table, and differences that are planted."""
 
-import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 import quasar_rt
 import simulated
+from helpers import json_of, run
 from quasar_rt import AcceleratorProfile, Engine, random_subnet
-from quasar_rt.cli import cli
 from quasar_rt.packaged import sample_images
 from quasar_rt.profile import UnitCounts, UnitProfile
 
@@ -209,15 +207,11 @@ def test_the_documents_table_is_the_packaged_subnets():
 def test_bench_prints_the_units(subnet, tmp_path, monkeypatch):
     path = tmp_path / "tiny.qvit"
     subnet.save(path)
-    device = str(simulated.library("tiny"))
-    run = lambda *more: CliRunner().invoke(  # noqa: E731
-        cli, ["bench", str(path), "--device", device, "--seconds", "0.01", *more]
-    )
-    result = run()
-    assert result.exit_code == 0, result.output
+    bench = ["bench", path, "--device", simulated.library("tiny"), "--seconds", 0.01]
+    result = run(*bench)
     assert result.stdout.count("device (simulated, intervals declared)") == 1
     assert "wall clock of the simulation" in result.stdout
-    assert "--threads are the CPU's" in run("--threads", "2").stderr
+    assert "--threads are the CPU's" in run(*bench, "--threads", 2, status=2).stderr
     assert max(map(len, result.stdout.splitlines())) <= 120
-    (measured,) = json.loads(run("--json").stdout)["measured"]
+    (measured,) = json_of(*bench)["measured"]
     assert [unit["unit"] for unit in measured["units"]["units"]] == list(UNITS)
