@@ -728,7 +728,6 @@ def test_quasar_tier_is_obeyed(subnet_file, picture):
     assert "mmx" in done.stderr
 
 
-@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_is_130(tmp_path):
     command = [*COMMAND, "bench", "deit-tiny", "--tier", "scalar", "--seconds", "60"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -766,7 +765,6 @@ def test_what_bench_cannot_compare_is_named(subnet_file, arguments, problem):
     assert problem in run("bench", subnet_file, *arguments, status=2).output
 
 
-@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
 @pytest.mark.parametrize("stderr", ["", "2>&1"])
 @pytest.mark.parametrize("arguments", [["info", "SUBNET", "--json"], ["devices"], ["--help"]])
 def test_a_closed_pipe_ends_it_silently(subnet_file, arguments, stderr):
@@ -793,7 +791,6 @@ def test_output_that_cannot_be_written_is_one_line_on_stderr(arguments, unbuffer
     assert done.returncode == 2
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell")
 def test_a_command_without_stdout_ends_in_silence():
     done = subprocess.run(
         ["sh", "-c", '"$@" >&-', "sh", *COMMAND, "devices"], stderr=subprocess.PIPE, text=True

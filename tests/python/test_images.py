@@ -265,7 +265,6 @@ def test_paths_in_messages_have_no_control_characters_and_no_surrogates(tmp_path
         to_pixels("\ud800")
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX pipes")
 def test_a_pipe_is_refused_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path / "pipe.png", Path("/dev/zero")):

@@ -100,11 +100,6 @@ def test_an_error_is_raised_at_its_place(gray_subnet, bad, count, large):
             next(stream)
 
 
-def test_a_thing_that_cannot_be_iterated_is_refused(engine):
-    with pytest.raises(quasar_rt.InvalidValueError, match="images is 3; it must be a list"):
-        next(engine.stream(3))
-
-
 @pytest.mark.parametrize("used", [0, 1, 5])
 def test_closing_early_stops_the_thread_and_the_source(engine, used):
     closed = threading.Event()

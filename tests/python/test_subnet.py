@@ -149,7 +149,6 @@ def test_saving_is_atomic_and_failing_leaves_nothing(tmp_path, gray_subnet, tiny
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder", "subnet.qvit"]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="POSIX files")
 def test_loading_never_waits_for_a_fifo_that_takes_the_files_place(tmp_path, tiny_subnet):
     tiny_subnet.save(tmp_path / "file")
     os.mkfifo(tmp_path / "fifo")
@@ -176,7 +175,6 @@ def test_loading_never_waits_for_a_fifo_that_takes_the_files_place(tmp_path, tin
     assert done.stdout.split() == sorted(["regular", tiny_subnet.name]), done.stderr
 
 
-@pytest.mark.skipif(os.name == "nt", reason="POSIX files")
 def test_saving_replaces_no_special_file_and_follows_links(tmp_path, tiny_subnet):
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(quasar_rt.FileError, match="not a regular file"):
