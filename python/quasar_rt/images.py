@@ -93,16 +93,16 @@ def to_pixels(image: ImageLike) -> Pixels:
     if isinstance(image, Frame):
         raise ImageError("a Frame is no decoded image; give it to an Engine or to preprocess")
     # Only encoded images and Pillow's own need Pillow.
-    from . import decoding
+    from .decoding import from_bytes, from_file, from_pillow
 
     if _is_file(image):
-        return decoding.from_bytes(*_read(image))
+        return from_bytes(*_read(image))
     if isinstance(image, (str, os.PathLike)):
-        return decoding.from_file(Path(image))
+        return from_file(Path(image))
     if isinstance(image, _BUFFERS):
-        return decoding.from_bytes(image)
+        return from_bytes(image)
     if _is_of("PIL", image):
-        return decoding.from_pillow(cast("Image.Image", image))
+        return from_pillow(cast("Image.Image", image))
     raise ImageError(
         f"cannot use {type_name(image)} as an image; give a path, an encoded image (bytes or a binary file object), "
         "a Pillow image, a uint8 NumPy array (HxW or HxWx3) or a uint8 PyTorch tensor"
@@ -176,10 +176,10 @@ def timed_input(image: ImageLike, format: str | None = None) -> tuple[Pixels | F
     if format is None and is_decoded(image):
         return cast("Pixels", image), 0.0
     if not (isinstance(image, (np.ndarray, Frame)) or _is_of("torch", image)):
-        from . import decoding
+        from .decoding import load_formats
 
         # The format of bytes is found out only by decoding.
-        decoding.load_formats(Path(image).suffix if isinstance(image, (str, os.PathLike)) else None)
+        load_formats(Path(image).suffix if isinstance(image, (str, os.PathLike)) else None)
     start = time.perf_counter_ns()
     pixels = to_input(image, format)
     return pixels, (time.perf_counter_ns() - start) / 1e6
