@@ -53,6 +53,12 @@ def by_pillow(pixels, size, document):
     return np.asarray(image.crop((left, top, left + width, top + height))).reshape(size)
 
 
+def is_pillows(pixels, size, document):
+    np.testing.assert_array_equal(
+        preprocess(pixels, size, document), by_pillow(np.ascontiguousarray(pixels), size, document)
+    )
+
+
 def noise(height, width, channels, seed=0):
     shape = (height, width) if channels == 1 else (height, width, channels)
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
@@ -70,18 +76,14 @@ filters = st.sampled_from(sorted(FILTERS))
 @example(130, 1, 3, 1, 1, 1, "hamming", 1, 2)
 def test_exact_resizes_are_pillows(h, w, c, height, width, out_channels, name, more_h, more_w):
     pixels = noise(h, w, c, seed=h * 1000 + w)
-    document = exact(height + more_h, width + more_w, name)
-    size = (height, width, out_channels)
-    np.testing.assert_array_equal(preprocess(pixels, size, document), by_pillow(pixels, size, document))
+    is_pillows(pixels, (height, width, out_channels), exact(height + more_h, width + more_w, name))
 
 
 @settings(max_examples=400, deadline=None)
 @given(sides, sides, channels, targets, targets, channels, filters, st.integers(0, 9))
 def test_shorter_edge_resizes_are_torchvisions(h, w, c, height, width, out_channels, name, more):
     pixels = noise(h, w, c, seed=h * 1000 + w)
-    document = shorter(max(height, width) + more, name)
-    size = (height, width, out_channels)
-    np.testing.assert_array_equal(preprocess(pixels, size, document), by_pillow(pixels, size, document))
+    is_pillows(pixels, (height, width, out_channels), shorter(max(height, width) + more, name))
 
 
 @settings(deadline=None)
@@ -94,7 +96,7 @@ def test_cropping_alone_rounds_as_torchvision(height, width, c, more_h, more_w, 
         with pytest.raises(ImageError):
             preprocess(pixels, size, document)
     else:
-        np.testing.assert_array_equal(preprocess(pixels, size, document), by_pillow(pixels, size, document))
+        is_pillows(pixels, size, document)
 
 
 @pytest.mark.parametrize("value", [0, 255])
@@ -103,11 +105,7 @@ def test_extreme_values_do_not_overflow(name, value):
     checks = np.indices((64, 64)).sum(axis=0) % 2 * 255
     for pixels in (np.full((64, 64), value, np.uint8), checks.astype(np.uint8)):
         for edge in (7, 33, 200):
-            size = (edge, edge, 1)
-            document = exact(edge, edge, name)
-            np.testing.assert_array_equal(
-                preprocess(pixels, size, document), by_pillow(pixels, size, document)
-            )
+            is_pillows(pixels, (edge, edge, 1), exact(edge, edge, name))
 
 
 @pytest.fixture(scope="module")
@@ -124,31 +122,15 @@ def test_photographs(photographs, name, edge):
     for pixels in photographs:
         for turned in (pixels, pixels.swapaxes(0, 1)):
             for out_channels in (1, 3):
-                size = (crop, crop, out_channels)
-                document = shorter(edge, name)
-                np.testing.assert_array_equal(
-                    preprocess(turned, size, document),
-                    by_pillow(np.ascontiguousarray(turned), size, document),
-                )
+                is_pillows(turned, (crop, crop, out_channels), shorter(edge, name))
 
 
 def test_photographs_as_torchvision_prepares_them(photographs):
     transforms = pytest.importorskip("torchvision.transforms")
-    modes = {
-        "bicubic": "BICUBIC",
-        "bilinear": "BILINEAR",
-        "nearest": "NEAREST",
-        "box": "BOX",
-        "hamming": "HAMMING",
-    }
-    for name, mode in modes.items():
+    for name in FILTERS:
         for edge, crop in ((256, 224), (248, 224), (232, 224), (28, 28), (37, 32)):
-            pipeline = transforms.Compose(
-                [
-                    transforms.Resize(edge, transforms.InterpolationMode[mode]),
-                    transforms.CenterCrop(crop),
-                ]
-            )
+            resize = transforms.Resize(edge, transforms.InterpolationMode[name.upper()])
+            pipeline = transforms.Compose([resize, transforms.CenterCrop(crop)])
             for pixels in photographs:
                 for cut in (pixels, pixels[:, :333], pixels[:101]):
                     expected = np.asarray(pipeline(Image.fromarray(cut)))
@@ -169,8 +151,7 @@ def test_jpeg_files_are_what_pillow_decodes(photographs, tmp_path):
 def test_large_pictures_are_resized_in_bounded_time():
     pixels = np.zeros((3000, 4000, 3), np.uint8)
     pixels[::7, ::5] = 255
-    size, document = (224, 224, 3), shorter(256, "bicubic")
-    np.testing.assert_array_equal(preprocess(pixels, size, document), by_pillow(pixels, size, document))
+    is_pillows(pixels, (224, 224, 3), shorter(256, "bicubic"))
 
 
 @pytest.mark.parametrize(
