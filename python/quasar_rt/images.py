@@ -93,16 +93,16 @@ def to_pixels(image: ImageLike) -> Pixels:
     if isinstance(image, Frame):
         raise ImageError("a Frame is no decoded image; give it to an Engine or to preprocess")
     # Only encoded images and Pillow's own need Pillow.
-    from .decoding import from_bytes, from_file, from_pillow
+    from . import decoding
 
     if _is_file(image):
-        return from_bytes(*_read(image))
+        return decoding.from_bytes(*_read(image))
     if isinstance(image, (str, os.PathLike)):
-        return from_file(Path(image))
+        return decoding.from_file(Path(image))
     if isinstance(image, _BUFFERS):
-        return from_bytes(image)
+        return decoding.from_bytes(image)
     if _is_of("PIL", image):
-        return from_pillow(cast("Image.Image", image))
+        return decoding.from_pillow(cast("Image.Image", image))
     raise ImageError(
         f"cannot use {type_name(image)} as an image; give a path, an encoded image (bytes or a binary file object), "
         "a Pillow image, a uint8 NumPy array (HxW or HxWx3) or a uint8 PyTorch tensor"
