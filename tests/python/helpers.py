@@ -8,8 +8,8 @@ import time
 
 from click.testing import CliRunner
 
-from quasar_rt import random_subnet
 from quasar_rt.cli import cli
+from simulated import small_subnet
 
 #: The command line in a process of its own.
 COMMAND = [sys.executable, "-c", "from quasar_rt.cli import main; main()"]
@@ -17,10 +17,7 @@ COMMAND = [sys.executable, "-c", "from quasar_rt.cli import main; main()"]
 
 def tiny_vit(**changes):
     """Returns a random subnet of 8x8 gray images and five classes, which any simulated accelerator holds."""
-    shape = dict(
-        embed=8, depth=2, heads=2, head_dim=4, hidden=8, image_size=8, channels=1, kernel=4, classes=5
-    )
-    return random_subnet(**{**shape, "seed": 1, **changes})
+    return small_subnet(**{"depth": 2, "heads": 2, "classes": 5, "seed": 1, **changes})
 
 
 def python(code, *arguments, status=0, **options):

@@ -377,7 +377,7 @@ def test_an_interrupt_in_a_transport_reaches_the_caller(attached, kind):
 def attached(files):
     """Makes engines on a transport of Python, which may fail or hold on to things."""
     tiny = library("tiny")
-    return tiny, partial(simulated.attached, quasar_rt.Subnet.load(files / "tiny.qvit"))
+    return tiny, partial(simulated.attached, quasar_rt.Subnet.load(files / "tiny.qvit"), timeout=60.0)
 
 
 @pytest.mark.parametrize("frame", [False, True])
