@@ -352,8 +352,8 @@ impl<'a> Phases<'a> {
     }
 
     /// Adds the attention tiles: (head, tile of tokens). The array makes the scores of the next
-    /// attention tile before the context of this one, so that softmax has time. The first scores and
-    /// the first context wait for these credits of the drain.
+    /// attention tile before the context of this one, so that softmax has time. The first scores
+    /// and the first context wait for these credits of the drain.
     fn attention(&mut self, block: usize, (scores_wait, context_wait): (u32, u32)) {
         self.stage = "attention";
         let (needed, lanes) = (self.outline.needed(block), self.lanes());

@@ -4,7 +4,7 @@
 //! access. No trial runs a computing unit: fetch reads commands, load reads patches, and store
 //! writes a trailer without logits.
 //!
-//! Depends on [`crate::host::transport`], [`crate::host::watch`], [`crate::isa`], [`crate::identity`] and
+//! Depends on [`super::transport`], [`super::watch`], [`crate::isa`], [`crate::identity`] and
 //! [`crate::shape`].
 
 use std::sync::atomic::AtomicBool;

@@ -1,6 +1,6 @@
 //! Reads the counters on the chip (*Counters* in `docs/accelerator.md`).
 //!
-//! The values come from a device, so they are checked before use. Depends on [`crate::host::transport`]
+//! The values come from a device, so they are checked before use. Depends on [`super::transport`]
 //! and [`crate::isa`].
 
 use quasar_core::error::{Error, Result};

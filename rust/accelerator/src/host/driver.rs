@@ -37,7 +37,7 @@
 //! | [`Ticket`] | at the caller, who waits for the answer |
 //! | `InFlight` | in the accelerator's memory |
 //!
-//! Depends on [`crate::host::transport`], [`crate::host::watch`], [`crate::program`], [`crate::identity`] and
+//! Depends on [`super::transport`], [`super::watch`], [`crate::program`], [`crate::identity`] and
 //! [`crate::isa`].
 
 mod protocol;

@@ -206,7 +206,7 @@ pub trait Transport: Send {
     }
 
     /// Injects one fault into a simulated device: into the frame after the next `after` frames, or,
-    /// for an [`AccessFault`](crate::host::faulty::AccessFault), into the access after the next `after`
+    /// for an [`AccessFault`](super::faulty::AccessFault), into the access after the next `after`
     /// accesses of its kind.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //! memory through u-dma-buf or a reserved region, the bitstream through the FPGA manager.
 //!
 //! Every path has a root (`/dev`, `/sys`), so that tests can replace device nodes by ordinary
-//! files. All `unsafe` blocks access mapped memory. Depends on [`crate::host::transport`], `host_memory`,
+//! files. All `unsafe` blocks access mapped memory. Depends on [`super::transport`], `memory`,
 //! [`crate::identity`] and [`crate::isa`].
 #![allow(unsafe_code)]
 

@@ -101,8 +101,8 @@ impl Drop for Ticket {
     }
 }
 
-/// A fault for [`Transport::inject`](crate::host::transport::Transport::inject) and the number of frames
-/// before it.
+/// A fault for [`Transport::inject`](crate::host::transport::Transport::inject) and the number of
+/// frames before it.
 pub(super) type InjectedFault = (String, u64);
 
 /// A queue of frames, which the driver runs in order in its own thread. Dropping the queue ends the

@@ -8,7 +8,7 @@ use quasar_core::cpu::NEVER;
 use super::*;
 use crate::host::counters::UnitCounts;
 use crate::host::faulty::{AccessFault, Faulty};
-use crate::host::mock::{expected, program, Fault, Mock, Report};
+use crate::host::mock::{expected, forward_to_mock, program, Fault, Mock, Report};
 use crate::host::watch::CLOSE_LIMIT;
 use crate::isa::{counter_offset, Command, CountedUnit, Counter};
 
@@ -308,7 +308,7 @@ struct Slow {
 }
 
 impl Transport for Slow {
-    crate::host::mock::forward_to_mock! { name allocate copy_in copy_out flush invalidate now sleep }
+    forward_to_mock! { name allocate copy_in copy_out flush invalidate now sleep }
 
     fn read(&mut self, register: u32) -> Result<u32> {
         match self.ends {

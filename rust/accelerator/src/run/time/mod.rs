@@ -1,8 +1,8 @@
 //! The event model: replays command lists on the units with their queues, in declared cycles.
 //!
-//! Each process of the kernels walks the steps of [`crate::unit`] with a clock of its own ([`process`]). Queues
-//! carry the times at which their items can be taken, and remember when slots became free
-//! ([`queues`]). So the result does not depend on the order in which the processes run: they form a
+//! Each process of the kernels walks the steps of [`crate::unit`] with a clock of its own
+//! ([`process`]). Queues carry the times at which their items can be taken, and remember when slots
+//! became free ([`queues`]). So the result does not depend on the order in which the processes run: they form a
 //! Kahn process network. The array follows the rules of `docs/array-timing.md` ([`rtl`]). Trip
 //! counts are those of the loops in `fpga/src/`; [`quasar_hardware::declared`] holds depths and
 //! gaps. All results are modelled. Depends on [`crate::isa`], [`crate::program`],
@@ -247,8 +247,8 @@ fn commands(lists: &[List], segment: Segment) -> Result<&[Command]> {
 }
 
 /// Replays segments of a program's lists. `gap`: cycles that the host takes to start a segment
-/// once it may, by the rules of [the driver](crate::host::driver); `None`: segments follow each other
-/// without a gap.
+/// once it may, by the rules of [the driver](crate::host::driver); `None`: segments follow each
+/// other without a gap.
 ///
 /// # Errors
 /// As [`replay`]; [`Error::InvalidValue`] for a segment that the lists lack.
