@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import DoesNotFitError, FileError, QuasarError
-from ..nas.boards import DEFAULT_BOARD
+from ..nas.options import DEFAULT_BOARD
 from . import complete
 from .options import as_json
 from .output import Failure, echo, print_json, print_table

@@ -25,18 +25,48 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 
 from ..errors import InfeasibleError, QuasarError
-from ..nas.boards import DEFAULT_BOARD
-from ..nas.objectives import Objective
-from ..nas.settings import DEFAULT_SPACE, EFFORT, Strategy
+from ..nas.options import DEFAULT_BOARD, DEFAULT_SPACE, SearchOptions, about
 from . import complete
 from .output import Failure, Unmet, bars, echo, print_table
+
+#: Types of the values on the command line, by the kind of the option.
+_TYPES = {
+    "text": None,
+    "positive": click.FloatRange(0, min_open=True),
+    "file": click.Path(dir_okay=False, path_type=Path),
+    "folder": click.Path(file_okay=False, path_type=Path),
+}
+
+
+def _options(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options of `SearchOptions` to the command."""
+    for one, details in reversed([pair for pair in about(SearchOptions) if pair[1].flag]):
+        text = details.help or details.text[0].upper() + details.text[1:]
+        keywords: dict[str, Any] = {"type": _TYPES.get(details.kind) or click.IntRange(details.least)}
+        if details.kind == "text":
+            keywords["type"] = click.Choice(details.choices) if details.choices else None
+        if one.default is False:
+            keywords = {"is_flag": True}
+        elif details.repeats:
+            keywords["multiple"] = True
+        else:
+            keywords |= {"default": one.default, "show_default": one.default is not None}
+        function = click.option(
+            details.flag,
+            one.name,
+            help=text,
+            metavar=details.metavar,
+            shell_complete=complete.spaces if one.name == "space" else None,
+            **keywords,
+        )(function)
+    return function
 
 
 @click.command(
@@ -54,24 +84,6 @@ from .output import Failure, Unmet, bars, echo, print_table
     help=f"Board to search for; repeatable, to compare boards. [the one in --hardware, or {DEFAULT_BOARD}]",
 )
 @click.option(
-    "--fps",
-    multiple=True,
-    type=click.FloatRange(0, min_open=True),
-    metavar="N",
-    help="Modelled frame rate that a subnet must reach; repeatable. By default three within reach.",
-)
-@click.option(
-    "--space",
-    shell_complete=complete.spaces,
-    metavar="NAME|FILE",
-    help=f"Search space. [the supernet's, or {DEFAULT_SPACE}]",
-)
-@click.option(
-    "--supernet",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Checkpoint of `quasar-rt train`. Without it: a proxy, not an accuracy.",
-)
-@click.option(
     "--recipe",
     metavar="NAME|FILE",
     help="Train the supernet of this recipe first, in runs/NAME, or go on with it there; then search it.",
@@ -83,121 +95,7 @@ from .output import Failure, Unmet, bars, echo, print_table
     metavar="KEY=VALUE",
     help="With --recipe: change it, as `quasar-rt train --set` does. Repeatable.",
 )
-@click.option(
-    "--seed",
-    default=0,
-    show_default=True,
-    type=click.IntRange(0),
-    metavar="N",
-    help="Seed of all random choices.",
-)
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the results. [runs/search/..., named after the settings]",
-)
-@click.option(
-    "--hardware",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Hardware configuration, a TOML file. [searched for the space on the board]",
-)
-@click.option(
-    "--configurations",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Configurations of the accelerator to explore with the subnets. With 1, all subnets share one bitstream; "
-    "with more, each target has the configuration that suits its subnet.",
-)
-@click.option(
-    "--clock",
-    "clocks",
-    multiple=True,
-    type=click.FloatRange(0, min_open=True),
-    metavar="MHZ",
-    help="Clock of the kernels; repeatable: each target has the one that takes the least power. [the board's]",
-)
-@click.option(
-    "--max-latency",
-    "max_latency_ms",
-    type=click.FloatRange(0, min_open=True),
-    metavar="MS",
-    help="Milliseconds that one frame alone may take, modelled.",
-)
-@click.option(
-    "--max-energy",
-    "max_energy_mj",
-    type=click.FloatRange(0, min_open=True),
-    metavar="MJ",
-    help="Millijoules that a frame may take, by the powers that the board's file assumes.",
-)
-@click.option(
-    "--objective",
-    "objectives",
-    multiple=True,
-    type=click.Choice(get_args(Objective)[1:]),
-    help="Look for this besides frame rate: low latency of one frame alone, or low energy of a frame, by the powers "
-    "that the board's file assumes. Repeatable; objectives share the budget.",
-)
-@click.option(
-    "--population",
-    type=click.IntRange(4),
-    metavar="N",
-    help=f"Subnets of a generation. [{EFFORT['proxy'].population}; with a supernet {EFFORT['supernet'].population}]",
-)
-@click.option(
-    "--generations",
-    type=click.IntRange(1),
-    metavar="N",
-    help=f"Generations. [{EFFORT['proxy'].generations}; with a supernet {EFFORT['supernet'].generations}]",
-)
-@click.option(
-    "--strategy",
-    type=click.Choice(get_args(Strategy)),
-    default="guided",
-    show_default=True,
-    help="guided: a model of the scores so far chooses what is scored next; evolution: NSGA-II alone.",
-)
-@click.option(
-    "--retrain",
-    default=0,
-    metavar="EPOCHS",
-    type=click.IntRange(0),
-    help="Train the subnets behind Kendall's tau on their own too, for so many epochs.",
-)
-@click.option(
-    "--data",
-    metavar="DIR|wds:SHARDS|hf:NAME",
-    help="Folder of the data set's files, where it is in none of the known places; for a recipe of images in files "
-    "also WebDataset shards ([webdataset] extra) or a Hugging Face data set ([datasets] extra).",
-)
-@click.option("--device", help="Of a supernet: cpu, cuda or cuda:N. [cuda where there is one]")
-@click.option(
-    "--workers",
-    metavar="ray[:ADDRESS]",
-    help="Score a supernet's candidates on Ray's workers: one for each core of this machine, or those of a cluster.",
-)
-@click.option(
-    "--log",
-    "track",
-    multiple=True,
-    type=click.Choice(["tensorboard", "wandb"]),
-    help="Also log the generations, the scored networks and the targets to TensorBoard's files in the folder of the "
-    "results, or to Weights & Biases; with --recipe the training, too, as `quasar-rt train --log` does. Repeatable.",
-)
-@click.option(
-    "--test", is_flag=True, help="Score the finalists on the test images, not on held-out validation images."
-)
-@click.option(
-    "--embedding", is_flag=True, help="Search subnets that also give an image's embedding (Engine.embed)."
-)
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    metavar="N",
-    help="CPU threads, with --workers of each. [all cores; with --workers 1]",
-)
+@_options
 def command(
     out: Path | None, recipe: str | None, changes: tuple[str, ...], boards: tuple[str, ...], **options: Any
 ) -> None:
@@ -281,17 +179,13 @@ def _trained(name: str, changes: tuple[str, ...], options: dict[str, Any]) -> Pa
 
 def default_folder(options: dict[str, Any]) -> Path:
     """Returns the folder of these settings: the same command finds it again, and another command has another folder."""
-    without = ("threads", "device", "workers", "track")
-    # A key that is newer than the others counts only where it is given, so that older folders are found.
-    newer = {
-        "embedding": False,
-        "configurations": 1,
-        "clocks": (),
-        "max_latency_ms": None,
-        "max_energy_mj": None,
-        "objectives": (),
-    }
-    named = {k: str(v) for k, v in options.items() if k not in without and (k not in newer or v != newer[k])}
+    details = {one.name: (one.default, details) for one, details in about(SearchOptions)}
+
+    def counts(name: str, value: Any) -> bool:
+        default, option = details[name]
+        return option.named and not (option.newer and value == default)
+
+    named = {name: str(value) for name, value in options.items() if counts(name, value)}
     key = json.dumps(named, sort_keys=True)
     space = Path(
         options["supernet"].parent.name if options["supernet"] else options["space"] or DEFAULT_SPACE

@@ -2,8 +2,8 @@
 
 ``quasar_rt.search`` and ``quasar-rt search`` start a search. The modules:
 
-- the search: `run` has the steps in order, `settings` the arguments and their defaults, and `nsga2` the algorithm;
-  `several` searches for several boards and compares them;
+- the search: `options` has the arguments and their defaults, `settings` completes them, `run` has the steps in order,
+  and `nsga2` the algorithm; `several` searches for several boards and compares them;
 - the scores: `scorer` is the interface and has the proxy, `supernet` scores a trained supernet's slices, `scores`
   predicts scores, `folder` stores them, and `check` compares them with the integer engine's;
 - the costs: `boards` models the boards, `configurations` explores the accelerator's, and `layers` counts a network's

@@ -36,13 +36,11 @@ from ..space import Architecture, Space
 from ..subnet import Subnet
 from .best_front import proxy_front
 from .objectives import Objective
+from .options import DEFAULT_BOARD
 from .report import nondominated
 from .result import OnBoard, Point
 
-__all__ = ["DEFAULT_BOARD", "Modelled", "Parts", "other_boards", "resources_of"]
-
-#: The board of a search that names none.
-DEFAULT_BOARD = "zcu102"
+__all__ = ["Modelled", "Parts", "other_boards", "resources_of"]
 
 #: Points next to a target whose replays show how far the closed form is off there, and a margin on that.
 NEAREST = 6

@@ -54,7 +54,7 @@ def check_finalists(
     space, front = supernet.space, list(front)
     ids = sorted({p.id for fps in settings.fps for p in islice(modelled.holding(front, fps), FINALISTS)})
     finalists = [front[i].genome for i in ids]
-    sampled = [space.encode(space.sample(settings.seed, _SAMPLE_STREAM, k)) for k in range(SAMPLE)]
+    sampled = [space.encode(space.sample(settings.options.seed, _SAMPLE_STREAM, k)) for k in range(SAMPLE)]
     others = sorted({tuple(genome.tolist()) for genome in sampled} - set(finalists))
     genomes = np.array([*finalists, *others], np.uint8)
     scores = scores_of(supernet, genomes, supernet.stages - 1, progress)
@@ -67,7 +67,7 @@ def check_finalists(
     for i, found in zip(ids, integer, strict=False):
         front[i] = dataclasses.replace(front[i], integer=found)
     against = {"the exported subnets' on the integer engine": integer}
-    if epochs := settings.retrain:
+    if epochs := settings.options.retrain:
         runs = None if folder is None else folder / "retrained"
         what = f"those of the same networks trained on their own for {epochs} epochs, on the integer engine"
         against[what] = report_genomes(
@@ -77,7 +77,8 @@ def check_finalists(
             lambda report: supernet.retrained(genomes, epochs, runs, report),
         )
     return front, [
-        _correlation(what, genomes, scores, found, len(ids), settings.seed) for what, found in against.items()
+        _correlation(what, genomes, scores, found, len(ids), settings.options.seed)
+        for what, found in against.items()
     ]
 
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from ..errors import DoesNotFitError, InfeasibleError
 from ..hardware import Board, CostTable, Hardware, Workload, replay_periods
 from ..space import Space
-from .boards import DEFAULT_BOARD, Modelled
+from .boards import Modelled
+from .options import DEFAULT_BOARD
 from .result import Point
 from .scorer import Progress
 from .settings import Limits

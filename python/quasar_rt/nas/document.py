@@ -89,7 +89,7 @@ def build_result(outcome: SearchOutcome, progress: Progress) -> SearchResult:
                 "replayed_fps": t.replayed_fps,
                 "gap": t.gap,
                 "power_w": t.power_w,
-                **(_configuration(t) if s.explores else {}),
+                **(_configuration(t) if s.options.explores else {}),
             }
             for t in targets
         ],
@@ -130,8 +130,8 @@ def _target(outcome: SearchOutcome, fps: float, name: str) -> Target:
     modelled, s = outcome.modelled, outcome.settings
     for point in modelled.holding(outcome.front, fps):
         one, on = modelled, point.modelled[modelled.board]
-        if s.explores:
-            one = configuration_for(modelled, point, fps, s.clocks_mhz, s.limits)
+        if s.options.explores:
+            one = configuration_for(modelled, point, fps, s.clocks, s.limits)
             on = one.on(np.array([point.genome], np.uint8))[0]
         replayed = one.rate(point)
         subnet = _subnet(outcome, point, fps, name, replayed, one, on)
@@ -142,7 +142,7 @@ def _target(outcome: SearchOutcome, fps: float, name: str) -> Target:
                 f"the subnet for {fps:g} FPS on {modelled.board} has {of_file:,.1f} FPS event by event, its "
                 f"architecture {replayed:,.1f}: this is a bug of the export"
             )
-        hardware = one.hardware if s.explores else None
+        hardware = one.hardware if s.options.explores else None
         return Target(fps, point, f"{name}.qvit", subnet, replayed, on, hardware, one.power_w(on, fps))
     raise InfeasibleError(
         f"no subnet that the search found for {fps:g} FPS on {modelled.board} has that rate event by event "
@@ -172,7 +172,7 @@ def _subnet(
     on: OnBoard,
 ) -> Subnet:
     """Exports the point's network, with the record of its search in the configuration."""
-    seed = outcome.settings.seed
+    seed = outcome.settings.options.seed
     search = {
         "board": modelled.board,
         "hardware": modelled.to_dict(),

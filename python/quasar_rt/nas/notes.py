@@ -15,18 +15,18 @@ _STRATEGIES = {"guided": "Guided search", "evolution": "NSGA-II"}
 
 def notes(settings: Settings, modelled: Modelled, scoring: Scoring, record: Record) -> tuple[str, ...]:
     """Returns the notes of the page and of ``quasar-rt search``, a sentence or a few each."""
-    s, host = settings, modelled.table.host
+    s, o, host = settings, settings.options, modelled.table.host
     lines = [
-        f"{_STRATEGIES[s.strategy]}, population {s.population}, {s.generations} generations, seed {s.seed}: "
+        f"{_STRATEGIES[o.strategy]}, population {s.population}, {s.generations} generations, seed {o.seed}: "
         f"{record.scored:,} subnets of the space {modelled.space.name} were scored; their frame rates are modelled "
         f"for {modelled.label}. A target's subnet is, of those that reach it event by event, the one with the best "
         "score."
     ]
-    if s.explores:
+    if o.explores:
         lines.append(_configurations(s, modelled))
     for name, limit, unit in (
-        ("One frame alone takes", s.max_latency_ms, "ms"),
-        ("A frame takes", s.max_energy_mj, "mJ, by powers that the board's file assumes"),
+        ("One frame alone takes", o.max_latency_ms, "ms"),
+        ("A frame takes", o.max_energy_mj, "mJ, by powers that the board's file assumes"),
     ):
         if limit is not None:
             lines.append(f"{name} at most {limit:g} {unit}.")
@@ -47,7 +47,7 @@ def notes(settings: Settings, modelled: Modelled, scoring: Scoring, record: Reco
 
 def _configurations(s: Settings, modelled: Modelled) -> str:
     """Returns how configurations were explored."""
-    clocks = f" at {', '.join(f'{clock:g}' for clock in s.clocks_mhz)} MHz" if s.clocks_mhz else ""
+    clocks = f" at {', '.join(f'{clock:g}' for clock in s.clocks)} MHz" if s.clocks else ""
     return (
         f"Configurations of the accelerator were explored{clocks}: {len(modelled.designs)} are used, and each subnet "
         "is modelled on the one that suits it best. A target has the configuration on which its subnet reaches it, "

@@ -20,8 +20,8 @@ from ..hardware import CostTable, Designs
 from ..space import Architecture, Space
 from .best_front import BestFront
 from .objectives import Objective, further_objectives
+from .options import EFFORT, Strategy
 from .scores import Predictor, as_genomes, as_numbers
-from .settings import EFFORT, Strategy
 
 __all__ = ["Candidate", "Candidates", "Generation", "GuideReport", "Search"]
 

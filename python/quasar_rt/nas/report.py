@@ -17,6 +17,7 @@ from typing import Any
 
 __all__ = [
     "Cloud",
+    "csv_text",
     "draw",
     "filled",
     "fronts",
@@ -110,6 +111,11 @@ def table(document: Mapping[str, Any]) -> str:
                 },
             }
         )
+    return csv_text(rows)
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a table as CSV, with the keys of the first row as its header."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -35,88 +35,26 @@ from .configurations import explore, specialised
 from .document import FORMAT, SearchOutcome, build_result
 from .folder import Folder
 from .nsga2 import Candidates, Search
-from .objectives import Objective, further_objectives
+from .options import DEFAULT_SPACE, Options, SearchOptions, StrPath, takes
 from .record import PredictorFit, Record, Round
 from .report import fronts, nondominated
 from .result import Point, SearchResult
 from .scorer import Progress, Proxy, Scorer, scores_of
-from .settings import DEFAULT_SPACE, EFFORT, Limits, Settings, Strategy, frame_rates
+from .settings import Limits, Settings
 from .yardstick import measure
 
 if TYPE_CHECKING:
     from .supernet import Supernet
 
-__all__ = ["Options", "Progress", "Run", "opened", "search"]
+__all__ = ["Progress", "Run", "opened", "search"]
 
 #: Rounds in which configurations are made for the targets' subnets, at most.
 SPECIAL_ROUNDS = 3
 
 
-def search(
-    space: str | os.PathLike[str] | Space | None = None,
-    board: str | None = None,
-    fps: float | Iterable[float] | None = None,
-    supernet: str | os.PathLike[str] | None = None,
-    seed: int = 0,
-    out: str | os.PathLike[str] | None = None,
-    *,
-    hardware: str | os.PathLike[str] | None = None,
-    population: int | None = None,
-    generations: int | None = None,
-    data: str | os.PathLike[str] | None = None,
-    strategy: Strategy = "guided",
-    retrain: int = 0,
-    test: bool = False,
-    threads: int | None = None,
-    device: str | None = None,
-    workers: str | None = None,
-    progress: Progress | None = None,
-    embedding: bool = False,
-    track: Sequence[str] = (),
-    configurations: int = 1,
-    clocks: Iterable[float] = (),
-    max_latency_ms: float | None = None,
-    max_energy_mj: float | None = None,
-    objectives: Iterable[Objective] = (),
-) -> SearchResult:
+@takes(SearchOptions)
+def search(options: SearchOptions) -> SearchResult:
     """Searches a space for the subnets that are best at each modelled frame rate of a board.
-
-    Args:
-        space: a search space, its name or its TOML file; the supernet's, or ``"tiny"``, where None.
-        board: a board's name; the one that `hardware` names, or ``"zcu102"``, where None.
-        fps: one or several targets, modelled frames a second; where None, three within the space's reach.
-        supernet: a checkpoint of ``quasar-rt train``, whose slices are scored. Without it the score is a proxy, not an
-            accuracy, and the subnets have random weights.
-        seed: the seed of all random choices. The same call gives the same result.
-        out: a folder for the results and the state: a search that was stopped continues there. None writes nothing.
-        hardware: a hardware configuration, a TOML file; where None, the one that the design-space search selects for
-            the space on the board.
-        population, generations: subnets of a generation, and generations; their product is the number of subnets that
-            are scored.
-        data: folder of the data set's files, where it is in no known place (with a supernet).
-        strategy: ``"guided"``: a model that is fitted to the scores so far chooses what is scored next;
-            ``"evolution"``: crossover and mutation alone (NSGA-II).
-        retrain: epochs for which the subnets behind Kendall's tau are trained on their own as well; 0 leaves that out.
-        test: score the finalists on the test images, not on held-out validation images.
-        threads: CPU threads of scoring; all cores where None, and one for each of the `workers`.
-        device: of a supernet: ``cpu``, ``cuda`` or ``cuda:N``; CUDA where there is any, where None.
-        workers: of a cluster, which score a supernet's candidates: ``ray`` or ``ray:ADDRESS``. The result is that of
-            one process. A worker that is lost is replaced, and its candidate scored again.
-        progress: gets the name of the work, the amount that is done and the total.
-        embedding: search subnets that also give the image's embedding (`Engine.embed`), which takes some cycles of a
-            frame. A space's file may ask for it, too.
-        track: logs each generation, the scored networks of a supernet and the targets to these
-            (`quasar_rt.tracking.TRACKERS`); needs `out`.
-        configurations: configurations of the accelerator (array, lanes, buffers) that are explored together with the
-            networks, at most. With 1, all subnets share one bitstream. With more, each target has the configuration
-            that suits its subnet: ``SPACE-BOARD-TARGETfps.toml`` beside the subnet.
-        clocks: MHz of the kernels; the board's default where empty. Several are explored, and each target has the one
-            on which its subnet has the rate with the least power (by the powers that the board's file assumes).
-        max_latency_ms: milliseconds that one frame alone may take, modelled.
-        max_energy_mj: millijoules that a frame may take, by the powers that the board's file assumes.
-        objectives: what the search looks for besides frames a second: ``"latency"`` of one frame alone, ``"energy"`` of
-            a frame, by the powers that the board's file assumes. They share the budget. The targets are always frame
-            rates; ``result.document["fronts"]`` has the fronts of latency and energy.
 
     Returns:
         the front and, for each target, a `Subnet` that `Engine` takes.
@@ -133,81 +71,33 @@ def search(
     >>> result.scoring.label
     'proxy score (not an accuracy)'
     """
-    options = Options(
-        fps,
-        seed,
-        population,
-        generations,
-        strategy,
-        retrain,
-        tuple(clocks),
-        configurations,
-        max_latency_ms,
-        max_energy_mj,
-        further_objectives(objectives),
-    )
-    if track and out is None:
-        raise InvalidValueError("track logs into the folder of the search: give `out`")
-    tell = progress or (lambda what, done, total: None)
-    with opened(space, supernet, data, test, threads, device, workers, retrain, embedding) as (found, source):
-        run = Run.of(found, source, options, board, hardware, tell)
-        with run.started(None if out is None else Path(out), track):
+    with opened(options) as (space, supernet):
+        run = Run.of(space, supernet, options, options.board, options.hardware)
+        with run.started(options.out):
             return run.finish()
 
 
-@dataclass(frozen=True)
-class Options:
-    """The arguments of a search that its settings come from, as the caller gave them."""
-
-    fps: float | Iterable[float] | None = None
-    seed: int = 0
-    population: int | None = None
-    generations: int | None = None
-    strategy: Strategy = "guided"
-    retrain: int = 0
-    clocks: tuple[float, ...] = ()
-    configurations: int = 1
-    max_latency_ms: float | None = None
-    max_energy_mj: float | None = None
-    objectives: tuple[Objective, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name, least in (("seed", 0), ("retrain", 0), ("configurations", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise InvalidValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
-
-
 @contextmanager
-def opened(
-    space: str | os.PathLike[str] | Space | None,
-    supernet: str | os.PathLike[str] | None,
-    data: str | os.PathLike[str] | None,
-    test: bool,
-    threads: int | None,
-    device: str | None,
-    workers: str | None,
-    retrain: int,
-    embedding: bool,
-) -> Iterator[tuple[Space, Supernet | None]]:
+def opened(options: Options) -> Iterator[tuple[Space, Supernet | None]]:
     """Opens the space and the supernet of a search, and closes the supernet."""
+    o, space = options, options.space
     if isinstance(space, (str, os.PathLike)):
         space = Space.load(space)
     source: Supernet | None = None
-    if supernet is not None:
+    if o.supernet is not None:
         if find_spec("torch") is None:
             raise ImportError("a supernet needs torch: pip install 'quasar-rt[host]'")
         from .supernet import Supernet
 
-        source = Supernet(supernet, data, space, test, threads, device, workers)
+        source = Supernet(o.supernet, o.data, space, o.test, o.threads, o.device, o.workers)
         space = source.space
-    elif data is not None or device is not None or workers is not None or retrain or test:
+    elif o.data is not None or o.device is not None or o.workers is not None or o.retrain or o.test:
         raise InvalidValueError(
             "data, device, workers, retrain and test mean something with a supernet only: give one"
         )
     try:
         space = space or Space.load(DEFAULT_SPACE)
-        if embedding:
+        if o.embedding:
             space = space.with_embedding()
         if source is not None:
             source.space = space
@@ -241,36 +131,25 @@ class Run:
         supernet: Supernet | None,
         options: Options,
         board: str | None,
-        hardware: str | os.PathLike[str] | None,
-        progress: Progress,
+        hardware: StrPath | None = None,
+        name: str = "",
     ) -> Run:
-        """Models the board and completes the settings."""
-        o = options
-        effort = EFFORT["proxy" if supernet is None else "supernet"]
-        limits = Limits(o.max_latency_ms, o.max_energy_mj)
-        if hardware is not None and (o.configurations > 1 or o.clocks):
+        """Models the board and completes the settings; `name` comes before the progress of one of several boards."""
+        o, limits = options, Limits.of(options)
+        tell = o.progress or (lambda what, done, total: None)
+        progress: Progress = (
+            (lambda what, done, total: tell(f"{name}: {what}", done, total)) if name else tell
+        )
+        if hardware is not None and o.explores:
             raise InvalidValueError(
                 "a hardware configuration is given, so none is explored: leave configurations and clocks out"
             )
-        if o.configurations > 1 or o.clocks:
-            modelled = explore(space, board, o.clocks, o.configurations, limits, progress)
+        if o.explores:
+            modelled = explore(space, board, tuple(o.clocks), o.configurations, limits, progress)
         else:
             one = Modelled.of(space, board, hardware)
             modelled = Modelled(limits.designs(one.designs.tables, one.designs.scales))
-        settings = Settings(
-            board=modelled.board,
-            fps=frame_rates(o.fps, modelled),
-            seed=o.seed,
-            population=effort.population if o.population is None else o.population,
-            generations=effort.generations if o.generations is None else o.generations,
-            strategy=o.strategy,
-            retrain=o.retrain,
-            configurations=o.configurations,
-            clocks_mhz=tuple(sorted(set(map(float, o.clocks)))),
-            max_latency_ms=o.max_latency_ms,
-            max_energy_mj=o.max_energy_mj,
-            objectives=o.objectives,
-        )
+        settings = Settings.of(o, modelled, "proxy" if supernet is None else "supernet")
         return cls(space, modelled, settings, supernet, progress)
 
     @property
@@ -279,21 +158,18 @@ class Run:
         return self.supernet or Proxy(self.space)
 
     @contextmanager
-    def started(
-        self, out: Path | None, track: Sequence[str], others: Sequence[Folder] = ()
-    ) -> Iterator[None]:
+    def started(self, out: StrPath | None, others: Sequence[Folder] = ()) -> Iterator[None]:
         """Scores networks; the search's folder and its logs are open in the block.
 
         Args:
             out: where the first process writes the results; None for nowhere.
-            track: as in `search`.
             others: folders of other boards' searches, whose scores count here, too.
         """
         # Raises for a target that no network reaches, so it precedes the folder.
         quickest = self.check_reach()
         self.loop = self.nsga2()
         writes = self.supernet is None or self.supernet.first
-        self.out = out if writes else None
+        self.out = Path(out) if out is not None and writes else None
         self.identity = {
             "format": FORMAT,
             "quasar_rt": version("quasar-rt"),
@@ -307,7 +183,7 @@ class Run:
             self.folder = Folder(self.out, self.identity, others)
             stack.callback(self.folder.close)
             if self.out is not None:
-                for name in dict.fromkeys(track):
+                for name in dict.fromkeys(self.settings.options.track):
                     # A search that continues goes through all its generations again.
                     self.trackers.append(open_tracker(name, self.out, self.identity, from_start=True))
                     stack.callback(self.trackers[-1].close)
@@ -387,7 +263,7 @@ class Run:
             the scored networks with their frame rates on all configurations.
         """
         s = self.settings
-        if s.configurations == 1:
+        if s.options.configurations == 1:
             return scored
         for round_ in range(SPECIAL_ROUNDS):
             before = len(self.modelled.designs)
@@ -395,7 +271,7 @@ class Run:
                 reached = np.flatnonzero(scored.fps >= fps)
                 if len(reached):
                     genome = scored.genomes[reached[scored.scores[reached].argmax()]]
-                    self.modelled = specialised(self.modelled, genome, s.clocks_mhz, s.limits)
+                    self.modelled = specialised(self.modelled, genome, s.clocks, s.limits)
                 done = round_ * len(s.fps) + number + 1
                 self.progress("specialising configurations", done, SPECIAL_ROUNDS * len(s.fps))
             if len(self.modelled.designs) == before:
@@ -449,8 +325,8 @@ class Run:
             population=s.population,
             generations=s.generations,
             targets=[self.modelled.closed_form_of(fps) for fps in s.fps],
-            seed=s.seed,
-            strategy=s.strategy,
+            seed=s.options.seed,
+            strategy=s.options.strategy,
             objectives=s.objectives,
         )
 

@@ -1,53 +1,24 @@
-"""The settings of a search: what the caller asked for, with the defaults filled in.
-
-Depends on `quasar_rt.errors` and `quasar_rt.hardware`; other modules of `quasar_rt.nas` take their defaults from here.
-"""
+"""The settings of a search: its options, completed. Depends on `quasar_rt.hardware` and `options`."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from ..errors import InvalidValueError
 from ..hardware import CostTable, Designs
 from .objectives import Objective
+from .options import EFFORT, Options, about
 
 if TYPE_CHECKING:
     from .boards import Modelled
 
-__all__ = [
-    "DEFAULT_SPACE",
-    "EFFORT",
-    "Effort",
-    "Limits",
-    "Settings",
-    "Strategy",
-    "frame_rates",
-]
+__all__ = ["Limits", "Settings", "frame_rates"]
 
-
-#: The choice of the networks that are scored next: by a model of the scores so far, or by crossover and mutation
-#: alone (NSGA-II).
-Strategy: TypeAlias = Literal["guided", "evolution"]
-
-
-class Effort(NamedTuple):
-    """The size of a search."""
-
-    population: int
-    generations: int
-
-
-#: The space of a search that names none.
-DEFAULT_SPACE = "tiny"
-
-#: The default effort by the kind of score: a proxy score takes microseconds, a supernet's score seconds.
-EFFORT = {"proxy": Effort(200, 100), "supernet": Effort(32, 20)}
 #: Targets where none are given: at these shares of the way from the slowest subnet to the fastest.
 DEFAULT_TARGETS = (0.25, 0.5, 0.75)
 
@@ -61,6 +32,11 @@ class Limits:
     energy_mj: float | None = None
     """Millijoules of a frame."""
 
+    @classmethod
+    def of(cls, options: Options) -> Limits:
+        """Returns the limits that the caller gave."""
+        return cls(options.max_latency_ms, options.max_energy_mj)
+
     def designs(self, tables: Sequence[CostTable], scales: Sequence[float]) -> Designs:
         """Returns configurations with these limits."""
         return Designs(tables, scales, max_latency_ms=self.latency_ms, max_energy_mj=self.energy_mj)
@@ -68,25 +44,26 @@ class Limits:
 
 @dataclass(frozen=True)
 class Settings:
-    """The arguments of `quasar_rt.search` that the result depends on. front.json has them by these names."""
+    """The options of a search for one board, and what completes them."""
 
+    options: Options
     board: str
     fps: list[float]
     """Targets in modelled frames a second, rising."""
-    seed: int
     population: int
     generations: int
-    strategy: Strategy
-    retrain: int
-    """Epochs; 0 for none."""
-    configurations: int = 1
-    """Configurations of the accelerator that are explored together with the networks, at most."""
-    clocks_mhz: tuple[float, ...] = ()
-    """Clocks of the kernels that are explored; empty for the board's default."""
-    max_latency_ms: float | None = None
-    max_energy_mj: float | None = None
-    objectives: tuple[Objective, ...] = ()
-    """Objectives besides frames a second (`further_objectives`)."""
+
+    @classmethod
+    def of(cls, options: Options, modelled: Modelled, kind: str) -> Settings:
+        """Completes the options for a board and a kind of score, ``proxy`` or ``supernet``."""
+        o, effort = options, EFFORT[kind]
+        return cls(
+            options,
+            modelled.board,
+            frame_rates(o.fps, modelled),
+            effort.population if o.population is None else o.population,
+            effort.generations if o.generations is None else o.generations,
+        )
 
     @property
     def budget(self) -> int:
@@ -94,25 +71,28 @@ class Settings:
         return self.population * self.generations
 
     @property
-    def limits(self) -> Limits:
-        """The limits of a network, besides the buffers."""
-        return Limits(self.max_latency_ms, self.max_energy_mj)
+    def clocks(self) -> tuple[float, ...]:
+        """Clocks of the kernels that are explored, in MHz, rising; empty for the board's default."""
+        return tuple(self.options.clocks)
 
     @property
-    def explores(self) -> bool:
-        """True if each target has a configuration of its own."""
-        return self.configurations > 1 or bool(self.clocks_mhz)
+    def limits(self) -> Limits:
+        """The limits of a network, besides the buffers."""
+        return Limits.of(self.options)
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """Objectives besides frames a second (`further_objectives`)."""
+        return tuple(self.options.objectives)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the settings for front.json, without those newer ones that have their defaults."""
-        newer = {
-            "configurations": 1,
-            "clocks_mhz": (),
-            "max_latency_ms": None,
-            "max_energy_mj": None,
-            "objectives": (),
-        }
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in newer or v != newer[k]}
+        """Returns the settings for search.json and front.json, without those newer ones that have their defaults."""
+        found: dict[str, Any] = {"board": self.board}
+        for one, details in about(type(self.options)):
+            value = getattr(self if hasattr(self, one.name) else self.options, one.name)
+            if details.saved and not (details.newer and value == one.default):
+                found[details.saved] = value
+        return found
 
 
 def frame_rates(fps: float | Iterable[float] | None, modelled: Modelled) -> list[float]:

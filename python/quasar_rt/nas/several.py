@@ -8,12 +8,10 @@ Depends on `quasar_rt.nas.run` and `quasar_rt.nas.report`.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +20,12 @@ from typing import Any
 from ..errors import DoesNotFitError, InfeasibleError, InvalidValueError
 from ..files import file_name, make_folder, write_text
 from ..hardware import Board
-from ..space import Space
 from . import report
 from .boards import resources_of
 from .folder import Folder
-from .objectives import Objective, further_objectives
+from .options import BoardsOptions, takes
 from .result import SearchResult, Target
-from .run import Options, Run, opened
-from .scorer import Progress
-from .settings import Strategy
+from .run import Run, opened
 
 __all__ = ["BoardsResult", "search_boards"]
 
@@ -75,47 +70,19 @@ class BoardsResult:
         path = Path(folder)
         make_folder(path)
         write_text(path / "boards.csv", _table(self.document))
-        write_text(path / "index.html", _page(self.document))
+        title = f"{self.document['space']['name']}: boards compared"
+        write_text(path / "index.html", report.filled("boards.html", title, self.document))
         write_text(path / "boards.json", json.dumps(self.document, indent=1) + "\n")
         return dataclasses.replace(self, folder=path)
 
 
-def search_boards(
-    boards: Iterable[str],
-    space: str | os.PathLike[str] | Space | None = None,
-    fps: float | Iterable[float] | None = None,
-    supernet: str | os.PathLike[str] | None = None,
-    seed: int = 0,
-    out: str | os.PathLike[str] | None = None,
-    *,
-    population: int | None = None,
-    generations: int | None = None,
-    data: str | os.PathLike[str] | None = None,
-    strategy: Strategy = "guided",
-    retrain: int = 0,
-    test: bool = False,
-    threads: int | None = None,
-    device: str | None = None,
-    workers: str | None = None,
-    progress: Progress | None = None,
-    embedding: bool = False,
-    track: Sequence[str] = (),
-    configurations: int = 1,
-    clocks: Iterable[float] = (),
-    max_latency_ms: float | None = None,
-    max_energy_mj: float | None = None,
-    objectives: Iterable[Objective] = (),
-) -> BoardsResult:
+@takes(BoardsOptions)
+def search_boards(options: BoardsOptions) -> BoardsResult:
     """Searches a space for the subnets that are best at each frame rate of several boards, and compares the boards.
 
-    Args:
-        boards: names of boards or paths of their files, each once.
-        out: a folder for the comparison (index.html, boards.json, boards.csv) and for each board's search, in a folder
-            of its name. None writes nothing.
-
-    The others are those of `quasar_rt.search`; `population` and `generations` count for each board. A target that a
-    board does not reach is named in `BoardsResult.missed`, a board that holds no network or reaches no target in
-    `BoardsResult.left_out`.
+    `out` gets the comparison (index.html, boards.json, boards.csv) and each board's search, in a folder of its name;
+    `population` and `generations` count for each board. A target that a board does not reach is named in
+    `BoardsResult.missed`, a board that holds no network or reaches no target in `BoardsResult.left_out`.
 
     Raises:
         quasar_rt.InfeasibleError: no board reaches any target; the message has each board's reason.
@@ -125,34 +92,17 @@ def search_boards(
     >>> sorted(result.results), result.left_out["pynq-z2"].startswith("no network of this space reaches 90000 FPS")
     (['zcu102'], True)
     """
-    given = [(board, Board.load(board).name) for board in boards]
+    given = [(board, Board.load(board).name) for board in options.boards]
     names = [name for _, name in given]
     if not names or len(set(map(_folder_name, names))) < len(names):
         raise InvalidValueError(f"boards must be names, each once, not {names}")
-    rates: float | list[float] | None = fps if fps is None or isinstance(fps, (int, float)) else list(fps)
-    options = Options(
-        rates,
-        seed,
-        population,
-        generations,
-        strategy,
-        retrain,
-        tuple(clocks),
-        configurations,
-        max_latency_ms,
-        max_energy_mj,
-        further_objectives(objectives),
-    )
-    if track and out is None:
-        raise InvalidValueError("track logs into the folder of the search: give `out`")
-    tell = progress or (lambda what, done, total: None)
     runs: list[Run] = []
     missed: dict[str, dict[float, str]] = {}
     left_out: dict[str, str] = {}
-    with opened(space, supernet, data, test, threads, device, workers, retrain, embedding) as (found, source):
+    with opened(options) as (space, supernet):
         for board, name in given:
             try:
-                run = Run.of(found, source, options, board, None, _of_board(tell, name))
+                run = Run.of(space, supernet, options, board, name=name)
                 missed[name] = run.drop_missed()
                 runs.append(run)
             except (DoesNotFitError, InfeasibleError) as error:
@@ -162,26 +112,21 @@ def search_boards(
             raise InfeasibleError(f"no board can be searched for: {reasons}")
         results: dict[str, SearchResult] = {}
         folders: list[Folder] = []
+        out = None if options.out is None else Path(options.out)
         with ExitStack() as stack:
             for run in runs:
-                folder = None if out is None else Path(out) / _folder_name(run.settings.board)
-                stack.enter_context(run.started(folder, track, folders))
+                stack.enter_context(run.started(out and out / _folder_name(run.settings.board), folders))
                 folders.append(run.folder)
             for run in runs:
                 results[run.settings.board] = run.finish([other.scored for other in runs if other is not run])
-        writes = source is None or source.first
-    document = _document(results, missed, left_out)
-    result = BoardsResult(results, missed, left_out, document)
+        writes = supernet is None or supernet.first
+    result = BoardsResult(results, missed, left_out, _document(results, missed, left_out))
     return result.save(out) if out is not None and writes else result
 
 
 def _folder_name(board: str) -> str:
     """Returns the name of a board's folder: a board's file may have any name in it."""
     return file_name(board).lstrip(".") or "board"
-
-
-def _of_board(progress: Progress, board: str) -> Progress:
-    return lambda what, done, total: progress(f"{board}: {what}", done, total)
 
 
 def _document(
@@ -267,13 +212,4 @@ def _table(document: Mapping[str, Any]) -> str:
                     "file": f"{one['folder']}/{target['file']}",
                 }
             )
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def _page(document: Mapping[str, Any]) -> str:
-    """Returns the text of index.html, one page that needs no network."""
-    return report.filled("boards.html", f"{document['space']['name']}: boards compared", document)
+    return report.csv_text(rows)

@@ -1,0 +1,364 @@
+"""The options of a search, each in one place: `Options` has their names, types, defaults and texts.
+
+From its fields come the parameters and the documentation of `quasar_rt.search` and `search_boards`, the options of
+``quasar-rt search``, and the settings in search.json and front.json. To add an option, add a field.
+
+Depends on `quasar_rt.errors`, `quasar_rt.space`, `objectives` and `scorer`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, Field, dataclass, field, fields
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, get_args, get_type_hints
+
+from ..errors import InvalidValueError
+from ..space import Space
+from ..tracking import TRACKERS
+from .objectives import Objective, further_objectives
+from .scorer import Progress
+
+__all__ = [
+    "DEFAULT_BOARD",
+    "DEFAULT_SPACE",
+    "EFFORT",
+    "About",
+    "BoardsOptions",
+    "Options",
+    "SearchOptions",
+    "Strategy",
+    "about",
+    "takes",
+]
+
+#: The choice of the networks that are scored next: by a model of the scores so far, or by crossover and mutation
+#: alone (NSGA-II).
+Strategy: TypeAlias = Literal["guided", "evolution"]
+
+#: The board and the space of a search that names none.
+DEFAULT_BOARD, DEFAULT_SPACE = "zcu102", "tiny"
+
+
+class Effort(NamedTuple):
+    """The size of a search."""
+
+    population: int
+    generations: int
+
+
+#: The default effort by the kind of score: a proxy score takes microseconds, a supernet's score seconds.
+EFFORT = {"proxy": Effort(200, 100), "supernet": Effort(32, 20)}
+
+P = ParamSpec("P")
+T = TypeVar("T")
+A = TypeVar("A")
+R = TypeVar("R")
+StrPath: TypeAlias = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class About:
+    """An option: what its field does not say."""
+
+    text: str
+    """Its documentation in Python."""
+    flag: str = ""
+    """Its name on the command line; empty where the command has none of its own."""
+    help: str = ""
+    """Its documentation on the command line, where that differs."""
+    metavar: str | None = None
+    kind: Literal["text", "whole", "positive", "file", "folder"] = "text"
+    """The values on the command line."""
+    least: int = 0
+    """The lowest of the whole numbers."""
+    choices: Sequence[str] = ()
+    repeats: bool = False
+    """True if the command line takes several."""
+    saved: str = ""
+    """Its name in search.json and front.json; empty where the result depends on it otherwise, or not at all."""
+    newer: bool = False
+    """True if it counts only where it is given, in files and in the names of folders: older ones do not have it."""
+    named: bool = True
+    """True if the default folder of the results depends on it."""
+
+
+def option(default: T, text: str, flag: str = "", **keywords: Any) -> T:
+    """Returns a field of `Options`; `keywords` are those of `About`."""
+    value: T = field(default=default, metadata={"about": About(text, flag, **keywords)})
+    return value
+
+
+def about(options: type[Options]) -> Iterator[tuple[Field[Any], About]]:
+    """Yields the fields of a class of options."""
+    for one in fields(options):
+        yield one, one.metadata["about"]
+
+
+@dataclass(frozen=True, repr=False)
+class Options:
+    """The options of a search for one board or several, as the caller gave them."""
+
+    space: StrPath | Space | None = option(
+        None,
+        f"a search space, its name or its TOML file. [the supernet's, or {DEFAULT_SPACE}]",
+        "--space",
+        metavar="NAME|FILE",
+    )
+    fps: float | Iterable[float] | None = option(
+        None,
+        "modelled frame rate that a subnet must reach, or several. [three within the space's reach]",
+        "--fps",
+        metavar="N",
+        kind="positive",
+        repeats=True,
+        saved="fps",
+    )
+    supernet: StrPath | None = option(
+        None,
+        "a checkpoint of `quasar-rt train`, whose slices are scored. Without it the score is a proxy, not an accuracy, "
+        "and the subnets have random weights.",
+        "--supernet",
+        kind="file",
+    )
+    seed: int = option(
+        0,
+        "the seed of all random choices. The same search gives the same result.",
+        "--seed",
+        metavar="N",
+        kind="whole",
+        saved="seed",
+    )
+    out: StrPath | None = option(
+        None,
+        "a folder for the results and the state: a search that was stopped continues there. None writes nothing.",
+        "--out",
+        help="Folder of the results. [runs/search/..., named after the settings]",
+        kind="folder",
+        named=False,
+    )
+    _: KW_ONLY
+    population: int | None = option(
+        None,
+        f"subnets of a generation. [{EFFORT['proxy'].population}; with a supernet {EFFORT['supernet'].population}]",
+        "--population",
+        metavar="N",
+        kind="whole",
+        least=4,
+        saved="population",
+    )
+    generations: int | None = option(
+        None,
+        f"generations. [{EFFORT['proxy'].generations}; with a supernet {EFFORT['supernet'].generations}]",
+        "--generations",
+        metavar="N",
+        kind="whole",
+        least=1,
+        saved="generations",
+    )
+    data: StrPath | None = option(
+        None,
+        "folder of the data set's files, where it is in none of the known places; for a recipe of images in files also "
+        "WebDataset shards ([webdataset] extra) or a Hugging Face data set ([datasets] extra).",
+        "--data",
+        metavar="DIR|wds:SHARDS|hf:NAME",
+    )
+    strategy: Strategy = option(
+        "guided",
+        "guided: a model that is fitted to the scores so far chooses what is scored next; evolution: crossover and "
+        "mutation alone (NSGA-II).",
+        "--strategy",
+        choices=get_args(Strategy),
+        saved="strategy",
+    )
+    retrain: int = option(
+        0,
+        "epochs for which the subnets behind Kendall's tau are trained on their own as well; 0 leaves that out.",
+        "--retrain",
+        metavar="EPOCHS",
+        kind="whole",
+        saved="retrain",
+    )
+    test: bool = option(
+        False, "score the finalists on the test images, not on held-out validation images.", "--test"
+    )
+    threads: int | None = option(
+        None,
+        "CPU threads of scoring, with workers those of each. [all cores; with workers 1]",
+        "--threads",
+        metavar="N",
+        kind="whole",
+        least=1,
+        named=False,
+    )
+    device: str | None = option(
+        None, "of a supernet: cpu, cuda or cuda:N. [cuda where there is one]", "--device", named=False
+    )
+    workers: str | None = option(
+        None,
+        "score a supernet's candidates on Ray's workers: one for each core of this machine (ray), or those of a "
+        "cluster (ray:ADDRESS). The result is that of one process. A worker that is lost is replaced, and its "
+        "candidate scored again.",
+        "--workers",
+        metavar="ray[:ADDRESS]",
+        named=False,
+    )
+    progress: Progress | None = option(
+        None, "gets the name of the work, the amount that is done and the total.", named=False
+    )
+    embedding: bool = option(
+        False,
+        "search subnets that also give the image's embedding (`Engine.embed`), which takes some cycles of a frame. A "
+        "space's file may ask for it, too.",
+        "--embedding",
+        newer=True,
+    )
+    track: Sequence[str] = option(
+        (),
+        "logs each generation, the scored networks of a supernet and the targets to these "
+        "(`quasar_rt.tracking.TRACKERS`); needs `out`.",
+        "--log",
+        help="Also log the generations, the scored networks and the targets to TensorBoard's files in the folder of "
+        "the results, or to Weights & Biases; with --recipe the training, too, as `quasar-rt train --log` does. "
+        "Repeatable.",
+        choices=TRACKERS,
+        repeats=True,
+        named=False,
+    )
+    configurations: int = option(
+        1,
+        "configurations of the accelerator (array, lanes, buffers) to explore with the subnets, at most. With 1, all "
+        "subnets share one bitstream; with more, each target has the configuration that suits its subnet, "
+        "SPACE-BOARD-TARGETfps.toml.",
+        "--configurations",
+        metavar="N",
+        kind="whole",
+        least=1,
+        saved="configurations",
+        newer=True,
+    )
+    clocks: Iterable[float] = option(
+        (),
+        "clocks of the kernels. Several are explored, and each target has the one on which its subnet has the rate "
+        "with the least power (by the powers that the board's file assumes). [the board's]",
+        "--clock",
+        metavar="MHZ",
+        kind="positive",
+        repeats=True,
+        saved="clocks_mhz",
+        newer=True,
+    )
+    max_latency_ms: float | None = option(
+        None,
+        "milliseconds that one frame alone may take, modelled.",
+        "--max-latency",
+        metavar="MS",
+        kind="positive",
+        saved="max_latency_ms",
+        newer=True,
+    )
+    max_energy_mj: float | None = option(
+        None,
+        "millijoules that a frame may take, by the powers that the board's file assumes.",
+        "--max-energy",
+        metavar="MJ",
+        kind="positive",
+        saved="max_energy_mj",
+        newer=True,
+    )
+    objectives: Iterable[Objective] = option(
+        (),
+        "what to look for besides frame rate: low latency of one frame alone, or low energy of a frame, by the powers "
+        "that the board's file assumes. They share the budget. The targets are always frame rates; front.json has the "
+        "fronts of latency and energy.",
+        "--objective",
+        choices=get_args(Objective)[1:],
+        repeats=True,
+        saved="objectives",
+        newer=True,
+    )
+
+    def __post_init__(self) -> None:
+        for one, details in about(type(self)):
+            value = getattr(self, one.name)
+            # Numbers without a default are checked where it is known.
+            checked = details.kind == "whole" and one.default is not None
+            if checked and (not isinstance(value, int) or value < details.least):
+                raise InvalidValueError(
+                    f"{one.name} must be a whole number of at least {details.least}, not {value!r}"
+                )
+        if self.track and self.out is None:
+            raise InvalidValueError("track logs into the folder of the search: give `out`")
+        # An iterator is read once here, and the options are read for each board.
+        values = {
+            "fps": list(self.fps) if isinstance(self.fps, Iterator) else self.fps,
+            "clocks": tuple(sorted(set(map(float, self.clocks)))),
+            "objectives": further_objectives(self.objectives),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def explores(self) -> bool:
+        """True if configurations are explored: each target has one of its own."""
+        return self.configurations > 1 or bool(self.clocks)
+
+
+@dataclass(frozen=True, repr=False)
+class _OneBoard:
+    space: StrPath | Space | None = None
+    board: str | None = option(None, f"a board's name. [the one that `hardware` names, or {DEFAULT_BOARD}]")
+
+
+@dataclass(frozen=True, repr=False)
+class SearchOptions(Options, _OneBoard):
+    """The options of `quasar_rt.search`."""
+
+    _: KW_ONLY
+    hardware: StrPath | None = option(
+        None,
+        "a hardware configuration, a TOML file. [searched for the space on the board]",
+        "--hardware",
+        kind="file",
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class _Boards:
+    boards: Iterable[str] = field(
+        metadata={"about": About("names of boards or paths of their files, each once.")}
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class BoardsOptions(Options, _Boards):
+    """The options of `quasar_rt.nas.search_boards`."""
+
+
+def takes(options: Callable[P, A]) -> Callable[[Callable[[A], R]], Callable[P, R]]:
+    """Gives a function the fields of a class of options as its parameters, and their texts to its docstring."""
+
+    def decorate(function: Callable[[A], R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            return function(options(*args, **kwargs))
+
+        assert isinstance(options, type)
+        signature = inspect.signature(options)
+        hints = {**get_type_hints(options), "return": function.__annotations__["return"]}
+        call.__annotations__ = {name: hints[name] for name in (*signature.parameters, "return")}
+        vars(call)["__signature__"] = signature.replace(return_annotation=hints["return"])
+        texts = (
+            textwrap.fill(
+                f"{one.name}: {details.text}", 120, initial_indent=" " * 8, subsequent_indent=" " * 12
+            )
+            for one, details in about(options)
+        )
+        summary, _, rest = (function.__doc__ or "").partition("\n\n")
+        call.__doc__ = "\n".join([f"{summary}\n\n    Args:", *texts, "", rest])
+        return call
+
+    return decorate
