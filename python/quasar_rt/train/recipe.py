@@ -13,10 +13,10 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from ..errors import SettingsError
 from ..files import read_small_text, refused
@@ -47,15 +47,8 @@ DATA_SETS = ("fashion-mnist", "digits", "imagenet")
 #: The rule that `is_name` checks.
 NAME_RULE = "at most 100 letters, digits, '-', '_' and '.', beginning with neither '-' nor '.'"
 
-#: Keys that `Recipe.digest` leaves out at their defaults: the table, the key, the default.
-_LATER = (
-    ("data", "erasing", 0.0),
-    ("data", "mixup", 0.0),
-    ("data", "cutmix", 0.0),
-    ("optimizer", "accumulate", 1),
-    ("optimizer", "recompute", False),
-    ("", "drop_path", 0.0),
-)
+#: Marks a key that came after the first recipes: `Recipe.digest` leaves it out at its default.
+_LATER = object()
 
 #: The part of a RandAugment's description that timm reads; timm ignores the rest, or stops.
 _RANDAUGMENT = r"rand(-(m|n|mmax)\d{1,2}|-mstd\d+(\.\d+)?|-p[01](\.\d+)?|-inc[01]|-t(weights|3aw?))*"
@@ -80,18 +73,18 @@ class Data:
     """
 
     name: str
-    validation: int
+    validation: Annotated[int, "at least 1"]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    subset: int = 0
+    subset: Annotated[int, "at least 0"] = 0
     flip: bool = False
-    shift: int = 0
+    shift: Annotated[int, "in [0, 64]"] = 0
     crop: tuple[float, ...] = (0.08, 1.0)
     randaugment: str = ""
-    erasing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    workers: int = 4
+    erasing: Annotated[float, "in [0, 1]", _LATER] = 0.0
+    mixup: Annotated[float, "in [0, 100]", _LATER] = 0.0
+    cutmix: Annotated[float, "in [0, 100]", _LATER] = 0.0
+    workers: Annotated[int, "in [0, 256]"] = 4
 
     @property
     def folder(self) -> bool:
@@ -111,16 +104,16 @@ class Optimizer:
     """
 
     batch: int
-    beta1: float
-    beta2: float
-    weight_decay: float
-    clip: float
-    label_smoothing: float
-    ema: float
+    beta1: Annotated[float, "in [0, 1)"]
+    beta2: Annotated[float, "in [0, 1)"]
+    weight_decay: Annotated[float, "in [0, 100]"]
+    clip: Annotated[float, "positive"]
+    label_smoothing: Annotated[float, "in [0, 1)"]
+    ema: Annotated[float, "in [0, 1)"]
     bfloat16: bool = False
     compile: bool = False
-    accumulate: int = 1
-    recompute: bool = False
+    accumulate: Annotated[int, _LATER] = 1
+    recompute: Annotated[bool, _LATER] = False
 
 
 @dataclass(frozen=True)
@@ -128,9 +121,9 @@ class Stage:
     """One schedule: linear warm-up over a share of its steps, then a cosine to `final` times the learning rate."""
 
     epochs: int
-    learning_rate: float
-    warmup: float
-    final: float
+    learning_rate: Annotated[float, "in (0, 100]"]
+    warmup: Annotated[float, "in [0, 1)"]
+    final: Annotated[float, "in [0, 1]"]
 
 
 @dataclass(frozen=True)
@@ -145,10 +138,10 @@ class Sandwich:
     trained, but a search looks at just such corners.
     """
 
-    random: int = 2
-    alike: float = 0.5
-    distillation: float = 1.0
-    temperature: float = 1.0
+    random: Annotated[int, "in [0, 64]"] = 2
+    alike: Annotated[float, "in [0, 1]"] = 0.5
+    distillation: Annotated[float, "in [0, 1]"] = 1.0
+    temperature: Annotated[float, "in [0.01, 100]"] = 1.0
 
 
 @dataclass(frozen=True)
@@ -167,10 +160,10 @@ class Teacher:
 
     model: str
     checkpoint: str = ""
-    weight: float = 0.5
+    weight: Annotated[float, "in (0, 1]"] = 0.5
     hard: bool = False
-    temperature: float = 1.0
-    size: int = 0
+    temperature: Annotated[float, "in [0.01, 100]"] = 1.0
+    size: Annotated[int, "in [0, 4096]"] = 0
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     stages: tuple[str, ...] = ("float", "supernet", "quantized")
@@ -184,9 +177,9 @@ class Quantization:
     `percentile` of what `calibration` images give.
     """
 
-    percentile: float
-    calibration: int
-    scoring: int
+    percentile: Annotated[float, "in [0.99, 1]"]
+    calibration: Annotated[int, "at least 1"]
+    scoring: Annotated[int, "at least 1"]
     criterion: str = "loss"
 
 
@@ -215,11 +208,11 @@ class Recipe:
     teacher: Teacher | None = None
     sandwich: Sandwich = field(default_factory=Sandwich)
     init: str = "random"
-    layer_scale: float = 1.0
-    drop_path: float = 0.0
+    layer_scale: Annotated[float, "in [0, 10]"] = 1.0
+    drop_path: Annotated[float, "in [0, 1)", _LATER] = 0.0
     baseline: bool = False
-    checkpoint_every: int = 0
-    checkpoint_minutes: float = 5.0
+    checkpoint_every: Annotated[int, "at least 0"] = 0
+    checkpoint_minutes: Annotated[float, "positive"] = 5.0
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the recipe as its TOML file states it, with the defaults filled in."""
@@ -246,10 +239,9 @@ class Recipe:
         for key in ("space", "checkpoint_every", "checkpoint_minutes", *without):
             table.pop(key, None)
         del table["data"]["workers"]
-        for part, key, default in _LATER:
-            owner = table[part] if part else table
-            if owner[key] == default:
-                del owner[key]
+        for path, one, value, notes in _annotated(self):
+            if _LATER in notes and value == one.default:
+                del (table[path[0]] if path else table)[one.name]
         return hashlib.sha256(json.dumps([table, *also], sort_keys=True).encode()).hexdigest()
 
 
@@ -410,98 +402,90 @@ def _float(number: float) -> float:
         return math.inf if number > 0 else -math.inf
 
 
+def _annotated(part: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Field[Any], Any, tuple[Any, ...]]]:
+    """Yields the keys of a recipe or of its table at `path`: the field, the value, and the notes on its type."""
+    hints = get_type_hints(type(part), include_extras=True)
+    for one in fields(part):
+        value = getattr(part, one.name)
+        if dataclasses.is_dataclass(value):
+            yield from _annotated(value, *path, one.name)
+        yield path, one, value, getattr(hints[one.name], "__metadata__", ())
+
+
+def _within(value: float, bounds: str) -> bool:
+    """Returns whether a number is ``positive``, ``at least 1``, ``in [0, 1)``..., as `bounds` says."""
+    if bounds == "positive":
+        return value > 0
+    if bounds.startswith("at least "):
+        return value >= int(bounds.removeprefix("at least "))
+    low, high = (float(end) for end in bounds[4:-1].split(", "))
+    above = low <= value if bounds[3] == "[" else low < value
+    return above and (value <= high if bounds[-1] == "]" else value < high)
+
+
 def _check(recipe: Recipe, path: str) -> None:
-    d, o, q, s = recipe.data, recipe.optimizer, recipe.quantization, recipe.sandwich
-    rules: dict[str, Callable[[], bool]] = {
-        f"name must be {NAME_RULE}": lambda: is_name(recipe.name),
-        "seed must be in [0, 2^63)": lambda: 0 <= recipe.seed < 2**63,
-        "init must be 'random', 'timm:NAME' or a file": lambda: recipe.init.strip() not in ("", "timm:"),
-        "layer_scale must be in [0, 10]": lambda: 0 <= recipe.layer_scale <= 10,
-        "checkpoint_every must be at least 0": lambda: recipe.checkpoint_every >= 0,
-        "checkpoint_minutes must be positive": lambda: recipe.checkpoint_minutes > 0,
-        f"data.name must be one of {', '.join(DATA_SETS)}, or the path of a folder (with a '/')": lambda: (
-            d.name in DATA_SETS or "/" in d.name or os.sep in d.name
-        ),
-        "data.validation must be at least 1": lambda: d.validation >= 1,
-        "data.subset must be at least 0": lambda: d.subset >= 0,
-        "data.workers must be in [0, 256]": lambda: 0 <= d.workers <= 256,
-        "data.shift must be in [0, 64]": lambda: 0 <= d.shift <= 64,
-        "data.mean must be in [0, 1], one number or one for each channel": lambda: (
-            len(d.mean) in (1, 3) and all(0 <= m <= 1 for m in d.mean)
-        ),
-        "data.std must be in [0.001, 1], one number or one for each channel": lambda: (
-            len(d.std) in (1, 3) and all(1e-3 <= s <= 1 for s in d.std)
-        ),
-        "data.crop must be two shares of the area, the least first": lambda: (
-            len(d.crop) == 2 and 0 < d.crop[0] <= d.crop[1] <= 1
-        ),
-        "data.randaugment must be as timm has it: 'rand', then '-m9' (strength), '-n2', '-p0.5', '-mstd0.5', "
-        "'-mmax10', '-inc1' or '-tweights', in any order": lambda: (
-            d.randaugment == "" or re.fullmatch(_RANDAUGMENT, d.randaugment) is not None
-        ),
-        "data.erasing must be in [0, 1]": lambda: 0 <= d.erasing <= 1,
-        "data.mixup must be in [0, 100]": lambda: 0 <= d.mixup <= 100,
-        "data.cutmix must be in [0, 100]": lambda: 0 <= d.cutmix <= 100,
-        "drop_path must be in [0, 1)": lambda: 0 <= recipe.drop_path < 1,
-        "optimizer.batch must be at least 1": lambda: o.batch >= 1,
-        "optimizer.accumulate must be in [1, optimizer.batch]": lambda: 1 <= o.accumulate <= o.batch,
-        "optimizer.beta1 must be in [0, 1)": lambda: 0 <= o.beta1 < 1,
-        "optimizer.beta2 must be in [0, 1)": lambda: 0 <= o.beta2 < 1,
-        "optimizer.weight_decay must be in [0, 100]": lambda: 0 <= o.weight_decay <= 100,
-        "optimizer.clip must be positive": lambda: o.clip > 0,
-        "optimizer.label_smoothing must be in [0, 1)": lambda: 0 <= o.label_smoothing < 1,
-        "optimizer.ema must be in [0, 1)": lambda: 0 <= o.ema < 1,
-        f"quantization.criterion must be one of {', '.join(CRITERIA)}": lambda: q.criterion in CRITERIA,
-        "quantization.percentile must be in [0.99, 1]": lambda: 0.99 <= q.percentile <= 1,
-        "quantization.calibration must be at least 1": lambda: q.calibration >= 1,
-        "quantization.scoring must be at least 1": lambda: q.scoring >= 1,
-        "sandwich.random must be in [0, 64]": lambda: 0 <= s.random <= 64,
-        "sandwich.alike must be in [0, 1]": lambda: 0 <= s.alike <= 1,
-        "sandwich.distillation must be in [0, 1]": lambda: 0 <= s.distillation <= 1,
-        "sandwich.temperature must be in [0.01, 100]": lambda: 0.01 <= s.temperature <= 100,
-        "supernet_stage or quantized_stage is missing": lambda: (
-            recipe.supernet_stage is not None or recipe.quantized_stage is not None
-        ),
-        "data.randaugment and data.crop are for folders of images": lambda: (
-            d.folder or (not d.randaugment and d.crop == Data.crop)
-        ),
-    }
-    if recipe.teacher is not None:
-        rules |= _teacher_rules(recipe.teacher)
-    for name in ("float_stage", "supernet_stage", "quantized_stage"):
-        stage = getattr(recipe, name)
-        if stage is None:
-            continue
-        rules |= _stage_rules(name, stage, 0 if name == "float_stage" and recipe.init != "random" else 1)
+    rules = _rules(recipe)
+    for parents, one, value, notes in _annotated(recipe):
+        for bounds in notes:
+            if bounds is not _LATER:
+                rules[f"{'.'.join((*parents, one.name))} must be {bounds}"] = _within(value, bounds)
     for rule, holds in rules.items():
-        if not holds():
+        if not holds:
             raise SettingsError(f"{path}: {rule}")
 
 
-def _teacher_rules(t: Teacher) -> dict[str, Callable[[], bool]]:
-    def fits(values: tuple[float, ...], least: float) -> bool:
-        return len(values) in (0, 1, 3) and all(least <= value <= 1 for value in values)
+def _rules(recipe: Recipe) -> dict[str, bool]:
+    """Returns the rules that are no bounds of a number, and whether they hold."""
+    d, o, t = recipe.data, recipe.optimizer, recipe.teacher
 
-    return {
-        "teacher.model must be 'timm:NAME' or a file": lambda: t.model.strip() not in ("", "timm:"),
-        "teacher.checkpoint goes with a teacher.model 'timm:NAME'": lambda: (
-            not t.checkpoint or t.model.startswith("timm:")
+    def shares(values: tuple[float, ...], least: float, lengths: tuple[int, ...] = (1, 3)) -> bool:
+        return len(values) in lengths and all(least <= value <= 1 for value in values)
+
+    randaugment = re.fullmatch(_RANDAUGMENT, d.randaugment) is not None
+    rules = {
+        f"name must be {NAME_RULE}": is_name(recipe.name),
+        "seed must be in [0, 2^63)": 0 <= recipe.seed < 2**63,
+        "init must be 'random', 'timm:NAME' or a file": recipe.init.strip() not in ("", "timm:"),
+        f"data.name must be one of {', '.join(DATA_SETS)}, or the path of a folder (with a '/')": (
+            d.name in DATA_SETS or "/" in d.name or os.sep in d.name
         ),
-        "teacher.weight must be in (0, 1]": lambda: 0 < t.weight <= 1,
-        "teacher.temperature must be in [0.01, 100]": lambda: 0.01 <= t.temperature <= 100,
-        "teacher.size must be in [0, 4096]": lambda: 0 <= t.size <= 4096,
-        "teacher.mean must be in [0, 1], one number or one for each channel": lambda: fits(t.mean, 0),
-        "teacher.std must be in [0.001, 1], one number or one for each channel": lambda: fits(t.std, 1e-3),
-        "teacher.stages must be some of float, supernet and quantized": lambda: (
-            bool(t.stages) and set(t.stages) <= {"float", "supernet", "quantized"}
+        "data.mean must be in [0, 1], one number or one for each channel": shares(d.mean, 0),
+        "data.std must be in [0.001, 1], one number or one for each channel": shares(d.std, 1e-3),
+        "data.crop must be two shares of the area, the least first": (
+            len(d.crop) == 2 and 0 < d.crop[0] <= d.crop[1] <= 1
+        ),
+        "data.randaugment must be as timm has it: 'rand', then '-m9' (strength), '-n2', '-p0.5', '-mstd0.5', "
+        "'-mmax10', '-inc1' or '-tweights', in any order": d.randaugment == "" or randaugment,
+        "data.randaugment and data.crop are for folders of images": (
+            d.folder or (not d.randaugment and d.crop == Data.crop)
+        ),
+        "optimizer.batch must be at least 1": o.batch >= 1,
+        "optimizer.accumulate must be in [1, optimizer.batch]": 1 <= o.accumulate <= o.batch,
+        f"quantization.criterion must be one of {', '.join(CRITERIA)}": (
+            recipe.quantization.criterion in CRITERIA
+        ),
+        "supernet_stage or quantized_stage is missing": (
+            recipe.supernet_stage is not None or recipe.quantized_stage is not None
         ),
     }
-
-
-def _stage_rules(name: str, stage: Stage, least: int) -> dict[str, Callable[[], bool]]:
-    return {
-        f"{name}.epochs must be in [{least}, 1000000]": lambda: least <= stage.epochs <= 1_000_000,
-        f"{name}.learning_rate must be in (0, 100]": lambda: 0 < stage.learning_rate <= 100,
-        f"{name}.warmup must be in [0, 1)": lambda: 0 <= stage.warmup < 1,
-        f"{name}.final must be in [0, 1]": lambda: 0 <= stage.final <= 1,
-    }
+    for name in ("float_stage", "supernet_stage", "quantized_stage"):
+        if (stage := getattr(recipe, name)) is not None:
+            least = 0 if name == "float_stage" and recipe.init != "random" else 1
+            rules[f"{name}.epochs must be in [{least}, 1000000]"] = least <= stage.epochs <= 1_000_000
+    if t is not None:
+        rules |= {
+            "teacher.model must be 'timm:NAME' or a file": t.model.strip() not in ("", "timm:"),
+            "teacher.checkpoint goes with a teacher.model 'timm:NAME'": (
+                not t.checkpoint or t.model.startswith("timm:")
+            ),
+            "teacher.mean must be in [0, 1], one number or one for each channel": shares(
+                t.mean, 0, (0, 1, 3)
+            ),
+            "teacher.std must be in [0.001, 1], one number or one for each channel": (
+                shares(t.std, 1e-3, (0, 1, 3))
+            ),
+            "teacher.stages must be some of float, supernet and quantized": (
+                bool(t.stages) and set(t.stages) <= {"float", "supernet", "quantized"}
+            ),
+        }
+    return rules
