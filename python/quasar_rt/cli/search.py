@@ -32,7 +32,8 @@ from typing import Any
 import click
 
 from ..errors import InfeasibleError, QuasarError
-from ..nas.options import DEFAULT_BOARD, DEFAULT_SPACE, SearchOptions, about
+from ..nas.options import DEFAULT_BOARD, DEFAULT_SPACE, SearchOptions
+from ..options import about
 from . import complete
 from .output import Failure, Unmet, bars, echo, print_table
 

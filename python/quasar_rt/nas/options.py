@@ -3,20 +3,17 @@
 From its fields come the parameters and the documentation of `quasar_rt.search` and `search_boards`, the options of
 ``quasar-rt search``, and the settings in search.json and front.json. To add an option, add a field.
 
-Depends on `quasar_rt.errors`, `quasar_rt.space`, `objectives` and `scorer`.
+Depends on `quasar_rt.options`, `quasar_rt.space`, `objectives` and `scorer`.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-import os
-import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import KW_ONLY, Field, dataclass, field, fields
-from typing import Any, Literal, NamedTuple, ParamSpec, TypeAlias, TypeVar, get_args, get_type_hints
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from ..errors import InvalidValueError
+from ..options import StrPath, about, described, option
 from ..space import Space
 from ..tracking import TRACKERS
 from .objectives import Objective, further_objectives
@@ -26,13 +23,10 @@ __all__ = [
     "DEFAULT_BOARD",
     "DEFAULT_SPACE",
     "EFFORT",
-    "About",
     "BoardsOptions",
     "Options",
     "SearchOptions",
     "Strategy",
-    "about",
-    "takes",
 ]
 
 #: The choice of the networks that are scored next: by a model of the scores so far, or by crossover and mutation
@@ -52,50 +46,6 @@ class Effort(NamedTuple):
 
 #: The default effort by the kind of score: a proxy score takes microseconds, a supernet's score seconds.
 EFFORT = {"proxy": Effort(200, 100), "supernet": Effort(32, 20)}
-
-P = ParamSpec("P")
-T = TypeVar("T")
-A = TypeVar("A")
-R = TypeVar("R")
-StrPath: TypeAlias = str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class About:
-    """An option: what its field does not say."""
-
-    text: str
-    """Its documentation in Python."""
-    flag: str = ""
-    """Its name on the command line; empty where the command has none of its own."""
-    help: str = ""
-    """Its documentation on the command line, where that differs."""
-    metavar: str | None = None
-    kind: Literal["text", "whole", "positive", "file", "folder"] = "text"
-    """The values on the command line."""
-    least: int = 0
-    """The lowest of the whole numbers."""
-    choices: Sequence[str] = ()
-    repeats: bool = False
-    """True if the command line takes several."""
-    saved: str = ""
-    """Its name in search.json and front.json; empty where the result depends on it otherwise, or not at all."""
-    newer: bool = False
-    """True if it counts only where it is given, in files and in the names of folders: older ones do not have it."""
-    named: bool = True
-    """True if the default folder of the results depends on it."""
-
-
-def option(default: T, text: str, flag: str = "", **keywords: Any) -> T:
-    """Returns a field of `Options`; `keywords` are those of `About`."""
-    value: T = field(default=default, metadata={"about": About(text, flag, **keywords)})
-    return value
-
-
-def about(options: type[Options]) -> Iterator[tuple[Field[Any], About]]:
-    """Yields the fields of a class of options."""
-    for one in fields(options):
-        yield one, one.metadata["about"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -328,37 +278,9 @@ class SearchOptions(Options, _OneBoard):
 
 @dataclass(frozen=True, repr=False)
 class _Boards:
-    boards: Iterable[str] = field(
-        metadata={"about": About("names of boards or paths of their files, each once.")}
-    )
+    boards: Iterable[str] = field(metadata=described("names of boards or paths of their files, each once."))
 
 
 @dataclass(frozen=True, repr=False)
 class BoardsOptions(Options, _Boards):
     """The options of `quasar_rt.nas.search_boards`."""
-
-
-def takes(options: Callable[P, A]) -> Callable[[Callable[[A], R]], Callable[P, R]]:
-    """Gives a function the fields of a class of options as its parameters, and their texts to its docstring."""
-
-    def decorate(function: Callable[[A], R]) -> Callable[P, R]:
-        @functools.wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            return function(options(*args, **kwargs))
-
-        assert isinstance(options, type)
-        signature = inspect.signature(options)
-        hints = {**get_type_hints(options), "return": function.__annotations__["return"]}
-        call.__annotations__ = {name: hints[name] for name in (*signature.parameters, "return")}
-        vars(call)["__signature__"] = signature.replace(return_annotation=hints["return"])
-        texts = (
-            textwrap.fill(
-                f"{one.name}: {details.text}", 120, initial_indent=" " * 8, subsequent_indent=" " * 12
-            )
-            for one, details in about(options)
-        )
-        summary, _, rest = (function.__doc__ or "").partition("\n\n")
-        call.__doc__ = "\n".join([f"{summary}\n\n    Args:", *texts, "", rest])
-        return call
-
-    return decorate

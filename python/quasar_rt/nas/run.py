@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InfeasibleError, InvalidValueError
+from ..options import StrPath, takes
 from ..space import Space
 from ..tracking import Tracker, open_tracker
 from .boards import NEAR_FASTEST, Modelled, other_boards
@@ -35,7 +36,7 @@ from .configurations import explore, specialised
 from .document import FORMAT, SearchOutcome, build_result
 from .folder import Folder
 from .nsga2 import Candidates, Search
-from .options import DEFAULT_SPACE, Options, SearchOptions, StrPath, takes
+from .options import DEFAULT_SPACE, Options, SearchOptions
 from .record import PredictorFit, Record, Round
 from .report import fronts, nondominated
 from .result import Point, SearchResult

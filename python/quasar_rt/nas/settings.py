@@ -11,8 +11,9 @@ import numpy as np
 
 from ..errors import InvalidValueError
 from ..hardware import CostTable, Designs
+from ..options import about
 from .objectives import Objective
-from .options import EFFORT, Options, about
+from .options import EFFORT, Options
 
 if TYPE_CHECKING:
     from .boards import Modelled

@@ -20,10 +20,11 @@ from typing import Any
 from ..errors import DoesNotFitError, InfeasibleError, InvalidValueError
 from ..files import file_name, make_folder, write_text
 from ..hardware import Board
+from ..options import takes
 from . import report
 from .boards import resources_of
 from .folder import Folder
-from .options import BoardsOptions, takes
+from .options import BoardsOptions
 from .result import SearchResult, Target
 from .run import Run, opened
 

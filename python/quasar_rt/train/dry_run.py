@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
@@ -19,7 +18,7 @@ from ..space import Architecture, Space
 from .data import FileSplit
 from .distributed import Group
 from .evaluation import logits_of
-from .job import Job
+from .job import Job, Options
 from .loop import Loop, Network, StagePlan
 from .model import ViT
 from .networks import make_model
@@ -133,7 +132,7 @@ def dry_run(
     free = _free_bytes(group.device)
     progress("reading the data", 0, 1)
     with TemporaryDirectory() as folder:
-        job = Job.start(recipe, space, Path(folder), root, lambda _: None, group, None, ())
+        job = Job.start(Options(recipe, folder, root, lambda _: None, group=group), space)
         model = make_model(recipe, space, architecture).to(group.device)
         progress("reading the data", 1, 1)
         images, _ = job.data.train.first(8)

@@ -7,12 +7,11 @@ import dataclasses
 import io
 import json
 import math
-import os
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 from ..datasets import DatasetError
 from ..errors import InvalidValueError, QuasarError
 from ..files import make_folder
+from ..options import StrPath, described, option
 from ..space import Space
 from ..tracking import Tracker, open_tracker
 from . import checkpoint
@@ -33,7 +33,7 @@ from .recipe import Recipe
 from .runtime import keep_freed_memory
 from .teacher import Teacher, load_teacher
 
-__all__ = ["COLUMNS", "Job", "Log", "Row"]
+__all__ = ["COLUMNS", "Job", "Log", "Options", "Row"]
 
 #: Takes one line for people.
 Log = Callable[[str], object]
@@ -58,6 +58,22 @@ COLUMNS = (
 )
 
 
+@dataclass(frozen=True, repr=False)
+class Options:
+    """The options of a start: the parameters of `quasar_rt.train.train`."""
+
+    recipe: Recipe = field(metadata=described("what to train."))
+    run: StrPath = field(metadata=described("folder of the checkpoints, ``log.csv`` and ``curves.png``."))
+    root: StrPath | None = option(None, "folder of the data set's files, where it is not in a known place.")
+    log: Log = option(print, "gets a line for each epoch and stage.")
+    _: KW_ONLY
+    group: Group | None = option(
+        None, "the processes that train together (`quasar_rt.train.distributed.init_process_group`)."
+    )
+    stop_after_steps: int | None = option(None, "stop after so many steps of this start, as a signal does.")
+    track: Sequence[str] = option((), "also gives the metrics to these (`quasar_rt.tracking.TRACKERS`).")
+
+
 @dataclass
 class Job:
     """One start of a run. As a context manager it catches SIGTERM and SIGINT.
@@ -80,18 +96,8 @@ class Job:
     _handlers: dict[int, Any] = field(default_factory=dict)
 
     @classmethod
-    def start(
-        cls,
-        recipe: Recipe,
-        space: Space,
-        folder: Path,
-        root: str | os.PathLike[str] | None,
-        log: Log,
-        group: Group | None,
-        stop_after_steps: int | None,
-        track: Sequence[str],
-    ) -> Job:
-        """Loads the data and makes the folder. The arguments are those of `quasar_rt.train.train`.
+    def start(cls, options: Options, space: Space) -> Job:
+        """Loads the data and makes the folder.
 
         Raises:
             DatasetError: the data is missing, or differs between the processes.
@@ -99,11 +105,12 @@ class Job:
                 teacher does not fit.
             quasar_rt.FileError: the folder cannot be written to, or the teacher cannot be read.
         """
-        group = group or Group()
+        recipe, folder, group = options.recipe, Path(options.run), options.group or Group()
         keep_freed_memory()
-        first_log: Log = log if group.first else lambda _: None
-        job = cls(recipe, space, folder, datasets.load(recipe, root, space), group, first_log)
-        job.steps_left = math.inf if stop_after_steps is None else stop_after_steps
+        log: Log = options.log if group.first else lambda _: None
+        job = cls(recipe, space, folder, datasets.load(recipe, options.root, space), group, log)
+        if options.stop_after_steps is not None:
+            job.steps_left = options.stop_after_steps
         identity = job.data.identity
         if group.sum(torch.tensor([float(identity != group.share(identity))])).item():
             raise DatasetError("the processes do not have the same data: give all machines the same images")
@@ -126,7 +133,7 @@ class Job:
         group.from_first(lambda: make_folder(folder))
         if group.first:
             settings = recipe.as_dict()
-            job._trackers = [open_tracker(name, folder, settings) for name in dict.fromkeys(track)]
+            job._trackers = [open_tracker(name, folder, settings) for name in dict.fromkeys(options.track)]
         return job
 
     def initialize(self, model: ViT) -> None:

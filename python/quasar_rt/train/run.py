@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 from ..errors import InvalidValueError, SettingsError
+from ..options import StrPath, described, option, takes
 from ..space import Architecture, Space
 from .data import Data
-from .distributed import Group
-from .job import Job, Log, Row
+from .job import Job, Options, Row
 from .loop import StagePlan, run_stage
 from .model import ViT
 from .networks import check_split, make_model, prepare, read_supernet, supernet_of
@@ -45,29 +43,12 @@ class Trained:
     path: Path | None = None
 
 
-def train(
-    recipe: Recipe,
-    run: str | os.PathLike[str],
-    root: str | os.PathLike[str] | None = None,
-    log: Log = print,
-    *,
-    group: Group | None = None,
-    stop_after_steps: int | None = None,
-    track: Sequence[str] = (),
-) -> Trained:
+@takes(Options)
+def train(options: Options) -> Trained:
     """Trains the recipe in the folder `run`, or resumes the run that an earlier start left there.
 
     A space of several networks ends with ``supernet.pt`` in the folder, which `load_supernet` reads; a space of one
     network with that network, quantized (``quantized.pt``).
-
-    Args:
-        recipe: what to train.
-        run: folder of the checkpoints, ``log.csv`` and ``curves.png``.
-        root: folder of the data set's files, where it is not in a known place.
-        log: gets a line for each epoch and stage.
-        group: the processes that train together (`quasar_rt.train.distributed.init_process_group`).
-        stop_after_steps: stop after so many steps of this start, as a signal does.
-        track: also gives the metrics to these (`quasar_rt.tracking.TRACKERS`).
 
     Raises:
         Stopped: SIGTERM, SIGINT or `stop_after_steps`; the next start with the same arguments resumes.
@@ -76,6 +57,7 @@ def train(
         quasar_rt.datasets.DatasetError: the data is missing; the message has its source.
         quasar_rt.SettingsError: the recipe lacks the stage that its space needs.
     """
+    recipe = options.recipe
     space = Space.load(recipe.space)
     several = space.size > 1
     if several and recipe.supernet_stage is None:
@@ -85,7 +67,7 @@ def train(
         )
     if not several:
         _need_quantized_stage(recipe, f"the space '{recipe.space}'")
-    with Job.start(recipe, space, Path(run), root, log, group, stop_after_steps, track) as job:
+    with Job.start(options, space) as job:
         if several:
             job.check(float="", supernet="")
         else:
@@ -98,41 +80,39 @@ def train(
         return _supernet(job, start)
 
 
-def train_architecture(
-    architecture: Architecture,
-    recipe: Recipe,
-    run: str | os.PathLike[str],
-    root: str | os.PathLike[str] | None = None,
-    log: Log = print,
-    *,
-    inherit: str | os.PathLike[str] | None = None,
-    group: Group | None = None,
-    stop_after_steps: int | None = None,
-    track: Sequence[str] = (),
-) -> Trained:
+@dataclass(frozen=True, repr=False)
+class _OneNetwork:
+    architecture: Architecture = field(metadata=described("the network, of the recipe's space."))
+
+
+@dataclass(frozen=True, repr=False)
+class ArchitectureOptions(Options, _OneNetwork):
+    """The parameters of `train_architecture`."""
+
+    _: KW_ONLY
+    inherit: StrPath | None = option(
+        None,
+        "a ``supernet.pt``; the network starts from its slice, without a float stage. If None, the network starts from "
+        "the recipe's `init`.",
+    )
+
+
+@takes(ArchitectureOptions)
+def train_architecture(options: ArchitectureOptions) -> Trained:
     """Trains one network of the recipe's space on its own, as a space of one network is trained.
 
-    Args:
-        architecture: the network, of the recipe's space.
-        recipe: must have a `quantized_stage`.
-        run: folder of this network's checkpoints.
-        root: as for `train`.
-        log: as for `train`.
-        inherit: a ``supernet.pt``; the network starts from its slice, without a float stage. If None, the network
-            starts from the recipe's `init`.
-        group: as for `train`.
-        stop_after_steps: as for `train`.
-        track: as for `train`.
+    The recipe must have a `quantized_stage`.
 
     Raises:
         quasar_rt.InvalidValueError: the architecture is not in the space, or the supernet is of another one.
         Otherwise as `train` does.
     """
+    architecture, recipe, inherit = options.architecture, options.recipe, options.inherit
     space = Space.load(recipe.space)
     _need_quantized_stage(recipe, "one network")
     space.encode(architecture)
     identity = json.dumps(architecture.to_dict(), sort_keys=True)
-    with Job.start(recipe, space, Path(run), root, log, group, stop_after_steps, track) as job:
+    with Job.start(options, space) as job:
         if inherit is None:
             job.check(float=identity, quantized=identity, baseline=identity)
             model = make_model(recipe, space, architecture)
@@ -142,20 +122,25 @@ def train_architecture(
                 model = whole.extract(architecture)
             start = run_stage(job, model, StagePlan("float", recipe.float_stage, identity=identity))
             return _one_network(job, start, identity)
-        state = job.group.from_first(lambda: read_supernet(inherit))
-        supernet, _, parent = supernet_of(state, inherit)
-        if parent != space:
-            raise InvalidValueError(
-                f"'{inherit}' is a supernet of the space '{parent.name}', not of '{space.name}'"
-            )
-        check_split(state, inherit, job.data)
-        identity += state["sha256"]
+        model, digest = _inherited(job, architecture, inherit)
+        identity += digest
         job.check(quantized=identity)
-        model = supernet.extract(architecture).to(job.group.device)
         q = recipe.quantization
         model.calibrate(job.data.train.first(q.calibration)[0], q.percentile)
         network = run_stage(job, model, StagePlan("quantized", recipe.quantized_stage, identity=identity))
         return _result(job, _recalibrated(job, network))
+
+
+def _inherited(job: Job, architecture: Architecture, path: StrPath) -> tuple[ViT, str]:
+    """Returns the slice of a supernet, and the supernet's digest."""
+    state = job.group.from_first(lambda: read_supernet(path))
+    supernet, _, parent = supernet_of(state, path)
+    if parent != job.space:
+        raise InvalidValueError(
+            f"'{path}' is a supernet of the space '{parent.name}', not of '{job.space.name}'"
+        )
+    check_split(state, path, job.data)
+    return supernet.extract(architecture).to(job.group.device), state["sha256"]
 
 
 def _supernet(job: Job, start: ViT) -> Trained:

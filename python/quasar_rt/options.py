@@ -1,0 +1,94 @@
+"""Options that are declared once: a frozen dataclass of them gives a function its parameters and their documentation.
+
+Depends on the standard library.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, get_type_hints
+
+__all__ = ["About", "StrPath", "about", "described", "option", "takes"]
+
+P = ParamSpec("P")
+A = TypeVar("A")
+R = TypeVar("R")
+T = TypeVar("T")
+StrPath: TypeAlias = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class About:
+    """An option: what its field does not say."""
+
+    text: str
+    """Its documentation in Python."""
+    flag: str = ""
+    """Its name on the command line; empty where the command has none of its own."""
+    help: str = ""
+    """Its documentation on the command line, where that differs."""
+    metavar: str | None = None
+    kind: Literal["text", "whole", "positive", "file", "folder"] = "text"
+    """The values on the command line."""
+    least: int = 0
+    """The lowest of the whole numbers."""
+    choices: Sequence[str] = ()
+    repeats: bool = False
+    """True if the command line takes several."""
+    saved: str = ""
+    """Its name in search.json and front.json; empty where the result depends on it otherwise, or not at all."""
+    newer: bool = False
+    """True if it counts only where it is given, in files and in the names of folders: older ones do not have it."""
+    named: bool = True
+    """True if the default folder of the results depends on it."""
+
+
+def described(text: str, flag: str = "", **keywords: Any) -> Mapping[str, About]:
+    """Returns the metadata of a field; `keywords` are those of `About`."""
+    return {"about": About(text, flag, **keywords)}
+
+
+def option(default: T, text: str, flag: str = "", **keywords: Any) -> T:
+    """Returns a field with a default; `keywords` are those of `About`."""
+    value: T = field(default=default, metadata=described(text, flag, **keywords))
+    return value
+
+
+def about(options: type[Any]) -> Iterator[tuple[Field[Any], About]]:
+    """Yields the fields of a class of options."""
+    for one in fields(options):
+        yield one, one.metadata["about"]
+
+
+def takes(options: Callable[P, A]) -> Callable[[Callable[[A], R]], Callable[P, R]]:
+    """Gives a function the fields of a class of options as its parameters, and their texts to its docstring."""
+
+    def decorate(function: Callable[[A], R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            return function(options(*args, **kwargs))
+
+        assert isinstance(options, type)
+        signature = inspect.signature(options)
+        hints = {**get_type_hints(options), "return": function.__annotations__["return"]}
+        call.__annotations__ = {name: hints[name] for name in (*signature.parameters, "return")}
+        vars(call)["__signature__"] = signature.replace(return_annotation=hints["return"])
+        texts = (
+            textwrap.fill(
+                f"{one.name}: {details.text}", 120, initial_indent=" " * 8, subsequent_indent=" " * 12
+            )
+            for one, details in about(options)
+        )
+        doc = function.__doc__ or ""
+        section = re.search(r"^ {4}(Returns:|Raises:|>>>)", doc, re.MULTILINE)
+        at = section.start() if section else len(doc)
+        call.__doc__ = "\n".join([f"{doc[:at]}    Args:", *texts, "", doc[at:]])
+        return call
+
+    return decorate
