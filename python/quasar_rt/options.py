@@ -81,14 +81,14 @@ def takes(options: Callable[P, A]) -> Callable[[Callable[[A], R]], Callable[P, R
         vars(call)["__signature__"] = signature.replace(return_annotation=hints["return"])
         texts = (
             textwrap.fill(
-                f"{one.name}: {details.text}", 120, initial_indent=" " * 8, subsequent_indent=" " * 12
+                f"{one.name}: {details.text}", 112, initial_indent=" " * 4, subsequent_indent=" " * 8
             )
             for one, details in about(options)
         )
-        doc = function.__doc__ or ""
-        section = re.search(r"^ {4}(Returns:|Raises:|>>>)", doc, re.MULTILINE)
+        doc = inspect.getdoc(function) or ""
+        section = re.search(r"^(Returns:|Raises:|>>>)", doc, re.MULTILINE)
         at = section.start() if section else len(doc)
-        call.__doc__ = "\n".join([f"{doc[:at]}    Args:", *texts, "", doc[at:]])
+        call.__doc__ = "\n".join([f"{doc[:at]}Args:", *texts, "", doc[at:]])
         return call
 
     return decorate
