@@ -11,6 +11,7 @@ import os
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, get_type_hints
 
@@ -76,9 +77,13 @@ def takes(options: Callable[P, A]) -> Callable[[Callable[[A], R]], Callable[P, R
 
         assert isinstance(options, type)
         signature = inspect.signature(options)
-        hints = {**get_type_hints(options), "return": function.__annotations__["return"]}
-        call.__annotations__ = {name: hints[name] for name in (*signature.parameters, "return")}
-        vars(call)["__signature__"] = signature.replace(return_annotation=hints["return"])
+        hints = {name: one.annotation for name, one in signature.parameters.items()}
+        # Names that a module imports for type checkers alone stay text.
+        with suppress(NameError):
+            hints = {name: get_type_hints(options)[name] for name in hints}
+        returns = function.__annotations__["return"]
+        call.__annotations__ = {**hints, "return": returns}
+        vars(call)["__signature__"] = signature.replace(return_annotation=returns)
         texts = (
             textwrap.fill(
                 f"{one.name}: {details.text}", 112, initial_indent=" " * 4, subsequent_indent=" " * 8

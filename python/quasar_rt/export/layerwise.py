@@ -9,8 +9,8 @@ requantization, which are at most 1/64 of a code. Depends on: torch, `quasar_rt.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -107,11 +107,27 @@ def quantize_layers(
         on_layer: gets a report after each matrix.
     """
     with torch.no_grad():
-        return _Run(net, ranges, gradients, fractions, method, team, on_layer).network(batches, std)
+        run = _Run(net, ranges, gradients, fractions, method, team, on_layer)
+        embed = run.embedding(batches, std)
+        blocks = [run.block(f"blocks.{i}", block) for i, block in enumerate(net.blocks)]
+        norm_out, heads = run.heads()
+    return Quantized(
+        embed, blocks, norm_out, heads["head"], run.residual_scale, heads.get("head_dist"), run.embed_norm
+    )
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The inputs of a matrix in the quantized network, and its outputs in the float network, by batch."""
+
+    found: list[Tensor]
+    exact: list[Tensor]
 
 
 @dataclass
 class _Run:
+    """Quantizes the parts of a network in order; `stream` and `exact` are the residual streams of both networks."""
+
     net: ViT
     ranges: Ranges
     gradients: dict[str, Tensor]
@@ -119,39 +135,35 @@ class _Run:
     method: Method
     team: Team
     on_layer: Callable[[LayerReport], object]
+    residual_scale: float = field(init=False)
+    embed_norm: EmbedNormSpec | None = field(init=False)
+    exact: list[Tensor] = field(init=False)
+    stream: list[Tensor] = field(init=False)
 
-    def network(self, batches: list[Tensor], std: list[float]) -> Quantized:
-        net, ranges = self.net, self.ranges
+    def __post_init__(self) -> None:
         self.residual_scale = self._stream_scale("residual")
         self.embed_norm = self._embed_norm()
-        self.exact: list[Tensor] = []
-        self.stream: list[Tensor] = []
-        embed = self._embedding(batches, std)
-        blocks = [self._block(f"blocks.{i}", block) for i, block in enumerate(net.blocks)]
-        out = norm_out_range(norm_spec(net.norm), ranges.affine("norm.out"))
-        patches = slice(len(net.prefix), None)
+
+    def heads(self) -> tuple[Affine, dict[str, LinearSpec]]:
+        """Quantizes the heads; returns the grid of the last LayerNorm and the heads by name."""
+        net, patches = self.net, slice(len(self.net.prefix), None)
+        out = norm_out_range(norm_spec(net.norm), self.ranges.affine("norm.out"))
         if net.pool in ("token", "token_pair"):
-            leading = slice(0, 2 if net.pool == "token_pair" else 1)
-            exact = [_norm(net.norm, x[:, leading]) for x in self.exact]
-            pooled = [self._norm_codes(net.norm, out, x[:, leading]) for x in self.stream]
+            first = slice(0, 2 if net.pool == "token_pair" else 1)
+            exact = [_norm(net.norm, x[:, first]) for x in self.exact]
+            pooled = [self._norm_codes(net.norm, out, x[:, first]) for x in self.stream]
         elif net.pool == "mean":
-            mean = [x[:, patches].mean(dim=1, keepdim=True) for x in self.exact]
-            exact = [_norm(net.norm, x) for x in mean]
-            pooled = [
-                self._norm_codes(net.norm, out, self._on_grid(x[:, patches].mean(dim=1, keepdim=True)))
-                for x in self.stream
-            ]
+            exact, stream = ([_mean(x[:, patches]) for x in xs] for xs in (self.exact, self.stream))
+            exact = [_norm(net.norm, x) for x in exact]
+            pooled = [self._norm_codes(net.norm, out, self._on_grid(x)) for x in stream]
         else:
-            exact = [_norm(net.norm, x[:, patches]).mean(dim=1, keepdim=True) for x in self.exact]
+            exact = [_mean(_norm(net.norm, x[:, patches])) for x in self.exact]
             codes = self._norms(net.norm, out, [x[:, patches] for x in self.stream])
-            pooled = [_round(x.mean(dim=1, keepdim=True) / out.scale) * out.scale for x in codes]
-        heads = {
+            pooled = [_round(_mean(x) / out.scale) * out.scale for x in codes]
+        return out, {
             name: self._head(name, head, [x[:, i] for x in pooled], [x[:, i] for x in exact])
             for i, (name, head) in enumerate(net.heads().items())
         }
-        return Quantized(
-            embed, blocks, out, heads["head"], self.residual_scale, heads.get("head_dist"), self.embed_norm
-        )
 
     def _stream_scale(self, name: str) -> float:
         """Returns the step of int16 values that must not saturate on other images."""
@@ -171,9 +183,9 @@ class _Run:
             none = np.zeros(0)
             return LinearSpec(head.weight.numpy(), none, none.astype(np.uint8), none)
         # One input an image is too little to fit a head to.
-        return self._fit(name, head, inputs, self._outputs(head, exact), "nearest", [1.0])[1]
+        return self._fit(name, head, _Inputs(inputs, self._outputs(head, exact)), "nearest", [1.0])[1]
 
-    def _embedding(self, batches: list[Tensor], std: list[float]) -> LinearSpec:
+    def embedding(self, batches: list[Tensor], std: list[float]) -> LinearSpec:
         """Quantizes the patch embedding, whose rows are those of the layer on raw pixels."""
         net = self.net
         per_channel = net.kernel * net.kernel
@@ -184,8 +196,9 @@ class _Run:
         layer = Linear(weight.float(), net.embed.bias)
         pixels = [(batch.double() * deviation).float() for batch in patches]
         exact = self._outputs(net.embed, patches)
-        layer, raw = self._fit("embed", layer, pixels, exact, self.method, [1.0])
+        layer, raw = self._fit("embed", layer, _Inputs(pixels, exact), fractions=[1.0])
         assert raw.scales is not None
+        self.exact, self.stream = [], []
         for outputs, y in zip(exact, self._outputs(layer, pixels), strict=True):
             prefix = net.prefix.expand(len(y), -1, -1)
             exact_patches, patches_found = outputs + net.position, y + net.position
@@ -196,12 +209,16 @@ class _Run:
             self.stream.append(self._on_grid(torch.cat([prefix, patches_found], dim=1)))
         return LinearSpec(raw.weight * deviation.numpy(), raw.bias, raw.bits, raw.scales)
 
-    def _block(self, name: str, block: Block) -> BlockSpec:
+    def block(self, name: str, block: Block) -> BlockSpec:
+        """Quantizes a block."""
+        return BlockSpec(**self._attention(name, block), **self._mlp(name, block))
+
+    def _attention(self, name: str, block: Block) -> dict[str, Any]:
+        """Quantizes the first half of a block; returns its parts of a `BlockSpec`."""
         ranges = self.ranges
         norm1_out = norm_out_range(norm_spec(block.norm1), ranges.affine(f"{name}.norm1.out"))
-        inputs = self._norms(block.norm1, norm1_out, self.stream)
-        exact = self._outputs(block.qkv, [_norm(block.norm1, x) for x in self.exact])
-        layer, qkv = self._fit(f"{name}.qkv", block.qkv, inputs, exact, self.method)
+        seen = self._normed(block.norm1, norm1_out, block.qkv)
+        layer, qkv = self._fit(f"{name}.qkv", block.qkv, seen)
         steps = (_scales(qkv) * norm1_out.scale).reshape(3, block.heads, -1).max(axis=2)
         scales = [
             at_least(
@@ -211,23 +228,31 @@ class _Run:
             )
             for part, step in zip("qkv", steps, strict=True)
         ]
-        attn_out = float(
-            at_least(
-                ranges.symmetric(f"{name}.proj.in").max(),
-                scales[2].max(),
-                ATTENTION_GAIN_LIMIT * (1 - 2**-15),
-            )
-        )
+        finest = ATTENTION_GAIN_LIMIT * (1 - 2**-15)
+        attn_out = float(at_least(ranges.symmetric(f"{name}.proj.in").max(), scales[2].max(), finest))
         inputs = self._each(
-            lambda x: _attention_codes(block, F.linear(x, layer.weight, layer.bias), scales, attn_out), inputs
+            lambda x: _attention_codes(block, F.linear(x, layer.weight, layer.bias), scales, attn_out),
+            seen.found,
         )
-        exact = self._outputs(block.proj, self._each(lambda y: _attention(block, y), exact))
-        proj = self._branch(f"{name}.proj", block.proj, inputs, exact)
+        exact = self._outputs(block.proj, self._each(lambda y: _attention(block, y), seen.exact))
+        del seen  # activations of all images
+        return {
+            "heads": block.heads,
+            "head_dim": block.head_dim,
+            "norm1": norm_spec(block.norm1),
+            "norm1_out": norm1_out,
+            "qkv": qkv,
+            **dict(zip(("q_scale", "k_scale", "v_scale"), scales, strict=True)),
+            "attn_out": attn_out,
+            "proj": self._branch(f"{name}.proj", block.proj, _Inputs(inputs, exact)),
+        }
 
+    def _mlp(self, name: str, block: Block) -> dict[str, Any]:
+        """Quantizes the second half of a block; returns its parts of a `BlockSpec`."""
+        ranges = self.ranges
         norm2_out = norm_out_range(norm_spec(block.norm2), ranges.affine(f"{name}.norm2.out"))
-        inputs = self._norms(block.norm2, norm2_out, self.stream)
-        exact = self._outputs(block.fc1, [_norm(block.norm2, x) for x in self.exact])
-        fitted, fc1 = self._fit(f"{name}.fc1", block.fc1, inputs, exact, self.method)
+        seen = self._normed(block.norm2, norm2_out, block.fc1)
+        layer, fc1 = self._fit(f"{name}.fc1", block.fc1, seen)
         out = ranges.affine(f"{name}.fc1.out")
         finest = _scales(fc1).max() * norm2_out.scale * 64
         fc1_out = Affine(float(at_least(out.scale, finest, MULTIPLIER_LIMIT)), out.zero_point)
@@ -241,35 +266,30 @@ class _Run:
         codes = activation_table(activation, fc1_out, act_out).astype(np.float32)
         table = torch.from_numpy((codes - act_out.zero_point) * np.float32(act_out.scale))
         inputs = self._each(
-            lambda x: table[_codes(F.linear(x, fitted.weight, fitted.bias), fc1_out).long() + 128], inputs
+            lambda x: table[_codes(F.linear(x, layer.weight, layer.bias), fc1_out).long() + 128], seen.found
         )
-        exact = self._outputs(block.fc2, self._each(block.activation, exact))
-        fc2 = self._branch(f"{name}.fc2", block.fc2, inputs, exact)
-        return BlockSpec(
-            heads=block.heads,
-            head_dim=block.head_dim,
-            norm1=norm_spec(block.norm1),
-            qkv=qkv,
-            proj=proj,
-            norm2=norm_spec(block.norm2),
-            fc1=fc1,
-            fc2=fc2,
-            norm1_out=norm1_out,
-            q_scale=scales[0],
-            k_scale=scales[1],
-            v_scale=scales[2],
-            attn_out=attn_out,
-            norm2_out=norm2_out,
-            fc1_out=fc1_out,
-            act_out=act_out,
-            activation=activation,
-        )
+        exact = self._outputs(block.fc2, self._each(block.activation, seen.exact))
+        del seen  # activations of all images
+        return {
+            "norm2": norm_spec(block.norm2),
+            "norm2_out": norm2_out,
+            "fc1": fc1,
+            "fc1_out": fc1_out,
+            "activation": activation,
+            "act_out": act_out,
+            "fc2": self._branch(f"{name}.fc2", block.fc2, _Inputs(inputs, exact)),
+        }
 
-    def _branch(self, name: str, layer: Linear, inputs: list[Tensor], exact: list[Tensor]) -> LinearSpec:
+    def _normed(self, norm: Norm, out: Affine, layer: Linear) -> _Inputs:
+        """Returns the inputs of a matrix that reads a LayerNorm of the residual stream."""
+        exact = self._outputs(layer, [_norm(norm, x) for x in self.exact])
+        return _Inputs(self._norms(norm, out, self.stream), exact)
+
+    def _branch(self, name: str, layer: Linear, seen: _Inputs) -> LinearSpec:
         """Quantizes a layer that adds to the residual stream, and adds its outputs in both networks."""
-        fitted, spec = self._fit(name, layer, inputs, exact, self.method)
-        self.exact = [x + y for x, y in zip(self.exact, exact, strict=True)]
-        outputs = self._outputs(fitted, inputs)
+        fitted, spec = self._fit(name, layer, seen)
+        self.exact = [x + y for x, y in zip(self.exact, seen.exact, strict=True)]
+        outputs = self._outputs(fitted, seen.found)
         self.stream = [self._on_grid(x + y) for x, y in zip(self.stream, outputs, strict=True)]
         return spec
 
@@ -277,17 +297,16 @@ class _Run:
         self,
         name: str,
         layer: Linear,
-        inputs: list[Tensor],
-        exact: list[Tensor],
-        method: Method,
+        inputs: _Inputs,
+        method: Method | None = None,
         fractions: Sequence[float] | None = None,
     ) -> tuple[Linear, LinearSpec]:
-        """Quantizes a matrix, each of whose runs of rows has its fraction of 8-bit rows.
-
-        `inputs` are the quantized network's, `exact` the outputs of the float network.
-        """
+        """Quantizes a matrix; by default with the method and the fractions (of each run of rows) of all."""
+        method = method or self.method
         seen = Observed(layer)
-        for part in self.team.map(lambda pair: _observed(layer, *pair), zip(inputs, exact, strict=True)):
+        for part in self.team.map(
+            lambda pair: _observed(layer, *pair), zip(inputs.found, inputs.exact, strict=True)
+        ):
             seen.merge(part)
         fractions = self.fractions(name) if fractions is None else fractions
         bias = layer.bias.double()
@@ -319,16 +338,9 @@ class _Run:
             before = seen.errors(nearest.weight, bias)
             bias = seen.bias(rows.weight)
         variance = max(seen.variance(), 1e-30)
-        self.on_layer(
-            LayerReport(
-                name,
-                len(layer.weight),
-                layer.weight.shape[1],
-                int(eight.sum()),
-                math.sqrt(float(before.sum()) / variance),
-                math.sqrt(float(after.sum()) / variance),
-            )
-        )
+        first, last = (math.sqrt(float(error.sum()) / variance) for error in (before, after))
+        count, columns = layer.weight.shape
+        self.on_layer(LayerReport(name, count, columns, int(eight.sum()), first, last))
         widths = np.where(eight.numpy(), 8, 4).astype(np.uint8)
         spec = LinearSpec(rows.weight.numpy(), bias.numpy(), widths, rows.scales.numpy())
         return Linear(rows.weight.float(), bias.float()), spec
@@ -336,9 +348,7 @@ class _Run:
     def _norm_codes(self, norm: Norm, out: Affine, x: Tensor) -> Tensor:
         """Computes the integer LayerNorm of the residual stream; returns the values that its codes stand for."""
         tensors = norm_tensors("norm", norm_spec(norm), out, self.residual_scale)
-        gain, offset = (torch.from_numpy(tensors[f"norm.{part}"]).int() for part in ("gain", "bias"))
-        frac, epsilon = int(tensors["norm.frac"][0]), int(tensors["norm.epsilon"][0])
-        codes = layer_norm(torch.round(x / self.residual_scale).int(), gain, offset, frac, epsilon)
+        codes = _integer_norm(tensors, "norm", torch.round(x / self.residual_scale).int())
         return (codes - out.zero_point).float() * out.scale
 
     def _norms(self, norm: Norm, out: Affine, stream: list[Tensor]) -> list[Tensor]:
@@ -354,15 +364,17 @@ class _Run:
         """Computes the integer LayerNorm of the embedded patches; returns the values of its codes."""
         assert self.embed_norm is not None
         tensors, layer = embed_norm_tensors(self.embed_norm)
-        gain, offset = (torch.from_numpy(tensors[f"embed_norm.{part}"]).int() for part in ("gain", "bias"))
-        frac, epsilon = int(tensors["embed_norm.frac"][0]), int(tensors["embed_norm.epsilon"][0])
         on_grid = _round(x / self.embed_norm.scale).clamp(-32767, 32767).int()
-        codes = layer_norm(on_grid, gain, offset, frac, epsilon)
+        codes = _integer_norm(tensors, "embed_norm", on_grid)
         bias, step = torch.from_numpy(layer.bias), torch.from_numpy(layer.step)
         return ((127 * codes.double() + bias) * step).float()
 
     def _on_grid(self, x: Tensor) -> Tensor:
         return _round(x / self.residual_scale).clamp(-32767, 32767) * self.residual_scale
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.mean(dim=1, keepdim=True)
 
 
 def _round(x: Tensor) -> Tensor:
@@ -371,6 +383,11 @@ def _round(x: Tensor) -> Tensor:
 
 def _codes(x: Tensor, grid: Affine) -> Tensor:
     return (_round(x / grid.scale) + grid.zero_point).clamp(-128, 127)
+
+
+def _integer_norm(tensors: Mapping[str, NDArray[Any]], name: str, x: Tensor) -> Tensor:
+    gain, offset = (torch.from_numpy(tensors[f"{name}.{part}"]).int() for part in ("gain", "bias"))
+    return layer_norm(x, gain, offset, int(tensors[f"{name}.frac"][0]), int(tensors[f"{name}.epsilon"][0]))
 
 
 def _observed(layer: Linear, x: Tensor, y: Tensor) -> Observed:

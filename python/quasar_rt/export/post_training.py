@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import count
 from typing import Any, get_args
 
 import timm
@@ -14,7 +15,7 @@ from ..images import ImageLike
 from ..subnet import Subnet
 from .float_vit import ViT, forward
 from .inputs import calibration_batches, preprocessing_of
-from .layerwise import LayerReport, Method, norm_spec
+from .layerwise import LayerReport, Method, Quantized, norm_spec
 from .network import quantize_network
 from .team import MEMBERS
 from .timm_reader import read, require
@@ -94,14 +95,11 @@ def export_timm(
     if len(names) != len(net.head.weight):
         raise ValueError(f"the model has {len(net.head.weight)} classes, but {len(names)} names were given")
 
-    stages = 4 + 4 * len(net.blocks) + len(net.heads()) * bool(names)
-    done = 0
+    stages, done = 4 + 4 * len(net.blocks) + len(net.heads()) * bool(names), count(1)
 
     def step(what: str) -> None:
-        nonlocal done
-        done += 1
         if progress is not None:
-            progress(what, done, stages)
+            progress(what, next(done), stages)
 
     def on_layer(layer: LayerReport) -> None:
         if report is not None:
@@ -121,45 +119,52 @@ def export_timm(
         on_layer=on_layer,
         on_stage=step,
     )
-    spec = NetworkSpec(
-        name=name or getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__,
+    provenance = {
+        "exporter": "post-training quantization of a timm VisionTransformer",
+        "timm": timm.__version__,
+        "eight_bit_fraction": eight_bit_fraction,
+        "calibration_images": sum(len(batch) for batch in batches),
+        "ranges": "least error" if percentile is None else f"quantile {percentile}",
+        "equalize": equalize,
+        "method": method,
+        "mean": mean_of,
+        "std": std_of,
+    }
+    name = name or getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__
+    return build_subnet(_spec(name, net, parts, names, preprocessing, provenance, embedding))
+
+
+def _spec(
+    name: str,
+    net: ViT,
+    parts: Quantized,
+    classes: list[str],
+    preprocess: dict[str, Any],
+    provenance: dict[str, Any],
+    embedding: bool,
+) -> NetworkSpec:
+    return NetworkSpec(
+        name=name,
         height=net.height,
         width=net.width,
         channels=net.channels,
-        mean=mean_of,
-        std=std_of,
+        mean=provenance["mean"],
+        std=provenance["std"],
         kernel=net.kernel,
         stride=net.kernel,
         pad=0,
         pad_value=0,
-        embed=parts.embed,
         position=net.position.double().numpy(),
         prefix=net.prefix.double().numpy(),
-        residual_scale=parts.residual_scale,
-        blocks=parts.blocks,
         pool=net.pool,
         norm=norm_spec(net.norm),
-        norm_out=parts.norm_out,
-        head=parts.head,
-        head_dist=parts.head_dist,
-        embed_norm=parts.embed_norm,
-        classes=names,
-        preprocess=preprocessing,
+        classes=classes,
+        preprocess=preprocess,
         trained=True,
         embedding=embedding,
-        provenance={
-            "exporter": "post-training quantization of a timm VisionTransformer",
-            "timm": timm.__version__,
-            "eight_bit_fraction": eight_bit_fraction,
-            "calibration_images": sum(len(batch) for batch in batches),
-            "ranges": "least error" if percentile is None else f"quantile {percentile}",
-            "equalize": equalize,
-            "method": method,
-            "mean": mean_of,
-            "std": std_of,
-        },
+        provenance=provenance,
+        **vars(parts),
     )
-    return build_subnet(spec)
 
 
 def _check_same_function(model: nn.Module, net: ViT, batch: Tensor) -> None:

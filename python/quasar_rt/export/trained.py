@@ -47,15 +47,7 @@ def requantized(model: trained.ViT, images: Tensor, spec: NetworkSpec) -> Networ
 
     net = read_trained(model)
     parts = quantize_network(net, _batches(model, images), std=list(c.std), fractions=fractions)
-    return dataclasses.replace(
-        spec,
-        embed=parts.embed,
-        residual_scale=parts.residual_scale,
-        blocks=parts.blocks,
-        norm=norm_spec(net.norm),
-        norm_out=parts.norm_out,
-        head=parts.head,
-    )
+    return dataclasses.replace(spec, norm=norm_spec(net.norm), **vars(parts))
 
 
 def read_trained(model: trained.ViT) -> ViT:
