@@ -349,7 +349,16 @@ def compare(
         ]
     if not truths:
         raise ValueError("no image could be used")
-    found, expected, labels = np.concatenate(integer), np.concatenate(exact), np.array(truths)
+    found, expected = np.concatenate(integer), np.concatenate(exact)
+    estimates = _estimates(found, expected, np.array(truths))
+    confusion = Confusion.count(engine.subnet.classes, truths, found.argmax(axis=1).tolist(), five)
+    return Comparison(len(truths), unreadable, *estimates, confusion)
+
+
+def _estimates(
+    found: NDArray[np.float32], expected: NDArray[np.float32], labels: NDArray[np.int64]
+) -> tuple[Estimate, Estimate, Estimate, Estimate, Estimate]:
+    """Returns top-1 of both, their difference, the agreement and the logit error, with intervals of a bootstrap."""
     right, float_right = (logits.argmax(axis=1) == labels for logits in (found, expected))
     error = np.abs(found - expected).mean(axis=1, dtype=np.float64)
     spread = np.abs(expected - expected.mean(axis=0)).mean(axis=1, dtype=np.float64)
@@ -371,8 +380,7 @@ def compare(
         Estimate(float(value), float(least), float(most))
         for value, least, most in zip(ratio(columns.mean(axis=1)), low, high, strict=True)
     )
-    confusion = Confusion.count(engine.subnet.classes, truths, found.argmax(axis=1).tolist(), five)
-    return Comparison(len(labels), unreadable, top1, float_top1, change, agreement, logit_error, confusion)
+    return top1, float_top1, change, agreement, logit_error
 
 
 def _decode(image: ImageLike, on_unreadable: Callable[[ImageError], None] | None) -> Pixels | None:

@@ -80,20 +80,7 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
     if len(prefix):
         tensors["prefix"] = residual_table(prefix, residual_scale)
 
-    heads = (
-        {"head": spec.head} if spec.head_dist is None else {"head": spec.head, "head_dist": spec.head_dist}
-    )
-    quantized = {
-        name: quantize_linear(head, norm_out.scale, norm_out.zero_point) for name, head in heads.items()
-    }
-    widest = max(head.step.max(initial=0) for head in quantized.values()) or 32767 / 2**15
-    for name, head in quantized.items():
-        tensors |= head.tensors(name)
-        tensors[f"{name}.mult"] = np.floor(head.step / widest * 32767 + 0.5).astype(np.int16)
-        if spec.embedding:
-            for part, rows in repeating_rows(name, tensors["position"].shape[1], spec.pool).items():
-                tensors[part] = np.concatenate([tensors[part], rows])
-
+    logit_scale = _add_heads(tensors, spec, norm_out)
     config = {
         "name": spec.name,
         "image": {"height": spec.height, "width": spec.width, "channels": spec.channels},
@@ -105,12 +92,28 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
         "pool": spec.pool,
         "classes": list(spec.classes),
         **({"embedding": asdict(norm_out)} if spec.embedding else {}),
-        "logit_scale": float(widest * 2**15 / 32767),
+        "logit_scale": logit_scale,
         "preprocess": spec.preprocess,
         "trained": spec.trained,
         "provenance": spec.provenance,
     }
     return Subnet.from_parts(config, tensors)
+
+
+def _add_heads(tensors: Tensors, spec: NetworkSpec, norm_out: Affine) -> float:
+    """Adds the heads, and the rows that repeat the embedding behind them; returns the real value of a logit's step."""
+    heads = {"head": spec.head} | ({} if spec.head_dist is None else {"head_dist": spec.head_dist})
+    quantized = {
+        name: quantize_linear(head, norm_out.scale, norm_out.zero_point) for name, head in heads.items()
+    }
+    widest = max(head.step.max(initial=0) for head in quantized.values()) or 32767 / 2**15
+    for name, head in quantized.items():
+        tensors |= head.tensors(name)
+        tensors[f"{name}.mult"] = np.floor(head.step / widest * 32767 + 0.5).astype(np.int16)
+        if spec.embedding:
+            for part, rows in repeating_rows(name, tensors["position"].shape[1], spec.pool).items():
+                tensors[part] = np.concatenate([tensors[part], rows])
+    return float(widest * 2**15 / 32767)
 
 
 def _patch_embedding(spec: NetworkSpec) -> QuantizedLinear:

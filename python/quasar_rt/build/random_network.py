@@ -62,25 +62,19 @@ def random_subnet(
     >>> random_subnet(embed=32, depth=1, heads=2, image_size=32, classes=10).config["embed"]
     32
     """
-    count: Callable[[int, float], int] = eight_bit_rows
-    if isinstance(eight_bit_fraction, (int, float)):
-        count = lambda rows, fraction: round(fraction * rows)  # noqa: E731
-        fractions = [[float(eight_bit_fraction)] * 4] * depth
-    else:
-        fractions = [[float(fraction) for fraction in block] for block in eight_bit_fraction]
-        if len(fractions) != depth or any(len(block) != 6 for block in fractions):
-            raise ValueError(f"eight_bit_fraction needs six shares for each of the {depth} blocks")
-    if not all(0 <= fraction <= 1 for block in fractions for fraction in block):
-        raise ValueError(f"eight_bit_fraction must be in [0, 1], not {eight_bit_fraction}")
-    rng = np.random.default_rng(seed)
+    fractions = _fractions(eight_bit_fraction, depth)
+    random = _Random(
+        seed, embed, _nearest if isinstance(eight_bit_fraction, (int, float)) else eight_bit_rows
+    )
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     stride = kernel if stride is None else stride
-    hidden = 4 * embed if hidden is None else hidden
     first = heads if isinstance(heads, int) else next(iter(heads), 1)
-    head_dim = embed // first if head_dim is None else head_dim
-    sizes = [
-        [value] * depth if isinstance(value, int) else list(value) for value in (heads, head_dim, hidden)
-    ]
+    given = (
+        heads,
+        embed // first if head_dim is None else head_dim,
+        4 * embed if hidden is None else hidden,
+    )
+    sizes = [[value] * depth if isinstance(value, int) else list(value) for value in given]
     if any(len(values) != depth for values in sizes):
         raise ValueError(f"heads, head_dim and hidden need one entry for each of the {depth} blocks")
     if stride < 1 or kernel < 1 or min(height, width) + 2 * pad < kernel:
@@ -88,47 +82,9 @@ def random_subnet(
             f"a {kernel}x{kernel} patch with stride {stride} does not fit a {height}x{width} image"
         )
     grid = ((height + 2 * pad - kernel) // stride + 1) * ((width + 2 * pad - kernel) // stride + 1)
-    tokens = grid + prefix_tokens
-
-    def linear(rows: int, columns: int, *fractions: float) -> LinearSpec:
-        # A part of the rows for each fraction.
-        bits = np.full((len(fractions), rows // len(fractions)), 4, np.uint8)
-        for part, fraction in zip(bits, fractions, strict=True):
-            part[rng.permutation(len(part))[: count(len(part), fraction)]] = 8
-        weight = rng.standard_normal((rows, columns)) * (1 / math.sqrt(columns))
-        return LinearSpec(weight, 0.1 * rng.standard_normal(rows), bits.flatten())
-
-    def norm() -> NormSpec:
-        return NormSpec(1 + 0.1 * rng.standard_normal(embed), 0.1 * rng.standard_normal(embed))
-
-    def before_blocks() -> EmbedNormSpec:
-        part = norm()
-        low, high = (part.beta + sign * 4 * np.abs(part.gamma) for sign in (-1, 1))
-        return EmbedNormSpec(part, low, high, scale=6 / 32767)
-
-    blocks = []
-    for n_heads, dim, n_hidden, (*qkv, proj, fc1, fc2) in zip(*sizes, fractions, strict=True):
-        inner = n_heads * dim
-        blocks.append(
-            BlockSpec(
-                heads=n_heads,
-                head_dim=dim,
-                norm1=norm(),
-                qkv=linear(3 * inner, embed, *qkv),
-                proj=linear(embed, inner, proj),
-                norm2=norm(),
-                fc1=linear(n_hidden, embed, fc1),
-                fc2=linear(embed, n_hidden, fc2),
-                norm1_out=Affine(4 / 127),
-                q_scale=4 / 127,
-                k_scale=4 / 127,
-                v_scale=4 / 127,
-                attn_out=min(4.0, max(7 / math.sqrt(tokens), 4 / 12)) / 127,
-                norm2_out=Affine(4 / 127),
-                fc1_out=Affine.from_range(-3, 4),
-                act_out=Affine.from_range(-0.17, 4),
-            )
-        )
+    blocks = [
+        random.block(*shape, tokens=grid + prefix_tokens) for shape in zip(*sizes, fractions, strict=True)
+    ]
     return build_subnet(
         NetworkSpec(
             name=name,
@@ -141,20 +97,85 @@ def random_subnet(
             stride=stride,
             pad=pad,
             pad_value=0,
-            embed=linear(embed, channels * kernel * kernel, 1.0),
-            position=0.2 * rng.standard_normal((grid, embed)),
-            prefix=rng.standard_normal((prefix_tokens, embed)),
+            embed=random.linear(embed, channels * kernel * kernel, 1.0),
+            position=0.2 * random.rng.standard_normal((grid, embed)),
+            prefix=random.rng.standard_normal((prefix_tokens, embed)),
             residual_scale=6 * math.sqrt(1 + depth) / 32767,
             blocks=blocks,
             pool=pool,
-            norm=norm(),
+            norm=random.norm(),
             norm_out=Affine(4 / 127),
-            head=linear(classes, embed, 1.0),
-            head_dist=linear(classes, embed, 1.0) if pool == "token_pair" else None,
+            head=random.linear(classes, embed, 1.0),
+            head_dist=random.linear(classes, embed, 1.0) if pool == "token_pair" else None,
             classes=[f"class {i}" for i in range(classes)],
             preprocess={"resize": {"mode": "exact", "size": [height, width], "filter": "bicubic"}},
             provenance={"generator": "random_subnet", "seed": seed, **(provenance or {})},
             embedding=embedding,
-            embed_norm=before_blocks() if embed_norm else None,
+            embed_norm=random.embed_norm() if embed_norm else None,
         )
     )
+
+
+def _fractions(given: float | Sequence[Sequence[float]], depth: int) -> list[list[float]]:
+    """Returns the shares of 8-bit rows of each block: four of one number, or six that were given."""
+    if isinstance(given, (int, float)):
+        fractions = [[float(given)] * 4] * depth
+    else:
+        fractions = [[float(fraction) for fraction in block] for block in given]
+        if len(fractions) != depth or any(len(block) != 6 for block in fractions):
+            raise ValueError(f"eight_bit_fraction needs six shares for each of the {depth} blocks")
+    if not all(0 <= fraction <= 1 for block in fractions for fraction in block):
+        raise ValueError(f"eight_bit_fraction must be in [0, 1], not {given}")
+    return fractions
+
+
+def _nearest(rows: int, fraction: float) -> int:
+    return round(fraction * rows)
+
+
+class _Random:
+    """Makes the parts of a network of seeded random numbers; `count` gives the 8-bit rows of a share."""
+
+    def __init__(self, seed: int, embed: int, count: Callable[[int, float], int]) -> None:
+        self.rng, self.embed, self.count = np.random.default_rng(seed), embed, count
+
+    def linear(self, rows: int, columns: int, *fractions: float) -> LinearSpec:
+        # A part of the rows for each fraction.
+        bits = np.full((len(fractions), rows // len(fractions)), 4, np.uint8)
+        for part, fraction in zip(bits, fractions, strict=True):
+            part[self.rng.permutation(len(part))[: self.count(len(part), fraction)]] = 8
+        weight = self.rng.standard_normal((rows, columns)) * (1 / math.sqrt(columns))
+        return LinearSpec(weight, 0.1 * self.rng.standard_normal(rows), bits.flatten())
+
+    def norm(self) -> NormSpec:
+        gamma = 1 + 0.1 * self.rng.standard_normal(self.embed)
+        return NormSpec(gamma, 0.1 * self.rng.standard_normal(self.embed))
+
+    def embed_norm(self) -> EmbedNormSpec:
+        part = self.norm()
+        low, high = (part.beta + sign * 4 * np.abs(part.gamma) for sign in (-1, 1))
+        return EmbedNormSpec(part, low, high, scale=6 / 32767)
+
+    def block(
+        self, heads: int, head_dim: int, hidden: int, fractions: Sequence[float], *, tokens: int
+    ) -> BlockSpec:
+        *qkv, proj, fc1, fc2 = fractions
+        inner = heads * head_dim
+        return BlockSpec(
+            heads=heads,
+            head_dim=head_dim,
+            norm1=self.norm(),
+            qkv=self.linear(3 * inner, self.embed, *qkv),
+            proj=self.linear(self.embed, inner, proj),
+            norm2=self.norm(),
+            fc1=self.linear(hidden, self.embed, fc1),
+            fc2=self.linear(self.embed, hidden, fc2),
+            norm1_out=Affine(4 / 127),
+            q_scale=4 / 127,
+            k_scale=4 / 127,
+            v_scale=4 / 127,
+            attn_out=min(4.0, max(7 / math.sqrt(tokens), 4 / 12)) / 127,
+            norm2_out=Affine(4 / 127),
+            fc1_out=Affine.from_range(-3, 4),
+            act_out=Affine.from_range(-0.17, 4),
+        )

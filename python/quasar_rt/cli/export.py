@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from ..errors import QuasarError
 from ..files import read_small_text, reason, write_text
 from ..image_sets import images_of
-from .output import Failure, bars, echo, print_table
+from .output import Failure, bars, echo, print_records
 from .timm_network import load_network, model_arguments
+
+if TYPE_CHECKING:
+    from ..subnet import Subnet
 
 
 def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[float] | None:
@@ -170,31 +173,20 @@ def command(
             prediction = engine.infer(files[0])
     except (QuasarError, ValueError) as error:
         raise Failure(str(error)) from error
-    print_table(
-        ["layer", ">rows", ">columns", ">8-bit rows", ">error, nearest codes", f">error, {method}"],
-        [
-            [
-                layer.name,
-                str(layer.rows),
-                str(layer.columns),
-                str(layer.eight_bit_rows),
-                f"{layer.error_before:.2%}",
-                f"{layer.error_after:.2%}",
-            ]
-            for layer in layers
-        ],
+    print_records(
+        layers,
+        {
+            "layer": lambda layer: layer.name,
+            ">rows": lambda layer: layer.rows,
+            ">columns": lambda layer: layer.columns,
+            ">8-bit rows": lambda layer: layer.eight_bit_rows,
+            ">error, nearest codes": lambda layer: f"{layer.error_before:.2%}",
+            f">error, {method}": lambda layer: f"{layer.error_after:.2%}",
+        },
     )
     echo("Error: root mean square, of the outputs' standard deviation, on the calibration images.")
     if report:
-        document = {
-            "subnet": subnet.name,
-            "sha256": subnet.sha256,
-            "provenance": subnet.config["provenance"],
-            "layers": [layer.as_dict() for layer in layers],
-        }
-        path = out.with_suffix(".report.json")
-        write_text(path, json.dumps(document, indent=1) + "\n")
-        echo(f"{path}: the report")
+        _write_report(out.with_suffix(".report.json"), subnet, layers)
     click.echo(f"{out}: {out.stat().st_size / 1e6:.2f} MB, {len(files)} calibration images")
     resizing = " ".join(str(value) for value in subnet.config["preprocess"]["resize"].values())
     recorded = subnet.config["provenance"]
@@ -203,3 +195,14 @@ def command(
         click.echo(f"embedding: {len(prediction.embedding.codes)} values (Engine.embed)")
     if prediction.top_k:
         click.echo(f"{files.name(0)}: {prediction.label} ({prediction.probability:.1%})")
+
+
+def _write_report(path: Path, subnet: Subnet, layers: list[Any]) -> None:
+    document = {
+        "subnet": subnet.name,
+        "sha256": subnet.sha256,
+        "provenance": subnet.config["provenance"],
+        "layers": [layer.as_dict() for layer in layers],
+    }
+    write_text(path, json.dumps(document, indent=1) + "\n")
+    echo(f"{path}: the report")

@@ -35,7 +35,7 @@ from ..errors import InfeasibleError, QuasarError
 from ..nas.options import DEFAULT_BOARD, DEFAULT_SPACE, SearchOptions
 from ..options import about
 from . import complete
-from .output import Failure, Unmet, bars, echo, print_table
+from .output import Failure, Unmet, bars, echo, print_records
 
 #: Types of the values on the command line, by the kind of the option.
 _TYPES = {
@@ -197,41 +197,33 @@ def default_folder(options: dict[str, Any]) -> Path:
 
 def show(result: Any, out: Path) -> None:
     """Prints a table of the targets, the notes on the scores, and the path of the page."""
-    board = result.board
-    has_integer = any(target.point.integer for target in result.targets)
-    own = any(target.hardware for target in result.targets)
-    columns = [">target FPS", ">modelled FPS", ">event by event", ">latency, ms", f">{result.scoring.short}"]
-    columns += [">integer top-1, ± standard error"] * has_integer + [
-        ">embed",
-        ">depth",
-        ">8-bit rows",
-        ">weights, kB",
-        *([">W at target", "array, MHz"] if own else []),
-        "subnet",
-    ]
     facts = {point["id"]: point for point in result.document["front"]}
-    rows = []
-    for target in result.targets:
-        point, on = target.point, target.on
-        score = f"{point.score:.2%}" if result.scoring.accuracy else f"{point.score:.4f}"
-        integer = f"{point.integer.top1:.2%} ± {point.integer.standard_error:.2%}" if point.integer else "-"
-        fact = facts[point.id]
-        rows.append(
-            [
-                f"{target.fps:,g}",
-                f"{on.fps:,.1f}",
-                f"{target.replayed_fps:,.1f}",
-                f"{on.latency_ms:.3g}",
-                score,
-            ]
-            + [integer] * has_integer
-            + [str(fact["embed"]), str(fact["depth"]), f"{fact['eight_bit_share']:.0%}"]
-            + [f"{fact['weight_bytes'] / 1000:,.1f}"]
-            + ([_watts(target.power_w), _array(target.hardware.settings)] if target.hardware else [])
-            + [target.file]
-        )
-    label = result.document["boards"][board]["label"]
-    print_table(columns, rows, f"Space {result.space.name}, modelled on {label}")
+
+    def integer(target: Any) -> str:
+        found = target.point.integer
+        return f"{found.top1:.2%} ± {found.standard_error:.2%}" if found else "-"
+
+    columns: dict[str, Callable[[Any], object]] = {
+        ">target FPS": lambda target: f"{target.fps:,g}",
+        ">modelled FPS": lambda target: f"{target.on.fps:,.1f}",
+        ">event by event": lambda target: f"{target.replayed_fps:,.1f}",
+        ">latency, ms": lambda target: f"{target.on.latency_ms:.3g}",
+        f">{result.scoring.short}": lambda target: _score(target.point.score, result.scoring.accuracy),
+        ">integer top-1, ± standard error": integer,
+        ">embed": lambda target: facts[target.point.id]["embed"],
+        ">depth": lambda target: facts[target.point.id]["depth"],
+        ">8-bit rows": lambda target: f"{facts[target.point.id]['eight_bit_share']:.0%}",
+        ">weights, kB": lambda target: f"{facts[target.point.id]['weight_bytes'] / 1000:,.1f}",
+        ">W at target": lambda target: _watts(target.power_w),
+        "array, MHz": lambda target: _array(target.hardware.settings),
+        "subnet": lambda target: target.file,
+    }
+    if not any(target.point.integer for target in result.targets):
+        del columns[">integer top-1, ± standard error"]
+    if not any(target.hardware for target in result.targets):
+        del columns[">W at target"], columns["array, MHz"]
+    label = result.document["boards"][result.board]["label"]
+    print_records(result.targets, columns, f"Space {result.space.name}, modelled on {label}")
     for line in result.notes:
         echo(line)
     if not result.scoring.accuracy:
@@ -239,6 +231,10 @@ def show(result: Any, out: Path) -> None:
     if not (out / "front.png").exists():
         echo("Note: front.png was left out; it needs matplotlib (pip install 'quasar-rt[host]').", err=True)
     echo(f"{len(result.front)} subnets on the front: {out / 'index.html'}")
+
+
+def _score(score: float, accuracy: bool) -> str:
+    return f"{score:.2%}" if accuracy else f"{score:.4f}"
 
 
 def _watts(power: float | None) -> str:
@@ -256,25 +252,20 @@ def show_boards(result: Any, out: Path) -> None:
     """Prints a table of all boards' targets, what is out of reach, and the path of the page."""
     document = result.document
     accuracy = document["score"]["accuracy"]
-    columns = ["board", ">target FPS", ">event by event", f">{document['score']['short']}", ">latency, ms"]
-    columns += [">W at target", "array, MHz", "subnet"]
-    rows = []
-    for name, one in document["boards"].items():
-        for target in one["targets"]:
-            score = f"{target['score']:.2%}" if accuracy else f"{target['score']:.4f}"
-            rows.append(
-                [
-                    name,
-                    f"{target['fps']:,g}",
-                    f"{target['replayed_fps']:,.1f}",
-                    score,
-                    f"{target['latency_ms']:.3g}",
-                    _watts(target["power_w"]),
-                    _array(target["hardware"]),
-                    f"{one['folder']}/{target['file']}",
-                ]
-            )
-    print_table(columns, rows, f"Space {document['space']['name']}, modelled; powers are assumed")
+    columns: dict[str, Callable[[Any], object]] = {
+        "board": lambda found: found[0],
+        ">target FPS": lambda found: f"{found[2]['fps']:,g}",
+        ">event by event": lambda found: f"{found[2]['replayed_fps']:,.1f}",
+        f">{document['score']['short']}": lambda found: _score(found[2]["score"], accuracy),
+        ">latency, ms": lambda found: f"{found[2]['latency_ms']:.3g}",
+        ">W at target": lambda found: _watts(found[2]["power_w"]),
+        "array, MHz": lambda found: _array(found[2]["hardware"]),
+        "subnet": lambda found: f"{found[1]}/{found[2]['file']}",
+    }
+    targets = [
+        (name, one["folder"], target) for name, one in document["boards"].items() for target in one["targets"]
+    ]
+    print_records(targets, columns, f"Space {document['space']['name']}, modelled; powers are assumed")
     for name, one in document["boards"].items():
         for missed in one["missed"]:
             echo(f"{name}, {missed['fps']:g} FPS: {missed['reason']}.")

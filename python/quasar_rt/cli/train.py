@@ -150,14 +150,6 @@ def command(
                 raise click.UsageError("--dry-run estimates all stages; leave --inherit out")
             one = load_architecture(architecture)[0] if architecture else None
             ctx.exit(0 if _estimate(recipe, data, one, group) else 1)
-        options: dict[str, Any] = {
-            "root": data,
-            "log": click.echo,
-            "group": group,
-            "stop_after_steps": stop_after_steps,
-            "track": track,
-        }
-        search = None
         if (out or embedding) and not architecture and Space.load(recipe.space).size > 1:
             raise click.UsageError(
                 "--out goes with one network: all of a supernet is in the run's folder"
@@ -166,6 +158,14 @@ def command(
             )
         if out:
             group.from_first(lambda: make_folder(out))
+        options: dict[str, Any] = {
+            "root": data,
+            "log": click.echo,
+            "group": group,
+            "stop_after_steps": stop_after_steps,
+            "track": track,
+        }
+        search = None
         if architecture:
             network, search, found = load_architecture(architecture)
             embedding = embedding or found

@@ -85,16 +85,7 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
         pool = "token"
     else:
         pool = "mean" if norm_name == "fc_norm" else "mean_after_norm"
-
-    tokens = (model.cls_token, model.dist_token if distilled else None, model.reg_token)
-    prefix_parts = [token[0] for token in tokens if token is not None]
-    prefix = _plain(torch.cat(prefix_parts) if prefix_parts else torch.zeros(0, model.embed_dim))
-    if model.pos_embed is None:
-        position = torch.zeros(stem.num_patches, model.embed_dim, dtype=torch.float64)
-    else:
-        position = _plain(model.pos_embed[0])
-        if not model.no_embed_class:
-            prefix, position = prefix + position[: len(prefix)], position[len(prefix) :]
+    prefix, position = _tokens(model)
     norm_pre = None if _identity(model.norm_pre) else _norm(model.norm_pre, "norm_pre")
     if norm_pre is not None:
         # Prefix tokens are the same for every image, and so is their norm.
@@ -121,6 +112,19 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
         head_dist=head_dist,
         norm_pre=norm_pre,
     )
+
+
+def _tokens(model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Returns the prefix tokens, each with its position where it has one, and the positions of the patches."""
+    tokens = (model.cls_token, getattr(model, "dist_token", None), model.reg_token)
+    parts = [token[0] for token in tokens if token is not None]
+    prefix = _plain(torch.cat(parts) if parts else torch.zeros(0, model.embed_dim))
+    if model.pos_embed is None:
+        return prefix, torch.zeros(model.patch_embed.num_patches, model.embed_dim, dtype=torch.float64)
+    position = _plain(model.pos_embed[0])
+    if model.no_embed_class:
+        return prefix, position
+    return prefix + position[: len(prefix)], position[len(prefix) :]
 
 
 def _identity(module: nn.Module | None) -> bool:

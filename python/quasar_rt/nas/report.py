@@ -173,6 +173,26 @@ def draw(document: Mapping[str, Any], cloud: Cloud) -> bytes:
             zorder=4,
             label=f"integer engine, {scored[0]['integer']['images']:,} {scored[0]['integer']['split']}",
         )
+    _draw_targets(axes, document, scale)
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.set_xlabel(f"modelled FPS ({document['boards'][board]['label']})")
+    axes.set_ylabel(score["label"] + (", %" if score["accuracy"] else ""))
+    axes.set_title(
+        f"Space {document['space']['name']}, seed {document['settings']['seed']}",
+        fontsize=11,
+        loc="left",
+        pad=28,
+    )
+    axes.legend(fontsize=8.5, loc="lower left", framealpha=0.9)
+    buffer = io.BytesIO()
+    # Without the software's version the same search gives the same bytes.
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _draw_targets(axes: Any, document: Mapping[str, Any], scale: float) -> None:
+    """Draws a line for each target, and a ring around its subnet."""
+    board, front = document["settings"]["board"], document["front"]
     low, high = axes.get_xlim()
     before, level = -float("inf"), 0
     for i, target in enumerate(document["targets"]):
@@ -202,20 +222,6 @@ def draw(document: Mapping[str, Any], cloud: Cloud) -> bytes:
             linewidths=1.3,
             label=None if i else "chosen for a target",
         )
-    axes.xaxis.set_major_formatter("{x:,g}")
-    axes.set_xlabel(f"modelled FPS ({document['boards'][board]['label']})")
-    axes.set_ylabel(score["label"] + (", %" if score["accuracy"] else ""))
-    axes.set_title(
-        f"Space {document['space']['name']}, seed {document['settings']['seed']}",
-        fontsize=11,
-        loc="left",
-        pad=28,
-    )
-    axes.legend(fontsize=8.5, loc="lower left", framealpha=0.9)
-    buffer = io.BytesIO()
-    # Without the software's version the same search gives the same bytes.
-    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def page(document: Mapping[str, Any], cloud: Cloud, layers: Mapping[str, Any], notes: Sequence[str]) -> str:

@@ -198,8 +198,7 @@ def run(
     prefix = config["prefix_tokens"]
 
     def norm(name: str, x: Int) -> Int:
-        gain, bias = (tensors[f"{name}.{part}"].astype(np.int64) for part in ("gain", "bias"))
-        return layer_norm(x, gain, bias, int(tensors[f"{name}.frac"][0]), int(tensors[f"{name}.epsilon"][0]))
+        return _norm(tensors, name, x)
 
     def linear(name: str, columns: int) -> Linear:
         return Linear.read(tensors, name, columns)
@@ -217,37 +216,7 @@ def run(
     trace["embed"] = x.astype(np.int16)
 
     for i, block in enumerate(config["blocks"]):
-        name = f"blocks.{i}"
-        heads, head_dim = block["heads"], block["head_dim"]
-        inner = heads * head_dim
-
-        y = norm(f"{name}.norm1", x)
-        layer = linear(f"{name}.qkv", embed)
-        qkv = requant8(layer.accumulate(y), layer, 0)
-        q, k, v = (part.reshape(-1, heads, head_dim) for part in np.split(qkv, 3, axis=1))
-        factors = (tensors[f"{name}.attn.{part}"] for part in ("mult", "out_mult", "out_shift"))
-        o = np.concatenate(
-            [
-                attention(q[:, h], k[:, h], v[:, h], int(mult), int(out_mult), int(out_shift))
-                for h, (mult, out_mult, out_shift) in enumerate(zip(*factors, strict=True))
-            ],
-            axis=1,
-        )
-        layer = linear(f"{name}.proj", inner)
-        mid = sat_residual(x + requant16(layer.accumulate(o), layer))
-
-        z = norm(f"{name}.norm2", mid)
-        layer = linear(f"{name}.fc1", embed)
-        table = tensors[f"{name}.gelu"].astype(np.int64)
-        act = table[requant8(layer.accumulate(z), layer, block["fc1_zero_point"]) + 128]
-        layer = linear(f"{name}.fc2", block["hidden"])
-        x = sat_residual(mid + requant16(layer.accumulate(act), layer))
-
-        for part, value in (("norm1", y), ("qkv", qkv), ("attn", o), ("norm2", z), ("act", act)):
-            trace[f"{name}.{part}"] = value.astype(np.int8)
-        for part, value in (("mid", mid), ("x", x)):
-            trace[f"{name}.{part}"] = value.astype(np.int16)
-
+        x = _block(f"blocks.{i}", block, tensors, x, trace)
     heads = ["head"]
     if config["pool"] == "token":
         pooled = norm("norm", x[:1])[0]
@@ -265,3 +234,42 @@ def run(
     trace["pooled"] = pooled.astype(np.int8)
     trace["logits"] = logits.astype(np.int32)
     return logits
+
+
+def _norm(tensors: Mapping[str, NDArray[Any]], name: str, x: Int) -> Int:
+    gain, bias = (tensors[f"{name}.{part}"].astype(np.int64) for part in ("gain", "bias"))
+    return layer_norm(x, gain, bias, int(tensors[f"{name}.frac"][0]), int(tensors[f"{name}.epsilon"][0]))
+
+
+def _block(
+    name: str, block: Mapping[str, int], tensors: Mapping[str, NDArray[Any]], x: Int, trace: Trace
+) -> Int:
+    """Computes a block on the residual stream [tokens, embed]."""
+    heads, head_dim, embed = block["heads"], block["head_dim"], x.shape[1]
+    y = _norm(tensors, f"{name}.norm1", x)
+    layer = Linear.read(tensors, f"{name}.qkv", embed)
+    qkv = requant8(layer.accumulate(y), layer, 0)
+    q, k, v = (part.reshape(-1, heads, head_dim) for part in np.split(qkv, 3, axis=1))
+    factors = (tensors[f"{name}.attn.{part}"] for part in ("mult", "out_mult", "out_shift"))
+    o = np.concatenate(
+        [
+            attention(q[:, h], k[:, h], v[:, h], int(mult), int(out_mult), int(out_shift))
+            for h, (mult, out_mult, out_shift) in enumerate(zip(*factors, strict=True))
+        ],
+        axis=1,
+    )
+    layer = Linear.read(tensors, f"{name}.proj", heads * head_dim)
+    mid = sat_residual(x + requant16(layer.accumulate(o), layer))
+
+    z = _norm(tensors, f"{name}.norm2", mid)
+    layer = Linear.read(tensors, f"{name}.fc1", embed)
+    table = tensors[f"{name}.gelu"].astype(np.int64)
+    act = table[requant8(layer.accumulate(z), layer, block["fc1_zero_point"]) + 128]
+    layer = Linear.read(tensors, f"{name}.fc2", block["hidden"])
+    x = sat_residual(mid + requant16(layer.accumulate(act), layer))
+
+    for part, value in (("norm1", y), ("qkv", qkv), ("attn", o), ("norm2", z), ("act", act)):
+        trace[f"{name}.{part}"] = value.astype(np.int8)
+    for part, value in (("mid", mid), ("x", x)):
+        trace[f"{name}.{part}"] = value.astype(np.int16)
+    return x

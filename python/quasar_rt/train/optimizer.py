@@ -55,8 +55,7 @@ class SliceAdamW(torch.optim.Optimizer):
     def step(self, touched: Mapping[str, Region] | None = None) -> None:
         """Updates the elements of `touched` (`ViT.touched`, `slices.union`) that have a gradient; None: all of them."""
         for group in self.param_groups:
-            whole = _Lists()
-            parts = _Lists()
+            whole, parts = _Lists(), _Lists()
             selected: list[tuple[Tensor, tuple[Tensor, ...]]] = []
             for parameter in group["params"]:
                 region = None if touched is None else touched.get(self._names[parameter])
@@ -74,13 +73,7 @@ class SliceAdamW(torch.optim.Optimizer):
                     continue
                 if state["step"].ndim == 0 and parameter.ndim > 0:
                     state["step"] = torch.full_like(parameter, state["step"].item(), dtype=torch.float32)
-                tensors = (
-                    parameter,
-                    parameter.grad,
-                    state["exp_avg"],
-                    state["exp_avg_sq"],
-                    state["step"],
-                )
+                tensors = (parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"], state["step"])
                 if region is None:
                     parts.extend(*([tensor] for tensor in tensors))
                 elif region.rows is not None:
@@ -88,22 +81,7 @@ class SliceAdamW(torch.optim.Optimizer):
                 else:
                     parts.extend(*(list(region.views(tensor)) for tensor in tensors))
             if whole.parameters:
-                adamw(
-                    whole.parameters,
-                    whole.gradients,
-                    whole.averages,
-                    whole.squares,
-                    [],
-                    whole.steps,
-                    fused=True,
-                    amsgrad=False,
-                    beta1=group["betas"][0],
-                    beta2=group["betas"][1],
-                    lr=group["lr"],
-                    weight_decay=group["weight_decay"],
-                    eps=group["eps"],
-                    maximize=False,
-                )
+                _update_whole(whole, group)
             if selected:
                 # Many short vectors: gathered into one, updated, and put back.
                 gathered = [torch.cat([t[i][rows] for rows, t in selected]) for i in range(5)]
@@ -134,6 +112,26 @@ class _Lists:
         mine = (self.parameters, self.gradients, self.averages, self.squares, self.steps)
         for old, new in zip(mine, lists, strict=True):
             old.extend(new)
+
+
+def _update_whole(lists: _Lists, group: dict[str, Any]) -> None:
+    """Applies AdamW in place to whole parameters, which have one count each."""
+    adamw(
+        lists.parameters,
+        lists.gradients,
+        lists.averages,
+        lists.squares,
+        [],
+        lists.steps,
+        fused=True,
+        amsgrad=False,
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        lr=group["lr"],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=False,
+    )
 
 
 def _update(lists: _Lists, group: dict[str, Any]) -> None:

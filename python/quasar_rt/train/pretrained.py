@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import timm
@@ -20,7 +21,7 @@ from ..errors import FileError, InvalidValueError
 from ..space import Architecture, BlockShape
 from ..weights import make_timm, read_weights
 from .block import Block
-from .model import ViT
+from .model import ViT, ViTConfig
 
 __all__ = ["load_timm"]
 
@@ -50,42 +51,75 @@ def load_timm(model: ViT, source: str | os.PathLike[str], pretrained: bool = Tru
         quasar_rt.FileError: neither a model's name nor a file that can be read.
         quasar_rt.InvalidValueError: names what of the checkpoint does not fit the model.
     """
-    state, head_dim = _read(source, pretrained)
-    config, whole = model.config, model.config.architecture
+    found = _Checkpoint(str(source), *_read(source, pretrained))
+    config = model.config
+    architecture, patch = found.architecture(config)
+    d = architecture.embed
+    values = {
+        "embed.weight": patch.flatten(1),
+        "embed.bias": found.take("patch_embed.proj.bias", d),
+        "norm.weight": found.take("norm.weight", d),
+        "norm.bias": found.take("norm.bias", d),
+        **found.tokens(d, config.grid),
+    }
+    head = found.take("head.weight"), found.take("head.bias")
+    if len(head[0]) == config.classes:
+        values["head.weight"], values["head.bias"] = head
+    for i, shape in enumerate(architecture.blocks):
+        values |= found.block(f"blocks.{i}", shape, d, config.layer_scale is not None)
+    left = ", ".join(sorted(found.state)[:4])
+    found.require(not left, f"it has what a plain ViT with a class token has not: {left}")
+    _fill(model, architecture, values)
+    return architecture
 
-    def require(condition: bool, what: str) -> None:
+
+@dataclass
+class _Checkpoint:
+    """The tensors of a checkpoint that are not taken yet, and its head dimension where that is known."""
+
+    source: str
+    state: dict[str, Tensor]
+    head_dim: int | None
+
+    def require(self, condition: bool, what: str) -> None:
         if not condition:
-            raise InvalidValueError(f"'{source}' cannot start this network: {what}")
+            raise InvalidValueError(f"'{self.source}' cannot start this network: {what}")
 
-    def take(key: str, *shape: int) -> Tensor:
-        require(key in state, f"it has no '{key}', so it is no plain timm VisionTransformer")
-        x = state.pop(key).float()
-        require(not shape or tuple(x.shape) == shape, f"'{key}' is {list(x.shape)}, not {list(shape)}")
-        require(bool(x.isfinite().all()), f"'{key}' has values that are not finite numbers")
+    def take(self, key: str, *shape: int) -> Tensor:
+        """Takes a tensor out; its shape and its values are checked."""
+        self.require(key in self.state, f"it has no '{key}', so it is no plain timm VisionTransformer")
+        x = self.state.pop(key).float()
+        self.require(not shape or tuple(x.shape) == shape, f"'{key}' is {list(x.shape)}, not {list(shape)}")
+        self.require(bool(x.isfinite().all()), f"'{key}' has values that are not finite numbers")
         return x
 
-    patch = take("patch_embed.proj.weight")
-    require(patch.ndim == 4, f"'patch_embed.proj.weight' is {list(patch.shape)}, not [embed, channels, k, k]")
-    d, channels, *kernel = patch.shape
-    mine = (config.kernel, config.kernel)
-    require(
-        tuple(kernel) == mine, f"its patches are {kernel[0]}x{kernel[1]}, this network's {mine[0]}x{mine[1]}"
-    )
-    require(
-        config.stride == config.kernel and config.pad == 0,
-        f"its patches do not overlap; this network's stride is {config.stride} and its padding {config.pad}",
-    )
-    require(channels == config.channels, f"it takes {channels} channels, this network {config.channels}")
-    require(d <= whole.embed, f"its embed is {d}, this network's largest is {whole.embed}")
-    depth = 1 + max((int(k.split(".")[1]) for k in state if k.startswith("blocks.")), default=-1)
-    require(1 <= depth <= whole.depth, f"it has {depth} blocks, this network at most {whole.depth}")
+    def architecture(self, config: ViTConfig) -> tuple[Architecture, Tensor]:
+        """Returns the checkpoint's own shape, all rows 8-bit, and its patch embedding [embed, channels, k, k]."""
+        require, whole, own = self.require, config.architecture, config.kernel
+        patch = self.take("patch_embed.proj.weight")
+        require(
+            patch.ndim == 4, f"'patch_embed.proj.weight' is {list(patch.shape)}, not [embed, channels, k, k]"
+        )
+        d, channels, high, wide = patch.shape
+        require(high == wide == own, f"its patches are {high}x{wide}, this network's {own}x{own}")
+        require(
+            config.stride == own and config.pad == 0,
+            f"its patches do not overlap; this network's stride is {config.stride} and its padding {config.pad}",
+        )
+        require(channels == config.channels, f"it takes {channels} channels, this network {config.channels}")
+        require(d <= whole.embed, f"its embed is {d}, this network's largest is {whole.embed}")
+        depth = 1 + max((int(k.split(".")[1]) for k in self.state if k.startswith("blocks.")), default=-1)
+        require(1 <= depth <= whole.depth, f"it has {depth} blocks, this network at most {whole.depth}")
+        blocks = zip((f"blocks.{i}" for i in range(depth)), whole.blocks, strict=False)
+        return Architecture(d, tuple(self._shape(name, largest) for name, largest in blocks)), patch
 
-    shapes = []
-    for i, largest in enumerate(whole.blocks[:depth]):
-        name, dim = f"blocks.{i}", largest.head_dim
-        require(head_dim in (None, dim), f"its head_dim is {head_dim}, this network's is {dim} ({name})")
-        inner = len(state.get(f"{name}.attn.qkv.weight", ())) // 3
-        hidden = len(state.get(f"{name}.mlp.fc1.weight", ()))
+    def _shape(self, name: str, largest: BlockShape) -> BlockShape:
+        require, dim = self.require, largest.head_dim
+        require(
+            self.head_dim in (None, dim), f"its head_dim is {self.head_dim}, this network's is {dim} ({name})"
+        )
+        inner = len(self.state.get(f"{name}.attn.qkv.weight", ())) // 3
+        hidden = len(self.state.get(f"{name}.mlp.fc1.weight", ()))
         require(
             inner > 0 and inner % dim == 0,
             f"q, k and v of {name} have {inner} rows each, no multiple of this network's head_dim {dim}",
@@ -98,56 +132,50 @@ def load_timm(model: ViT, source: str | os.PathLike[str], pretrained: bool = Tru
             0 < hidden <= largest.hidden,
             f"{name} has {hidden} hidden units, this network at most {largest.hidden}",
         )
-        shapes.append(BlockShape(heads, dim, hidden, (1.0,) * 6))
-    architecture = Architecture(d, tuple(shapes))
+        return BlockShape(heads, dim, hidden, (1.0,) * 6)
 
-    values: dict[str, Tensor] = {
-        "embed.weight": patch.flatten(1),
-        "embed.bias": take("patch_embed.proj.bias", d),
-        "norm.weight": take("norm.weight", d),
-        "norm.bias": take("norm.bias", d),
-    }
-    token, position = take("cls_token", 1, 1, d)[0], take("pos_embed")[0]
-    rows, columns = config.grid
-    side = math.isqrt(len(position) - 1)
-    if len(position) == 1 + rows * columns or side * side == len(position) - 1:
-        token, position = token + position[:1], position[1:]
-    if len(position) != rows * columns:
-        side = math.isqrt(len(position))
-        require(side * side == len(position), f"its {len(position)} positions are no square grid")
-        position = resample_abs_pos_embed(
-            position[None], [rows, columns], old_size=[side, side], num_prefix_tokens=0
-        )[0]
-    values["prefix"], values["position"] = token, position
-    head = take("head.weight"), take("head.bias")
-    if len(head[0]) == config.classes:
-        values["head.weight"], values["head.bias"] = head
-    for i, shape in enumerate(shapes):
-        name, inner = f"blocks.{i}", shape.inner
-        for norm in ("norm1", "norm2"):
-            for part in ("weight", "bias"):
-                values[f"{name}.{norm}.{part}"] = take(f"{name}.{norm}.{part}", d)
-        layers = {
-            "qkv": ("attn.qkv", 3 * inner, d),
-            "proj": ("attn.proj", d, inner),
-            "fc1": ("mlp.fc1", shape.hidden, d),
-            "fc2": ("mlp.fc2", d, shape.hidden),
+    def tokens(self, d: int, grid: tuple[int, int]) -> dict[str, Tensor]:
+        """Takes the class token and the positions, which are resampled to another grid."""
+        token, position = self.take("cls_token", 1, 1, d)[0], self.take("pos_embed")[0]
+        patches = grid[0] * grid[1]
+        side = math.isqrt(len(position) - 1)
+        if len(position) == 1 + patches or side * side == len(position) - 1:
+            token, position = token + position[:1], position[1:]
+        if len(position) != patches:
+            side = math.isqrt(len(position))
+            self.require(side * side == len(position), f"its {len(position)} positions are no square grid")
+            position = resample_abs_pos_embed(
+                position[None], list(grid), old_size=[side, side], num_prefix_tokens=0
+            )[0]
+        return {"prefix": token, "position": position}
+
+    def block(self, name: str, shape: BlockShape, d: int, layer_scale: bool) -> dict[str, Tensor]:
+        """Takes a block's tensors; a layer scale that the network lacks is multiplied into proj and fc2."""
+        values = {
+            f"{name}.{norm}.{part}": self.take(f"{name}.{norm}.{part}", d)
+            for norm in ("norm1", "norm2")
+            for part in ("weight", "bias")
         }
-        for layer, (key, rows, columns) in layers.items():
-            values[f"{name}.{layer}.weight"] = take(f"{name}.{key}.weight", rows, columns)
+        for layer, key, rows, columns in (
+            ("qkv", "attn.qkv", 3 * shape.inner, d),
+            ("proj", "attn.proj", d, shape.inner),
+            ("fc1", "mlp.fc1", shape.hidden, d),
+            ("fc2", "mlp.fc2", d, shape.hidden),
+        ):
+            values[f"{name}.{layer}.weight"] = self.take(f"{name}.{key}.weight", rows, columns)
             bias = f"{name}.{key}.bias"
-            values[f"{name}.{layer}.bias"] = take(bias, rows) if bias in state else torch.zeros(rows)
+            values[f"{name}.{layer}.bias"] = (
+                self.take(bias, rows) if bias in self.state else torch.zeros(rows)
+            )
         for gamma, scale, layer in (("gamma1", "ls1", "proj"), ("gamma2", "ls2", "fc2")):
             key = f"{name}.{scale}.gamma"
-            factor = take(key, d) if key in state else torch.ones(d)
-            if config.layer_scale is not None:
+            factor = self.take(key, d) if key in self.state else torch.ones(d)
+            if layer_scale:
                 values[f"{name}.{gamma}"] = factor
             else:
                 values[f"{name}.{layer}.weight"] *= factor[:, None]
                 values[f"{name}.{layer}.bias"] *= factor
-    require(not state, f"it has what a plain ViT with a class token has not: {', '.join(sorted(state)[:4])}")
-    _fill(model, architecture, values)
-    return architecture
+        return values
 
 
 def _read(source: str | os.PathLike[str], pretrained: bool) -> tuple[dict[str, Tensor], int | None]:

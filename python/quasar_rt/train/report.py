@@ -29,6 +29,7 @@ from .evaluation import logits_of
 
 if TYPE_CHECKING:
     from .job import Log
+    from .recipe import Recipe
     from .run import Trained
 
 __all__ = ["Figures", "export", "finish", "measure"]
@@ -213,65 +214,22 @@ def model_card(
     def percent(top1: float) -> str:
         return f"{top1:.2%} ± {math.sqrt(top1 * (1 - top1) / figures.images):.2%}"
 
-    def span(values: Sequence[int]) -> str:
-        return str(values[0]) if len(set(values)) == 1 else ", ".join(map(str, values))
-
-    recipe, model = trained.recipe, trained.model
-    d, o, q, stage = recipe.data, recipe.optimizer, recipe.quantization, recipe.quantized_stage
-    assert stage is not None
-    patch, shape, image = trained.space.settings["patch"], model.active, trained.space.settings["image"]
-    matrices = model.matrices().values()
-    rows = sum(len(layer.bits) for layer in matrices)
-    eight = sum(int((layer.bits == 8).sum()) for layer in matrices)
-    weights = sum(layer.weight.numel() for layer in matrices)
+    facts = _facts(name, trained, subnet, figures, provenance, size)
     totals = figures.confusion.sum(axis=1)
     right = np.diag(figures.confusion) / np.maximum(totals, 1)
     weakest = int(np.where(totals > 0, right, np.inf).argmin())
-    minutes = ", ".join(f"{stage} {value}" for stage, value in provenance["minutes"].items())
     ends = ", ".join(
         f"{history[-1]['top1_largest']:.2%} ({stage})"
         for stage, history in trained.history.items()
         if history
     )
-    varied = [
-        text for text, used in (("mirroring", d.flip), (f"shifts up to {d.shift} pixels", d.shift)) if used
-    ]
-    if d.folder:
-        varied.append(f"random crops of {d.crop[0]:.0%} to {d.crop[1]:.0%} of the area")
-    if d.randaugment:
-        varied.append(f"RandAugment `{d.randaugment}`")
-    started = "" if recipe.init == "random" else f" started from `{recipe.init}`,"
-    floats = f"{recipe.float_stage.epochs} epochs in float, then " if "float" in trained.history else ""
-    rates = [recipe.float_stage.learning_rate] * ("float" in trained.history) + [stage.learning_rate]
-    taught = ""
-    if recipe.teacher is not None:
-        t = recipe.teacher
-        answers = "classes" if t.hard else f"probabilities at temperature {t.temperature:g}"
-        taught = f"; {t.weight:.0%} of the loss from the {answers} of `{t.model}` ({', '.join(t.stages)})"
-    facts = {
-        "network": f"{patch['kernel']}x{patch['kernel']} patches every {patch['stride']} pixels "
-        f"(padding {patch['pad']}, value {patch['pad_value']}), class token, embed {shape.embed}, depth {shape.depth}, "
-        f"heads {span([block.heads for block in shape.blocks])} of {shape.blocks[0].head_dim}, "
-        f"MLP {span([block.hidden for block in shape.blocks])}, exact GELU",
-        "weights": f"{weights:,} in matrices; {eight} of {rows} rows 8-bit, {rows - eight} 4-bit; activations 8-bit",
-        "file": f"`{name}.qvit`, {size / 1000:.0f} kB, content digest `{subnet.sha256[:16]}...`",
-        "data": f"{trained.data.describe}: {len(trained.data.train):,} images for training, "
-        f"{len(trained.data.validation):,} of its training set for validation, {figures.images:,} for the test",
-        "recipe": f"seed {recipe.seed}:{started} {floats}{stage.epochs} with quantizers; AdamW, learning rate "
-        f"{', then '.join(f'{rate:g}' for rate in rates)}; batch {o.batch}; "
-        f"{', '.join(varied) or 'no augmentation'}; label smoothing {o.label_smoothing:g}; "
-        f"averaged weights (decay {o.ema:g}){taught}",
-        "quantizers": f"8-bit rows chosen in each matrix by the criterion `{q.criterion}`; patch embedding and "
-        "head all 8-bit; 4-bit steps and activation scales learned",
-        "trained": f"{provenance['date']} on {provenance['machine']}; minutes: {minutes}",
-        "command": f"`{provenance['tool']}`",
-    }
     if "search" in provenance:
         facts["found by"] = search_line(provenance["search"])
     table = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     base = ""
     if figures.float_top1 is not None:
         base = f"| float (the same recipe without quantizers) | {percent(figures.float_top1)} |\n"
+    image = trained.space.settings["image"]
     colour = "gray" if image["channels"] == 1 else "RGB"
     return f"""# Model card: {name}
 
@@ -306,3 +264,60 @@ The weakest class is {trained.data.classes[weakest]} ({right[weakest]:.1%} of it
 the test set. They are chosen by position alone, not by
 whether the network is right about them. The number in a file's name is the image's index.
 """
+
+
+def _facts(
+    name: str, trained: Trained, subnet: Subnet, figures: Figures, provenance: dict[str, Any], size: int
+) -> dict[str, str]:
+    """Returns the table of the model card: the network, its data and its training."""
+
+    def span(values: Sequence[int]) -> str:
+        return str(values[0]) if len(set(values)) == 1 else ", ".join(map(str, values))
+
+    recipe, data, model = trained.recipe, trained.data, trained.model
+    patch, shape = trained.space.settings["patch"], model.active
+    matrices = model.matrices().values()
+    rows = sum(len(layer.bits) for layer in matrices)
+    eight = sum(int((layer.bits == 8).sum()) for layer in matrices)
+    weights = sum(layer.weight.numel() for layer in matrices)
+    minutes = ", ".join(f"{stage} {value}" for stage, value in provenance["minutes"].items())
+    return {
+        "network": f"{patch['kernel']}x{patch['kernel']} patches every {patch['stride']} pixels "
+        f"(padding {patch['pad']}, value {patch['pad_value']}), class token, embed {shape.embed}, depth {shape.depth}, "
+        f"heads {span([block.heads for block in shape.blocks])} of {shape.blocks[0].head_dim}, "
+        f"MLP {span([block.hidden for block in shape.blocks])}, exact GELU",
+        "weights": f"{weights:,} in matrices; {eight} of {rows} rows 8-bit, {rows - eight} 4-bit; activations 8-bit",
+        "file": f"`{name}.qvit`, {size / 1000:.0f} kB, content digest `{subnet.sha256[:16]}...`",
+        "data": f"{data.describe}: {len(data.train):,} images for training, "
+        f"{len(data.validation):,} of its training set for validation, {figures.images:,} for the test",
+        "recipe": _training(recipe, "float" in trained.history),
+        "quantizers": f"8-bit rows chosen in each matrix by the criterion `{recipe.quantization.criterion}`; patch "
+        "embedding and head all 8-bit; 4-bit steps and activation scales learned",
+        "trained": f"{provenance['date']} on {provenance['machine']}; minutes: {minutes}",
+        "command": f"`{provenance['tool']}`",
+    }
+
+
+def _training(recipe: Recipe, in_float: bool) -> str:
+    """Describes the stages of a network: `in_float` is true if the first one was in float."""
+    d, o, stage, t = recipe.data, recipe.optimizer, recipe.quantized_stage, recipe.teacher
+    assert stage is not None
+    varied = {
+        "mirroring": d.flip,
+        f"shifts up to {d.shift} pixels": d.shift,
+        f"random crops of {d.crop[0]:.0%} to {d.crop[1]:.0%} of the area": d.folder,
+        f"RandAugment `{d.randaugment}`": d.randaugment,
+    }
+    augmented = ", ".join(text for text, used in varied.items() if used)
+    started = "" if recipe.init == "random" else f" started from `{recipe.init}`,"
+    floats = f"{recipe.float_stage.epochs} epochs in float, then " if in_float else ""
+    rates = [recipe.float_stage.learning_rate] * in_float + [stage.learning_rate]
+    taught = ""
+    if t is not None:
+        answers = "classes" if t.hard else f"probabilities at temperature {t.temperature:g}"
+        taught = f"; {t.weight:.0%} of the loss from the {answers} of `{t.model}` ({', '.join(t.stages)})"
+    return (
+        f"seed {recipe.seed}:{started} {floats}{stage.epochs} with quantizers; AdamW, learning rate "
+        f"{', then '.join(f'{rate:g}' for rate in rates)}; batch {o.batch}; {augmented or 'no augmentation'}; "
+        f"label smoothing {o.label_smoothing:g}; averaged weights (decay {o.ema:g}){taught}"
+    )
