@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, get_type_hints
 
-__all__ = ["About", "StrPath", "about", "described", "option", "takes"]
+__all__ = ["DATA", "About", "StrPath", "about", "described", "option", "takes"]
 
 P = ParamSpec("P")
 A = TypeVar("A")
@@ -23,25 +23,27 @@ R = TypeVar("R")
 T = TypeVar("T")
 StrPath: TypeAlias = str | os.PathLike[str]
 
+#: The text of the option of a data set's place.
+DATA = (
+    "folder of the data set's files, where it is in none of the known places; for a recipe of images in files also "
+    "WebDataset shards ([webdataset] extra) or a Hugging Face data set ([datasets] extra)."
+)
+
 
 @dataclass(frozen=True)
 class About:
     """An option: what its field does not say."""
 
     text: str
-    """Its documentation in Python."""
+    """Its documentation."""
     flag: str = ""
-    """Its name on the command line; empty where the command has none of its own."""
+    """Its name on the command line, and that of its value: ``--seed N``; empty where the command has none."""
     help: str = ""
     """Its documentation on the command line, where that differs."""
-    metavar: str | None = None
-    kind: Literal["text", "whole", "positive", "file", "folder"] = "text"
-    """The values on the command line."""
+    path: Literal["", "file", "folder"] = ""
     least: int = 0
-    """The lowest of the whole numbers."""
+    """The lowest of whole numbers."""
     choices: Sequence[str] = ()
-    repeats: bool = False
-    """True if the command line takes several."""
     saved: str = ""
     """Its name in search.json and front.json; empty where the result depends on it otherwise, or not at all."""
     newer: bool = False

@@ -6,10 +6,12 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..options import about
 from . import complete
 from .output import Failure, echo
 
@@ -18,6 +20,46 @@ if TYPE_CHECKING:
     from ..subnet import Subnet
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+#: Types of paths on the command line.
+_PATHS = {
+    "file": click.Path(dir_okay=False, path_type=Path),
+    "folder": click.Path(file_okay=False, path_type=Path),
+}
+
+
+def declared(options: type[Any], **completions: Callable[..., Any]) -> Callable[[Function], Function]:
+    """Adds the options of a class that have a flag (`quasar_rt.options`), and the shell's completions of some."""
+
+    def add(function: Function) -> Function:
+        for one, details in reversed([pair for pair in about(options) if pair[1].flag]):
+            flag, _, metavar = details.flag.partition(" ")
+            text = details.help or details.text[0].upper() + details.text[1:]
+            keywords: dict[str, Any] = {"default": one.default, "show_default": one.default is not None}
+            if one.default is False:
+                keywords = {"is_flag": True}
+            elif "Iterable" in one.type or "Sequence" in one.type:
+                keywords, text = {"multiple": True}, f"{text} Repeatable."
+            if details.choices:
+                keywords["type"] = click.Choice(details.choices)
+            elif "float" in one.type:
+                keywords["type"] = click.FloatRange(0, min_open=True)
+            elif "int" in one.type:
+                keywords["type"] = click.IntRange(details.least)
+            elif details.path:
+                keywords["type"] = _PATHS[details.path]
+            function = click.option(
+                flag,
+                one.name,
+                help=text,
+                metavar=metavar or None,
+                shell_complete=completions.get(one.name),
+                **keywords,
+            )(function)
+        return function
+
+    return add
+
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout.")
 

@@ -35,39 +35,8 @@ from ..errors import InfeasibleError, QuasarError
 from ..nas.options import DEFAULT_BOARD, DEFAULT_SPACE, SearchOptions
 from ..options import about
 from . import complete
+from .options import declared
 from .output import Failure, Unmet, bars, echo, print_records
-
-#: Types of the values on the command line, by the kind of the option.
-_TYPES = {
-    "text": None,
-    "positive": click.FloatRange(0, min_open=True),
-    "file": click.Path(dir_okay=False, path_type=Path),
-    "folder": click.Path(file_okay=False, path_type=Path),
-}
-
-
-def _options(function: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options of `SearchOptions` to the command."""
-    for one, details in reversed([pair for pair in about(SearchOptions) if pair[1].flag]):
-        text = details.help or details.text[0].upper() + details.text[1:]
-        keywords: dict[str, Any] = {"type": _TYPES.get(details.kind) or click.IntRange(details.least)}
-        if details.kind == "text":
-            keywords["type"] = click.Choice(details.choices) if details.choices else None
-        if one.default is False:
-            keywords = {"is_flag": True}
-        elif details.repeats:
-            keywords["multiple"] = True
-        else:
-            keywords |= {"default": one.default, "show_default": one.default is not None}
-        function = click.option(
-            details.flag,
-            one.name,
-            help=text,
-            metavar=details.metavar,
-            shell_complete=complete.spaces if one.name == "space" else None,
-            **keywords,
-        )(function)
-    return function
 
 
 @click.command(
@@ -96,7 +65,7 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
     metavar="KEY=VALUE",
     help="With --recipe: change it, as `quasar-rt train --set` does. Repeatable.",
 )
-@_options
+@declared(SearchOptions, space=complete.spaces)
 def command(
     out: Path | None, recipe: str | None, changes: tuple[str, ...], boards: tuple[str, ...], **options: Any
 ) -> None:

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import QuasarError
+from ..train.options import Options
 from . import complete
+from .options import declared
 from .output import Failure, Unmet, bars, echo, print_table
 
 if TYPE_CHECKING:
@@ -52,12 +54,6 @@ if TYPE_CHECKING:
 @click.option(
     "--name", help="Name of the subnet's file and card, and of the run's folder [the recipe's name]."
 )
-@click.option(
-    "--data",
-    metavar="DIR|wds:SHARDS|hf:NAME",
-    help="Folder of the data set's files, where it is in none of the known places; for a recipe of images in files "
-    "also WebDataset shards ([webdataset] extra) or a Hugging Face data set ([datasets] extra).",
-)
 @click.option("--seed", type=click.IntRange(0), help="Instead of the recipe's.")
 @click.option(
     "--set",
@@ -85,29 +81,20 @@ if TYPE_CHECKING:
 @click.option("--device", help="cpu, cuda or cuda:N [cuda where there is one].")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of each process [all cores].")
 @click.option(
-    "--log",
-    "track",
-    multiple=True,
-    type=click.Choice(["tensorboard", "wandb"]),
-    help="Also log each step and epoch to TensorBoard's files in the run's folder, or to Weights & Biases. Repeatable.",
-)
-@click.option(
-    "--stop-after-steps", type=click.IntRange(1), help="Stop after so many steps; start again to continue."
-)
-@click.option(
     "--dry-run",
     is_flag=True,
     help="Measure a few images, print the memory and the time that the run would take, and write nothing.",
 )
 @click.option("--machine", help="The machine as the model card names it [cores and architecture].")
+@declared(Options)
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     config: str,
     run: Path | None,
     out: Path | None,
     name: str | None,
-    data: str | None,
     seed: int | None,
     changes: tuple[str, ...],
     architecture: Path | None,
@@ -115,10 +102,9 @@ def command(
     embedding: bool,
     device: str | None,
     threads: int | None,
-    track: tuple[str, ...],
-    stop_after_steps: int | None,
     dry_run: bool,
     machine: str | None,
+    **options: Any,
 ) -> None:
     """Trains, and writes the subnet where one network is trained."""
     if inherit and not architecture:
@@ -149,7 +135,7 @@ def command(
             if inherit:
                 raise click.UsageError("--dry-run estimates all stages; leave --inherit out")
             one = load_architecture(architecture)[0] if architecture else None
-            ctx.exit(0 if _estimate(recipe, data, one, group) else 1)
+            ctx.exit(0 if _estimate(recipe, options["root"], one, group) else 1)
         if (out or embedding) and not architecture and Space.load(recipe.space).size > 1:
             raise click.UsageError(
                 "--out goes with one network: all of a supernet is in the run's folder"
@@ -158,13 +144,6 @@ def command(
             )
         if out:
             group.from_first(lambda: make_folder(out))
-        options: dict[str, Any] = {
-            "root": data,
-            "log": click.echo,
-            "group": group,
-            "stop_after_steps": stop_after_steps,
-            "track": track,
-        }
         search = None
         if architecture:
             network, search, found = load_architecture(architecture)
@@ -172,11 +151,13 @@ def command(
             digest = hashlib.sha256(json.dumps(network.to_dict(), sort_keys=True).encode()).hexdigest()
             name = name or f"{recipe.name}-{digest[:8]}"
             run = run or Path("runs") / name
-            trained = train_architecture(network, recipe, run, inherit=inherit, **options)
+            trained = train_architecture(
+                network, recipe, run, log=click.echo, group=group, inherit=inherit, **options
+            )
         else:
             name = name or recipe.name
             run = run or Path("runs") / name
-            trained = train(recipe, run, **options)
+            trained = train(recipe, run, log=click.echo, group=group, **options)
         if trained.path is None and group.first:
             machine = machine or f"{os.cpu_count()} {platform.machine()} cores"
             arguments = sys.argv[2:] if sys.argv[1:2] == ["train"] else sys.argv[1:]

@@ -13,7 +13,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from ..errors import InvalidValueError
-from ..options import StrPath, about, described, option
+from ..options import DATA, StrPath, about, described, option
 from ..space import Space
 from ..tracking import TRACKERS
 from .objectives import Objective, further_objectives
@@ -55,16 +55,12 @@ class Options:
     space: StrPath | Space | None = option(
         None,
         f"a search space, its name or its TOML file. [the supernet's, or {DEFAULT_SPACE}]",
-        "--space",
-        metavar="NAME|FILE",
+        "--space NAME|FILE",
     )
     fps: float | Iterable[float] | None = option(
         None,
         "modelled frame rate that a subnet must reach, or several. [three within the space's reach]",
-        "--fps",
-        metavar="N",
-        kind="positive",
-        repeats=True,
+        "--fps N",
         saved="fps",
     )
     supernet: StrPath | None = option(
@@ -72,50 +68,35 @@ class Options:
         "a checkpoint of `quasar-rt train`, whose slices are scored. Without it the score is a proxy, not an accuracy, "
         "and the subnets have random weights.",
         "--supernet",
-        kind="file",
+        path="file",
     )
     seed: int = option(
-        0,
-        "the seed of all random choices. The same search gives the same result.",
-        "--seed",
-        metavar="N",
-        kind="whole",
-        saved="seed",
+        0, "the seed of all random choices. The same search gives the same result.", "--seed N", saved="seed"
     )
     out: StrPath | None = option(
         None,
         "a folder for the results and the state: a search that was stopped continues there. None writes nothing.",
         "--out",
         help="Folder of the results. [runs/search/..., named after the settings]",
-        kind="folder",
+        path="folder",
         named=False,
     )
     _: KW_ONLY
     population: int | None = option(
         None,
         f"subnets of a generation. [{EFFORT['proxy'].population}; with a supernet {EFFORT['supernet'].population}]",
-        "--population",
-        metavar="N",
-        kind="whole",
+        "--population N",
         least=4,
         saved="population",
     )
     generations: int | None = option(
         None,
         f"generations. [{EFFORT['proxy'].generations}; with a supernet {EFFORT['supernet'].generations}]",
-        "--generations",
-        metavar="N",
-        kind="whole",
+        "--generations N",
         least=1,
         saved="generations",
     )
-    data: StrPath | None = option(
-        None,
-        "folder of the data set's files, where it is in none of the known places; for a recipe of images in files also "
-        "WebDataset shards ([webdataset] extra) or a Hugging Face data set ([datasets] extra).",
-        "--data",
-        metavar="DIR|wds:SHARDS|hf:NAME",
-    )
+    data: StrPath | None = option(None, DATA, "--data DIR|wds:SHARDS|hf:NAME")
     strategy: Strategy = option(
         "guided",
         "guided: a model that is fitted to the scores so far chooses what is scored next; evolution: crossover and "
@@ -127,9 +108,7 @@ class Options:
     retrain: int = option(
         0,
         "epochs for which the subnets behind Kendall's tau are trained on their own as well; 0 leaves that out.",
-        "--retrain",
-        metavar="EPOCHS",
-        kind="whole",
+        "--retrain EPOCHS",
         saved="retrain",
     )
     test: bool = option(
@@ -138,9 +117,7 @@ class Options:
     threads: int | None = option(
         None,
         "CPU threads of scoring, with workers those of each. [all cores; with workers 1]",
-        "--threads",
-        metavar="N",
-        kind="whole",
+        "--threads N",
         least=1,
         named=False,
     )
@@ -152,8 +129,7 @@ class Options:
         "score a supernet's candidates on Ray's workers: one for each core of this machine (ray), or those of a "
         "cluster (ray:ADDRESS). The result is that of one process. A worker that is lost is replaced, and its "
         "candidate scored again.",
-        "--workers",
-        metavar="ray[:ADDRESS]",
+        "--workers ray[:ADDRESS]",
         named=False,
     )
     progress: Progress | None = option(
@@ -172,10 +148,8 @@ class Options:
         "(`quasar_rt.tracking.TRACKERS`); needs `out`.",
         "--log",
         help="Also log the generations, the scored networks and the targets to TensorBoard's files in the folder of "
-        "the results, or to Weights & Biases; with --recipe the training, too, as `quasar-rt train --log` does. "
-        "Repeatable.",
+        "the results, or to Weights & Biases; with --recipe the training, too, as `quasar-rt train --log` does.",
         choices=TRACKERS,
-        repeats=True,
         named=False,
     )
     configurations: int = option(
@@ -183,9 +157,7 @@ class Options:
         "configurations of the accelerator (array, lanes, buffers) to explore with the subnets, at most. With 1, all "
         "subnets share one bitstream; with more, each target has the configuration that suits its subnet, "
         "SPACE-BOARD-TARGETfps.toml.",
-        "--configurations",
-        metavar="N",
-        kind="whole",
+        "--configurations N",
         least=1,
         saved="configurations",
         newer=True,
@@ -194,28 +166,21 @@ class Options:
         (),
         "clocks of the kernels. Several are explored, and each target has the one on which its subnet has the rate "
         "with the least power (by the powers that the board's file assumes). [the board's]",
-        "--clock",
-        metavar="MHZ",
-        kind="positive",
-        repeats=True,
+        "--clock MHZ",
         saved="clocks_mhz",
         newer=True,
     )
     max_latency_ms: float | None = option(
         None,
         "milliseconds that one frame alone may take, modelled.",
-        "--max-latency",
-        metavar="MS",
-        kind="positive",
+        "--max-latency MS",
         saved="max_latency_ms",
         newer=True,
     )
     max_energy_mj: float | None = option(
         None,
         "millijoules that a frame may take, by the powers that the board's file assumes.",
-        "--max-energy",
-        metavar="MJ",
-        kind="positive",
+        "--max-energy MJ",
         saved="max_energy_mj",
         newer=True,
     )
@@ -226,7 +191,6 @@ class Options:
         "fronts of latency and energy.",
         "--objective",
         choices=get_args(Objective)[1:],
-        repeats=True,
         saved="objectives",
         newer=True,
     )
@@ -235,7 +199,7 @@ class Options:
         for one, details in about(type(self)):
             value = getattr(self, one.name)
             # Numbers without a default are checked where it is known.
-            checked = details.kind == "whole" and one.default is not None
+            checked = isinstance(one.default, int) and not isinstance(one.default, bool)
             if checked and (not isinstance(value, int) or value < details.least):
                 raise InvalidValueError(
                     f"{one.name} must be a whole number of at least {details.least}, not {value!r}"
@@ -272,7 +236,7 @@ class SearchOptions(Options, _OneBoard):
         None,
         "a hardware configuration, a TOML file. [searched for the space on the board]",
         "--hardware",
-        kind="file",
+        path="file",
     )
 
 

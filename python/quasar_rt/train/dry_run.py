@@ -18,10 +18,11 @@ from ..space import Architecture, Space
 from .data import FileSplit
 from .distributed import Group
 from .evaluation import logits_of
-from .job import Job, Options
+from .job import Job
 from .loop import Loop, Network, StagePlan
 from .model import ViT
 from .networks import make_model
+from .options import Options
 from .recipe import Recipe
 
 __all__ = ["DryRun", "StageEstimate", "dry_run"]

@@ -9,9 +9,9 @@ import json
 import math
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ import torch
 from ..datasets import DatasetError
 from ..errors import InvalidValueError, QuasarError
 from ..files import make_folder
-from ..options import StrPath, described, option
 from ..space import Space
 from ..tracking import Tracker, open_tracker
 from . import checkpoint
@@ -29,14 +28,13 @@ from .checkpoint import CheckpointError
 from .data import Data, Shape
 from .distributed import Group
 from .model import ViT
+from .options import Log, Options
 from .recipe import Recipe
 from .runtime import keep_freed_memory
 from .teacher import Teacher, load_teacher
 
-__all__ = ["COLUMNS", "Job", "Log", "Options", "Row"]
+__all__ = ["COLUMNS", "Job", "Row"]
 
-#: Takes one line for people.
-Log = Callable[[str], object]
 #: One epoch by the names in `COLUMNS`; a column that its stage lacks is left out.
 Row = dict[str, Any]
 
@@ -56,22 +54,6 @@ COLUMNS = (
     "top1_smallest",
     "seconds",
 )
-
-
-@dataclass(frozen=True, repr=False)
-class Options:
-    """The options of a start: the parameters of `quasar_rt.train.train`."""
-
-    recipe: Recipe = field(metadata=described("what to train."))
-    run: StrPath = field(metadata=described("folder of the checkpoints, ``log.csv`` and ``curves.png``."))
-    root: StrPath | None = option(None, "folder of the data set's files, where it is not in a known place.")
-    log: Log = option(print, "gets a line for each epoch and stage.")
-    _: KW_ONLY
-    group: Group | None = option(
-        None, "the processes that train together (`quasar_rt.train.distributed.init_process_group`)."
-    )
-    stop_after_steps: int | None = option(None, "stop after so many steps of this start, as a signal does.")
-    track: Sequence[str] = option((), "also gives the metrics to these (`quasar_rt.tracking.TRACKERS`).")
 
 
 @dataclass

@@ -28,7 +28,7 @@ from .data import AnySplit
 from .evaluation import logits_of
 
 if TYPE_CHECKING:
-    from .job import Log
+    from .options import Log
     from .recipe import Recipe
     from .run import Trained
 

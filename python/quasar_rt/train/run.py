@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InvalidValueError, SettingsError
-from ..options import StrPath, described, option, takes
+from ..options import StrPath, takes
 from ..space import Architecture, Space
 from .data import Data
-from .job import Job, Options, Row
+from .job import Job, Row
 from .loop import StagePlan, run_stage
 from .model import ViT
 from .networks import check_split, make_model, prepare, read_supernet, supernet_of
+from .options import ArchitectureOptions, Options
 from .recipe import Recipe
 
 __all__ = ["Trained", "train", "train_architecture"]
@@ -78,23 +79,6 @@ def train(options: Options) -> Trained:
         if not several:
             return _one_network(job, start, space.sha256)
         return _supernet(job, start)
-
-
-@dataclass(frozen=True, repr=False)
-class _OneNetwork:
-    architecture: Architecture = field(metadata=described("the network, of the recipe's space."))
-
-
-@dataclass(frozen=True, repr=False)
-class ArchitectureOptions(Options, _OneNetwork):
-    """The parameters of `train_architecture`."""
-
-    _: KW_ONLY
-    inherit: StrPath | None = option(
-        None,
-        "a ``supernet.pt``; the network starts from its slice, without a float stage. If None, the network starts from "
-        "the recipe's `init`.",
-    )
 
 
 @takes(ArchitectureOptions)
