@@ -3,8 +3,8 @@
 `train` runs a recipe, `train_architecture` trains one network of its space, `load_supernet` reads the result of a run.
 ``quasar-rt train`` is the command line. The modules:
 
-- inputs: `options` has the arguments; `recipe` reads the TOML file, `architecture_file` a network that a search found, `data` the images;
-  `batches` shuffles and augments the images;
+- inputs: `options` has the arguments; `recipe` reads the TOML file, `architecture_file` a network that a search
+  found, `data` the images; `batches` shuffles and augments the images;
 - the network: `model` consists of a `block` for each layer and its fake `quantizers`; `networks` makes the model from
   a recipe, `pretrained` starts it from a timm model, and `widths` ranks its rows and units;
 - a run: `run` has the stages in order, `job` the folder and the processes; `loop` trains one stage by a `schedule`,
