@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +71,28 @@ def pictures() -> npt.NDArray[np.uint8]:
     return np.array(datasets.load_digits("train")[0][:64])
 
 
-def logit_error(model: VisionTransformer, subnet: Subnet) -> float:
-    """Returns the engine's logit error on the test images, as a share of the float logits' spread."""
+def logits_of_both(model: VisionTransformer, subnet: Subnet) -> tuple[Any, Any]:
+    """Returns the engine's and the float network's logits of the test images."""
     images = datasets.load_digits("test")[0]
     with torch.no_grad():
         expected = model(normalised(images)).numpy()
     with Engine(subnet) as engine:
-        found = np.stack([prediction.logits for prediction in engine.infer_batch(list(images))])
+        return np.stack([prediction.logits for prediction in engine.infer_batch(list(images))]), expected
+
+
+def logit_error(model: VisionTransformer, subnet: Subnet) -> float:
+    """Returns the engine's logit error on the test images, as a share of the float logits' spread."""
+    found, expected = logits_of_both(model, subnet)
     error = np.abs(found - expected).mean() / np.abs(expected - expected.mean(axis=0)).mean()
     print(f"relative logit error {error:.4f}")
     return float(error)
+
+
+def evaluated(subnet: Path, *arguments: object, **change: int) -> Any:
+    """Runs ``quasar-rt eval`` on the digits, with a float network of this shape."""
+    command = ["eval", subnet, "--data", "digits", *arguments]
+    command += [f"--model-arg={key}={value}" for key, value in {**SHAPE, **change}.items()]
+    return CliRunner().invoke(cli, [str(part) for part in command])
 
 
 def test_the_engine_is_much_closer_to_float_than_with_nearest_codes(
@@ -219,7 +232,6 @@ def test_the_layers_see_the_inputs_of_the_integer_model(
     with Team() as team:
         statistics = gather_statistics(net, batches, team)
         ranges = find_ranges(net, batches, statistics, None, team)
-        net.blocks = net.blocks[:1]
         run = _Run(
             net,
             ranges,
@@ -230,7 +242,8 @@ def test_the_layers_see_the_inputs_of_the_integer_model(
             lambda _: 0,
         )
         with torch.no_grad():
-            run.network(batches, [STD])
+            run.embedding(batches, [STD])
+            run.block("blocks.0", net.blocks[0])
     stream = np.round(torch.cat(run.stream[:2]).numpy() / run.residual_scale)
     exact = []
     for picture in pictures[:8]:
@@ -306,16 +319,9 @@ def test_eval_compares_with_the_checkpoint(
     subnet.save(tmp_path / "digits.qvit")
     torch.save(trained.state_dict(), tmp_path / "digits.pth")
 
-    def run(*arguments: object, **change: int) -> Any:
-        command = ["eval", tmp_path / "digits.qvit", "--data", "digits", *arguments]
-        command += [f"--model-arg={key}={value}" for key, value in {**SHAPE, **change}.items()]
-        return CliRunner().invoke(cli, [str(part) for part in command])
-
-    images, labels = datasets.load_digits("test")
-    with torch.no_grad():
-        expected = trained(normalised(images)).numpy()
-    with Engine(subnet) as engine:
-        found = np.stack([prediction.logits for prediction in engine.infer_batch(list(images))])
+    run = partial(evaluated, tmp_path / "digits.qvit")
+    labels = datasets.load_digits("test")[1]
+    found, expected = logits_of_both(trained, subnet)
     result = json.loads(run("--against", tmp_path / "digits.pth", "--json").stdout)
     shares = {
         "top1": found.argmax(axis=1) == labels,
@@ -359,15 +365,7 @@ def test_eval_refuses_another_network(
     ):
         other = VisionTransformer(**{**SHAPE, **change})
         torch.save(other.state_dict(), tmp_path / "other.pth")
-        command = [
-            "eval",
-            str(tmp_path / "digits.qvit"),
-            "--data",
-            "digits",
-            "--model",
-            "vit_tiny_patch16_224",
-        ]
-        command += [f"--model-arg={key}={value}" for key, value in {**SHAPE, **change}.items()]
-        refused = CliRunner().invoke(cli, [*command, "--against", str(tmp_path / "other.pth")])
+        weights = ("--model", "vit_tiny_patch16_224", "--against", tmp_path / "other.pth")
+        refused = evaluated(tmp_path / "digits.qvit", *weights, **change)
         assert refused.exit_code == 2
         assert message in refused.output

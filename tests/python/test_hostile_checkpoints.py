@@ -32,19 +32,10 @@ from quasar_rt.train.model import ViT, ViTConfig  # noqa: E402
 from quasar_rt.train.pretrained import load_timm  # noqa: E402
 from quasar_rt.train.teacher import TRUSTED, load_teacher  # noqa: E402
 from quasar_rt.weights import make_timm, read_weights  # noqa: E402
+from small_networks import Code  # noqa: E402
 
 MODEL = "vit_tiny_patch16_224"
 ARCHITECTURE = Path(quasar_rt.__file__).parent / "train" / "recipes" / "digits.json"
-
-
-class Code:
-    """Unpickled, it makes the folder `path`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.mkdir, (str(self.path),)
 
 
 def plain(evil: Code, path: Path) -> None:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import re
 import sys
 import tarfile
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from helpers import json_of, run
+from image_folders import CLASSES, add, image_folder, pack
 from quasar_rt import ImageError, random_subnet
 from quasar_rt.datasets import DatasetError
 from quasar_rt.engine import Engine
@@ -26,8 +25,6 @@ from quasar_rt.files import MOST_TEXT_BYTES
 from quasar_rt.image_sets import ImageFiles, images_of, is_named, labelled_images, read_image_set, shards
 from quasar_rt.images import to_pixels
 from quasar_rt.texts import Texts
-
-CLASSES = ("cat", "dog", "eel")
 
 
 @pytest.fixture(autouse=True)
@@ -46,39 +43,6 @@ def hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", tmp_path / "cache" / "datasets")
     library.disable_progress_bars()
     return library
-
-
-def folder(root: Path, parts: tuple[str, ...] = ("train", "val"), each: int = 8) -> Path:
-    """Writes pictures of several sizes, formats and modes in folders by class."""
-    rng = np.random.default_rng(0)
-    for part in parts:
-        for name in CLASSES:
-            place = root / part / name
-            place.mkdir(parents=True)
-            for i in range(each):
-                image = Image.fromarray(rng.integers(0, 256, (40 + i, 37, 3)).astype(np.uint8))
-                image = image.convert("L") if i == 1 else image
-                image.save(place / f"{part}-{i}.{'png' if i % 2 else 'jpg'}")
-    return root
-
-
-def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    tar.addfile(info, io.BytesIO(data))
-
-
-def pack(root: Path, out: Path, each: int, label: Callable[[str], dict[str, bytes]]) -> None:
-    """Packs the pictures of class folders into shards, in order; `label` gives a sample's other files."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    paths = sorted(root.glob("*/*"))
-    for number, start in enumerate(range(0, len(paths), each)):
-        with tarfile.open(f"{out}-{number:03d}.tar", "w") as tar:
-            for path in paths[start : start + each]:
-                key = f"{path.parent.name}/{path.stem}"
-                add(tar, f"{key}{path.suffix}", path.read_bytes())
-                for suffix, data in label(path.parent.name).items():
-                    add(tar, f"{key}.{suffix}", data)
 
 
 def index(name: str) -> dict[str, bytes]:
@@ -107,6 +71,10 @@ def contents(images: Any) -> list[bytes]:
 
 def same(found: Any, expected: Any) -> None:
     assert found.classes == expected.classes
+    same_images(found, expected)
+
+
+def same_images(found: Any, expected: Any) -> None:
     for part in ("train", "test"):
         mine, others = getattr(found, part), getattr(expected, part)
         assert mine.labels.tolist() == others.labels.tolist()
@@ -114,7 +82,7 @@ def same(found: Any, expected: Any) -> None:
 
 
 def test_shards_hold_what_a_folder_holds(tmp_path: Path, webdataset: Any) -> None:
-    root = folder(tmp_path / "images")
+    root = image_folder(tmp_path / "images")
     expected = read_image_set(root)
     for kind, name in sets(root):
         assert is_named(name), kind
@@ -138,7 +106,7 @@ def test_shards_that_the_library_writes_are_read(tmp_path: Path, webdataset: Any
 
 
 def test_hugging_face_data_sets_hold_what_a_folder_holds(tmp_path: Path, hugging_face: Any) -> None:
-    root = folder(tmp_path / "images")
+    root = image_folder(tmp_path / "images")
     expected = read_image_set(root)
     loaded = hugging_face.load_dataset(str(root))
     loaded.save_to_disk(tmp_path / "saved")
@@ -157,7 +125,7 @@ def test_a_parquet_file_of_others_is_read_by_its_columns(tmp_path: Path, hugging
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
-    root = folder(tmp_path / "images", ("all",), 3)
+    root = image_folder(tmp_path / "images", ("all",), each=3)
     paths = sorted(root.glob("all/*/*"))
     data = [path.read_bytes() for path in paths]
     place = tmp_path / "table"
@@ -202,20 +170,17 @@ def test_a_parquet_file_of_others_is_read_by_its_columns(tmp_path: Path, hugging
 
 
 def test_a_set_of_one_part_is_divided_as_a_folder_is(tmp_path: Path, webdataset: Any) -> None:
-    root = folder(tmp_path / "images", ("all",))
+    root = image_folder(tmp_path / "images", ("all",))
     pack(root / "all", tmp_path / "shards" / "s", 9, index)
     found = read_image_set(tmp_path / "shards")
     expected = read_image_set(root / "all")
     assert found.classes == ("0", "1", "2")
-    for part in ("train", "test"):
-        mine, others = getattr(found, part), getattr(expected, part)
-        assert mine.labels.tolist() == others.labels.tolist()
-        assert contents(mine.images) == contents(others.images)
+    same_images(found, expected)
 
 
 def test_calibration_images_are_spread_over_the_classes(tmp_path: Path, webdataset: Any) -> None:
-    root = folder(tmp_path / "images", ("all",))
-    pack(root / "all", tmp_path / "shards" / "s", 9, lambda _: {})
+    root = image_folder(tmp_path / "images", ("all",))
+    pack(root / "all", tmp_path / "shards" / "s", 9)
     few = images_of(tmp_path / "shards").spread(6)
     assert [few.name(i).split("/")[0] for i in range(6)] == ["cat", "cat", "dog", "dog", "eel", "eel"]
     assert contents(few) == contents(images_of(root).spread(6))
@@ -223,9 +188,9 @@ def test_calibration_images_are_spread_over_the_classes(tmp_path: Path, webdatas
 
 
 @pytest.mark.filterwarnings("ignore:the subnet .* is not trained")
-def test_accuracy_on_shards_is_that_on_the_folder(tmp_path: Path, webdataset: Any) -> None:
-    root = folder(tmp_path / "images", ("val",))
-    pack(root / "val", tmp_path / "s", 9, lambda _: {})
+def test_accuracy_on_shards_is_that_on_the_image_folder(tmp_path: Path, webdataset: Any) -> None:
+    root = image_folder(tmp_path / "images", ("val",))
+    pack(root / "val", tmp_path / "s", 9)
     subnet = random_subnet(embed=16, depth=1, heads=2, image_size=16, kernel=8, hidden=24, classes=3)
     subnet.save(tmp_path / "net.qvit")
     names = subnet.classes
@@ -264,7 +229,7 @@ def test_a_record_that_cannot_be_decoded_is_named(tmp_path: Path, webdataset: An
 
 
 def test_a_damaged_shard_is_named(tmp_path: Path, webdataset: Any) -> None:
-    root = folder(tmp_path / "images", ("all",))
+    root = image_folder(tmp_path / "images", ("all",))
     pack(root / "all", tmp_path / "s", 24, index)
     sound = (tmp_path / "s-000.tar").read_bytes()
     shard = tmp_path / "s.tar"

@@ -355,7 +355,7 @@ def tool(folder, *arguments):
 
 
 def test_the_command_prints_a_table_and_warns(tmp_path):
-    command = (
+    command = [
         "--space",
         "digits",
         "--population",
@@ -366,7 +366,7 @@ def test_the_command_prints_a_table_and_warns(tmp_path):
         "50000",
         "--fps",
         "1e5",
-    )
+    ]
     done = tool(tmp_path, *command)
     assert done.returncode == 0
     assert "target FPS" in done.stdout

@@ -19,6 +19,7 @@ from quasar_rt.train.model import ViT, ViTConfig  # noqa: E402
 from quasar_rt.train.optimizer import SliceAdamW  # noqa: E402
 from quasar_rt.train.slices import Region, union  # noqa: E402
 from quasar_rt.train.widths import gather_statistics, order_by_importance, rank_rows  # noqa: E402
+from small_networks import pictures, stirred, with_quantizers  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -51,30 +52,11 @@ ENDS = [SPACE.decode(SPACE.smallest), SPACE.decode(SPACE.largest)]
 def supernet(seed: int = 0, layer_scale: float | None = 0.5) -> ViT:
     """Returns a supernet whose logits depend on the image, with layer scales of both signs."""
     torch.manual_seed(seed)
-    model = ViT(ViTConfig.of(SPACE, mean=(0.4,), std=(0.3,), layer_scale=layer_scale))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias") or name in ("position", "prefix"):
-                parameter.normal_(0, 0.2)
-            if "gamma" in name:
-                parameter.mul_(torch.randn_like(parameter))
-        model.head.weight.normal_(0, 0.3)
-    return model
-
-
-def pictures(n: int, seed: int = 1) -> Any:
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(n, 1, 4, 4, generator=generator)
-    return (torch.nn.functional.interpolate(coarse, size=12, mode="bilinear") * 255).to(torch.uint8)
+    return stirred(ViT(ViTConfig.of(SPACE, mean=(0.4,), std=(0.3,), layer_scale=layer_scale)))
 
 
 def quantized(seed: int = 0, layer_scale: float | None = 0.5) -> ViT:
-    model = supernet(seed, layer_scale)
-    images = pictures(64)
-    rank_rows(model, gather_statistics(model, images, torch.arange(64) % 5))
-    model.calibrate(images, 0.9999)
-    model.quantized = True
-    return model.eval()
+    return with_quantizers(supernet(seed, layer_scale))
 
 
 @pytest.mark.parametrize("architecture", SAMPLES + ENDS)

@@ -18,6 +18,7 @@ from quasar_rt.train.model import ViT, ViTConfig  # noqa: E402
 from quasar_rt.train.quantizers import ActQuantizer, RowLinear, attention, best_step, fake, layer_norm  # noqa: E402
 from quasar_rt.train.runtime import fused  # noqa: E402
 from quasar_rt.train.widths import gather_statistics, rank_rows  # noqa: E402
+from small_networks import pictures, stirred, with_quantizers  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -40,30 +41,11 @@ def small_model(seed: int = 0, **change: Any) -> ViT:
         "mean": (0.4,),
         "std": (0.3,),
     }
-    model = ViT(ViTConfig(**{**shape, **change}))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias") or name in ("position", "prefix"):
-                parameter.normal_(0, 0.2)
-        model.head.weight.normal_(0, 0.3)
-    return model
-
-
-def pictures(n: int, seed: int = 1, channels: int = 1) -> Any:
-    """Images uint8 [n, channels, 12, 12] of blobs: neighbouring pixels are alike."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(n, channels, 4, 4, generator=generator)
-    return (torch.nn.functional.interpolate(coarse, size=12, mode="bilinear") * 255).to(torch.uint8)
+    return stirred(ViT(ViTConfig(**{**shape, **change})))
 
 
 def quantized_model(**change: Any) -> ViT:
-    model = small_model(**change)
-    images = pictures(64, channels=model.config.channels)
-    labels = torch.arange(64) % len(CLASSES)
-    rank_rows(model, gather_statistics(model, images, labels))
-    model.calibrate(images, 0.9999)
-    model.quantized = True
-    return model.eval()
+    return with_quantizers(small_model(**change))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -11,7 +11,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -26,6 +25,7 @@ from PIL import Image
 torch = pytest.importorskip("torch", reason="needs the [host] extra")
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 
+from image_folders import image_folder, pack  # noqa: E402
 from quasar_rt import Engine, FileError, ImageError, InvalidValueError, SettingsError, Subnet, search  # noqa: E402
 from quasar_rt.cli.train import command as train_command  # noqa: E402
 from quasar_rt.datasets import DatasetError  # noqa: E402
@@ -41,6 +41,7 @@ from quasar_rt.train.networks import check_split, load_supernet, make_model, rea
 from quasar_rt.train.recipe import Recipe, load_recipe  # noqa: E402
 from quasar_rt.train.report import finish, write_samples  # noqa: E402
 from quasar_rt.train.schedule import learning_rate, sample_network  # noqa: E402
+from small_networks import Code  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -518,16 +519,6 @@ def test_damaged_and_foreign_checkpoints_are_refused(whole: Path, tmp_path: Path
         load_supernet(tmp_path / "none.pt")
 
 
-class Code:
-    """Unpickled, it would make the file `path`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.mkdir, (str(self.path),)
-
-
 def test_code_in_a_checkpoint_is_not_run_and_the_message_does_not_advise_it(tmp_path: Path) -> None:
     path = tmp_path / "supernet.pt"
     for dump in (
@@ -700,20 +691,11 @@ def test_a_recipe_without_the_stage_that_its_space_needs_is_refused(tmp_path: Pa
 # Data
 
 
-def folder_of_images(root: Path, split: bool, classes: int = 3, each: int = 8, size: int = 40) -> Path:
-    """Writes JPEGs of several sizes and modes, whose colour depends on the class."""
-    rng = np.random.default_rng(0)
-    for part in ("train", "val") if split else ("",):
-        for label in range(classes):
-            place = root / part / f"class{label}"
-            place.mkdir(parents=True)
-            for i in range(each):
-                pixels = rng.integers(0, 120, (size + i, size + 3, 3))
-                pixels[..., label % 3] += 120
-                image = Image.fromarray(pixels.astype(np.uint8))
-                image = image.convert("L") if i == 1 else image
-                image.save(place / f"{i}.{'png' if i % 2 else 'jpg'}")
-    return root
+NAMES = ("class0", "class1", "class2")
+
+
+def folder_of_images(root: Path, split: bool) -> Path:
+    return image_folder(root, ("train", "val") if split else ("",), NAMES)
 
 
 FOLDER_SPACE = (
@@ -748,7 +730,7 @@ def test_the_imagenet_recipe_trains_on_a_small_folder(tmp_path: Path) -> None:
     root = folder_of_images(tmp_path / "images", split=True)
     recipe = folder_recipe(tmp_path, root)
     trained = train(recipe, tmp_path / "run", log=quiet)
-    assert trained.data.classes == ("class0", "class1", "class2")
+    assert trained.data.classes == NAMES
     assert (len(trained.data.train), len(trained.data.validation), len(trained.data.test())) == (18, 6, 24)
     _, read, space = load_supernet(tmp_path / "run" / "supernet.pt")
     assert read.data.name == str(root)
@@ -823,14 +805,9 @@ def packed(root: Path, out: Path, kind: str) -> str:
         table.save_to_disk(out / "saved")
         return f"hf:{out / 'saved'}"
     pytest.importorskip("webdataset", reason="needs the [webdataset] extra")
-    out.mkdir()
     for part in ("train", "val"):
-        paths = sorted((root / part).glob("*/*"))
-        for shard in range(3):
-            with tarfile.open(out / f"{part}-{shard}.tar", "w") as tar:
-                for path in paths[8 * shard : 8 * shard + 8]:
-                    tar.add(path, f"{path.parent.name}/{path.name}")
-    return f"wds:{out}/train-{{0..2}}.tar#test={out}/val-*.tar"
+        pack(root / part, out / part, 8)
+    return f"wds:{out}/train-{{000..002}}.tar#test={out}/val-*.tar"
 
 
 @pytest.mark.parametrize("kind", ["wds", "hf"])
@@ -950,7 +927,7 @@ def test_an_image_that_cannot_be_read_is_named_on_one_line(tmp_path: Path, worke
     loaded = data.load(recipe)
     for path in loaded.train.images if isinstance(loaded.train, FileSplit) else ():
         Path(path).write_bytes(b"no image")
-    with pytest.raises(ImageError, match=r"^'[^\n]*class\d/\d\.\w+' is not an image[^\n]*$"):
+    with pytest.raises(ImageError, match=r"^'[^\n]*class\d/[\w-]+\.\w+' is not an image[^\n]*$"):
         list(Batches(loaded.train, recipe.data, 0, "float", 6).between(0, 1))
 
 
