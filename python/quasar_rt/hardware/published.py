@@ -43,29 +43,13 @@ class Published:
 
 #: Figures of the papers' abstracts, which do not state the shapes and widths of the searched models.
 PUBLISHED = (
-    Published(
-        "Quasar-ViT",
-        "ZCU102",
-        "searched, 80.4 % top-1",
-        101.5,
-        "row-wise 4/8-bit weights",
-        "arXiv 2407.18175",
-    ),
-    Published(
-        "Quasar-ViT",
-        "ZCU102",
-        "searched, 78.6 % top-1",
-        159.6,
-        "row-wise 4/8-bit weights",
-        "arXiv 2407.18175",
-    ),
-    Published(
-        "Quasar-ViT",
-        "ZCU102",
-        "searched, 74.9 % top-1",
-        251.6,
-        "row-wise 4/8-bit weights",
-        "arXiv 2407.18175",
+    *(
+        Published("Quasar-ViT", "ZCU102", network, fps, "row-wise 4/8-bit weights", "arXiv 2407.18175")
+        for network, fps in (
+            ("searched, 80.4 % top-1", 101.5),
+            ("searched, 78.6 % top-1", 159.6),
+            ("searched, 74.9 % top-1", 251.6),
+        )
     ),
     Published("Auto-ViT-Acc", "FPGA", "DeiT-base", 56.8, "mixed-scheme quantization", "arXiv 2208.05163"),
     Published(
