@@ -115,7 +115,6 @@ def command(
                 speeds.append(measure(engine, seconds))
             if not is_cpu:  # it has no threads to compare
                 break
-    summary = loaded.summary()
     if as_json:
         measured = [
             {
@@ -125,9 +124,14 @@ def command(
             }
             for speed in speeds
         ]
+        summary = loaded.summary()
         counts_of = {"macs": summary.macs, "nominal_macs": summary.nominal_macs}
         print_json({"subnet": loaded.name, **counts_of, "times": kind, "measured": measured})
-        return
+    else:
+        _print_speeds(loaded, speeds, "measured here" if kind == "measured" else kind)
+
+
+def _print_speeds(subnet: Subnet, speeds: list[Speed], kind: str) -> None:
     print_records(
         speeds,
         {
@@ -145,7 +149,7 @@ def command(
                 "" if speed.weight_traffic is None else f"{max(speed.weight_traffic) / 1e6:.2f} MB"
             ),
         },
-        title=f"{loaded.name}, {'measured here' if kind == 'measured' else kind}: {work(summary)}",
+        title=f"{subnet.name}, {kind}: {work(subnet.summary())}",
     )
     for speed in speeds:
         if speed.stages:

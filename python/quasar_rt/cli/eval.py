@@ -101,25 +101,23 @@ def command(
             raise Failure(str(error)) from error
         dataset = dataset[:limit]
         images = progress(dataset, len(dataset), "eval")
-
-        def unreadable(error: Exception) -> None:
-            echo(f"Error: {error}", err=True)
-
-        comparison = result = None
+        reading: dict[str, Any] = {
+            "batch": batch,
+            "on_unreadable": lambda error: echo(f"Error: {error}", err=True),
+        }
+        outcome: Accuracy | Comparison
         if against is None:
-            result = evaluate(engine, images, batch=batch, on_unreadable=unreadable)
+            outcome = evaluate(engine, images, **reading)
         else:
             network = _network(engine.subnet, against, model, model_arg)
             try:
-                comparison = compare(engine, images, network, batch=batch, on_unreadable=unreadable)
+                outcome = compare(engine, images, network, **reading)
             except ValueError as error:
                 raise Failure(str(error)) from error
         about = {"subnet": engine.subnet.name, "data": data, **described(engine)}
         device = engine.about
-    if result is not None and not result.images:
+    if not outcome.images:
         raise Failure(f"no image of {data} could be used")
-    outcome = result if result is not None else comparison
-    assert outcome is not None
     answers = outcome.confusion
     if confusion is not None:
         _write_confusion(answers, confusion)
