@@ -47,7 +47,7 @@ def notes(settings: Settings, modelled: Modelled, scoring: Scoring, record: Reco
 
 def _configurations(s: Settings, modelled: Modelled) -> str:
     """Returns how configurations were explored."""
-    clocks = f" at {', '.join(f'{clock:g}' for clock in s.clocks)} MHz" if s.clocks else ""
+    clocks = f" at {', '.join(f'{clock:g}' for clock in s.clocks_mhz)} MHz" if s.clocks_mhz else ""
     return (
         f"Configurations of the accelerator were explored{clocks}: {len(modelled.designs)} are used, and each subnet "
         "is modelled on the one that suits it best. A target has the configuration on which its subnet reaches it, "

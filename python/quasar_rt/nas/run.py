@@ -272,7 +272,7 @@ class Run:
                 reached = np.flatnonzero(scored.fps >= fps)
                 if len(reached):
                     genome = scored.genomes[reached[scored.scores[reached].argmax()]]
-                    self.modelled = specialised(self.modelled, genome, s.clocks, s.limits)
+                    self.modelled = specialised(self.modelled, genome, s.clocks_mhz, s.limits)
                 done = round_ * len(s.fps) + number + 1
                 self.progress("specialising configurations", done, SPECIAL_ROUNDS * len(s.fps))
             if len(self.modelled.designs) == before:

@@ -72,8 +72,8 @@ class Settings:
         return self.population * self.generations
 
     @property
-    def clocks(self) -> tuple[float, ...]:
-        """Clocks of the kernels that are explored, in MHz, rising; empty for the board's default."""
+    def clocks_mhz(self) -> tuple[float, ...]:
+        """Clocks of the kernels that are explored, rising; empty for the board's default."""
         return tuple(self.options.clocks)
 
     @property
