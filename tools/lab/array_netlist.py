@@ -147,6 +147,7 @@ FLIP_FLOP = re.compile(r"FD[RSCP]E$")
 SHIFT = re.compile(r"SRL")
 LUT_RAM = re.compile(r"RAM(32|64|128|256)")
 BLOCK_RAM = re.compile(r"RAMB|URAM")
+MULTIPLEXER = re.compile(r"MUXF\d$")
 #: LUTs of a distributed RAM.
 RAM_LUTS = {
     "RAM32M": 4,
@@ -248,39 +249,52 @@ class Domains:
         return "CLKARDCLK" if first else "CLKBWRCLK"
 
 
-def analyse(cells: list[Cell]) -> dict[str, object]:
-    """Returns counts, longest paths and largest fan-outs."""
-    domains = Domains()
-    kinds = Counter(cell.kind for cell in cells)
-    driver = {net: index for index, cell in enumerate(cells) for net in cell.outputs()}
-    # Output registers of block RAM, which Yosys leaves outside, are a part of their RAM.
-    home = list(range(len(cells)))
-    absorbed = 0
-    for index, cell in enumerate(cells):
-        ram = driver.get(cell.pins.get("D", ""))
-        if FLIP_FLOP.match(cell.kind) and ram is not None and BLOCK_RAM.match(cells[ram].kind):
-            home[index] = ram
-            absorbed += 1
-    loads: dict[str, int] = defaultdict(int)
-    sinks: dict[str, set[int]] = defaultdict(set)
-    for index, cell in enumerate(cells):
-        for pin, net in cell.pins.items():
-            if not is_output(cell.kind, pin):
-                loads[net] += 1
-                sinks[net].add(home[index])
+#: LUTs, or reads of LUT RAM, then carry cells.
+Level = tuple[int, int]
 
-    def sequential(cell: Cell) -> bool:
-        return bool(
-            FLIP_FLOP.match(cell.kind) or SHIFT.match(cell.kind) or BLOCK_RAM.match(cell.kind)
-            or cell.kind.startswith("DSP")
-        )  # fmt: skip
 
-    # For each net the most levels (then carry cells) on the way to it, by the domain where the way begins.
-    Level = tuple[int, int]
-    arrival: dict[str, dict[str, Level]] = {}
-    before: dict[tuple[str, str], str] = {}
+def is_sequential(cell: Cell) -> bool:
+    return bool(
+        FLIP_FLOP.match(cell.kind) or SHIFT.match(cell.kind) or BLOCK_RAM.match(cell.kind)
+        or cell.kind.startswith("DSP")
+    )  # fmt: skip
 
+
+def named(net: str) -> str:
+    return "unnamed" if net.startswith("$") else net
+
+
+class Netlist:
+    """The cells and what each net drives.
+
+    `arrival` has for each net the most levels on the way to it, by the domain where the way begins; `before` the net
+    that the way comes from.
+    """
+
+    def __init__(self, cells: list[Cell]) -> None:
+        self.cells, self.domains = cells, Domains()
+        self.driver = {net: index for index, cell in enumerate(cells) for net in cell.outputs()}
+        self.arrival: dict[str, dict[str, Level]] = {}
+        self.before: dict[tuple[str, str], str] = {}
+        # Output registers of block RAM, which Yosys leaves outside, are a part of their RAM.
+        home = list(range(len(cells)))
+        self.absorbed = 0
+        for index, cell in enumerate(cells):
+            ram = self.driver.get(cell.pins.get("D", ""))
+            if FLIP_FLOP.match(cell.kind) and ram is not None and BLOCK_RAM.match(cells[ram].kind):
+                home[index] = ram
+                self.absorbed += 1
+        self.loads: dict[str, int] = defaultdict(int)
+        self.sinks: dict[str, set[int]] = defaultdict(set)
+        for index, cell in enumerate(cells):
+            for pin, net in cell.pins.items():
+                if not is_output(cell.kind, pin):
+                    self.loads[net] += 1
+                    self.sinks[net].add(home[index])
+
+    @staticmethod
     def inputs(cell: Cell, net: str) -> Iterator[str]:
+        """Yields the nets that one output of a combinational cell depends on."""
         for pin, source in cell.pins.items():
             if is_output(cell.kind, pin):
                 continue
@@ -293,76 +307,80 @@ def analyse(cells: list[Cell]) -> dict[str, object]:
                     continue
             yield source
 
-    def compute_arrival(root: str) -> None:
+    def arrival_at(self, root: str) -> dict[str, Level]:
+        """Returns the arrival at a net; finds those at all nets on the way to it."""
         stack = [root]
         while stack:
             net = stack[-1]
-            if net in arrival:
-                stack.pop()
-                continue
-            index = driver.get(net)
-            if index is None:
-                arrival[net] = {}
-                stack.pop()
-                continue
-            cell = cells[index]
-            if sequential(cell):
-                pin = next(name for name, value in cell.pins.items() if value == net)
-                domain = domains.of(cell, pin)
-                arrival[net] = {domain: (0, 0)} if domain else {}
-                stack.pop()
-                continue
-            sources = list(inputs(cell, net))
-            missing = [source for source in sources if source not in arrival]
-            if missing:
-                stack.extend(missing)
-                continue
-            levels: dict[str, Level] = {}
-            step = (
-                (1, 0) if LUT.match(cell.kind) or LUT_RAM.match(cell.kind)
-                else (0, 1) if cell.kind == "CARRY4" else (0, 0)
-            )  # fmt: skip
-            for source in sources:
-                for domain, (deep, carry) in arrival[source].items():
-                    reached = (deep + step[0], carry + step[1])
-                    if reached > levels.get(domain, (-1, -1)):
-                        levels[domain] = reached
-                        before[net, domain] = source
-            arrival[net] = levels
+            if net not in self.arrival:
+                index = self.driver.get(net)
+                cell = None if index is None else self.cells[index]
+                if cell is None or is_sequential(cell):
+                    domain = cell and self.domains.of(
+                        cell, next(name for name, value in cell.pins.items() if value == net)
+                    )
+                    self.arrival[net] = {domain: (0, 0)} if domain else {}
+                else:
+                    sources = list(self.inputs(cell, net))
+                    missing = [source for source in sources if source not in self.arrival]
+                    if missing:
+                        stack.extend(missing)
+                        continue
+                    self.arrival[net] = self._levels(cell, net, sources)
             stack.pop()
+        return self.arrival[root]
 
-    longest: dict[str, tuple[Level, str, str, str]] = {}
-    for cell in cells:
-        for pin, net in cell.pins.items():
-            if is_output(cell.kind, pin) or pin in ("C", "CLK", "WCLK") or pin.startswith("CLK"):
-                continue
-            end = domains.of(cell, pin)
-            if not end:
-                continue
-            compute_arrival(net)
-            for begin, level in arrival[net].items():
-                where = "slow" if begin == end == "slow" else "array"
-                if level > longest.get(where, ((-1, -1), "", "", ""))[0]:
-                    longest[where] = (level, net, begin, f"{cell.kind}.{pin}")
+    def _levels(self, cell: Cell, net: str, sources: list[str]) -> dict[str, Level]:
+        levels: dict[str, Level] = {}
+        step = (
+            (1, 0) if LUT.match(cell.kind) or LUT_RAM.match(cell.kind)
+            else (0, 1) if cell.kind == "CARRY4" else (0, 0)
+        )  # fmt: skip
+        for source in sources:
+            for domain, (deep, carry) in self.arrival[source].items():
+                reached = (deep + step[0], carry + step[1])
+                if reached > levels.get(domain, (-1, -1)):
+                    levels[domain] = reached
+                    self.before[net, domain] = source
+        return levels
 
-    def source(net: str, begin: str) -> str:
-        while (net, begin) in before:
-            net = before[net, begin]
+    def paths(self) -> dict[str, dict[str, object]]:
+        """Returns the longest path of each domain."""
+        longest: dict[str, tuple[Level, str, str, str]] = {}
+        for cell in self.cells:
+            for pin, net in cell.pins.items():
+                if is_output(cell.kind, pin) or pin in ("C", "CLK", "WCLK") or pin.startswith("CLK"):
+                    continue
+                end = self.domains.of(cell, pin)
+                if not end:
+                    continue
+                for begin, level in self.arrival_at(net).items():
+                    where = "slow" if begin == end == "slow" else "array"
+                    if level > longest.get(where, ((-1, -1), "", "", ""))[0]:
+                        longest[where] = (level, net, begin, f"{cell.kind}.{pin}")
+        return {
+            where: dict(levels=level[0], carry=level[1], begin=self._source(net, begin), end=end)
+            for where, (level, net, begin, end) in sorted(longest.items())
+        }
+
+    def _source(self, net: str, begin: str) -> str:
+        while (net, begin) in self.before:
+            net = self.before[net, begin]
         return named(net)
 
-    def named(net: str) -> str:
-        return "unnamed" if net.startswith("$") else net
+    def fan_outs(self) -> dict[str, dict[str, object]]:
+        """Returns the net of each domain that drives most cells."""
+        most: dict[str, tuple[int, int, str]] = {}
+        for net, count in self.loads.items():
+            if net in self.driver and (ends := self.arrival_at(net)):
+                where = "array" if "fast" in ends else "slow"
+                most[where] = max(most.get(where, (0, 0, "")), (len(self.sinks[net]), count, net))
+        return {where: dict(cells=a, pins=b, net=named(net)) for where, (a, b, net) in sorted(most.items())}
 
-    fan_out: dict[str, tuple[int, int, str]] = {}
-    for net, count in loads.items():
-        if net not in driver:
-            continue
-        compute_arrival(net)
-        ends = arrival.get(net, {})
-        if ends:
-            where = "array" if "fast" in ends else "slow"
-            fan_out[where] = max(fan_out.get(where, (0, 0, "")), (len(sinks[net]), count, net))
 
+def analyse(cells: list[Cell]) -> dict[str, object]:
+    """Returns counts, longest paths and largest fan-outs."""
+    netlist, kinds = Netlist(cells), Counter(cell.kind for cell in cells)
     logic = sum(count for kind, count in kinds.items() if re.match(r"LUT\d$", kind))
     ram = sum(RAM_LUTS[kind] * count for kind, count in kinds.items() if LUT_RAM.match(kind))
     shift = sum(count for kind, count in kinds.items() if SHIFT.match(kind))
@@ -373,21 +391,16 @@ def analyse(cells: list[Cell]) -> dict[str, object]:
         lut_ram=ram,
         lut_shift=shift,
         inverters=kinds["INV"],
-        ff=flip_flops - absorbed,
-        ff_ram_outputs=absorbed,
+        ff=flip_flops - netlist.absorbed,
+        ff_ram_outputs=netlist.absorbed,
         carry4=kinds["CARRY4"],
         dsp=sum(count for kind, count in kinds.items() if kind.startswith("DSP")),
         bram36=sum(
             count * (0.5 if "18" in kind else 1) for kind, count in kinds.items() if kind.startswith("RAMB")
         ),
         uram=kinds["URAM288"],
-        paths={
-            where: dict(levels=level[0], carry=level[1], begin=source(net, begin), end=end)
-            for where, (level, net, begin, end) in sorted(longest.items())
-        },
-        fan_out={
-            where: dict(cells=a, pins=b, net=named(net)) for where, (a, b, net) in sorted(fan_out.items())
-        },
+        paths=netlist.paths(),
+        fan_out=netlist.fan_outs(),
     )
 
 
