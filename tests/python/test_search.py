@@ -581,3 +581,19 @@ def test_a_stop_names_the_folder_only_where_the_search_has_one(tmp_path, monkeyp
     assert "continues from" in stopped(True)
     assert "continues from" not in stopped(False)
     assert "starts again" in stopped(False)
+
+
+def test_a_command_finds_the_default_folder_of_earlier_versions(monkeypatch):
+    found = []
+
+    def search(out, **_):
+        found.append(str(out))
+        raise QuasarError("enough")
+
+    monkeypatch.setattr("quasar_rt.nas.search", search)
+    newer = "--configurations 4 --clock 100 --clock 200 --max-latency 2 --max-energy 3.5 --objective latency"
+    others = "--strategy evolution --population 8 --generations 2 --log wandb"
+    for arguments in ("", "--space digits --fps 5 --fps 7.5", f"{newer} {others}"):
+        CliRunner().invoke(cli, ["search", *arguments.split()])
+    names = ("tiny-zcu102-69d5bb51", "digits-zcu102-e57dfd72", "tiny-zcu102-73a901db")
+    assert found == [f"runs/search/{name}" for name in names]
