@@ -19,8 +19,8 @@ from quasar_rt.nas.best_front import proxy_front
 from quasar_rt.nas.boards import Modelled
 from quasar_rt.nas.configurations import explore
 from quasar_rt.nas.folder import Folder
+from quasar_rt.nas.options import Options
 from quasar_rt.nas.scores import proxy_scores
-from quasar_rt.nas.settings import Limits
 from quasar_rt.nas.stats import hypervolume
 from quasar_rt.space import Space
 
@@ -122,7 +122,7 @@ def test_a_board_without_powers_has_no_energies_and_no_limit_of_them(tmp_path):
 def test_explored_configurations_are_faster_than_the_spaces_own():
     space = Space.load("digits")
     own = Modelled.of(space, "ultra96v2")
-    found = explore(space, "ultra96v2", [], 6, Limits(), lambda *_: None)
+    found = explore(space, "ultra96v2", Options(configurations=6), lambda *_: None)
     assert found.configurations[0] == own.hardware
     genomes = np.stack([space.encode(space.sample(1, k)) for k in range(40)])
     gains = found.rates(genomes) / own.rates(genomes) - 1
@@ -190,7 +190,7 @@ def test_fronts_of_latency_and_energy_are_those_of_all_scored_networks():
     space = Space.from_toml(text)
     result = search(space, "pynq-z2", 10_000, configurations=3, population=64, generations=8)
     assert result.document["search"]["scored"] == space.size
-    model = explore(space, "pynq-z2", [], 3, Limits(), lambda *_: None)
+    model = explore(space, "pynq-z2", Options(configurations=3), lambda *_: None)
     shape = [choices for _, choices in space.genes]
     genomes = np.array(list(np.ndindex(*shape)), np.uint8)
     scores = proxy_scores(space, genomes)

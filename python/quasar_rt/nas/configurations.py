@@ -16,10 +16,9 @@ from ..errors import DoesNotFitError, InfeasibleError
 from ..hardware import Board, CostTable, Hardware, Workload, replay_periods
 from ..space import Space
 from .boards import Modelled
-from .options import DEFAULT_BOARD
+from .options import DEFAULT_BOARD, Options
 from .result import Point
 from .scorer import Progress
-from .settings import Limits
 
 __all__ = ["configuration_for", "explore", "specialised"]
 
@@ -35,14 +34,7 @@ GAIN = 0.01
 SPECIAL_GAIN = 0.005
 
 
-def explore(
-    space: Space,
-    board: str | None,
-    clocks: Sequence[float],
-    most: int,
-    limits: Limits,
-    progress: Progress,
-) -> Modelled:
+def explore(space: Space, board: str | None, options: Options, progress: Progress) -> Modelled:
     """Chooses configurations of a board that together make the networks of a space fast.
 
     The design-space search runs for the space as a whole, and for its smallest, its largest and a middle network of
@@ -53,9 +45,7 @@ def explore(
     Args:
         space: the space.
         board: a board's name; the default board where None.
-        clocks: MHz of the kernels; the board's default where empty.
-        most: configurations that are kept, at most.
-        limits: of latency and energy.
+        options: the clocks, the number of configurations that are kept, at most, and the limits.
         progress: gets the progress of the work.
 
     Raises:
@@ -63,7 +53,7 @@ def explore(
             where the board's file has no ``[power]``.
     """
     on = Board.load(board or DEFAULT_BOARD)
-    clocks = list(clocks) or on.clocks_mhz[:1]
+    clocks = list(options.clocks) or on.clocks_mhz[:1]
     references = _references(space)
     workloads = [Workload.of_architecture(space, space.decode(genome)) for genome in references]
     # The array suits a lower clock as well, if it has as many cycles of its own in one of the kernels'.
@@ -83,8 +73,8 @@ def explore(
     scales = [_scale(table, references) for table in tables]
     samples = [space.encode(space.sample(0, _SAMPLE_STREAM, k)) for k in range(SAMPLES)]
     genomes = np.unique(np.stack([*references, *samples]), axis=0)
-    kept = _best_together(tables, scales, genomes, whole, most)
-    return Modelled(limits.designs([tables[i] for i in kept], [scales[i] for i in kept]))
+    kept = _best_together(tables, scales, genomes, whole, options.configurations)
+    return Modelled(options.designs([tables[i] for i in kept], [scales[i] for i in kept]))
 
 
 def _chosen(board: Board, target: Space | Workload, clock: float) -> Hardware | None:
@@ -143,9 +133,7 @@ def _best_together(
     return kept
 
 
-def specialised(
-    modelled: Modelled, genome: NDArray[np.uint8], clocks: Sequence[float], limits: Limits
-) -> Modelled:
+def specialised(modelled: Modelled, genome: NDArray[np.uint8], options: Options) -> Modelled:
     """Adds the configuration that the design-space search chooses for one network, if that is faster event by event.
 
     Returns:
@@ -155,27 +143,25 @@ def specialised(
     rate = float(modelled.rates(genome[None])[0])
     best: tuple[float, CostTable, float] | None = None
     board = modelled.hardware.board
-    for clock in clocks or board.clocks_mhz[:1]:
+    for clock in options.clocks or board.clocks_mhz[:1]:
         hardware = Hardware.for_board(board, workload, clock)
         if hardware in modelled.configurations:
             continue
         table = CostTable(modelled.space, hardware)
         scale = _scale(table, genome[None])
-        cost = limits.designs([table], [scale]).evaluate(genome[None])[0]
+        cost = options.designs([table], [scale]).evaluate(genome[None])[0]
         if cost["fits"] and cost["fps"] > max(rate * (1 + SPECIAL_GAIN), best[0] if best else 0.0):
             best = float(cost["fps"]), table, scale
     if best is None:
         return modelled
     designs, (_, table, scale) = modelled.designs, best
-    return Modelled(limits.designs([*designs.tables, table], [*designs.scales, scale]), modelled.replayed)
+    return Modelled(options.designs([*designs.tables, table], [*designs.scales, scale]), modelled.replayed)
 
 
-def configuration_for(
-    modelled: Modelled, point: Point, fps: float, clocks: Sequence[float], limits: Limits
-) -> Modelled:
+def configuration_for(modelled: Modelled, point: Point, fps: float, options: Options) -> Modelled:
     """Returns the configuration on which a network reaches a rate event by event with the least power at that rate.
 
-    Tried are all configurations, each at its own clock and at the lower ones of `clocks`. Where powers are not known,
+    Tried are all configurations, each at its own clock and at lower ones of the options. Where powers are not known,
     the slowest clock counts, then the fewest slices.
 
     Raises:
@@ -184,9 +170,11 @@ def configuration_for(
     genome = np.array([point.genome], np.uint8)
     found: list[tuple[tuple[float, float, int], Modelled]] = []
     for hardware in modelled.configurations:
-        for clock in sorted({hardware.clock_mhz, *(clock for clock in clocks if clock < hardware.clock_mhz)}):
+        for clock in sorted(
+            {hardware.clock_mhz, *(clock for clock in options.clocks if clock < hardware.clock_mhz)}
+        ):
             one = Modelled.on_one(modelled.space, hardware.with_clock(clock))
-            held = limits.designs(one.designs.tables, one.designs.scales).evaluate(genome)["fits"][0]
+            held = options.designs(one.designs.tables, one.designs.scales).evaluate(genome)["fits"][0]
             if held and float(one.rates(genome)[0]) >= fps:
                 power = one.power_w(one.on(genome)[0], fps)
                 found.append(((power or 0.0, clock, one.hardware.resources.dsp), one))

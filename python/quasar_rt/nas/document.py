@@ -131,7 +131,7 @@ def _target(outcome: SearchOutcome, fps: float, name: str) -> Target:
     for point in modelled.holding(outcome.front, fps):
         one, on = modelled, point.modelled[modelled.board]
         if s.options.explores:
-            one = configuration_for(modelled, point, fps, s.clocks_mhz, s.limits)
+            one = configuration_for(modelled, point, fps, s.options)
             on = one.on(np.array([point.genome], np.uint8))[0]
         replayed = one.rate(point)
         subnet = _subnet(outcome, point, fps, name, replayed, one, on)

@@ -3,7 +3,7 @@
 From its fields come the parameters and the documentation of `quasar_rt.search` and `search_boards`, the options of
 ``quasar-rt search``, and the settings in search.json and front.json. To add an option, add a field.
 
-Depends on `quasar_rt.options`, `quasar_rt.space`, `objectives` and `scorer`.
+Depends on `quasar_rt.options`, `quasar_rt.hardware`, `quasar_rt.space`, `objectives` and `scorer`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from ..errors import InvalidValueError
+from ..hardware import CostTable, Designs
 from ..options import DATA, StrPath, about, described, option
 from ..space import Space
 from ..tracking import TRACKERS
@@ -214,6 +215,10 @@ class Options:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+    def designs(self, tables: Sequence[CostTable], scales: Sequence[float]) -> Designs:
+        """Returns configurations with these limits of latency and energy."""
+        return Designs(tables, scales, max_latency_ms=self.max_latency_ms, max_energy_mj=self.max_energy_mj)
 
     @property
     def explores(self) -> bool:

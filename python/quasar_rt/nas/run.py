@@ -41,7 +41,7 @@ from .record import PredictorFit, Record, Round
 from .report import fronts, nondominated
 from .result import Point, SearchResult
 from .scorer import Progress, Proxy, Scorer, scores_of
-from .settings import Limits, Settings
+from .settings import Settings
 from .yardstick import measure
 
 if TYPE_CHECKING:
@@ -136,21 +136,20 @@ class Run:
         name: str = "",
     ) -> Run:
         """Models the board and completes the settings; `name` comes before the progress of one of several boards."""
-        o, limits = options, Limits.of(options)
-        tell = o.progress or (lambda what, done, total: None)
+        tell = options.progress or (lambda what, done, total: None)
         progress: Progress = (
             (lambda what, done, total: tell(f"{name}: {what}", done, total)) if name else tell
         )
-        if hardware is not None and o.explores:
+        if hardware is not None and options.explores:
             raise InvalidValueError(
                 "a hardware configuration is given, so none is explored: leave configurations and clocks out"
             )
-        if o.explores:
-            modelled = explore(space, board, tuple(o.clocks), o.configurations, limits, progress)
+        if options.explores:
+            modelled = explore(space, board, options, progress)
         else:
             one = Modelled.of(space, board, hardware)
-            modelled = Modelled(limits.designs(one.designs.tables, one.designs.scales))
-        settings = Settings.of(o, modelled, "proxy" if supernet is None else "supernet")
+            modelled = Modelled(options.designs(one.designs.tables, one.designs.scales))
+        settings = Settings.of(options, modelled, "proxy" if supernet is None else "supernet")
         return cls(space, modelled, settings, supernet, progress)
 
     @property
@@ -272,7 +271,7 @@ class Run:
                 reached = np.flatnonzero(scored.fps >= fps)
                 if len(reached):
                     genome = scored.genomes[reached[scored.scores[reached].argmax()]]
-                    self.modelled = specialised(self.modelled, genome, s.clocks_mhz, s.limits)
+                    self.modelled = specialised(self.modelled, genome, s.options)
                 done = round_ * len(s.fps) + number + 1
                 self.progress("specialising configurations", done, SPECIAL_ROUNDS * len(s.fps))
             if len(self.modelled.designs) == before:

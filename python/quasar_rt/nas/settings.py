@@ -1,16 +1,15 @@
-"""The settings of a search: its options, completed. Depends on `quasar_rt.hardware` and `options`."""
+"""The settings of a search: its options, completed. Depends on `options`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from ..errors import InvalidValueError
-from ..hardware import CostTable, Designs
 from ..options import about
 from .objectives import Objective
 from .options import EFFORT, Options
@@ -18,29 +17,10 @@ from .options import EFFORT, Options
 if TYPE_CHECKING:
     from .boards import Modelled
 
-__all__ = ["Limits", "Settings", "frame_rates"]
+__all__ = ["Settings", "frame_rates"]
 
 #: Targets where none are given: at these shares of the way from the slowest subnet to the fastest.
 DEFAULT_TARGETS = (0.25, 0.5, 0.75)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of a network, besides the buffers."""
-
-    latency_ms: float | None = None
-    """Milliseconds of one frame alone."""
-    energy_mj: float | None = None
-    """Millijoules of a frame."""
-
-    @classmethod
-    def of(cls, options: Options) -> Limits:
-        """Returns the limits that the caller gave."""
-        return cls(options.max_latency_ms, options.max_energy_mj)
-
-    def designs(self, tables: Sequence[CostTable], scales: Sequence[float]) -> Designs:
-        """Returns configurations with these limits."""
-        return Designs(tables, scales, max_latency_ms=self.latency_ms, max_energy_mj=self.energy_mj)
 
 
 @dataclass(frozen=True)
@@ -75,11 +55,6 @@ class Settings:
     def clocks_mhz(self) -> tuple[float, ...]:
         """Clocks of the kernels that are explored, rising; empty for the board's default."""
         return tuple(self.options.clocks)
-
-    @property
-    def limits(self) -> Limits:
-        """The limits of a network, besides the buffers."""
-        return Limits.of(self.options)
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
