@@ -21,6 +21,7 @@ from quasar_rt.cli import cli  # noqa: E402
 from quasar_rt.evaluate import evaluate  # noqa: E402
 from quasar_rt.nas import check, search_boards, supernet  # noqa: E402
 from quasar_rt.nas.folder import Folder  # noqa: E402
+from quasar_rt.nas.options import Options  # noqa: E402
 from quasar_rt.nas.stats import kendall_tau  # noqa: E402
 from quasar_rt.nas.supernet import Supernet  # noqa: E402
 from quasar_rt.space import Space  # noqa: E402
@@ -60,7 +61,7 @@ def halves(digits_supernet):
 
 def test_scores_are_the_top1_of_exported_slices_on_the_first_half(found, halves, digits_supernet):
     (images, labels), *_ = halves
-    source = Supernet(digits_supernet, threads=1)
+    source = Supernet(Options(supernet=digits_supernet, threads=1))
     assert source.on_engine
     assert found.scoring.images == len(labels)
     assert found.document["score"]["label"].endswith(ON_ENGINE)
@@ -72,7 +73,7 @@ def test_scores_are_the_top1_of_exported_slices_on_the_first_half(found, halves,
 
 def test_scores_in_pytorch_are_the_top1_of_stand_alone_slices(halves, digits_supernet):
     (images, labels), _, calibration, recipe = halves
-    source = Supernet(digits_supernet, threads=1)
+    source = Supernet(Options(supernet=digits_supernet, threads=1))
     space = source.space
     genomes = np.array([space.encode(space.sample(2, k)) for k in range(4)])
     on_engine = source.score(genomes, 0, nothing)
@@ -110,7 +111,7 @@ def test_integer_figures_are_the_exported_subnets_on_the_other_half(found, halve
 
 def test_finalists_follow_the_float_slice_and_keep_its_rows(digits_supernet, halves):
     images = halves[1][0]
-    source = Supernet(digits_supernet, threads=1)
+    source = Supernet(Options(supernet=digits_supernet, threads=1))
     source.space = source.space.with_embedding()
     pictures = list(images.numpy()[:, 0])
     errors = []
@@ -134,11 +135,11 @@ def test_finalists_follow_the_float_slice_and_keep_its_rows(digits_supernet, hal
 
 
 def test_finalists_have_the_same_bytes_on_any_number_of_threads(digits_supernet):
-    architecture = Supernet(digits_supernet).space.sample(4, 1)
+    architecture = Supernet(Options(supernet=digits_supernet)).space.sample(4, 1)
     before, found = torch.get_num_threads(), set()
     try:
         for threads in (1, 3):
-            source = Supernet(digits_supernet, threads=threads)
+            source = Supernet(Options(supernet=digits_supernet, threads=threads))
             found.add(source.finalist(architecture, "one", {}).to_bytes())
     finally:
         torch.set_num_threads(before)
@@ -160,11 +161,11 @@ def test_taus_networks_are_finalists_and_random_ones(found):
 
 
 def test_scores_do_not_depend_on_what_was_scored_before(digits_supernet):
-    source = Supernet(digits_supernet, threads=1)
+    source = Supernet(Options(supernet=digits_supernet, threads=1))
     space = source.space
     genomes = np.array([space.encode(space.sample(1, k)) for k in range(4)])
     forward = source.score(genomes, 0, nothing)
-    again = Supernet(digits_supernet, threads=1).score(genomes[::-1].copy(), 0, nothing)
+    again = Supernet(Options(supernet=digits_supernet, threads=1)).score(genomes[::-1].copy(), 0, nothing)
     assert forward.tolist() == again[::-1].tolist()
     assert len(set(forward.tolist())) > 1
 
@@ -201,7 +202,7 @@ def test_fronts_of_latency_and_energy_have_the_scores_of_the_last_round(digits_s
     result = search(**two_rounds, objectives=["latency", "energy"])
     _, second = result.document["search"]["rounds"]
     assert 6 <= second["subnets"] < 18
-    source = Supernet(digits_supernet, threads=1)
+    source = Supernet(Options(supernet=digits_supernet, threads=1))
     for name in ("latency_ms", "energy_mj"):
         front = result.document["fronts"][name]
         genomes = np.array([entry["genome"] for entry in front], np.uint8)
@@ -359,7 +360,7 @@ def test_a_supernet_of_another_space_is_refused(digits_supernet):
 
 
 def test_the_supernets_own_space_may_be_named(digits_supernet):
-    assert Supernet(digits_supernet, space=Space.load("digits")).space.name == "digits"
+    assert Supernet(Options(supernet=digits_supernet), Space.load("digits")).space.name == "digits"
 
 
 def test_a_file_that_is_no_supernet_is_named(tmp_path):

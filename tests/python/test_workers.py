@@ -19,6 +19,7 @@ torch = pytest.importorskip("torch", reason="needs the [host] extra")
 
 from quasar_rt import QuasarError, search  # noqa: E402
 from quasar_rt.nas import check, supernet  # noqa: E402
+from quasar_rt.nas.options import Options  # noqa: E402
 from quasar_rt.nas.supernet import Supernet  # noqa: E402
 from quasar_rt.nas.workers import WorkersError, open_workers  # noqa: E402
 
@@ -79,14 +80,14 @@ def test_torchrun_and_workers_exclude_each_other(
     group = supernet.distributed.Group(0, 2)
     monkeypatch.setattr(supernet.distributed, "init_process_group", lambda device: group)
     with pytest.raises(QuasarError, match="torchrun"):
-        Supernet(digits_supernet, workers="ray")
+        Supernet(Options(supernet=digits_supernet, workers="ray"))
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:1"])
 def test_networks_are_trained_again_on_the_searchs_device(
     digits_supernet: Path, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
-    source = Supernet(digits_supernet, threads=1)
+    source = Supernet(Options(supernet=digits_supernet, threads=1))
     source.group = supernet.distributed.Group(device=torch.device(device))
     used = []
 

@@ -90,7 +90,7 @@ def opened(options: Options) -> Iterator[tuple[Space, Supernet | None]]:
             raise ImportError("a supernet needs torch: pip install 'quasar-rt[host]'")
         from .supernet import Supernet
 
-        source = Supernet(o.supernet, o.data, space, o.test, o.threads, o.device, o.workers)
+        source = Supernet(options, space)
         space = source.space
     elif o.data is not None or o.device is not None or o.workers is not None or o.retrain or o.test:
         raise InvalidValueError(

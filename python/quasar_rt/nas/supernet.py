@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -35,6 +34,7 @@ from ..train.evaluation import logits_of
 from ..train.model import ViT
 from ..train.networks import check_split, read_supernet, supernet_of
 from .folder import Folder
+from .options import Options
 from .record import Images
 from .result import Integer, Scoring
 from .scorer import Genomes, Progress
@@ -60,15 +60,11 @@ class Supernet:
     `calibration_images` (uint8 [n, channels, height, width]) set activation ranges and `finalist_images` are what
     finalists are scored on. `on_engine` is true if candidates are scored on the integer engine, not in PyTorch.
 
+    Without workers this process scores the candidates, and under ``torchrun`` its group.
+
     Args:
-        path: the checkpoint, ``supernet.pt`` of a run.
-        root: folder of the data set's files, where it is in no known place.
+        options: the checkpoint, its data, `test`, threads, device and workers.
         space: must be the supernet's space; None takes that one.
-        test: finalists are scored on the test images, not on held-out validation images.
-        threads: of the CPU; None for all cores, or for one in each of several `workers`.
-        device: as for `quasar_rt.train.distributed.init_process_group`.
-        workers: score the candidates; see `quasar_rt.nas.workers.open_workers`. Without it this process does, and under
-            ``torchrun`` its group.
 
     Raises:
         quasar_rt.QuasarError: no supernet in the file, one of another space, data that are missing or others than those
@@ -77,16 +73,9 @@ class Supernet:
 
     kind = "supernet"
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        root: str | os.PathLike[str] | None = None,
-        space: Space | None = None,
-        test: bool = False,
-        threads: int | None = None,
-        device: str | None = None,
-        workers: str | None = None,
-    ) -> None:
+    def __init__(self, options: Options, space: Space | None = None) -> None:
+        path, threads, workers = options.supernet, options.threads, options.workers
+        assert path is not None
         state = read_supernet(path)
         self._sha256 = state["sha256"]
         self.model, self.recipe, self.space = supernet_of(state, path)
@@ -95,12 +84,12 @@ class Supernet:
                 f"the supernet '{path}' is of the space '{self.space.name}' ({self.space.sha256[:12]}), not of "
                 f"'{space.name}' ({space.sha256[:12]}); leave the space out, or train a supernet of it"
             )
-        data = datasets.load(self.recipe, root, self.space)
+        data = datasets.load(self.recipe, options.data, self.space)
         check_split(state, path, data)
         if threads is not None:
             torch.set_num_threads(threads)
-        self._threads, self._root, self.data, self._test = threads, root, data, test
-        self.group = distributed.init_process_group(device)
+        self._threads, self._root, self.data, self._test = threads, options.data, data, options.test
+        self.group = distributed.init_process_group(options.device)
         if workers is not None and self.group.world > 1:
             raise InvalidValueError(
                 "torchrun's processes score themselves: leave the workers out, or torchrun"
@@ -115,7 +104,7 @@ class Supernet:
         self._images = [min(half, most) for most in ROUND_IMAGES]
         self._search = datasets.Split(*data.validation.first(self._images[-1]))
         self.finalist_images = (
-            data.test() if test else data.validation.subset(torch.arange(half, len(data.validation)))
+            data.test() if options.test else data.validation.subset(torch.arange(half, len(data.validation)))
         )
         calibration = min(self.recipe.quantization.calibration, CALIBRATION)
         self.calibration_images = data.train.first(calibration)[0]
