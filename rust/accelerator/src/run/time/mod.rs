@@ -3,9 +3,9 @@
 //! Each process of the kernels walks the steps of [`crate::unit`] with a clock of its own
 //! ([`process`]). Queues carry the times at which their items can be taken, and remember when slots
 //! became free ([`queues`]). So the result does not depend on the order in which the processes run:
-//! they form a Kahn process network. The array follows the rules of `docs/array-timing.md` ([`rtl`]). Trip
-//! counts are those of the loops in `fpga/src/`; [`quasar_hardware::declared`] holds depths and
-//! gaps. All results are modelled. Depends on [`crate::isa`], [`crate::program`],
+//! they form a Kahn process network. The array follows the rules of `docs/array-timing.md`
+//! ([`rtl`]). Trip counts are those of the loops in `fpga/src/`; [`quasar_hardware::declared`] holds
+//! depths and gaps. All results are modelled. Depends on [`crate::isa`], [`crate::program`],
 //! [`crate::shape`] and the rules of [`crate::host::driver`].
 
 mod array;
