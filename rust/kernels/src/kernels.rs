@@ -7,7 +7,7 @@ use crate::buffer::Buffer;
 use crate::neon;
 #[cfg(all(target_arch = "arm", target_abi = "eabihf"))]
 use crate::neon32;
-use crate::tiled::{self, Isa};
+use crate::tiled::{self, Layout, Rows, Tiles};
 use crate::weights::Weights;
 #[cfg(target_arch = "x86_64")]
 use crate::x86;
@@ -40,13 +40,13 @@ macro_rules! dispatch {
             #[cfg(target_arch = "x86_64")]
             Tier::Amx => dispatch!(@ $isa = x86::Amx => $simd),
             #[cfg(target_arch = "aarch64")]
-            Tier::Neon => dispatch!(@ $isa = neon::Neon<neon::Base> => $simd),
+            Tier::Neon => dispatch!(@ $isa = neon::Base => $simd),
             #[cfg(all(target_arch = "arm", target_abi = "eabihf"))]
             Tier::Neon => dispatch!(@ $isa = neon32::Neon32 => $simd),
             #[cfg(target_arch = "aarch64")]
-            Tier::NeonDot => dispatch!(@ $isa = neon::Neon<neon::Dot> => $simd),
+            Tier::NeonDot => dispatch!(@ $isa = neon::Dot => $simd),
             #[cfg(target_arch = "aarch64")]
-            Tier::NeonI8mm => dispatch!(@ $isa = neon::Neon<neon::Matrix> => $simd),
+            Tier::NeonI8mm => dispatch!(@ $isa = neon::Matrix => $simd),
             tier => unreachable!("kernels of the unsupported tier {tier}"),
         }
     };
@@ -70,7 +70,7 @@ impl Kernels {
 
     /// Returns the bytes of each weight of an 8-bit row with [`Storage::Unpacked`].
     pub fn unpacked_weight_bytes(self) -> usize {
-        dispatch!(self.tier, 1, I => size_of::<<I as Isa>::Weight>())
+        dispatch!(self.tier, 1, I => size_of::<<I as Layout>::Weight>())
     }
 
     /// Returns the number of queries that attention works on at a time.
@@ -316,7 +316,7 @@ impl Kernels {
             dispatch!(self.tier,
                 scalar::probe(1 << 14),
                 // SAFETY: this CPU has the tier.
-                I => unsafe { I::probe_4_bit(1 << 14) })
+                I => unsafe { I::FOUR_BIT.map_or(I::probe as _, |form| form.probe)(1 << 14) })
         })
     }
 }

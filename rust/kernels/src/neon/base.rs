@@ -6,18 +6,29 @@
 
 use std::arch::aarch64::*;
 
-use super::Tiles;
-use crate::tiled::{FourBitForm, Product};
+use super::{probe, Sizes};
+use crate::tiled::{expand, FourBitForm, Product, Tiles};
 
-/// The tiles of baseline Armv8.0.
+/// Picks the compiled tile of this many rows.
+macro_rules! pick {
+    ($p:ident, $tile:ident $($symmetric:literal)? ($($argument:expr),*)) => {
+        match $p.rows {
+            1 => $tile::<1 $(, $symmetric)?>($($argument),*),
+            2 => $tile::<2 $(, $symmetric)?>($($argument),*),
+            3 => $tile::<3 $(, $symmetric)?>($($argument),*),
+            4 => $tile::<4 $(, $symmetric)?>($($argument),*),
+            rows => unreachable!("a tile of {rows} rows"),
+        }
+    };
+}
+
+/// The tier of baseline Armv8.0.
 pub(crate) struct Base;
 
 /// Rows of weights that are multiplied at once.
 const LANES: usize = 4;
 
-// SAFETY: each function does what the trait's comment says; `tests/tiers.rs` compares the tier with
-// the scalar one.
-unsafe impl Tiles for Base {
+impl Sizes for Base {
     const ROWS: usize = 4;
     const LANES: usize = LANES;
     const GROUP: usize = 16;
@@ -27,28 +38,34 @@ unsafe impl Tiles for Base {
         code_offset: 0,
         pair: 1,
         sums: 8,
+        tile: tile_4_bit_of,
+        expand: |stored, panel| expand(stored, 0, panel.len(), panel),
+        probe: probe_4_bit,
     });
+}
 
+// SAFETY: each function does what the trait's comment says; `tests/tiers.rs` compares the tier with
+// the scalar one.
+unsafe impl Tiles for Base {
     #[target_feature(enable = "neon")]
-    unsafe fn tile<const SYMMETRIC: bool>(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
-        // SAFETY: the caller's promise.
-        unsafe { tile_of::<SYMMETRIC>(p, out, out_stride) }
+    unsafe fn tile(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
+        // SAFETY: the caller's promise, for just this many rows.
+        unsafe { pick!(p, tile true (p, out, out_stride)) }
     }
 
     #[target_feature(enable = "neon")]
-    unsafe fn tile_4_bit(p: Product<i8, i8>, run: usize, out: *mut i32, out_stride: usize) {
-        // SAFETY: the caller's promise.
-        unsafe { tile_4_bit_of(p, run, out, out_stride) }
+    unsafe fn tile_any_weights(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
+        // SAFETY: the caller's promise, for just this many rows.
+        unsafe { pick!(p, tile false (p, out, out_stride)) }
     }
 
     #[target_feature(enable = "neon")]
     unsafe fn probe(iterations: u32) -> (u64, i32) {
-        probe(iterations)
-    }
-
-    #[target_feature(enable = "neon")]
-    unsafe fn probe_4_bit(iterations: u32) -> (u64, i32) {
-        probe_4_bit(iterations)
+        let w = super::opaque(vdupq_n_s8(5));
+        probe(iterations, 16, |sums, codes| {
+            let product = vmull_s8(vget_low_s8(codes), vget_low_s8(w));
+            vpadalq_s16(sums, vmlal_high_s8(product, codes, w))
+        })
     }
 }
 
@@ -75,7 +92,7 @@ fn accumulate<const M: usize>(
 /// so that two products fit 16 bits (2 * 127 * 128 < 2^15).
 ///
 /// # Safety
-/// As `Isa::tile`, for M rows.
+/// As [`Tiles::tile`], for M rows.
 #[target_feature(enable = "neon")]
 #[allow(clippy::too_many_arguments)]
 unsafe fn tile<const M: usize, const SYMMETRIC: bool>(
@@ -159,7 +176,7 @@ unsafe fn tile<const M: usize, const SYMMETRIC: bool>(
 /// in memory.
 ///
 /// # Safety
-/// As `Isa::tile_4_bit`, for M rows.
+/// As [`FourBitForm::tile`], for M rows.
 #[target_feature(enable = "neon")]
 #[allow(clippy::too_many_arguments)]
 unsafe fn tile_4_bit<const M: usize>(
@@ -213,77 +230,22 @@ unsafe fn tile_4_bit<const M: usize>(
     }
 }
 
-/// Picks the tile of this many rows.
+/// Picks the 4-bit tile of this many rows.
 ///
 /// # Safety
-/// As `Isa::tile`.
+/// As [`FourBitForm::tile`].
 #[target_feature(enable = "neon")]
-#[allow(clippy::too_many_arguments)]
-unsafe fn tile_of<const SYMMETRIC: bool>(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
-    macro_rules! pick {
-        ($($m:literal)*) => {
-            match p.rows {
-                $($m => tile::<$m, SYMMETRIC>(p, out, out_stride),)*
-                _ => unreachable!("a tile of {} rows", p.rows),
-            }
-        };
-    }
+unsafe fn tile_4_bit_of(p: Product<u8, i8>, run: usize, out: *mut i32, out_stride: usize) {
+    let p = p.signed();
     // SAFETY: the caller's promise, for just this many rows.
-    unsafe { pick!(1 2 3 4) }
+    unsafe { pick!(p, tile_4_bit(p, run, out, out_stride)) }
 }
 
-/// Picks the tile of this many rows.
-///
-/// # Safety
-/// As `Isa::tile_4_bit`.
-#[target_feature(enable = "neon")]
-#[allow(clippy::too_many_arguments)]
-unsafe fn tile_4_bit_of(p: Product<i8, i8>, run: usize, out: *mut i32, out_stride: usize) {
-    macro_rules! pick {
-        ($($m:literal)*) => {
-            match p.rows {
-                $($m => tile_4_bit::<$m>(p, run, out, out_stride),)*
-                _ => unreachable!("a tile of {} rows", p.rows),
-            }
-        };
-    }
-    // SAFETY: the caller's promise, for just this many rows.
-    unsafe { pick!(1 2 3 4) }
-}
-
-/// Computes `Isa::probe`.
-#[target_feature(enable = "neon")]
-fn probe(iterations: u32) -> (u64, i32) {
-    const CHAINS: usize = 16;
-    let (mut a, w) = (vdupq_n_s8(3), super::opaque(vdupq_n_s8(5)));
-    let mut acc = [vdupq_n_s32(0); CHAINS];
-    for _ in 0..iterations {
-        for acc in &mut acc {
-            a = super::opaque(a);
-            let product = vmull_s8(vget_low_s8(a), vget_low_s8(w));
-            *acc = vpadalq_s16(*acc, vmlal_high_s8(product, a, w));
-        }
-    }
-    (
-        u64::from(iterations) * CHAINS as u64 * 16,
-        acc.into_iter().fold(0, |s, x| s ^ vaddvq_s32(x)),
-    )
-}
-
-/// Computes `Isa::probe_4_bit`.
+/// Computes [`FourBitForm::probe`].
 #[target_feature(enable = "neon")]
 fn probe_4_bit(iterations: u32) -> (u64, i32) {
-    const CHAINS: usize = 16;
-    let (mut a, w) = (vdupq_n_s8(3), vdupq_n_s8(5));
-    let mut acc = [vdupq_n_s16(0); CHAINS];
-    for _ in 0..iterations {
-        for acc in &mut acc {
-            a = super::opaque(a);
-            *acc = vmlal_high_s8(*acc, a, w);
-        }
-    }
-    (
-        u64::from(iterations) * CHAINS as u64 * 8,
-        acc.into_iter().fold(0, |s, x| s ^ i32::from(vaddvq_s16(x))),
-    )
+    let w = vdupq_n_s8(5);
+    probe(iterations, 8, |sums, codes| {
+        vreinterpretq_s32_s16(vmlal_high_s8(vreinterpretq_s16_s32(sums), codes, w))
+    })
 }

@@ -4,31 +4,45 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::Tiles;
-use crate::tiled::Product;
+use super::{probe, Sizes};
+use crate::tiled::{Product, Tiles};
 
-/// The tiles of the dot product.
+/// The tier of the dot product.
 pub(crate) struct Dot;
 
-// SAFETY: each function does what the trait's comment says; `tests/tiers.rs` compares the tier with
-// the scalar one.
-unsafe impl Tiles for Dot {
+impl Sizes for Dot {
     /// With four vectors of sums for each row, and its codes, two of 32 registers are left for
     /// weights.
     const ROWS: usize = 6;
     /// Rows of weights in two vectors of sums.
     const LANES: usize = 8;
     const GROUP: usize = 4;
+}
 
+// SAFETY: each function does what the trait's comment says; `tests/tiers.rs` compares the tier with
+// the scalar one.
+unsafe impl Tiles for Dot {
     #[target_feature(enable = "neon,dotprod")]
-    unsafe fn tile<const SYMMETRIC: bool>(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
-        // SAFETY: the caller's promise.
-        unsafe { tile_of(p, out, out_stride) }
+    unsafe fn tile(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
+        macro_rules! pick {
+            ($($m:literal)*) => {
+                match (p.rows, p.width / 4) {
+                    $(
+                        ($m, 4) => tile::<$m, 4>(p, out, out_stride),
+                        ($m, 2) => tile::<$m, 2>(p, out, out_stride),
+                    )*
+                    _ => unreachable!("a tile of {} x {}", p.rows, p.width),
+                }
+            };
+        }
+        // SAFETY: the caller's promise, for just this many rows and columns.
+        unsafe { pick!(1 2 3 4 5 6) }
     }
 
     #[target_feature(enable = "neon,dotprod")]
     unsafe fn probe(iterations: u32) -> (u64, i32) {
-        probe(iterations)
+        let w = vdupq_n_s8(5);
+        probe(iterations, 16, |sums, codes| dot::<0>(sums, w, codes))
     }
 }
 
@@ -53,7 +67,7 @@ fn dot<const LANE: usize>(mut acc: int32x4_t, weights: int8x16_t, codes: int8x16
 /// Computes M x (4 * V) accumulators in registers.
 ///
 /// # Safety
-/// As `Isa::tile`, for M rows and 4 * V columns.
+/// As [`Tiles::tile`], for M rows and 4 * V columns.
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn tile<const M: usize, const V: usize>(
     p: Product<i8, i8>,
@@ -96,44 +110,4 @@ unsafe fn tile<const M: usize, const V: usize>(
             }
         }
     }
-}
-
-/// Picks the tile of this size.
-///
-/// # Safety
-/// As `Isa::tile`.
-#[target_feature(enable = "neon,dotprod")]
-#[allow(clippy::too_many_arguments)]
-unsafe fn tile_of(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
-    macro_rules! pick {
-        ($($m:literal)*) => {
-            match (p.rows, p.width / 4) {
-                $(
-                    ($m, 4) => tile::<$m, 4>(p, out, out_stride),
-                    ($m, 2) => tile::<$m, 2>(p, out, out_stride),
-                )*
-                _ => unreachable!("a tile of {} x {}", p.rows, p.width),
-            }
-        };
-    }
-    // SAFETY: the caller's promise, for just this many rows and columns.
-    unsafe { pick!(1 2 3 4 5 6) }
-}
-
-/// Computes `Isa::probe`.
-#[target_feature(enable = "neon,dotprod")]
-fn probe(iterations: u32) -> (u64, i32) {
-    const CHAINS: usize = 16;
-    let (mut a, w) = (vdupq_n_s8(3), vdupq_n_s8(5));
-    let mut acc = [vdupq_n_s32(0); CHAINS];
-    for _ in 0..iterations {
-        for acc in &mut acc {
-            a = super::opaque(a);
-            *acc = dot::<0>(*acc, w, a);
-        }
-    }
-    (
-        u64::from(iterations) * CHAINS as u64 * 16,
-        acc.into_iter().fold(0, |s, x| s ^ vaddvq_s32(x)),
-    )
 }

@@ -4,15 +4,14 @@
 use std::arch::aarch64::*;
 use std::array::from_fn;
 
-use super::{saturate, store_codes, Base, Neon, PANEL};
+use super::{layer_norm_row, saturate, softmax_row, store_codes, Sizes, PANEL};
 use crate::layers::WINDOW;
 use crate::matrix::Out;
 use crate::tiled::{
-    copy_accumulators, copy_in_order, Epilogue, Isa, Requant, RowScale, Staged, UnfinishedTile,
+    copy_accumulators, row_by_row, Epilogue, Layout, Requant, RowScale, RowSums, Rows, Staged,
+    UnfinishedTile,
 };
-
-/// Values of a row of staged outputs, for all tiers.
-const STAGED: usize = Neon::<Base>::STAGED;
+use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
 /// Requantization parameters of a panel, in registers.
 struct Parameters {
@@ -73,7 +72,7 @@ fn lookup(parts: [int8x16x4_t; 4], codes: int8x16_t) -> int8x16_t {
 /// `64 * zero_point + 32`.
 ///
 /// # Safety
-/// As [`Isa::finish`].
+/// As [`Rows::finish`].
 #[target_feature(enable = "neon")]
 unsafe fn requant8(
     acc: *const i32,
@@ -102,7 +101,7 @@ unsafe fn requant8(
 /// Requantizes rows to updates, and adds them to the residual or stores them.
 ///
 /// # Safety
-/// As [`Isa::finish`].
+/// As [`Rows::finish`].
 #[target_feature(enable = "neon")]
 unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: &Requant, x: Out<i16>) {
     let min = vdupq_n_s16(-i16::MAX);
@@ -136,132 +135,109 @@ unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: &Requant, x: Out<
     }
 }
 
-/// Puts staged codes in order.
-///
-/// # Safety
-/// As [`Isa::reorder`].
-#[target_feature(enable = "neon")]
-unsafe fn reorder8(staged: Staged, out: Out<i8>) {
-    // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and the rows
-    // of out.
-    unsafe {
-        let order = vld1q_u8_x4(staged.order);
-        for i in 0..out.rows {
-            let values = vld1q_s8_x4(staged.values.add(i * STAGED).cast());
-            let parts = [order.0, order.1, order.2, order.3];
-            for (part, places) in out.row(i).chunks_mut(16).zip(parts) {
-                store_codes(part, vqtbl4q_s8(values, places));
+// SAFETY: each function does what the trait's comment says, for any sizes within the trait's
+// bounds; `tests/tiers.rs` compares them with the scalar tier.
+unsafe impl<T: Sizes> Rows for T {
+    row_by_row!(softmax_row, layer_norm_row, "neon");
+
+    #[inline]
+    unsafe fn finish(tile: &UnfinishedTile) {
+        let (acc, requant) = (tile.acc, &tile.requant);
+        // SAFETY: the caller's promise.
+        unsafe {
+            match tile.epilogue {
+                Epilogue::Codes { offset, table, out } => {
+                    requant8(acc, requant, offset, table, out);
+                }
+                Epilogue::Add { x } => requant16::<true>(acc, requant, x),
+                Epilogue::Updates { out } => requant16::<false>(acc, requant, out),
+                Epilogue::Copy { out } => copy_accumulators(acc, PANEL, out),
             }
         }
     }
-}
 
-/// Puts staged updates in order and adds them to the residual.
-///
-/// # Safety
-/// As [`Isa::reorder`].
-#[target_feature(enable = "neon")]
-unsafe fn reorder16(staged: Staged, x: Out<i16>) {
-    // SAFETY: as in reorder8.
-    unsafe {
-        // The places of both bytes of eight values.
-        let mut bytes = [vdupq_n_u8(0); WINDOW / 8];
-        for (part, bytes) in bytes.iter_mut().enumerate() {
-            let low = vshlq_n_u16::<1>(vmovl_u8(vld1_u8(staged.order.add(8 * part))));
-            let both = vorrq_u16(low, vshlq_n_u16::<8>(low));
-            *bytes = vreinterpretq_u8_u16(vorrq_u16(both, vdupq_n_u16(1 << 8)));
-        }
-        let min = vdupq_n_s16(-i16::MAX);
-        for i in 0..x.rows {
-            let values = staged.values.add(2 * i * STAGED).cast::<i8>();
-            let (low, high) = (vld1q_s8_x4(values), vld1q_s8_x4(values.add(WINDOW)));
-            for (part, places) in x.row(i).chunks_mut(8).zip(bytes) {
-                // An index past its 64 entries keeps the value from the first half.
-                let update = vqtbx4q_s8(
-                    vqtbl4q_s8(low, places),
-                    high,
-                    vsubq_u8(places, vdupq_n_u8(64)),
-                );
-                let add = |x: *mut i16| {
-                    let sum = vqaddq_s16(vld1q_s16(x), vreinterpretq_s16_s8(update));
-                    vst1q_s16(x, vmaxq_s16(sum, min));
-                };
-                if part.len() == 8 {
-                    add(part.as_mut_ptr());
-                } else {
-                    let mut whole = [0; 8];
-                    whole[..part.len()].copy_from_slice(part);
-                    add(whole.as_mut_ptr());
-                    part.copy_from_slice(&whole[..part.len()]);
+    #[target_feature(enable = "neon")]
+    unsafe fn reorder_codes(staged: Staged, out: Out<i8>) {
+        // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and the rows
+        // of out.
+        unsafe {
+            let order = vld1q_u8_x4(staged.order);
+            for i in 0..out.rows {
+                let values = vld1q_s8_x4(staged.values.add(i * Self::STAGED).cast());
+                let parts = [order.0, order.1, order.2, order.3];
+                for (part, places) in out.row(i).chunks_mut(16).zip(parts) {
+                    store_codes(part, vqtbl4q_s8(values, places));
                 }
             }
         }
     }
-}
 
-/// Computes [`Isa::attention_output`].
-///
-/// # Safety
-/// As there.
-#[target_feature(enable = "neon")]
-pub(super) unsafe fn attention_output(
-    acc: *const i32,
-    means: *const i32,
-    scales: &[RowScale],
-    out: Out<i8>,
-) {
-    // SAFETY: the caller promises PANEL means, as many accumulators for each scale, and a scale for
-    // each row of out.
-    unsafe {
-        let means: [_; PANEL / 4] = from_fn(|v| vld1q_s32(means.add(4 * v)));
-        for (i, scale) in scales.iter().enumerate() {
-            let (shift, mult) = (vdupq_n_s32(-(scale.shift as i32)), vdupq_n_s16(scale.mult));
-            let acc = acc.add(i * PANEL);
-            let t: [_; PANEL / 4] = from_fn(|v| {
-                let residue = vmlaq_n_s32(vdupq_n_s32(8), means[v], scale.rounding_residue);
-                let sum = vsraq_n_s32::<4>(vshlq_n_s32::<4>(vld1q_s32(acc.add(4 * v))), residue);
-                vrshlq_s32(sum, shift)
-            });
-            let z = |v: usize| {
-                let z = vqrdmulhq_s16(saturate(t[2 * v], t[2 * v + 1]), mult);
-                vqaddq_s16(z, vdupq_n_s16(32))
-            };
-            let codes = vqshrn_high_n_s16::<6>(vqshrn_n_s16::<6>(z(0)), z(1));
-            store_codes(out.row(i), codes);
+    #[target_feature(enable = "neon")]
+    unsafe fn reorder_updates(staged: Staged, x: Out<i16>) {
+        // SAFETY: as in reorder_codes.
+        unsafe {
+            // The places of both bytes of eight values.
+            let mut bytes = [vdupq_n_u8(0); WINDOW / 8];
+            for (part, bytes) in bytes.iter_mut().enumerate() {
+                let low = vshlq_n_u16::<1>(vmovl_u8(vld1_u8(staged.order.add(8 * part))));
+                let both = vorrq_u16(low, vshlq_n_u16::<8>(low));
+                *bytes = vreinterpretq_u8_u16(vorrq_u16(both, vdupq_n_u16(1 << 8)));
+            }
+            let min = vdupq_n_s16(-i16::MAX);
+            for i in 0..x.rows {
+                let values = staged.values.add(2 * i * Self::STAGED).cast::<i8>();
+                let (low, high) = (vld1q_s8_x4(values), vld1q_s8_x4(values.add(WINDOW)));
+                for (part, places) in x.row(i).chunks_mut(8).zip(bytes) {
+                    // An index past its 64 entries keeps the value from the first half.
+                    let update = vqtbx4q_s8(
+                        vqtbl4q_s8(low, places),
+                        high,
+                        vsubq_u8(places, vdupq_n_u8(64)),
+                    );
+                    let add = |x: *mut i16| {
+                        let sum = vqaddq_s16(vld1q_s16(x), vreinterpretq_s16_s8(update));
+                        vst1q_s16(x, vmaxq_s16(sum, min));
+                    };
+                    if part.len() == 8 {
+                        add(part.as_mut_ptr());
+                    } else {
+                        let mut whole = [0; 8];
+                        whole[..part.len()].copy_from_slice(part);
+                        add(whole.as_mut_ptr());
+                        part.copy_from_slice(&whole[..part.len()]);
+                    }
+                }
+            }
         }
     }
-}
 
-/// Computes [`Isa::finish`].
-///
-/// # Safety
-/// As there.
-#[inline]
-pub(super) unsafe fn finish(tile: &UnfinishedTile) {
-    let (acc, requant) = (tile.acc, &tile.requant);
-    // SAFETY: the caller's promise.
-    unsafe {
-        match tile.epilogue {
-            Epilogue::Codes { offset, table, out } => requant8(acc, requant, offset, table, out),
-            Epilogue::Add { x } => requant16::<true>(acc, requant, x),
-            Epilogue::Updates { out } => requant16::<false>(acc, requant, out),
-            Epilogue::Copy { out } => copy_accumulators(acc, PANEL, out),
-        }
-    }
-}
-
-/// Computes [`Isa::reorder`].
-///
-/// # Safety
-/// As there.
-pub(super) unsafe fn reorder(staged: Staged, to: Epilogue) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match to {
-            Epilogue::Codes { out, .. } => reorder8(staged, out),
-            Epilogue::Add { x } => reorder16(staged, x),
-            Epilogue::Updates { .. } => unreachable!("updates are staged, never put in order"),
-            Epilogue::Copy { out } => copy_in_order(staged, STAGED, out),
+    #[target_feature(enable = "neon")]
+    unsafe fn attention_output(
+        acc: *const i32,
+        means: *const i32,
+        scales: &[RowScale],
+        out: Out<i8>,
+    ) {
+        // SAFETY: the caller promises PANEL means, as many accumulators for each scale, and a scale for
+        // each row of out.
+        unsafe {
+            let means: [_; PANEL / 4] = from_fn(|v| vld1q_s32(means.add(4 * v)));
+            for (i, scale) in scales.iter().enumerate() {
+                let (shift, mult) = (vdupq_n_s32(-(scale.shift as i32)), vdupq_n_s16(scale.mult));
+                let acc = acc.add(i * PANEL);
+                let t: [_; PANEL / 4] = from_fn(|v| {
+                    let residue = vmlaq_n_s32(vdupq_n_s32(8), means[v], scale.rounding_residue);
+                    let sum =
+                        vsraq_n_s32::<4>(vshlq_n_s32::<4>(vld1q_s32(acc.add(4 * v))), residue);
+                    vrshlq_s32(sum, shift)
+                });
+                let z = |v: usize| {
+                    let z = vqrdmulhq_s16(saturate(t[2 * v], t[2 * v + 1]), mult);
+                    vqaddq_s16(z, vdupq_n_s16(32))
+                };
+                let codes = vqshrn_high_n_s16::<6>(vqshrn_n_s16::<6>(z(0)), z(1));
+                store_codes(out.row(i), codes);
+            }
         }
     }
 }

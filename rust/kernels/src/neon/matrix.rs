@@ -4,43 +4,45 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::Tiles;
-use crate::tiled::Product;
+use super::{probe, Sizes};
+use crate::tiled::{Product, Tiles};
 
-/// The tiles of the matrix product.
+/// The tier of the matrix product.
 pub(crate) struct Matrix;
 
-// SAFETY: each function does what the trait's comment says; `tests/tiers.rs` compares the tier with
-// the scalar one.
-unsafe impl Tiles for Matrix {
+impl Sizes for Matrix {
     /// With eight vectors of sums for two rows, and their codes, two of 32 registers are left for
     /// weights.
     const ROWS: usize = 6;
     /// Rows of weights in four vectors of sums.
     const LANES: usize = 8;
     const GROUP: usize = 8;
+}
 
+// SAFETY: each function does what the trait's comment says; `tests/tiers.rs` compares the tier with
+// the scalar one.
+unsafe impl Tiles for Matrix {
     #[target_feature(enable = "neon,i8mm")]
-    unsafe fn tile<const SYMMETRIC: bool>(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
-        // SAFETY: the caller's promise.
-        unsafe { tile_of(p, out, out_stride) }
+    unsafe fn tile(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
+        macro_rules! pick {
+            ($($m:literal)*) => {
+                match (p.rows, p.width / 2) {
+                    $(
+                        ($m, 8) => tile::<$m, { usize::div_ceil($m, 2) }, 8>(p, out, out_stride),
+                        ($m, 4) => tile::<$m, { usize::div_ceil($m, 2) }, 4>(p, out, out_stride),
+                    )*
+                    _ => unreachable!("a tile of {} x {}", p.rows, p.width),
+                }
+            };
+        }
+        // SAFETY: the caller's promise, for just this many rows and columns.
+        unsafe { pick!(1 2 3 4 5 6) }
     }
 
     #[target_feature(enable = "neon,i8mm")]
     unsafe fn probe(iterations: u32) -> (u64, i32) {
-        const CHAINS: usize = 16;
-        let (mut a, w) = (vdupq_n_s8(3), vdupq_n_s8(5));
-        let mut acc = [vdupq_n_s32(0); CHAINS];
-        for _ in 0..iterations {
-            for acc in &mut acc {
-                a = super::opaque(a);
-                *acc = multiply(*acc, a, w);
-            }
-        }
-        (
-            u64::from(iterations) * CHAINS as u64 * 32,
-            acc.into_iter().fold(0, |s, x| s ^ vaddvq_s32(x)),
-        )
+        let w = vdupq_n_s8(5);
+        probe(iterations, 32, |sums, codes| multiply(sums, codes, w))
     }
 }
 
@@ -75,7 +77,7 @@ fn halves(a: int8x16_t, b: int8x16_t) -> [int8x16_t; 2] {
 /// pair may be missing.
 ///
 /// # Safety
-/// As `Isa::tile`, for M rows and 2 * C columns.
+/// As [`Tiles::tile`], for M rows and 2 * C columns.
 #[target_feature(enable = "neon,i8mm")]
 unsafe fn tile<const M: usize, const P: usize, const C: usize>(
     p: Product<i8, i8>,
@@ -124,25 +126,4 @@ unsafe fn tile<const M: usize, const P: usize, const C: usize>(
             }
         }
     }
-}
-
-/// Picks the tile of this size.
-///
-/// # Safety
-/// As `Isa::tile`.
-#[target_feature(enable = "neon,i8mm")]
-unsafe fn tile_of(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
-    macro_rules! pick {
-        ($($m:literal)*) => {
-            match (p.rows, p.width / 2) {
-                $(
-                    ($m, 8) => tile::<$m, { usize::div_ceil($m, 2) }, 8>(p, out, out_stride),
-                    ($m, 4) => tile::<$m, { usize::div_ceil($m, 2) }, 4>(p, out, out_stride),
-                )*
-                _ => unreachable!("a tile of {} x {}", p.rows, p.width),
-            }
-        };
-    }
-    // SAFETY: the caller's promise, for just this many rows and columns.
-    unsafe { pick!(1 2 3 4 5 6) }
 }

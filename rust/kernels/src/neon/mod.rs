@@ -34,46 +34,18 @@ pub(crate) use matrix::Matrix;
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::array::from_fn;
-use std::marker::PhantomData;
 
-use crate::matrix::Out;
 use crate::scalar::{logit_cap, Moments, EXP2};
-use crate::tiled::{
-    expand, pack_keys, Epilogue, FourBitForm, Isa, Product, RowScale, RowSums, Staged,
-    UnfinishedTile,
-};
-use crate::{LayerNorm, MatrixView, MatrixViewMut};
+use crate::tiled::{expand, pack_keys, FourBitForm, Layout};
+use crate::{LayerNorm, MatrixView};
 
-/// The tier with these tiles. Its functions need NEON, which every 64-bit Arm has, and the features
-/// of its tiles.
-pub(crate) struct Neon<T>(PhantomData<T>);
-
-/// The parts that differ between the NEON tiers.
-///
-/// # Safety
-/// As [`Isa`], whose constants and functions have these names.
-pub(crate) unsafe trait Tiles {
+/// The sizes in which the NEON tiers differ, as in [`Layout`]. Their functions need NEON, which
+/// every 64-bit Arm has, and the features of their tiles.
+pub(crate) trait Sizes {
     const ROWS: usize;
     const LANES: usize;
     const GROUP: usize;
     const FOUR_BIT: Option<FourBitForm> = None;
-
-    /// Computes [`Isa::tile`]; unless `SYMMETRIC`, for weights that may be -128.
-    unsafe fn tile<const SYMMETRIC: bool>(p: Product<i8, i8>, out: *mut i32, out_stride: usize);
-
-    /// Computes [`Isa::tile_4_bit`].
-    unsafe fn tile_4_bit(_p: Product<i8, i8>, _run: usize, _out: *mut i32, _out_stride: usize) {
-        unreachable!("the tier has no form for 4-bit rows")
-    }
-
-    /// Computes [`Isa::probe`].
-    unsafe fn probe(iterations: u32) -> (u64, i32);
-
-    /// Computes [`Isa::probe_4_bit`].
-    unsafe fn probe_4_bit(iterations: u32) -> (u64, i32) {
-        // SAFETY: the same contract.
-        unsafe { Self::probe(iterations) }
-    }
 }
 
 /// Accumulators of a row.
@@ -101,6 +73,29 @@ fn opaque(mut a: int8x16_t) -> int8x16_t {
         asm!("/* {0:v} */", inout(vreg) a, options(pure, nomem, nostack, preserves_flags));
     }
     a
+}
+
+/// Runs `add(sums, codes)`, of `macs` multiply-accumulates, as `Tiles::probe` does.
+#[allow(clippy::inline_always)] // compiled for the features of its caller
+#[inline(always)]
+fn probe(
+    iterations: u32,
+    macs: u64,
+    add: impl Fn(int32x4_t, int8x16_t) -> int32x4_t,
+) -> (u64, i32) {
+    const CHAINS: usize = 16;
+    // SAFETY: every 64-bit Arm has NEON.
+    let sum = unsafe {
+        let (mut codes, mut acc) = (vdupq_n_s8(3), [vdupq_n_s32(0); CHAINS]);
+        for _ in 0..iterations {
+            for acc in &mut acc {
+                codes = opaque(codes);
+                *acc = add(*acc, codes);
+            }
+        }
+        acc.into_iter().fold(0, |s, x| s ^ vaddvq_s32(x))
+    };
+    (u64::from(iterations) * CHAINS as u64 * macs, sum)
 }
 
 /// Stores the first of 16 codes in a row of up to 16.
@@ -145,7 +140,7 @@ fn sums(x: &[i16]) -> (i32, i64) {
 /// Computes the probabilities of one query row. Returns the sums of e12 and e8.
 ///
 /// # Safety
-/// As `Isa::softmax`, for one row.
+/// As `Rows::softmax`, for one row.
 #[target_feature(enable = "neon")]
 unsafe fn softmax_row(logits: *const i32, tokens: usize, mult: i32, probs: *mut i8) -> (i32, i32) {
     const LANES: [u32; 4] = [0, 1, 2, 3];
@@ -260,7 +255,7 @@ unsafe fn layer_norm_row(norm: &LayerNorm, x: &[i16], out: &mut [i8]) {
 
 // SAFETY: each function does what the trait's comment says, for any sizes within the trait's
 // bounds; `tests/tiers.rs` compares them with the scalar tier.
-unsafe impl<T: Tiles> Isa for Neon<T> {
+unsafe impl<T: Sizes> Layout for T {
     type Weight = i8;
     type Code = i8;
     const ROWS: usize = T::ROWS;
@@ -289,10 +284,6 @@ unsafe impl<T: Tiles> Isa for Neon<T> {
         expand(stored, bytes, nibbles, panel);
     }
 
-    unsafe fn expand_4_bit(stored: &[u8], panel: &mut [i8]) {
-        expand(stored, 0, panel.len(), panel);
-    }
-
     fn prefetch(line: *const u8) {
         // SAFETY: a prefetch reads nothing.
         unsafe {
@@ -302,111 +293,5 @@ unsafe impl<T: Tiles> Isa for Neon<T> {
                 options(readonly, nostack, preserves_flags)
             );
         }
-    }
-
-    #[target_feature(enable = "neon")]
-    unsafe fn tile(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
-        // SAFETY: the caller's promise.
-        unsafe { T::tile::<true>(p, out, out_stride) }
-    }
-
-    #[target_feature(enable = "neon")]
-    unsafe fn tile_any_weights(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
-        // SAFETY: the caller's promise.
-        unsafe { T::tile::<false>(p, out, out_stride) }
-    }
-
-    #[target_feature(enable = "neon")]
-    unsafe fn tile_4_bit(p: Product<u8, i8>, run: usize, out: *mut i32, out_stride: usize) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let Product {
-                a,
-                stride,
-                rows,
-                w,
-                width,
-                k,
-                bias,
-            } = p;
-            let a = a.cast();
-            T::tile_4_bit(
-                Product {
-                    a,
-                    stride,
-                    rows,
-                    w,
-                    width,
-                    k,
-                    bias,
-                },
-                run,
-                out,
-                out_stride,
-            );
-        }
-    }
-
-    #[inline]
-    unsafe fn finish(tile: &UnfinishedTile) {
-        // SAFETY: the caller's promise.
-        unsafe { epilogue::finish(tile) }
-    }
-
-    unsafe fn reorder(staged: Staged, to: Epilogue) {
-        // SAFETY: the caller's promise.
-        unsafe { epilogue::reorder(staged, to) }
-    }
-
-    unsafe fn attention_output(
-        acc: *const i32,
-        means: *const i32,
-        scales: &[RowScale],
-        out: Out<i8>,
-    ) {
-        // SAFETY: the caller's promise.
-        unsafe { epilogue::attention_output(acc, means, scales, out) }
-    }
-
-    #[target_feature(enable = "neon")]
-    unsafe fn softmax(
-        logits: *const i32,
-        probs: *mut i8,
-        strides: [usize; 2],
-        [tokens, rows]: [usize; 2],
-        mult: i32,
-        sums: &mut RowSums,
-    ) {
-        for i in 0..rows {
-            // SAFETY: the caller promises as many rows.
-            (sums.e12[i], sums.e8[i]) = unsafe {
-                softmax_row(
-                    logits.add(i * strides[0]),
-                    tokens,
-                    mult,
-                    probs.add(i * strides[1]),
-                )
-            };
-        }
-    }
-
-    #[target_feature(enable = "neon")]
-    unsafe fn layer_norm(norm: &LayerNorm, x: MatrixView<i16>, mut out: MatrixViewMut<i8>) {
-        for i in 0..x.rows() {
-            // SAFETY: the caller promises that all lengths agree.
-            unsafe { layer_norm_row(norm, x.row(i), out.row_mut(i)) };
-        }
-    }
-
-    #[target_feature(enable = "neon")]
-    unsafe fn probe(iterations: u32) -> (u64, i32) {
-        // SAFETY: the same contract.
-        unsafe { T::probe(iterations) }
-    }
-
-    #[target_feature(enable = "neon")]
-    unsafe fn probe_4_bit(iterations: u32) -> (u64, i32) {
-        // SAFETY: the same contract.
-        unsafe { T::probe_4_bit(iterations) }
     }
 }

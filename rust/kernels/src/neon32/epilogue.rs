@@ -3,16 +3,18 @@
 //!
 //! Rows are computed whole, as 16 outputs. Where there are fewer they pass through a buffer.
 
+use super::rows::{layer_norm_row, softmax_row};
 use super::{neon, Neon32};
 use crate::layers::WINDOW;
 use crate::matrix::Out;
 use crate::tiled::{
-    copy_accumulators, copy_in_order, Epilogue, Isa, Requant, RowScale, Staged, UnfinishedTile,
+    copy_accumulators, row_by_row, Epilogue, Layout, Requant, RowScale, RowSums, Rows, Staged,
+    UnfinishedTile,
 };
+use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
 const PANEL: usize = Neon32::PANEL;
 const ROWS: usize = Neon32::ROWS;
-const STAGED: usize = Neon32::STAGED;
 
 /// Loads the parameters of 16 columns: left shifts less right shifts to q8 to q11, M to q12 and
 /// q13.
@@ -191,109 +193,6 @@ unsafe fn lookup(table: &[i8; 256], out: Out<i8>) {
     }
 }
 
-/// Puts staged codes in order.
-///
-/// # Safety
-/// As [`Isa::reorder`].
-unsafe fn reorder8(staged: Staged, out: Out<i8>) {
-    let mut whole = [0; WINDOW];
-    for i in 0..out.rows {
-        let whole_row = out.cols == WINDOW;
-        // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and the
-        // rows of out; the buffer has WINDOW codes.
-        unsafe {
-            let to = if whole_row {
-                out.row(i).as_mut_ptr()
-            } else {
-                whole.as_mut_ptr()
-            };
-            neon!(
-                "vld1.8 {{d0-d3}}, [{values}]!",
-                "vld1.8 {{d4-d7}}, [{values}]",
-                "vmov.i8 q15, #32",
-                "mov {n}, #4",
-                "2:",
-                "vld1.8 {{d16-d17}}, [{order}]!",
-                "subs {n}, {n}, #1",
-                // An index past its 32 entries keeps the value from the first half.
-                "vsub.i8 q9, q8, q15",
-                "vtbl.8 d20, {{d0-d3}}, d16",
-                "vtbl.8 d21, {{d0-d3}}, d17",
-                "vtbx.8 d20, {{d4-d7}}, d18",
-                "vtbx.8 d21, {{d4-d7}}, d19",
-                "vst1.8 {{d20-d21}}, [{to}]!",
-                "bne 2b";
-                values = inout(reg) staged.values.add(i * STAGED) => _,
-                order = inout(reg) staged.order => _,
-                to = inout(reg) to => _,
-                n = out(reg) _,
-            );
-            if !whole_row {
-                out.row(i).copy_from_slice(&whole[..out.cols]);
-            }
-        }
-    }
-}
-
-/// Puts staged updates in order and adds them to the residual.
-///
-/// # Safety
-/// As [`Isa::reorder`].
-unsafe fn reorder16(staged: Staged, x: Out<i16>) {
-    let mut whole = [0; WINDOW];
-    for i in 0..x.rows {
-        let whole_row = x.cols == WINDOW;
-        // SAFETY: as in reorder8.
-        unsafe {
-            let to = if whole_row {
-                x.row(i).as_mut_ptr()
-            } else {
-                whole[..x.cols].copy_from_slice(x.row(i));
-                whole.as_mut_ptr()
-            };
-            neon!(
-                // The low bytes of 64 updates to q0 to q3, the high bytes to q4 to q7.
-                "vld2.8 {{d0-d3}}, [{values}]!",
-                "vld2.8 {{d16-d19}}, [{values}]!",
-                "vld2.8 {{d4-d7}}, [{values}]!",
-                "vld2.8 {{d20-d23}}, [{values}]",
-                "vmov q4, q1",
-                "vmov q1, q8",
-                "vmov q5, q9",
-                "vmov q6, q3",
-                "vmov q7, q11",
-                "vmov q3, q10",
-                "vmov.i8 q15, #32",
-                "vdup.16 q14, {min}",
-                "mov {n}, #8",
-                "2:",
-                "vld1.8 {{d16}}, [{order}]!",
-                "vld1.16 {{d24-d25}}, [{to}]",
-                "subs {n}, {n}, #1",
-                // An index past its 32 entries keeps the value from the first half.
-                "vsub.i8 d17, d16, d30",
-                "vtbl.8 d20, {{d0-d3}}, d16",
-                "vtbl.8 d21, {{d8-d11}}, d16",
-                "vtbx.8 d20, {{d4-d7}}, d17",
-                "vtbx.8 d21, {{d12-d15}}, d17",
-                "vzip.8 d20, d21",
-                "vqadd.s16 q10, q10, q12",
-                "vmax.s16 q10, q10, q14",
-                "vst1.16 {{d20-d21}}, [{to}]!",
-                "bne 2b";
-                values = inout(reg) staged.values.add(2 * i * STAGED) => _,
-                order = inout(reg) staged.order => _,
-                to = inout(reg) to => _,
-                min = in(reg) -i32::from(i16::MAX),
-                n = out(reg) _,
-            );
-            if !whole_row {
-                x.row(i).copy_from_slice(&whole[..x.cols]);
-            }
-        }
-    }
-}
-
 /// Computes 16 outputs of one query row.
 ///
 /// # Safety
@@ -347,73 +246,150 @@ unsafe fn row_output(acc: *const i32, means: *const i32, scale: &RowScale, out: 
     }
 }
 
-/// Computes [`Isa::attention_output`].
-///
-/// # Safety
-/// As there.
-pub(super) unsafe fn attention_output(
-    acc: *const i32,
-    means: *const i32,
-    scales: &[RowScale],
-    out: Out<i8>,
-) {
-    let mut whole = [0; PANEL];
-    for (i, scale) in scales.iter().enumerate() {
-        // SAFETY: the caller promises PANEL means, and a scale and PANEL accumulators for each row
-        // of out, which is live and ours; the buffer has PANEL codes.
+// SAFETY: each function does what the trait's comment says, for any sizes within the trait's
+// bounds; `tests/tiers.rs` compares them with the scalar tier.
+unsafe impl Rows for Neon32 {
+    row_by_row!(softmax_row, layer_norm_row);
+
+    #[inline]
+    unsafe fn finish(tile: &UnfinishedTile) {
+        let (acc, requant) = (tile.acc, &tile.requant);
+        // SAFETY: the caller's promise; a tile has 1 to ROWS rows.
         unsafe {
-            let (acc, row) = (acc.add(i * PANEL), out.row(i));
-            if row.len() == PANEL {
-                row_output(acc, means, scale, row.as_mut_ptr());
-            } else {
-                row_output(acc, means, scale, whole.as_mut_ptr());
-                row.copy_from_slice(&whole[..row.len()]);
+            match tile.epilogue {
+                Epilogue::Codes { offset, table, out } => {
+                    whole_rows(out, |to, stride| {
+                        requant8(acc, requant, offset, out.rows, to, stride);
+                    });
+                    if let Some(table) = table {
+                        lookup(table, out);
+                    }
+                }
+                Epilogue::Add { x } => whole_rows(x, |to, stride| {
+                    add_updates(acc, requant, x.rows, to, stride);
+                }),
+                Epilogue::Updates { out } => whole_rows(out, |to, stride| {
+                    updates(acc, requant, out.rows, to, stride);
+                }),
+                Epilogue::Copy { out } => copy_accumulators(acc, PANEL, out),
             }
         }
     }
-}
 
-/// Computes [`Isa::finish`].
-///
-/// # Safety
-/// As there.
-#[inline]
-pub(super) unsafe fn finish(tile: &UnfinishedTile) {
-    let (acc, requant) = (tile.acc, &tile.requant);
-    // SAFETY: the caller's promise; a tile has 1 to ROWS rows.
-    unsafe {
-        match tile.epilogue {
-            Epilogue::Codes { offset, table, out } => {
-                whole_rows(out, |to, stride| {
-                    requant8(acc, requant, offset, out.rows, to, stride);
-                });
-                if let Some(table) = table {
-                    lookup(table, out);
+    unsafe fn reorder_codes(staged: Staged, out: Out<i8>) {
+        let mut whole = [0; WINDOW];
+        for i in 0..out.rows {
+            let whole_row = out.cols == WINDOW;
+            // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and the
+            // rows of out; the buffer has WINDOW codes.
+            unsafe {
+                let to = if whole_row {
+                    out.row(i).as_mut_ptr()
+                } else {
+                    whole.as_mut_ptr()
+                };
+                neon!(
+                    "vld1.8 {{d0-d3}}, [{values}]!",
+                    "vld1.8 {{d4-d7}}, [{values}]",
+                    "vmov.i8 q15, #32",
+                    "mov {n}, #4",
+                    "2:",
+                    "vld1.8 {{d16-d17}}, [{order}]!",
+                    "subs {n}, {n}, #1",
+                    // An index past its 32 entries keeps the value from the first half.
+                    "vsub.i8 q9, q8, q15",
+                    "vtbl.8 d20, {{d0-d3}}, d16",
+                    "vtbl.8 d21, {{d0-d3}}, d17",
+                    "vtbx.8 d20, {{d4-d7}}, d18",
+                    "vtbx.8 d21, {{d4-d7}}, d19",
+                    "vst1.8 {{d20-d21}}, [{to}]!",
+                    "bne 2b";
+                    values = inout(reg) staged.values.add(i * Self::STAGED) => _,
+                    order = inout(reg) staged.order => _,
+                    to = inout(reg) to => _,
+                    n = out(reg) _,
+                );
+                if !whole_row {
+                    out.row(i).copy_from_slice(&whole[..out.cols]);
                 }
             }
-            Epilogue::Add { x } => whole_rows(x, |to, stride| {
-                add_updates(acc, requant, x.rows, to, stride);
-            }),
-            Epilogue::Updates { out } => whole_rows(out, |to, stride| {
-                updates(acc, requant, out.rows, to, stride);
-            }),
-            Epilogue::Copy { out } => copy_accumulators(acc, PANEL, out),
         }
     }
-}
 
-/// Computes [`Isa::reorder`].
-///
-/// # Safety
-/// As there.
-pub(super) unsafe fn reorder(staged: Staged, to: Epilogue) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match to {
-            Epilogue::Codes { out, .. } => reorder8(staged, out),
-            Epilogue::Add { x } => reorder16(staged, x),
-            Epilogue::Updates { .. } => unreachable!("updates are staged, never put in order"),
-            Epilogue::Copy { out } => copy_in_order(staged, STAGED, out),
+    unsafe fn reorder_updates(staged: Staged, x: Out<i16>) {
+        let mut whole = [0; WINDOW];
+        for i in 0..x.rows {
+            let whole_row = x.cols == WINDOW;
+            // SAFETY: as in reorder_codes.
+            unsafe {
+                let to = if whole_row {
+                    x.row(i).as_mut_ptr()
+                } else {
+                    whole[..x.cols].copy_from_slice(x.row(i));
+                    whole.as_mut_ptr()
+                };
+                neon!(
+                    // The low bytes of 64 updates to q0 to q3, the high bytes to q4 to q7.
+                    "vld2.8 {{d0-d3}}, [{values}]!",
+                    "vld2.8 {{d16-d19}}, [{values}]!",
+                    "vld2.8 {{d4-d7}}, [{values}]!",
+                    "vld2.8 {{d20-d23}}, [{values}]",
+                    "vmov q4, q1",
+                    "vmov q1, q8",
+                    "vmov q5, q9",
+                    "vmov q6, q3",
+                    "vmov q7, q11",
+                    "vmov q3, q10",
+                    "vmov.i8 q15, #32",
+                    "vdup.16 q14, {min}",
+                    "mov {n}, #8",
+                    "2:",
+                    "vld1.8 {{d16}}, [{order}]!",
+                    "vld1.16 {{d24-d25}}, [{to}]",
+                    "subs {n}, {n}, #1",
+                    // An index past its 32 entries keeps the value from the first half.
+                    "vsub.i8 d17, d16, d30",
+                    "vtbl.8 d20, {{d0-d3}}, d16",
+                    "vtbl.8 d21, {{d8-d11}}, d16",
+                    "vtbx.8 d20, {{d4-d7}}, d17",
+                    "vtbx.8 d21, {{d12-d15}}, d17",
+                    "vzip.8 d20, d21",
+                    "vqadd.s16 q10, q10, q12",
+                    "vmax.s16 q10, q10, q14",
+                    "vst1.16 {{d20-d21}}, [{to}]!",
+                    "bne 2b";
+                    values = inout(reg) staged.values.add(2 * i * Self::STAGED) => _,
+                    order = inout(reg) staged.order => _,
+                    to = inout(reg) to => _,
+                    min = in(reg) -i32::from(i16::MAX),
+                    n = out(reg) _,
+                );
+                if !whole_row {
+                    x.row(i).copy_from_slice(&whole[..x.cols]);
+                }
+            }
+        }
+    }
+
+    unsafe fn attention_output(
+        acc: *const i32,
+        means: *const i32,
+        scales: &[RowScale],
+        out: Out<i8>,
+    ) {
+        let mut whole = [0; PANEL];
+        for (i, scale) in scales.iter().enumerate() {
+            // SAFETY: the caller promises PANEL means, and a scale and PANEL accumulators for each row
+            // of out, which is live and ours; the buffer has PANEL codes.
+            unsafe {
+                let (acc, row) = (acc.add(i * PANEL), out.row(i));
+                if row.len() == PANEL {
+                    row_output(acc, means, scale, row.as_mut_ptr());
+                } else {
+                    row_output(acc, means, scale, whole.as_mut_ptr());
+                    row.copy_from_slice(&whole[..row.len()]);
+                }
+            }
         }
     }
 }

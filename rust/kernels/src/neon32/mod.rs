@@ -10,11 +10,8 @@ mod pack;
 mod rows;
 mod tile;
 
-use crate::matrix::Out;
-use crate::tiled::{
-    pack_keys, Epilogue, FourBitForm, Isa, Product, RowScale, RowSums, Staged, UnfinishedTile,
-};
-use crate::{LayerNorm, MatrixView, MatrixViewMut};
+use crate::tiled::{pack_keys, FourBitForm, Layout, Product, Tiles};
+use crate::MatrixView;
 
 /// Assembles instructions that may use every NEON register. `.fpu` ends with the block.
 ///
@@ -63,7 +60,7 @@ pub(crate) struct Neon32;
 
 // SAFETY: each function does what the trait's comment says, for any sizes within the trait's
 // bounds; `tests/tiers.rs` compares them with the scalar tier.
-unsafe impl Isa for Neon32 {
+unsafe impl Layout for Neon32 {
     type Weight = i8;
     type Code = i8;
     const ROWS: usize = 4;
@@ -79,6 +76,9 @@ unsafe impl Isa for Neon32 {
         code_offset: 0,
         pair: 1,
         sums: 8,
+        tile: tile::tile_4_bit,
+        expand: pack::expand_nibbles,
+        probe: tile::probe_4_bit,
     });
 
     fn code(a: i8) -> i8 {
@@ -107,11 +107,6 @@ unsafe impl Isa for Neon32 {
         }
     }
 
-    unsafe fn expand_4_bit(stored: &[u8], panel: &mut [i8]) {
-        // SAFETY: the caller promises NEON; a row's group is 16 weights.
-        unsafe { pack::expand_nibbles(stored, panel) };
-    }
-
     fn prefetch(line: *const u8) {
         // SAFETY: a prefetch reads nothing.
         unsafe {
@@ -122,7 +117,10 @@ unsafe impl Isa for Neon32 {
             );
         }
     }
+}
 
+// SAFETY: as above.
+unsafe impl Tiles for Neon32 {
     unsafe fn tile(p: Product<i8, i8>, out: *mut i32, out_stride: usize) {
         // SAFETY: the caller's promise.
         unsafe { tile::tile::<true>(p, out, out_stride) }
@@ -133,85 +131,8 @@ unsafe impl Isa for Neon32 {
         unsafe { tile::tile::<false>(p, out, out_stride) }
     }
 
-    unsafe fn tile_4_bit(p: Product<u8, i8>, run: usize, out: *mut i32, out_stride: usize) {
-        let Product {
-            a,
-            stride,
-            rows,
-            w,
-            width,
-            k,
-            bias,
-        } = p;
-        let a = a.cast();
-        let p = Product {
-            a,
-            stride,
-            rows,
-            w,
-            width,
-            k,
-            bias,
-        };
-        // SAFETY: the caller's promise.
-        unsafe { tile::tile_4_bit(p, run, out, out_stride) }
-    }
-
-    unsafe fn finish(tile: &UnfinishedTile) {
-        // SAFETY: the caller's promise.
-        unsafe { epilogue::finish(tile) }
-    }
-
-    unsafe fn reorder(staged: Staged, to: Epilogue) {
-        // SAFETY: the caller's promise.
-        unsafe { epilogue::reorder(staged, to) }
-    }
-
-    unsafe fn attention_output(
-        acc: *const i32,
-        means: *const i32,
-        scales: &[RowScale],
-        out: Out<i8>,
-    ) {
-        // SAFETY: the caller's promise.
-        unsafe { epilogue::attention_output(acc, means, scales, out) }
-    }
-
-    unsafe fn softmax(
-        logits: *const i32,
-        probs: *mut i8,
-        strides: [usize; 2],
-        [tokens, rows]: [usize; 2],
-        mult: i32,
-        sums: &mut RowSums,
-    ) {
-        for i in 0..rows {
-            // SAFETY: the caller promises as many rows.
-            (sums.e12[i], sums.e8[i]) = unsafe {
-                rows::softmax_row(
-                    logits.add(i * strides[0]),
-                    tokens,
-                    mult,
-                    probs.add(i * strides[1]),
-                )
-            };
-        }
-    }
-
-    unsafe fn layer_norm(norm: &LayerNorm, x: MatrixView<i16>, mut out: MatrixViewMut<i8>) {
-        for i in 0..x.rows() {
-            // SAFETY: the caller promises NEON and that all lengths agree.
-            unsafe { rows::layer_norm_row(norm, x.row(i), out.row_mut(i)) };
-        }
-    }
-
     unsafe fn probe(iterations: u32) -> (u64, i32) {
         // SAFETY: the caller promises NEON.
         unsafe { tile::probe(iterations) }
-    }
-
-    unsafe fn probe_4_bit(iterations: u32) -> (u64, i32) {
-        // SAFETY: the caller promises NEON.
-        unsafe { tile::probe_4_bit(iterations) }
     }
 }

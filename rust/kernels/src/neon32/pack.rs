@@ -1,7 +1,7 @@
 //! Expands packed weights, and packs values.
 
 use super::{neon, Neon32};
-use crate::tiled::{padded_rows, panels, Isa};
+use crate::tiled::{padded_rows, panels, Layout};
 use crate::MatrixView;
 
 /// Expands pairs of nibbles to weights, low nibbles first.
@@ -110,7 +110,7 @@ unsafe fn transpose(values: *const i8, stride: usize, out: *mut i8, sums: &mut [
     }
 }
 
-/// Computes [`Isa::pack_values`].
+/// Computes [`Layout::pack_values`].
 ///
 /// # Safety
 /// The CPU has NEON.

@@ -226,7 +226,7 @@ macro_rules! compute {
 /// twice.
 ///
 /// # Safety
-/// As `Isa::tile`.
+/// As `Tiles::tile`.
 unsafe fn two_rows(p: &Product<i8, i8>, m: usize, out: *mut i32, out_stride: usize) -> TwoRows {
     let rows = [m, (m + 1).min(p.rows - 1)];
     // SAFETY: the caller promises that many rows.
@@ -242,7 +242,7 @@ unsafe fn two_rows(p: &Product<i8, i8>, m: usize, out: *mut i32, out_stride: usi
     }
 }
 
-/// Computes `Isa::tile`; `SYMMETRIC`: no weight is -128.
+/// Computes `Tiles::tile`; `SYMMETRIC`: no weight is -128.
 ///
 /// # Safety
 /// As there.
@@ -265,12 +265,13 @@ pub(super) unsafe fn tile<const SYMMETRIC: bool>(
     }
 }
 
-/// Computes `Isa::tile_4_bit`: in 16 bits in registers for a run of k, then added to 32 bits in
+/// Computes `FourBitForm::tile`: in 16 bits in registers for a run of k, then added to 32 bits in
 /// memory.
 ///
 /// # Safety
 /// As there.
-pub(super) unsafe fn tile_4_bit(p: Product<i8, i8>, run: usize, out: *mut i32, out_stride: usize) {
+pub(super) unsafe fn tile_4_bit(p: Product<u8, i8>, run: usize, out: *mut i32, out_stride: usize) {
+    let p = p.signed();
     for m in (0..p.rows).step_by(2) {
         // SAFETY: as in tile; a run's sums are written before the next run.
         unsafe {
@@ -291,7 +292,7 @@ pub(super) unsafe fn tile_4_bit(p: Product<i8, i8>, run: usize, out: *mut i32, o
     }
 }
 
-/// Computes `Isa::probe`.
+/// Computes `Tiles::probe`.
 ///
 /// # Safety
 /// The CPU has NEON.
@@ -325,7 +326,7 @@ pub(super) unsafe fn probe(iterations: u32) -> (u64, i32) {
     (u64::from(iterations) * 8 * 16, sums[0])
 }
 
-/// Computes `Isa::probe_4_bit`.
+/// Computes `FourBitForm::probe`.
 ///
 /// # Safety
 /// The CPU has NEON.

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::inputs::{whole_rows, Inputs};
-use super::isa::{Isa, Product, RowScales, RowSums};
-use super::pack::{padded_rows, panels};
+use super::inputs::Inputs;
+use super::isa::{RowScales, RowSums, Tiles};
+use super::layout::{padded_rows, panels, whole_rows, Layout, Product};
 use crate::buffer::cast;
 use crate::layers::PAD;
 use crate::scalar::value_mean;
@@ -14,7 +14,7 @@ use crate::{HeadParams, KvHead, MatrixView, MatrixViewMut, Scratch};
 ///
 /// # Safety
 /// The CPU has the tier's features.
-pub(crate) unsafe fn pack_kv<I: Isa>(
+pub(crate) unsafe fn pack_kv<I: Layout>(
     keys: MatrixView<i8>,
     values: MatrixView<i8>,
     kv: &mut KvHead,
@@ -40,7 +40,7 @@ pub(crate) unsafe fn pack_kv<I: Isa>(
 }
 
 /// Attention of query rows of one head.
-struct Attention<'a, I: Isa> {
+struct Attention<'a, I: Tiles> {
     queries: Inputs<'a, I::Code>,
     kv: &'a KvHead,
     head: HeadParams,
@@ -50,7 +50,7 @@ struct Attention<'a, I: Isa> {
     strides: [usize; 2],
 }
 
-impl<I: Isa> Attention<'_, I> {
+impl<I: Tiles> Attention<'_, I> {
     /// Returns the query rows of block `block`.
     fn rows(&self, block: usize) -> Range<usize> {
         let rows = self.queries.input.rows();
@@ -68,7 +68,7 @@ impl<I: Isa> Attention<'_, I> {
         for i in (0..rows.len()).step_by(I::ROWS) {
             let n = I::ROWS.min(rows.len() - i);
             let whole = whole_rows::<I>(n);
-            let (a, stride) = self.queries.tile(rows.start + i, n, whole);
+            let (a, stride) = self.queries.tile::<I>(rows.start + i, n);
             let out = &mut logits[i * self.strides[0]..][..(whole - 1) * self.strides[0] + width];
             let p = Product {
                 a,
@@ -169,7 +169,7 @@ impl<I: Isa> Attention<'_, I> {
 ///
 /// # Safety
 /// The CPU has the tier's features; the sizes agree; `kv` is packed for this tier.
-pub(crate) unsafe fn attention<I: Isa>(
+pub(crate) unsafe fn attention<I: Tiles>(
     q: MatrixView<i8>,
     kv: &KvHead,
     head: HeadParams,

@@ -68,7 +68,7 @@ pub(crate) struct UnfinishedTile<'a> {
     pub epilogue: Epilogue<'a>,
 }
 
-/// Outputs in the order of slots: rows of `WINDOW` values of the epilogue's type, `Isa::STAGED`
+/// Outputs in the order of slots: rows of `WINDOW` values of the epilogue's type, `Layout::STAGED`
 /// apart.
 #[derive(Clone, Copy)]
 pub(crate) struct Staged {
@@ -86,6 +86,14 @@ pub(crate) struct RowScale {
     pub mult: i16,
     /// p, at least 1.
     pub shift: u32,
+}
+
+/// A block of a layer's outputs.
+#[derive(Clone, Copy)]
+pub(crate) enum OutputBlock {
+    Codes(Out<i8>),
+    Residual(Out<i16>),
+    Accumulators(Out<i32>),
 }
 
 /// All outputs of a layer.
@@ -113,9 +121,21 @@ impl<'a> Outputs<'a> {
         }
     }
 
+    /// Returns a block of the outputs.
+    #[inline]
+    pub fn block(&mut self, row: usize, rows: usize, col: usize, cols: usize) -> OutputBlock {
+        match self {
+            Self::Codes { out, .. } => OutputBlock::Codes(out.block(row, rows, col, cols)),
+            Self::Residual { x } => OutputBlock::Residual(x.block(row, rows, col, cols)),
+            Self::Accumulators { out } => {
+                OutputBlock::Accumulators(out.block(row, rows, col, cols))
+            }
+        }
+    }
+
     /// Returns the epilogue that writes a block of the outputs.
     #[inline]
-    pub fn block(&mut self, row: usize, rows: usize, col: usize, cols: usize) -> Epilogue<'a> {
+    pub fn epilogue(&mut self, row: usize, rows: usize, col: usize, cols: usize) -> Epilogue<'a> {
         match self {
             Self::Codes { out, offset, table } => Epilogue::Codes {
                 offset: *offset,

@@ -1,5 +1,5 @@
 //! Packs weights, cuts products into tiles and handles edges for all SIMD tiers. A tier implements
-//! [`Isa`] and nothing else.
+//! [`Layout`], [`Rows`] and [`Tiles`], and nothing else.
 //!
 //! A matrix of weights is cut into *panels* of up to `PANEL` rows; the last panel may be narrower,
 //! a multiple of `LANES`. Inside a panel, `GROUP` consecutive k of one row come first, then those
@@ -21,33 +21,37 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `isa` | the interface of a tier |
 //! | `epilogue` | the conversion of accumulators to outputs |
-//! | `pack` | panels, windows and slots |
+//! | `layout` | the sizes and operands of a tier |
 //! | `inputs` | input rows as a tier multiplies them |
+//! | `isa` | the products and rows that a tier computes |
+//! | `pack` | panels, windows and slots |
 //! | `linear` | a layer's product, tile by tile |
 //! | `attention` | one head's attention, block by block |
 //!
-//! Depends on the matrix views, the layers, the buffers and the scalar reference.
+//! A module depends on those above it, except that `pack` needs `layout` alone. All depend on the
+//! matrix views, the layers, the buffers and the scalar reference.
 
 mod attention;
 mod epilogue;
 mod inputs;
 mod isa;
+mod layout;
 mod linear;
 mod pack;
 
 pub(crate) use attention::{attention, pack_kv};
 #[cfg(target_arch = "x86_64")] // NEON has look-ups of its own
 pub(crate) use epilogue::lookup;
-pub(crate) use epilogue::{
-    copy_accumulators, copy_in_order, Epilogue, Requant, RowScale, Staged, UnfinishedTile,
-};
-#[cfg(target_arch = "x86_64")] // other tiers scale row by row
-pub(crate) use isa::RowScales;
-pub(crate) use isa::{FourBitForm, Isa, Product, RowSums};
+pub(crate) use epilogue::{copy_accumulators, Epilogue, Requant, RowScale, Staged, UnfinishedTile};
 #[cfg(target_arch = "x86_64")] // no other tier overlaps tiles
-pub(crate) use linear::PanelTiles;
+pub(crate) use inputs::PanelTiles;
+pub(crate) use isa::{row_by_row, RowSums, Rows, Tiles};
+#[cfg(target_arch = "x86_64")] // other tiers finish each tile, and scale row by row
+pub(crate) use isa::{Overlap, RowScales};
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) use layout::padded_rows;
+pub(crate) use layout::{panels, FourBitForm, Layout, Product};
 pub(crate) use linear::{linear_i32, linear_i8, linear_residual};
 #[cfg(not(target_arch = "arm"))]
 // which has no features that portable code could be compiled for
@@ -55,6 +59,3 @@ pub(crate) use pack::expand;
 #[cfg(not(target_arch = "x86_64"))] // the x86 tiers have their own
 pub(crate) use pack::pack_keys;
 pub(crate) use pack::pack_linear;
-#[cfg(not(target_arch = "x86_64"))]
-pub(crate) use pack::padded_rows;
-pub(crate) use pack::panels;

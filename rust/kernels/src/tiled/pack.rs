@@ -1,6 +1,10 @@
 //! Packs weights, keys and values into panels, and a layer's rows into sorted windows.
 
-use super::isa::{CheckSizes, Isa};
+use std::ops::Range;
+
+#[cfg(not(target_arch = "x86_64"))] // the x86 tiers pack keys themselves
+use super::layout::panels;
+use super::layout::{padded_rows, FourBitForm, Layout};
 use crate::buffer::{cast, Buffer, Plain};
 use crate::layers::{Panel, Window, WINDOW};
 use crate::weights::Weights;
@@ -45,20 +49,6 @@ fn compress(weights: &[i8], bytes: usize, stored: &mut [u8]) {
     }
 }
 
-/// Returns the number of packed rows, with the padding rows of the last panel.
-pub(crate) fn padded_rows<I: Isa>(rows: usize) -> usize {
-    let () = CheckSizes::<I>::OK;
-    rows.next_multiple_of(I::LANES)
-}
-
-/// Cuts padded rows of keys or values into panels as even as whole vectors allow. Returns first row
-/// and width of each.
-pub(crate) fn panels<I: Isa>(total: usize) -> impl Iterator<Item = (usize, usize)> {
-    let (vectors, count) = (total / I::LANES, total.div_ceil(I::PANEL));
-    let first = move |i: usize| vectors * i / count * I::LANES;
-    (0..count).map(move |i| (first(i), first(i + 1) - first(i)))
-}
-
 /// Fills a panel with `row(r)` for each of its `width` rows, and zeros past a row's end.
 fn pack_panel<'a, W: Plain + From<i8>>(
     panel: &mut [W],
@@ -85,13 +75,17 @@ fn pack_panel<'a, W: Plain + From<i8>>(
     }
 }
 
-/// Packs keys as [`Isa::pack_keys`] does: the portable form.
+/// Packs keys as [`Layout::pack_keys`] does: the portable form.
 #[cfg(not(target_arch = "x86_64"))] // the x86 tiers have their own
-pub(crate) fn pack_keys<I: Isa>(keys: MatrixView<i8>, packed: &mut [I::Weight], bias: &mut [i32]) {
-    let (rows, k) = (keys.rows(), keys.cols().next_multiple_of(I::STEP));
-    for (first, width) in panels::<I>(padded_rows::<I>(rows)) {
+pub(crate) fn pack_keys<L: Layout>(
+    keys: MatrixView<i8>,
+    packed: &mut [L::Weight],
+    bias: &mut [i32],
+) {
+    let (rows, k) = (keys.rows(), keys.cols().next_multiple_of(L::STEP));
+    for (first, width) in panels::<L>(padded_rows::<L>(rows)) {
         let panel = &mut packed[first * k..][..width * k];
-        pack_panel(panel, width, I::GROUP, |r| {
+        pack_panel(panel, width, L::GROUP, |r| {
             if first + r < rows {
                 keys.row(first + r)
             } else {
@@ -101,7 +95,7 @@ pub(crate) fn pack_keys<I: Isa>(keys: MatrixView<i8>, packed: &mut [I::Weight], 
     }
     let (live, padding) = bias.split_at_mut(rows);
     for (j, bias) in live.iter_mut().enumerate() {
-        *bias = -I::CODE_OFFSET * sum(keys.row(j));
+        *bias = -L::CODE_OFFSET * sum(keys.row(j));
     }
     padding.fill(0);
 }
@@ -112,36 +106,47 @@ fn sum(row: &[i8]) -> i32 {
 }
 
 impl Panel {
-    /// Returns its weights, expanded if they are kept packed: those of 8-bit rows, or those of
-    /// 4-bit rows.
+    /// Returns the weights of a panel of 8-bit rows of `k` weights, expanded if they are kept
+    /// packed.
     ///
     /// # Safety
     /// The CPU has the tier's features.
-    pub(super) unsafe fn weights<'a, I: Isa>(
+    pub(super) unsafe fn weights<'a, L: Layout>(
         &self,
         layer: &'a Linear,
-        (k, four_bit_k): (usize, usize),
+        k: usize,
         expanded: &'a mut Buffer,
-    ) -> (&'a [I::Weight], &'a [i8]) {
-        let stored = &layer.weights[self.weights.clone()];
-        let (size, four_bit_size) = (self.width * k, self.width * four_bit_k);
-        match (layer.storage, self.four_bit) {
-            // SAFETY: the caller promises the features.
-            (Storage::Packed, false) => unsafe {
-                let weights = expanded.take(size);
-                let bytes = self.byte_rows * I::GROUP;
-                I::expand_8_bit(stored, bytes, self.width * I::GROUP - bytes, weights);
-                (weights, &[])
-            },
-            // SAFETY: the caller promises the features.
-            (Storage::Packed, true) => unsafe {
-                let weights = expanded.take(four_bit_size);
-                I::expand_4_bit(stored, weights);
-                (&[], weights)
-            },
-            (Storage::Unpacked, false) => (&cast(stored)[..size], &[]),
-            (Storage::Unpacked, true) => (&[], &cast(stored)[..four_bit_size]),
+    ) -> &'a [L::Weight] {
+        let (stored, size) = (&layer.weights[self.weights.clone()], self.width * k);
+        if layer.storage == Storage::Unpacked {
+            return &cast(stored)[..size];
         }
+        let weights = expanded.take(size);
+        let bytes = self.byte_rows * L::GROUP;
+        // SAFETY: the caller's promise.
+        unsafe { L::expand_8_bit(stored, bytes, self.width * L::GROUP - bytes, weights) };
+        weights
+    }
+
+    /// Returns the weights of a panel of 4-bit rows, as [`Panel::weights`] does.
+    ///
+    /// # Safety
+    /// As there.
+    pub(super) unsafe fn four_bit_weights<'a>(
+        &self,
+        layer: &'a Linear,
+        k: usize,
+        form: FourBitForm,
+        expanded: &'a mut Buffer,
+    ) -> &'a [i8] {
+        let (stored, size) = (&layer.weights[self.weights.clone()], self.width * k);
+        if layer.storage == Storage::Unpacked {
+            return &cast(stored)[..size];
+        }
+        let weights = expanded.take(size);
+        // SAFETY: the caller's promise.
+        unsafe { (form.expand)(stored, weights) };
+        weights
     }
 
     /// Returns as many weights as this panel has from those behind it, likely the next panel's or
@@ -155,23 +160,84 @@ impl Panel {
 
 /// Gives each row of a window its slot: 8-bit rows first, in whole vectors. Returns the number of
 /// slots before the first one that only 4-bit rows have.
-fn sort_window<I: Isa>(rows: usize, is_4_bit: impl Fn(usize) -> bool, order: &mut [u8]) -> usize {
-    let four_bit = (0..rows).filter(|&r| is_4_bit(r)).count();
-    let first_part = (rows - four_bit).next_multiple_of(I::LANES);
+fn sort_window<L: Layout>(four_bit: &[bool], order: &mut [u8]) -> usize {
+    let eight_bit = four_bit.iter().filter(|&&four_bit| !four_bit).count();
+    let first_part = eight_bit.next_multiple_of(L::LANES);
     // 4-bit rows that fill up the last vector of 8-bit ones.
-    let mut promoted = (first_part - (rows - four_bit)).min(four_bit);
+    let mut promoted = first_part.min(four_bit.len()) - eight_bit;
     let mut next = [0, first_part];
-    for (r, slot) in order[..rows].iter_mut().enumerate() {
-        let part = usize::from(is_4_bit(r) && promoted == 0);
-        promoted -= usize::from(is_4_bit(r) && promoted > 0);
+    for (slot, &four_bit) in order.iter_mut().zip(four_bit) {
+        let part = usize::from(four_bit && promoted == 0);
+        promoted -= usize::from(four_bit && promoted > 0);
         *slot = next[part] as u8;
         next[part] += 1;
     }
     first_part
 }
 
+/// The parameters of a layer's slots.
+struct SlotParameters<'a> {
+    bias: &'a mut [i32],
+    rounded: &'a mut [i32],
+    mult: &'a mut [i16],
+    right: &'a mut [i32],
+    left: &'a mut [i32],
+}
+
+impl SlotParameters<'_> {
+    /// Writes those of a row whose accumulators start at `bias`, with M = `mult` and p = `shift`.
+    fn set(&mut self, slot: usize, bias: i32, mult: i16, shift: u8) {
+        self.bias[slot] = bias;
+        // (16*acc + 2^(p-1)) >> p is (acc + 2^(p-5)) >> (p-4) for p > 4, and acc << (4-p)
+        // otherwise.
+        self.rounded[slot] = bias + if shift > 4 { 1 << (shift - 5) } else { 0 };
+        self.mult[slot] = mult;
+        self.right[slot] = i32::from(shift.saturating_sub(4));
+        self.left[slot] = i32::from(4u8.saturating_sub(shift));
+    }
+}
+
+/// The weights of a layer while it is packed.
+struct Packing {
+    k: usize,
+    storage: Storage,
+    weights: Buffer,
+    /// Working memory.
+    codes: Buffer,
+}
+
+impl Packing {
+    /// Packs a panel's rows, of which the first `byte_rows` are kept as bytes in any storage.
+    /// Returns their position.
+    fn add<L: Layout>(
+        &mut self,
+        rows: &[&[i8]],
+        byte_rows: usize,
+        form: Option<FourBitForm>,
+    ) -> Range<usize> {
+        let (group, step) = form.map_or((L::GROUP, L::STEP), |form| (form.group, form.step));
+        let (width, at) = (rows.len(), self.weights.bytes());
+        let size = width * self.k.next_multiple_of(step);
+        let row = |r: usize| rows[r];
+        if self.storage == Storage::Packed {
+            let codes = self.codes.take::<i8>(size);
+            pack_panel(codes, width, group, row);
+            let stored = (width + byte_rows) * group / 2;
+            let bytes = self.weights.extend::<u8>(size / (width * group) * stored);
+            for (bytes, codes) in bytes.chunks_mut(stored).zip(codes.chunks(width * group)) {
+                compress(codes, byte_rows * group, bytes);
+            }
+        } else if form.is_some() {
+            pack_panel::<i8>(self.weights.extend(size), width, group, row);
+        } else {
+            pack_panel::<L::Weight>(self.weights.extend(size), width, group, row);
+        }
+        at..self.weights.bytes()
+    }
+}
+
 /// Packs a layer.
-pub(crate) fn pack_linear<I: Isa>(
+pub(crate) fn pack_linear<L: Layout>(
     linear: &mut Linear,
     source: MatrixView<i8>,
     bias: &[i32],
@@ -180,86 +246,58 @@ pub(crate) fn pack_linear<I: Isa>(
 ) {
     let rows = linear.rows;
     // A panel's parameters are read whole, wherever in its window the panel starts.
-    let slots = rows.next_multiple_of(WINDOW) + I::PANEL;
-    let sums = linear.bias.take::<i32>(slots);
-    let rounded = linear.rounded.take::<i32>(slots);
-    let mults = linear.mult.take::<i16>(slots);
-    let rights = linear.right.take::<i32>(slots);
-    let lefts = linear.left.take::<i32>(slots);
+    let slots = rows.next_multiple_of(WINDOW) + L::PANEL;
+    let mut parameters = SlotParameters {
+        bias: linear.bias.take(slots),
+        rounded: linear.rounded.take(slots),
+        mult: linear.mult.take(slots),
+        right: linear.right.take(slots),
+        left: linear.left.take(slots),
+    };
     let order = linear.order.take::<u8>(rows.next_multiple_of(WINDOW));
-    let packed = linear.storage == Storage::Packed;
-    let sorts = packed || I::FOUR_BIT.is_some();
-    let four_bit: Vec<bool> = (0..rows)
-        .map(|r| sorts && source.row(r).iter().all(|w| (-7..=7).contains(w)))
-        .collect();
-    let mut weights = Buffer::default();
-    let mut codes = Buffer::default();
+    let sorts = linear.storage == Storage::Packed || L::FOUR_BIT.is_some();
+    let is_4_bit = |r: usize| sorts && source.row(r).iter().all(|w| (-7..=7).contains(w));
+    let mut packing = Packing {
+        k: linear.k,
+        storage: linear.storage,
+        weights: Buffer::default(),
+        codes: Buffer::default(),
+    };
     for first in (0..rows).step_by(WINDOW) {
         let live = WINDOW.min(rows - first);
         let order = &mut order[first..first + WINDOW];
-        let first_part = sort_window::<I>(live, |r| four_bit[first + r], order);
-        let mut row_at = [None; WINDOW];
-        for (r, &slot) in order[..live].iter().enumerate() {
-            row_at[usize::from(slot)] = Some(first + r);
-        }
-        for (slot, row) in (first..).zip(row_at) {
-            let Some(r) = row else { continue };
-            let offset = match I::FOUR_BIT {
-                Some(form) if slot - first >= first_part => form.code_offset.into(),
-                _ => I::CODE_OFFSET,
+        let four_bit: Vec<bool> = (first..first + live).map(is_4_bit).collect();
+        let first_part = sort_window::<L>(&four_bit, order);
+        let mut weights: [&[i8]; WINDOW] = [&[]; WINDOW];
+        for (r, &slot) in (first..).zip(&order[..live]) {
+            let slot = usize::from(slot);
+            weights[slot] = source.row(r);
+            let offset = match L::FOUR_BIT {
+                Some(form) if slot >= first_part => form.code_offset.into(),
+                _ => L::CODE_OFFSET,
             };
-            let acc = bias[r] - offset * sum(source.row(r));
-            sums[slot] = acc;
-            // (16*acc + 2^(p-1)) >> p is (acc + 2^(p-5)) >> (p-4) for p > 4, and acc << (4-p)
-            // otherwise.
-            let p = shift[r];
-            rounded[slot] = acc + if p > 4 { 1 << (p - 5) } else { 0 };
-            mults[slot] = mult[r];
-            rights[slot] = i32::from(p.saturating_sub(4));
-            lefts[slot] = i32::from(4u8.saturating_sub(p));
+            let bias = bias[r] - offset * sum(weights[slot]);
+            parameters.set(first + slot, bias, mult[r], shift[r]);
         }
-        let total = first_part.max(padded_rows::<I>(live));
+        let total = first_part.max(padded_rows::<L>(live));
         let before = linear.panels.len();
         // Without a form of their own 4-bit rows share panels with 8-bit ones.
-        let end = if I::FOUR_BIT.is_some() {
-            first_part
-        } else {
-            total
-        };
-        for (part, four_bit) in [(0..end, false), (end..total, true)] {
-            for slot in part.clone().step_by(I::PANEL) {
-                let width = I::PANEL.min(part.end - slot);
-                let byte_rows = first_part.clamp(slot, slot + width) - slot;
-                let row = |r: usize| row_at[slot + r].map_or(&[][..], |row| source.row(row));
-                let form = I::FOUR_BIT.filter(|_| four_bit);
-                let (group, step) =
-                    form.map_or((I::GROUP, I::STEP), |form| (form.group, form.step));
-                let size = width * linear.k.next_multiple_of(step);
-                let at = weights.bytes();
-                if packed {
-                    let codes = codes.take::<i8>(size);
-                    pack_panel(codes, width, group, row);
-                    let stored = (width + byte_rows) * group / 2;
-                    let bytes = weights.extend::<u8>(size / (width * group) * stored);
-                    for (bytes, codes) in bytes.chunks_mut(stored).zip(codes.chunks(width * group))
-                    {
-                        compress(codes, byte_rows * group, bytes);
-                    }
-                } else if four_bit {
-                    pack_panel::<i8>(weights.extend(size), width, group, row);
-                } else {
-                    pack_panel::<I::Weight>(weights.extend(size), width, group, row);
-                }
+        let end = L::FOUR_BIT.map_or(total, |_| first_part);
+        for (part, form) in [(0..end, None), (end..total, L::FOUR_BIT)] {
+            for slot in part.clone().step_by(L::PANEL) {
+                let slots = slot..part.end.min(slot + L::PANEL);
+                let byte_rows = first_part.clamp(slot, slots.end) - slot;
+                let rows = &weights[slots.clone()];
                 linear.panels.push(Panel {
                     slot: first + slot,
-                    width,
+                    width: rows.len(),
                     byte_rows,
-                    four_bit,
-                    weights: at..weights.bytes(),
-                    run: form.map_or(0, |form| form.run(linear.k, &(0..width).map(row))),
-                    shifts_left: lefts[first + slot..][..width]
-                        .iter()
-                        .any(|&shift| shift > 0),
+                    four_bit: form.is_some(),
+                    weights: packing.add::<L>(rows, byte_rows, form),
+                    run: form.map_or(0, |form| form.run(linear.k, &rows.iter().copied())),
+                    shifts_left: slots
+                        .into_iter()
+                        .any(|slot| parameters.left[first + slot] > 0),
                 });
             }
         }
@@ -268,6 +306,6 @@ pub(crate) fn pack_linear<I: Isa>(
             sorted: order[..live].iter().zip(0..).any(|(&slot, r)| slot != r),
         });
     }
-    weights.shrink();
-    linear.weights = Weights::Own(weights);
+    packing.weights.shrink();
+    linear.weights = Weights::Own(packing.weights);
 }

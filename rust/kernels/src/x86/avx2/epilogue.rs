@@ -4,12 +4,14 @@
 use std::arch::x86_64::*;
 use std::array::from_fn;
 
-use super::{bytes, store_codes, words, Avx2};
+use super::{bytes, layer_norm_row, softmax_row, store_codes, words, Avx2};
 use crate::layers::WINDOW;
 use crate::matrix::Out;
 use crate::tiled::{
-    copy_accumulators, copy_in_order, Epilogue, Isa, Requant, RowScale, Staged, UnfinishedTile,
+    copy_accumulators, row_by_row, Epilogue, Layout, Requant, RowScale, RowSums, Rows, Staged,
+    UnfinishedTile,
 };
+use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
 /// Returns, for each of N parts of 16 bytes, the shuffle that picks the bytes at these places if
 /// they are in the part, and zeros otherwise.
@@ -58,7 +60,7 @@ unsafe fn requantized(acc: *const i32, requant: &Requant) -> __m256i {
 /// Requantizes rows to codes; `offset` is `64 * zero_point + 32`.
 ///
 /// # Safety
-/// As [`Isa::finish`].
+/// As [`Rows::finish`].
 #[target_feature(enable = "avx2")]
 unsafe fn requant8(acc: *const i32, requant: &Requant, offset: i16, out: Out<i8>) {
     let offset = _mm256_set1_epi16(offset);
@@ -75,7 +77,7 @@ unsafe fn requant8(acc: *const i32, requant: &Requant, offset: i16, out: Out<i8>
 /// Looks each code up in the table, in place.
 ///
 /// # Safety
-/// As [`Isa::finish`].
+/// As [`Rows::finish`].
 #[target_feature(enable = "avx2")]
 unsafe fn lookup(table: &[i8; 256], out: Out<i8>) {
     if out.cols < 16 {
@@ -113,7 +115,7 @@ unsafe fn lookup(table: &[i8; 256], out: Out<i8>) {
 /// Requantizes rows to updates, and adds them to the residual or stores them.
 ///
 /// # Safety
-/// As [`Isa::finish`].
+/// As [`Rows::finish`].
 #[target_feature(enable = "avx2")]
 unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: &Requant, x: Out<i16>) {
     let min = _mm256_set1_epi16(-i16::MAX);
@@ -146,159 +148,134 @@ unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: &Requant, x: Out<
     }
 }
 
-/// Puts staged codes in order.
-///
-/// # Safety
-/// As [`Isa::reorder`].
-#[target_feature(enable = "avx2")]
-unsafe fn reorder8(staged: Staged, out: Out<i8>) {
-    // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and the rows
-    // of out; a short one is first written to a buffer.
-    unsafe {
-        let places = |half: usize| _mm256_loadu_si256(staged.order.add(32 * half).cast());
-        let shuffles: [[_; 4]; 2] = from_fn(|half| shuffles(places(half)));
-        for i in 0..out.rows {
-            let values = staged.values.add(i * Avx2::STAGED);
-            let parts = from_fn(|part| {
-                _mm256_broadcastsi128_si256(_mm_loadu_si128(values.add(16 * part).cast()))
-            });
-            let mut whole = [0; WINDOW];
-            let row = out.row(i);
-            let edge = row.len() < WINDOW;
-            let at = if edge {
-                whole.as_mut_ptr()
-            } else {
-                row.as_mut_ptr()
-            };
-            for (half, shuffles) in shuffles.iter().enumerate() {
-                _mm256_storeu_si256(at.add(32 * half).cast(), pick(&parts, shuffles));
-            }
-            if edge {
-                row.copy_from_slice(&whole[..row.len()]);
+// SAFETY: each function does what the trait's comment says, for any sizes within the trait's
+// bounds; `tests/tiers.rs` compares them with the scalar tier.
+unsafe impl Rows for Avx2 {
+    row_by_row!(softmax_row, layer_norm_row, "avx2");
+
+    #[inline]
+    unsafe fn finish(tile: &UnfinishedTile) {
+        let (acc, requant) = (tile.acc, &tile.requant);
+        // SAFETY: the caller's promise.
+        unsafe {
+            match tile.epilogue {
+                Epilogue::Codes { offset, table, out } => {
+                    requant8(acc, requant, offset, out);
+                    if let Some(table) = table {
+                        lookup(table, out);
+                    }
+                }
+                Epilogue::Add { x } => requant16::<true>(acc, requant, x),
+                Epilogue::Updates { out } => requant16::<false>(acc, requant, out),
+                Epilogue::Copy { out } => copy_accumulators(acc, Avx2::PANEL, out),
             }
         }
     }
-}
 
-/// Puts staged updates in order and adds them to the residual.
-///
-/// # Safety
-/// As [`Isa::reorder`].
-#[target_feature(enable = "avx2")]
-unsafe fn reorder16(staged: Staged, x: Out<i16>) {
-    // SAFETY: as in reorder8.
-    unsafe {
-        // Places of bytes: 2 * place and the next.
-        let shuffles: [[_; 8]; 4] = from_fn(|quarter| {
-            let places =
-                _mm256_cvtepu8_epi16(_mm_loadu_si128(staged.order.add(16 * quarter).cast()));
-            let twice = _mm256_slli_epi16::<1>(places);
-            let both = _mm256_or_si256(twice, _mm256_slli_epi16::<8>(twice));
-            shuffles(_mm256_or_si256(both, _mm256_set1_epi16(1 << 8)))
-        });
-        let min = _mm256_set1_epi16(-i16::MAX);
-        for i in 0..x.rows {
-            let values = staged.values.add(2 * i * Avx2::STAGED);
-            let parts = from_fn(|part| {
-                _mm256_broadcastsi128_si256(_mm_loadu_si128(values.add(16 * part).cast()))
-            });
-            let mut whole = [0; WINDOW];
-            let row = x.row(i);
-            let edge = row.len() < WINDOW;
-            if edge {
-                whole[..row.len()].copy_from_slice(row);
-            }
-            let at = if edge {
-                whole.as_mut_ptr()
-            } else {
-                row.as_mut_ptr()
-            };
-            for (quarter, shuffles) in shuffles.iter().enumerate() {
-                let at = at.add(16 * quarter).cast();
-                let sum = _mm256_adds_epi16(_mm256_loadu_si256(at), pick(&parts, shuffles));
-                _mm256_storeu_si256(at, _mm256_max_epi16(sum, min));
-            }
-            if edge {
-                row.copy_from_slice(&whole[..row.len()]);
-            }
-        }
-    }
-}
-
-/// Computes [`Isa::attention_output`].
-///
-/// # Safety
-/// As there.
-#[target_feature(enable = "avx2")]
-pub(super) unsafe fn attention_output(
-    acc: *const i32,
-    means: *const i32,
-    scales: &[RowScale],
-    out: Out<i8>,
-) {
-    let (eight, offset) = (_mm256_set1_epi32(8), _mm256_set1_epi16(32));
-    for (i, scale) in scales.iter().enumerate() {
-        let residue = _mm256_set1_epi32(scale.rounding_residue);
-        let half = _mm256_set1_epi32(1 << (scale.shift - 1));
-        let shift = _mm_cvtsi32_si128(scale.shift as i32);
-        let mut t = [_mm256_setzero_si256(); 2];
-        for (v, t) in t.iter_mut().enumerate() {
-            // SAFETY: the caller promises PANEL means and accumulators for each row.
-            let (a, mean) = unsafe {
-                (
-                    _mm256_loadu_si256(acc.add(i * Avx2::PANEL + 8 * v).cast()),
-                    _mm256_loadu_si256(means.add(8 * v).cast()),
-                )
-            };
-            let residue = _mm256_add_epi32(_mm256_mullo_epi32(mean, residue), eight);
-            let num = _mm256_add_epi32(_mm256_slli_epi32::<4>(a), _mm256_srai_epi32::<4>(residue));
-            *t = _mm256_sra_epi32(_mm256_add_epi32(num, half), shift);
-        }
-        let z = _mm256_mulhrs_epi16(words(t[0], t[1]), _mm256_set1_epi16(scale.mult));
-        // SAFETY: the caller promises a scale for each row of out.
-        let row = unsafe { out.row(i) };
-        store_codes(
-            row,
-            bytes(_mm256_srai_epi16::<6>(_mm256_adds_epi16(z, offset))),
-        );
-    }
-}
-
-/// Computes [`Isa::finish`].
-///
-/// # Safety
-/// As there.
-#[inline]
-pub(super) unsafe fn finish(tile: &UnfinishedTile) {
-    let (acc, requant) = (tile.acc, &tile.requant);
-    // SAFETY: the caller's promise.
-    unsafe {
-        match tile.epilogue {
-            Epilogue::Codes { offset, table, out } => {
-                requant8(acc, requant, offset, out);
-                if let Some(table) = table {
-                    lookup(table, out);
+    #[target_feature(enable = "avx2")]
+    unsafe fn reorder_codes(staged: Staged, out: Out<i8>) {
+        // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and the rows
+        // of out; a short one is first written to a buffer.
+        unsafe {
+            let places = |half: usize| _mm256_loadu_si256(staged.order.add(32 * half).cast());
+            let shuffles: [[_; 4]; 2] = from_fn(|half| shuffles(places(half)));
+            for i in 0..out.rows {
+                let values = staged.values.add(i * Avx2::STAGED);
+                let parts = from_fn(|part| {
+                    _mm256_broadcastsi128_si256(_mm_loadu_si128(values.add(16 * part).cast()))
+                });
+                let mut whole = [0; WINDOW];
+                let row = out.row(i);
+                let edge = row.len() < WINDOW;
+                let at = if edge {
+                    whole.as_mut_ptr()
+                } else {
+                    row.as_mut_ptr()
+                };
+                for (half, shuffles) in shuffles.iter().enumerate() {
+                    _mm256_storeu_si256(at.add(32 * half).cast(), pick(&parts, shuffles));
+                }
+                if edge {
+                    row.copy_from_slice(&whole[..row.len()]);
                 }
             }
-            Epilogue::Add { x } => requant16::<true>(acc, requant, x),
-            Epilogue::Updates { out } => requant16::<false>(acc, requant, out),
-            Epilogue::Copy { out } => copy_accumulators(acc, Avx2::PANEL, out),
         }
     }
-}
 
-/// Computes [`Isa::reorder`].
-///
-/// # Safety
-/// As there.
-pub(super) unsafe fn reorder(staged: Staged, to: Epilogue) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match to {
-            Epilogue::Codes { out, .. } => reorder8(staged, out),
-            Epilogue::Add { x } => reorder16(staged, x),
-            Epilogue::Updates { .. } => unreachable!("updates are staged, never put in order"),
-            Epilogue::Copy { out } => copy_in_order(staged, Avx2::STAGED, out),
+    #[target_feature(enable = "avx2")]
+    unsafe fn reorder_updates(staged: Staged, x: Out<i16>) {
+        // SAFETY: as in reorder_codes.
+        unsafe {
+            // Places of bytes: 2 * place and the next.
+            let shuffles: [[_; 8]; 4] = from_fn(|quarter| {
+                let places =
+                    _mm256_cvtepu8_epi16(_mm_loadu_si128(staged.order.add(16 * quarter).cast()));
+                let twice = _mm256_slli_epi16::<1>(places);
+                let both = _mm256_or_si256(twice, _mm256_slli_epi16::<8>(twice));
+                shuffles(_mm256_or_si256(both, _mm256_set1_epi16(1 << 8)))
+            });
+            let min = _mm256_set1_epi16(-i16::MAX);
+            for i in 0..x.rows {
+                let values = staged.values.add(2 * i * Avx2::STAGED);
+                let parts = from_fn(|part| {
+                    _mm256_broadcastsi128_si256(_mm_loadu_si128(values.add(16 * part).cast()))
+                });
+                let mut whole = [0; WINDOW];
+                let row = x.row(i);
+                let edge = row.len() < WINDOW;
+                if edge {
+                    whole[..row.len()].copy_from_slice(row);
+                }
+                let at = if edge {
+                    whole.as_mut_ptr()
+                } else {
+                    row.as_mut_ptr()
+                };
+                for (quarter, shuffles) in shuffles.iter().enumerate() {
+                    let at = at.add(16 * quarter).cast();
+                    let sum = _mm256_adds_epi16(_mm256_loadu_si256(at), pick(&parts, shuffles));
+                    _mm256_storeu_si256(at, _mm256_max_epi16(sum, min));
+                }
+                if edge {
+                    row.copy_from_slice(&whole[..row.len()]);
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn attention_output(
+        acc: *const i32,
+        means: *const i32,
+        scales: &[RowScale],
+        out: Out<i8>,
+    ) {
+        let (eight, offset) = (_mm256_set1_epi32(8), _mm256_set1_epi16(32));
+        for (i, scale) in scales.iter().enumerate() {
+            let residue = _mm256_set1_epi32(scale.rounding_residue);
+            let half = _mm256_set1_epi32(1 << (scale.shift - 1));
+            let shift = _mm_cvtsi32_si128(scale.shift as i32);
+            let mut t = [_mm256_setzero_si256(); 2];
+            for (v, t) in t.iter_mut().enumerate() {
+                // SAFETY: the caller promises PANEL means and accumulators for each row.
+                let (a, mean) = unsafe {
+                    (
+                        _mm256_loadu_si256(acc.add(i * Avx2::PANEL + 8 * v).cast()),
+                        _mm256_loadu_si256(means.add(8 * v).cast()),
+                    )
+                };
+                let residue = _mm256_add_epi32(_mm256_mullo_epi32(mean, residue), eight);
+                let num =
+                    _mm256_add_epi32(_mm256_slli_epi32::<4>(a), _mm256_srai_epi32::<4>(residue));
+                *t = _mm256_sra_epi32(_mm256_add_epi32(num, half), shift);
+            }
+            let z = _mm256_mulhrs_epi16(words(t[0], t[1]), _mm256_set1_epi16(scale.mult));
+            // SAFETY: the caller promises a scale for each row of out.
+            let row = unsafe { out.row(i) };
+            store_codes(
+                row,
+                bytes(_mm256_srai_epi16::<6>(_mm256_adds_epi16(z, offset))),
+            );
         }
     }
 }

@@ -3,17 +3,30 @@
 
 mod epilogue;
 
+/// Picks the compiled tile of a size.
+macro_rules! pick {
+    ($p:ident, $tile:ident $arguments:tt) => {
+        pick!($p, $tile $arguments; 1 2 3 4 5 6)
+    };
+    ($p:ident, $tile:ident $arguments:tt; $($m:literal)*) => {
+        match ($p.rows, $p.width / 8) {
+            $(
+                ($m, 2) => $tile::<$m, 2> $arguments,
+                ($m, 1) => $tile::<$m, 1> $arguments,
+            )*
+            _ => unreachable!("a tile of {} x {}", $p.rows, $p.width),
+        }
+    };
+}
+
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::array::from_fn;
 
 use super::{bases, read4};
-use crate::matrix::Out;
 use crate::scalar::{logit_cap, Moments, EXP2};
-use crate::tiled::{
-    expand, panels, Epilogue, FourBitForm, Isa, Product, RowScale, RowSums, Staged, UnfinishedTile,
-};
-use crate::{LayerNorm, MatrixView, MatrixViewMut};
+use crate::tiled::{expand, panels, FourBitForm, Layout, Product, Tiles};
+use crate::{LayerNorm, MatrixView};
 
 /// The tier. Its functions need AVX2.
 pub(crate) struct Avx2;
@@ -32,7 +45,7 @@ static EXP2_DOUBLED: [i32; 64] = {
 /// Computes M x (8 * V) accumulators in registers.
 ///
 /// # Safety
-/// As [`Isa::tile`], for M rows and 8 * V columns.
+/// As [`Tiles::tile`], for M rows and 8 * V columns.
 #[target_feature(enable = "avx2")]
 unsafe fn tile<const M: usize, const V: usize>(
     p: Product<i16, i16>,
@@ -83,7 +96,7 @@ unsafe fn tile<const M: usize, const V: usize>(
 /// added to 32 bits in memory.
 ///
 /// # Safety
-/// As [`Isa::tile_4_bit`], for M rows and 8 * V columns.
+/// As [`FourBitForm::tile`], for M rows and 8 * V columns.
 #[target_feature(enable = "avx2")]
 #[allow(clippy::too_many_arguments)]
 unsafe fn tile_4_bit<const M: usize, const V: usize>(
@@ -218,7 +231,7 @@ fn sums(x: &[i16]) -> (i32, i64) {
 /// Computes the probabilities of one query row. Returns the sums of e12 and e8.
 ///
 /// # Safety
-/// As `Isa::softmax`, for one row.
+/// As `Rows::softmax`, for one row.
 #[target_feature(enable = "avx2")]
 unsafe fn softmax_row(logits: *const i32, tokens: usize, mult: i32, probs: *mut i16) -> (i32, i32) {
     // SAFETY: the caller promises tokens rounded up to 64 logits and probabilities; an index into
@@ -353,9 +366,60 @@ fn transposed(rows: &[__m256i; 8]) -> [__m256i; 8] {
     })
 }
 
+/// Picks the 4-bit tile of this size.
+///
+/// # Safety
+/// As [`FourBitForm::tile`].
+#[target_feature(enable = "avx2")]
+unsafe fn tile_4_bit_of(p: Product<u8, i8>, run: usize, out: *mut i32, out_stride: usize) {
+    // SAFETY: the caller's promise, for just this many rows and columns.
+    unsafe { pick!(p, tile_4_bit(p, run, out, out_stride)) }
+}
+
+/// Expands nibbles as [`expand`] does.
+#[target_feature(enable = "avx2")]
+fn expand_4_bit(stored: &[u8], panel: &mut [i8]) {
+    expand(stored, 0, panel.len(), panel);
+}
+
+/// Runs `add(sums, codes)`, of `macs` multiply-accumulates, as [`Tiles::probe`] does.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn probe(
+    iterations: u32,
+    macs: u64,
+    mut codes: __m256i,
+    add: impl Fn(__m256i, __m256i) -> __m256i,
+) -> (u64, i32) {
+    const CHAINS: usize = 12;
+    let mut acc = [_mm256_setzero_si256(); CHAINS];
+    for _ in 0..iterations {
+        for acc in &mut acc {
+            // SAFETY: no instruction; it hides that every product is the same.
+            unsafe {
+                asm!("/* {0} */", inout(ymm_reg) codes, options(nomem, nostack, preserves_flags));
+            };
+            *acc = add(*acc, codes);
+        }
+    }
+    let sum = acc
+        .into_iter()
+        .fold(_mm256_setzero_si256(), |s, x| _mm256_xor_si256(s, x));
+    (u64::from(iterations) * CHAINS as u64 * macs, sum8(sum))
+}
+
+/// Computes [`FourBitForm::probe`].
+#[target_feature(enable = "avx2")]
+fn probe_4_bit(iterations: u32) -> (u64, i32) {
+    let (codes, w) = (_mm256_set1_epi8(3), _mm256_set1_epi8(5));
+    probe(iterations, 32, codes, |sums, codes| {
+        _mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, w))
+    })
+}
+
 // SAFETY: each function does what the trait's comment says, for any sizes within the trait's
 // bounds; `tests/tiers.rs` compares them with the scalar tier.
-unsafe impl Isa for Avx2 {
+unsafe impl Layout for Avx2 {
     type Weight = i16;
     type Code = i16;
     const ROWS: usize = 6;
@@ -371,49 +435,13 @@ unsafe impl Isa for Avx2 {
         code_offset: 128,
         pair: 2,
         sums: 2,
+        tile: tile_4_bit_of,
+        expand: expand_4_bit,
+        probe: probe_4_bit,
     });
 
     fn code(a: i8) -> i16 {
         a.into()
-    }
-
-    #[target_feature(enable = "avx2")]
-    unsafe fn tile(p: Product<i16, i16>, out: *mut i32, out_stride: usize) {
-        macro_rules! pick {
-            ($($m:literal)*) => {
-                match (p.rows, p.width / 8) {
-                    $(
-                        ($m, 2) => tile::<$m, 2>(p, out, out_stride),
-                        ($m, 1) => tile::<$m, 1>(p, out, out_stride),
-                    )*
-                    _ => unreachable!("a tile of {} x {}", p.rows, p.width),
-                }
-            };
-        }
-        // SAFETY: the caller's promise, for just this many rows and columns.
-        unsafe { pick!(1 2 3 4 5 6) }
-    }
-
-    #[target_feature(enable = "avx2")]
-    unsafe fn tile_4_bit(p: Product<u8, i8>, run: usize, out: *mut i32, out_stride: usize) {
-        macro_rules! pick {
-            ($($m:literal)*) => {
-                match (p.rows, p.width / 8) {
-                    $(
-                        ($m, 2) => tile_4_bit::<$m, 2>(p, run, out, out_stride),
-                        ($m, 1) => tile_4_bit::<$m, 1>(p, run, out, out_stride),
-                    )*
-                    _ => unreachable!("a tile of {} x {}", p.rows, p.width),
-                }
-            };
-        }
-        // SAFETY: the caller's promise, for just this many rows and columns.
-        unsafe { pick!(1 2 3 4 5 6) }
-    }
-
-    fn prefetch(line: *const u8) {
-        // SAFETY: a prefetch reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
     }
 
     #[target_feature(enable = "avx2")]
@@ -487,99 +515,25 @@ unsafe impl Isa for Avx2 {
         expand(stored, bytes, nibbles, panel);
     }
 
+    fn prefetch(line: *const u8) {
+        // SAFETY: a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
+    }
+}
+
+// SAFETY: as above.
+unsafe impl Tiles for Avx2 {
     #[target_feature(enable = "avx2")]
-    unsafe fn expand_4_bit(stored: &[u8], panel: &mut [i8]) {
-        expand(stored, 0, panel.len(), panel);
-    }
-
-    #[inline]
-    unsafe fn finish(tile: &UnfinishedTile) {
-        // SAFETY: the caller's promise.
-        unsafe { epilogue::finish(tile) }
-    }
-
-    unsafe fn reorder(staged: Staged, to: Epilogue) {
-        // SAFETY: the caller's promise.
-        unsafe { epilogue::reorder(staged, to) }
-    }
-
-    unsafe fn attention_output(
-        acc: *const i32,
-        means: *const i32,
-        scales: &[RowScale],
-        out: Out<i8>,
-    ) {
-        // SAFETY: the caller's promise.
-        unsafe { epilogue::attention_output(acc, means, scales, out) }
-    }
-
-    #[target_feature(enable = "avx2")]
-    unsafe fn softmax(
-        logits: *const i32,
-        probs: *mut i16,
-        strides: [usize; 2],
-        [tokens, rows]: [usize; 2],
-        mult: i32,
-        sums: &mut RowSums,
-    ) {
-        for i in 0..rows {
-            // SAFETY: the caller promises as many rows.
-            (sums.e12[i], sums.e8[i]) = unsafe {
-                softmax_row(
-                    logits.add(i * strides[0]),
-                    tokens,
-                    mult,
-                    probs.add(i * strides[1]),
-                )
-            };
-        }
-    }
-
-    #[target_feature(enable = "avx2")]
-    unsafe fn layer_norm(norm: &LayerNorm, x: MatrixView<i16>, mut out: MatrixViewMut<i8>) {
-        for i in 0..x.rows() {
-            // SAFETY: the caller promises that all lengths agree.
-            unsafe { layer_norm_row(norm, x.row(i), out.row_mut(i)) };
-        }
+    unsafe fn tile(p: Product<i16, i16>, out: *mut i32, out_stride: usize) {
+        // SAFETY: the caller's promise, for just this many rows and columns.
+        unsafe { pick!(p, tile(p, out, out_stride)) }
     }
 
     #[target_feature(enable = "avx2")]
     unsafe fn probe(iterations: u32) -> (u64, i32) {
-        const CHAINS: usize = 12;
-        let (mut a, w) = (_mm256_set1_epi16(3), _mm256_set1_epi16(5));
-        let mut acc = [_mm256_setzero_si256(); CHAINS];
-        for _ in 0..iterations {
-            for acc in &mut acc {
-                // SAFETY: no instruction; it hides that every product is the same.
-                unsafe {
-                    asm!("/* {0} */", inout(ymm_reg) a, options(nomem, nostack, preserves_flags));
-                };
-                *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(a, w));
-            }
-        }
-        let sum = acc
-            .into_iter()
-            .fold(_mm256_setzero_si256(), |s, x| _mm256_xor_si256(s, x));
-        (u64::from(iterations) * CHAINS as u64 * 16, sum8(sum))
-    }
-
-    #[target_feature(enable = "avx2")]
-    unsafe fn probe_4_bit(iterations: u32) -> (u64, i32) {
-        const CHAINS: usize = 12;
-        let (mut a, w) = (_mm256_set1_epi8(3), _mm256_set1_epi8(5));
-        let mut acc = [_mm256_setzero_si256(); CHAINS];
-        for _ in 0..iterations {
-            for acc in &mut acc {
-                // SAFETY: no instruction; it hides that every product is the same.
-                unsafe {
-                    asm!("/* {0} */", inout(ymm_reg) a, options(nomem, nostack, preserves_flags));
-                };
-                *acc = _mm256_add_epi16(*acc, _mm256_maddubs_epi16(a, w));
-            }
-        }
-        let sum = acc
-            .into_iter()
-            .fold(_mm256_setzero_si256(), |s, x| _mm256_xor_si256(s, x));
-        (u64::from(iterations) * CHAINS as u64 * 32, sum8(sum))
+        let (codes, w) = (_mm256_set1_epi16(3), _mm256_set1_epi16(5));
+        probe(iterations, 16, codes, |sums, codes| {
+            _mm256_add_epi32(sums, _mm256_madd_epi16(codes, w))
+        })
     }
 }

@@ -5,9 +5,7 @@ use std::arch::x86_64::*;
 
 use super::{in_order32, in_order64, in_pack_order, mask16, mask32, put16, put8};
 use crate::matrix::Out;
-use crate::tiled::{
-    copy_in_order, lookup, Epilogue, Isa, Requant, RowScale, Staged, UnfinishedTile,
-};
+use crate::tiled::{lookup, Epilogue, Layout, Requant, RowScale, Staged, UnfinishedTile};
 
 /// Loads 64 accumulators.
 ///
@@ -332,7 +330,7 @@ impl AccumulatorRows for InMemory {
 /// Requantizes rows to codes.
 ///
 /// # Safety
-/// As [`Isa::finish`] and [`AccumulatorRows::for_each`].
+/// As [`Rows::finish`] and [`AccumulatorRows::for_each`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn codes<R: AccumulatorRows>(rows: R, requant: &Requant, offset: i16, out: &Out<i8>) {
     let out = R::constant_cols(*out);
@@ -346,7 +344,7 @@ unsafe fn codes<R: AccumulatorRows>(rows: R, requant: &Requant, offset: i16, out
 /// Requantizes rows to codes and looks them up.
 ///
 /// # Safety
-/// As [`Isa::finish`] and [`AccumulatorRows::for_each`]; the CPU has VBMI.
+/// As [`Rows::finish`] and [`AccumulatorRows::for_each`]; the CPU has VBMI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
 unsafe fn table_codes<R: AccumulatorRows>(
     rows: R,
@@ -366,7 +364,7 @@ unsafe fn table_codes<R: AccumulatorRows>(
 /// Requantizes rows to updates, and adds them to the residual or stores them.
 ///
 /// # Safety
-/// As [`Isa::finish`] and [`AccumulatorRows::for_each`].
+/// As [`Rows::finish`] and [`AccumulatorRows::for_each`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn updates<R: AccumulatorRows, const ADD: bool>(rows: R, requant: &Requant, x: &Out<i16>) {
     let x = R::constant_cols(*x);
@@ -380,7 +378,7 @@ unsafe fn updates<R: AccumulatorRows, const ADD: bool>(rows: R, requant: &Requan
 /// Copies rows.
 ///
 /// # Safety
-/// As [`Isa::finish`] and [`AccumulatorRows::for_each`].
+/// As [`Rows::finish`] and [`AccumulatorRows::for_each`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn copies<R: AccumulatorRows>(rows: R, out: &Out<i32>) {
     // SAFETY: the caller's promise.
@@ -393,7 +391,7 @@ unsafe fn copies<R: AccumulatorRows>(rows: R, out: &Out<i32>) {
 /// until all earlier writes are in the cache, with AMX until earlier tiles are multiplied.
 ///
 /// # Safety
-/// As [`Isa::finish`] and [`AccumulatorRows::for_each`].
+/// As [`Rows::finish`] and [`AccumulatorRows::for_each`].
 pub(super) unsafe fn run<R: AccumulatorRows>(rows: R, requant: &Requant, epilogue: &Epilogue) {
     // SAFETY: the caller's promise; VBMI is detected.
     unsafe {
@@ -415,7 +413,7 @@ pub(super) unsafe fn run<R: AccumulatorRows>(rows: R, requant: &Requant, epilogu
     }
 }
 
-/// Computes [`Isa::finish`].
+/// Computes [`Rows::finish`].
 ///
 /// # Safety
 /// As there.
@@ -425,28 +423,12 @@ pub(super) unsafe fn finish(tile: &UnfinishedTile) {
     unsafe { run(InMemory { acc, rows }, &tile.requant, &tile.epilogue) }
 }
 
-/// Computes [`Isa::reorder`].
-///
-/// # Safety
-/// As there.
-pub(super) unsafe fn reorder<I: Isa>(staged: Staged, to: Epilogue) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match to {
-            Epilogue::Codes { out, .. } => reorder8::<I>(staged, out),
-            Epilogue::Add { x } => reorder16::<I>(staged, x),
-            Epilogue::Updates { .. } => unreachable!("updates are staged, never put in order"),
-            Epilogue::Copy { out } => copy_in_order(staged, I::STAGED, out),
-        }
-    }
-}
-
 /// Puts staged codes in order.
 ///
 /// # Safety
-/// As [`Isa::reorder`].
+/// As [`Rows::reorder`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn reorder8<I: Isa>(staged: Staged, out: Out<i8>) {
+pub(super) unsafe fn reorder_codes<L: Layout>(staged: Staged, out: Out<i8>) {
     // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and the rows
     // of out; masks keep stores inside them.
     unsafe {
@@ -456,7 +438,7 @@ unsafe fn reorder8<I: Isa>(staged: Staged, out: Out<i8>) {
             let mask = mask32(out.cols.saturating_sub(32 * half));
             for i in 0..out.rows {
                 let words = |half: usize| {
-                    let values = staged.values.add(i * I::STAGED + 32 * half);
+                    let values = staged.values.add(i * L::STAGED + 32 * half);
                     _mm512_cvtepi8_epi16(_mm256_loadu_si256(values.cast()))
                 };
                 let y = _mm512_permutex2var_epi16(words(0), places, words(1));
@@ -470,10 +452,10 @@ unsafe fn reorder8<I: Isa>(staged: Staged, out: Out<i8>) {
 /// Puts staged updates in order and adds them to the residual.
 ///
 /// # Safety
-/// As [`Isa::reorder`].
+/// As [`Rows::reorder`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn reorder16<I: Isa>(staged: Staged, x: Out<i16>) {
-    // SAFETY: as in reorder8.
+pub(super) unsafe fn reorder_updates<L: Layout>(staged: Staged, x: Out<i16>) {
+    // SAFETY: as in reorder_codes.
     unsafe {
         let min = _mm512_set1_epi16(-i16::MAX);
         for half in 0..2 {
@@ -482,7 +464,7 @@ unsafe fn reorder16<I: Isa>(staged: Staged, x: Out<i16>) {
             let mask = mask32(x.cols.saturating_sub(32 * half));
             for i in 0..x.rows {
                 let words = |half: usize| {
-                    _mm512_loadu_si512(staged.values.add(2 * (i * I::STAGED + 32 * half)).cast())
+                    _mm512_loadu_si512(staged.values.add(2 * (i * L::STAGED + 32 * half)).cast())
                 };
                 let update = _mm512_permutex2var_epi16(words(0), places, words(1));
                 let at = x.ptr.add(i * x.stride).wrapping_add(32 * half);
@@ -494,7 +476,7 @@ unsafe fn reorder16<I: Isa>(staged: Staged, x: Out<i16>) {
     }
 }
 
-/// Computes [`Isa::attention_output`].
+/// Computes [`Rows::attention_output`].
 ///
 /// # Safety
 /// As there.

@@ -7,9 +7,10 @@ mod norm;
 mod pack;
 mod softmax;
 
-/// The functions and constants of [`crate::tiled::Isa`] that both tiers share.
+/// The functions and constants of [`crate::tiled::Layout`] or [`crate::tiled::Rows`] that both
+/// tiers share.
 macro_rules! shared {
-    () => {
+    (Layout) => {
         type Weight = i8;
         type Code = u8;
         const PANEL: usize = 64;
@@ -17,11 +18,6 @@ macro_rules! shared {
         const GROUP: usize = 4;
         const LOGITS: usize = 16;
         const PROB_OFFSET: i32 = 0;
-
-        unsafe fn reorder(staged: Staged, to: Epilogue) {
-            // SAFETY: the caller's promise.
-            unsafe { epilogue::reorder::<Self>(staged, to) }
-        }
 
         unsafe fn encode(input: MatrixView<i8>, k: usize, codes: &mut [u8]) {
             // SAFETY: the caller's promise.
@@ -38,16 +34,27 @@ macro_rules! shared {
             unsafe { pack::pack_values::<Self>(values, packed, sums) }
         }
 
+        unsafe fn expand_8_bit(stored: &[u8], bytes: usize, nibbles: usize, panel: &mut [i8]) {
+            // SAFETY: the caller's promise.
+            unsafe { pack::expand(stored, bytes, nibbles, panel) }
+        }
+
         #[allow(clippy::inline_always)] // called between uses of tile registers
         #[inline(always)]
         fn prefetch(line: *const u8) {
             // SAFETY: a prefetch reads nothing.
             unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
         }
-
-        unsafe fn expand_8_bit(stored: &[u8], bytes: usize, nibbles: usize, panel: &mut [i8]) {
+    };
+    (Rows) => {
+        unsafe fn reorder_codes(staged: Staged, out: Out<i8>) {
             // SAFETY: the caller's promise.
-            unsafe { pack::expand(stored, bytes, nibbles, panel) }
+            unsafe { epilogue::reorder_codes::<Self>(staged, out) }
+        }
+
+        unsafe fn reorder_updates(staged: Staged, x: Out<i16>) {
+            // SAFETY: the caller's promise.
+            unsafe { epilogue::reorder_updates::<Self>(staged, x) }
         }
 
         unsafe fn row_scales(sums: &RowSums, _rows: usize, head: HeadParams) -> RowScales {

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{mask64, put8};
-use crate::tiled::{panels, Isa};
+use crate::tiled::{panels, Layout};
 use crate::MatrixView;
 
 /// Transposes 16 rows of 16 groups of 4 bytes.
@@ -70,7 +70,7 @@ fn interleaved(rows: [__m512i; 4]) -> [__m512i; 4] {
     ])
 }
 
-/// Computes [`Isa::encode`]; codes are offset by 0 or 128.
+/// Computes [`Layout::encode`]; codes are offset by 0 or 128.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) fn encode(input: MatrixView<i8>, k: usize, codes: &mut [u8], offset: u8) {
     let offset = _mm512_set1_epi8(offset as i8);
@@ -88,12 +88,12 @@ pub(super) fn encode(input: MatrixView<i8>, k: usize, codes: &mut [u8], offset: 
     }
 }
 
-/// Computes [`Isa::pack_keys`].
+/// Computes [`Layout::pack_keys`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(super) fn pack_keys<I: Isa>(keys: MatrixView<i8>, packed: &mut [i8], bias: &mut [i32]) {
-    let k = keys.cols().next_multiple_of(I::STEP);
-    let offset = _mm512_set1_epi8(I::CODE_OFFSET as i8);
-    for (first, width) in panels::<I>(bias.len()) {
+pub(super) fn pack_keys<L: Layout>(keys: MatrixView<i8>, packed: &mut [i8], bias: &mut [i32]) {
+    let k = keys.cols().next_multiple_of(L::STEP);
+    let offset = _mm512_set1_epi8(L::CODE_OFFSET as i8);
+    for (first, width) in panels::<L>(bias.len()) {
         let vectors = width / 16;
         let panel = &mut packed[first * k..][..width * k];
         for v in 0..vectors {
@@ -122,13 +122,13 @@ pub(super) fn pack_keys<I: Isa>(keys: MatrixView<i8>, packed: &mut [i8], bias: &
     }
 }
 
-/// Computes [`Isa::pack_values`].
+/// Computes [`Layout::pack_values`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-pub(super) fn pack_values<I: Isa>(values: MatrixView<i8>, packed: &mut [i8], sums: &mut [i32]) {
-    let k = values.rows().next_multiple_of(I::STEP);
+pub(super) fn pack_values<L: Layout>(values: MatrixView<i8>, packed: &mut [i8], sums: &mut [i32]) {
+    let k = values.rows().next_multiple_of(L::STEP);
     let ones = _mm512_set1_epi8(1);
     sums.fill(0);
-    for (first, width) in panels::<I>(packed.len() / k) {
+    for (first, width) in panels::<L>(packed.len() / k) {
         let cols = mask64(width.min(values.cols() - first));
         let mut column_sums = [_mm512_setzero_si512(); 4];
         let groups = packed[first * k..][..width * k].chunks_exact_mut(4 * width);
@@ -157,7 +157,7 @@ pub(super) fn pack_values<I: Isa>(values: MatrixView<i8>, packed: &mut [i8], sum
     }
 }
 
-/// Computes [`Isa::expand_8_bit`].
+/// Computes [`Layout::expand_8_bit`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) fn expand(stored: &[u8], bytes: usize, nibbles: usize, panel: &mut [i8]) {
     let signed = _mm512_broadcast_i32x4(_mm_setr_epi8(

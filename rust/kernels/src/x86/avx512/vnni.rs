@@ -6,7 +6,9 @@ use super::super::{bases, read4};
 use super::epilogue::{self, AccumulatorRows, FinishRow};
 use super::{norm, pack, softmax};
 use crate::matrix::Out;
-use crate::tiled::{Epilogue, Isa, Product, RowScale, RowScales, RowSums, Staged, UnfinishedTile};
+use crate::tiled::{
+    Layout, Product, RowScale, RowScales, RowSums, Rows, Staged, Tiles, UnfinishedTile,
+};
 use crate::{HeadParams, LayerNorm, MatrixView, MatrixViewMut};
 
 /// The tier. Its functions need AVX-512 F, BW, VL, DQ and VNNI; table look-ups use VBMI if the CPU
@@ -19,7 +21,7 @@ const ROWS: usize = 6;
 /// Computes M x (16 * V) accumulators in registers.
 ///
 /// # Safety
-/// As [`Isa::tile`], for M rows and 16 * V columns.
+/// As [`Tiles::tile`], for M rows and 16 * V columns.
 #[allow(clippy::inline_always)] // so that the accumulators stay in registers
 #[inline(always)]
 unsafe fn sums<const M: usize, const V: usize>(p: Product<u8, i8>) -> [[__m512i; V]; M] {
@@ -74,7 +76,7 @@ unsafe fn sums<const M: usize, const V: usize>(p: Product<u8, i8>) -> [[__m512i;
 /// Computes a tile of M rows and 16 * V columns.
 ///
 /// # Safety
-/// As [`Isa::tile`], for M rows and 16 * V columns.
+/// As [`Tiles::tile`], for M rows and 16 * V columns.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn tile<const M: usize, const V: usize>(
     p: Product<u8, i8>,
@@ -91,7 +93,7 @@ unsafe fn tile<const M: usize, const V: usize>(
     }
 }
 
-/// Computes [`Isa::tile`].
+/// Computes [`Tiles::tile`].
 ///
 /// # Safety
 /// As there.
@@ -136,7 +138,7 @@ impl AccumulatorRows for WholeTile {
     }
 }
 
-/// Computes [`Isa::probe`].
+/// Computes [`Tiles::probe`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn probe(iterations: u32) -> (u64, i32) {
     const CHAINS: usize = 24;
@@ -161,8 +163,8 @@ fn probe(iterations: u32) -> (u64, i32) {
 
 // SAFETY: each function does what the trait's comment says, for any sizes within the trait's
 // bounds; `tests/tiers.rs` compares them with the scalar tier.
-unsafe impl Isa for Vnni {
-    shared!();
+unsafe impl Layout for Vnni {
+    shared!(Layout);
     const ROWS: usize = ROWS;
     const STEP: usize = 4;
     const CODE_OFFSET: i32 = 128;
@@ -170,37 +172,15 @@ unsafe impl Isa for Vnni {
     fn code(a: i8) -> u8 {
         a as u8 ^ 0x80
     }
+}
 
-    unsafe fn tile(p: Product<u8, i8>, out: *mut i32, out_stride: usize) {
-        // SAFETY: the caller's promise.
-        unsafe { tile_of(p, out, out_stride) }
-    }
+// SAFETY: as above.
+unsafe impl Rows for Vnni {
+    shared!(Rows);
 
     unsafe fn finish(tile: &UnfinishedTile) {
         // SAFETY: the caller's promise.
         unsafe { epilogue::finish(tile) }
-    }
-
-    unsafe fn tile_and_finish(
-        p: &Product<u8, i8>,
-        acc: *mut i32,
-        tile: Option<&UnfinishedTile>,
-        _soon: &[u8],
-    ) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match tile {
-                Some(tile) if p.rows == ROWS && p.width == 64 && tile.epilogue.cols() == 64 => {
-                    epilogue::run(WholeTile(*p), &tile.requant, &tile.epilogue);
-                }
-                tile => {
-                    tile_of(*p, acc, Self::PANEL);
-                    if let Some(tile) = tile {
-                        epilogue::finish(tile);
-                    }
-                }
-            }
-        }
     }
 
     unsafe fn softmax(
@@ -213,6 +193,26 @@ unsafe impl Isa for Vnni {
     ) {
         // SAFETY: the caller's promise.
         unsafe { softmax::softmax(logits, probs, strides, sizes, mult, sums, || ()) }
+    }
+}
+
+// SAFETY: as above.
+unsafe impl Tiles for Vnni {
+    unsafe fn tile(p: Product<u8, i8>, out: *mut i32, out_stride: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { tile_of(p, out, out_stride) }
+    }
+
+    unsafe fn tile_and_finish(p: &Product<u8, i8>, acc: *mut i32, tile: &UnfinishedTile) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if p.rows == ROWS && p.width == 64 && tile.epilogue.cols() == 64 {
+                epilogue::run(WholeTile(*p), &tile.requant, &tile.epilogue);
+            } else {
+                tile_of(*p, acc, Self::PANEL);
+                epilogue::finish(tile);
+            }
+        }
     }
 
     unsafe fn probe(iterations: u32) -> (u64, i32) {

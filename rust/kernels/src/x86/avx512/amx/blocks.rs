@@ -2,7 +2,7 @@
 
 use super::registers::{dot, load, store, zero};
 use super::{Amx, ROWS, STEP, WHOLE_ROWS};
-use crate::tiled::{Isa, Product};
+use crate::tiled::{Layout, Product};
 
 /// Steps up to which a block's epilogue takes longer than its products.
 const FEW_STEPS: usize = 4;
@@ -396,7 +396,7 @@ pub(super) unsafe fn tile_in_registers<const SIGNED: bool>(
     }
 }
 
-/// Computes [`Isa::tile`] for codes, signed or not, and calls `meanwhile` between its products.
+/// Computes [`crate::tiled::Tiles::tile`] for codes, signed or not, and calls `meanwhile` between its products.
 ///
 /// # Safety
 /// As there, for rows rounded up to [`WHOLE_ROWS`], with configured registers.

@@ -15,8 +15,8 @@ use super::epilogue::{self, accumulators, AccumulatorRows, Accumulators, FinishR
 use super::{norm, pack, softmax};
 use crate::matrix::Out;
 use crate::tiled::{
-    panels, Epilogue, Isa, PanelTiles, Product, RowScale, RowScales, RowSums, Staged,
-    UnfinishedTile,
+    panels, Layout, Overlap, PanelTiles, Product, RowScale, RowScales, RowSums, Rows, Staged,
+    Tiles, UnfinishedTile,
 };
 use crate::{HeadParams, LayerNorm, MatrixView, MatrixViewMut};
 use blocks::{
@@ -74,7 +74,7 @@ impl Meanwhile for Prefetch {
     }
 }
 
-/// Computes [`Isa::tile_and_finish`] without a tile before. (A function of its own, so that the
+/// Computes [`Overlap::tile`] without a tile before. (A function of its own, so that the
 /// calls of epilogues do not stand among its tile registers' uses.)
 ///
 /// # Safety
@@ -216,7 +216,7 @@ impl AccumulatorRows for OverlappedTile<'_> {
 /// prefetches.
 ///
 /// # Safety
-/// As [`Isa::tile_and_finish`].
+/// As [`Overlap::tile`].
 unsafe fn finish_during(
     p: &Product<u8, i8>,
     acc: *mut i32,
@@ -305,7 +305,7 @@ fn sums_before(tiles: &PanelTiles<Amx>, t: usize, part: usize) -> *const i32 {
 /// first tile of the first part is multiplied already.
 ///
 /// # Safety
-/// As [`Isa::panel_and_finish`].
+/// As [`Overlap::panel`].
 unsafe fn multiply_parts(tiles: &PanelTiles<Amx>, prefetch: &mut Prefetch) {
     let last = tiles.k_parts - 1;
     let mut before = Unstored::NONE;
@@ -333,7 +333,7 @@ unsafe fn multiply_parts(tiles: &PanelTiles<Amx>, prefetch: &mut Prefetch) {
     unsafe { before.store() }
 }
 
-/// Computes [`Isa::probe`].
+/// Computes [`Tiles::probe`].
 ///
 /// # Safety
 /// As there.
@@ -357,106 +357,70 @@ unsafe fn probe(iterations: u32) -> (u64, i32) {
     )
 }
 
+/// Computes [`Overlap::tile`].
+///
+/// # Safety
+/// As there.
+unsafe fn overlapped_tile(
+    p: &Product<u8, i8>,
+    acc: *mut i32,
+    before: Option<&UnfinishedTile>,
+    soon: &[u8],
+) {
+    let mut prefetch = Prefetch::new(soon, steps(p)[0]);
+    // SAFETY: the caller's promise.
+    unsafe { finish_during(p, acc, before, &mut prefetch) }
+}
+
+/// Computes [`Overlap::panel`].
+///
+/// # Safety
+/// As there.
+unsafe fn overlapped_panel(tiles: &PanelTiles<Amx>, before: Option<&UnfinishedTile>) {
+    debug_assert!(tiles.k_parts == 1 || tiles.rows == WHOLE_ROWS);
+    let first = tiles.product(0, 0);
+    // The last tile may have fewer rows, and so fewer steps.
+    let tile_steps =
+        |t: usize| (0..tiles.k_parts).map(move |part| steps(&tiles.product(t, part))[0]);
+    let last = tiles.count() - 1;
+    let all = last * tile_steps(0).sum::<usize>() + tile_steps(last).sum::<usize>();
+    let mut prefetch = Prefetch::new(tiles.soon, all);
+    // SAFETY: the caller's promise.
+    unsafe {
+        if tiles.k_parts == 1 {
+            finish_during(&first, tiles.acc[0], before, &mut prefetch);
+        } else {
+            finish_during(&first, part_sums(tiles, 0), before, &mut prefetch);
+            multiply_parts(tiles, &mut prefetch);
+        }
+        let rows = FollowingTiles { tiles, prefetch };
+        epilogue::run(rows, &tiles.requant, &tiles.epilogue);
+    }
+}
+
 // SAFETY: each function does what the trait's comment says, for any sizes within the trait's
 // bounds; `tests/tiers.rs` compares them with the scalar tier.
-unsafe impl Isa for Amx {
-    shared!();
+unsafe impl Layout for Amx {
+    shared!(Layout);
     const ROWS: usize = ROWS;
     const WHOLE_ROWS: usize = WHOLE_ROWS;
     const QUERIES: usize = WHOLE_ROWS;
     const STEP: usize = STEP;
     const CODE_OFFSET: i32 = 0;
-    const OVERLAPS: bool = true;
-
-    fn k_parts(k: usize) -> usize {
-        if k > *SHORT_TILES.end() {
-            k.div_ceil(K_PART)
-        } else {
-            1
-        }
-    }
-
-    fn tile_rows(k: usize) -> usize {
-        if SHORT_TILES.contains(&k) {
-            WHOLE_ROWS
-        } else {
-            ROWS
-        }
-    }
 
     fn code(a: i8) -> u8 {
         a as u8
     }
+}
 
-    unsafe fn tile(p: Product<u8, i8>, out: *mut i32, out_stride: usize) {
-        // SAFETY: the caller's promise.
-        unsafe { tile_overlapped::<true>(p, out, out_stride, &mut ()) }
-    }
-
-    unsafe fn tiles_of_panels(p: Product<u8, i8>, out: *mut i32, out_stride: usize) {
-        let mut before = Unstored::NONE;
-        // SAFETY: the caller's promise.
-        unsafe {
-            for (first, width) in panels::<Self>(p.width) {
-                let (p, out) = (p.panel(first, width), out.add(first));
-                before = tile_in_registers::<true>(p, out, out_stride, before, &mut ());
-            }
-            before.store();
-        }
-    }
-
-    unsafe fn tile_probs(p: Product<u8, i8>, out: *mut i32, out_stride: usize) {
-        // SAFETY: the caller's promise.
-        unsafe { tile_overlapped::<false>(p, out, out_stride, &mut ()) }
-    }
+// SAFETY: as above.
+unsafe impl Rows for Amx {
+    shared!(Rows);
 
     unsafe fn finish(tile: &UnfinishedTile) {
         let rows = StoredTile::new(tile);
         // SAFETY: the caller's promise.
         unsafe { epilogue::run(rows, &tile.requant, &tile.epilogue) }
-    }
-
-    unsafe fn tile_and_finish(
-        p: &Product<u8, i8>,
-        acc: *mut i32,
-        before: Option<&UnfinishedTile>,
-        soon: &[u8],
-    ) {
-        let mut prefetch = Prefetch::new(soon, steps(p)[0]);
-        // SAFETY: the caller's promise.
-        unsafe { finish_during(p, acc, before, &mut prefetch) }
-    }
-
-    unsafe fn panel_and_finish(tiles: &PanelTiles<Self>, before: Option<&UnfinishedTile>) {
-        debug_assert!(tiles.k_parts == 1 || tiles.rows == WHOLE_ROWS);
-        let first = tiles.product(0, 0);
-        // The last tile may have fewer rows, and so fewer steps.
-        let tile_steps =
-            |t: usize| (0..tiles.k_parts).map(move |part| steps(&tiles.product(t, part))[0]);
-        let last = tiles.count() - 1;
-        let all = last * tile_steps(0).sum::<usize>() + tile_steps(last).sum::<usize>();
-        let mut prefetch = Prefetch::new(tiles.soon, all);
-        // SAFETY: the caller's promise.
-        unsafe {
-            if tiles.k_parts == 1 {
-                finish_during(&first, tiles.acc[0], before, &mut prefetch);
-            } else {
-                finish_during(&first, part_sums(tiles, 0), before, &mut prefetch);
-                multiply_parts(tiles, &mut prefetch);
-            }
-            let rows = FollowingTiles { tiles, prefetch };
-            epilogue::run(rows, &tiles.requant, &tiles.epilogue);
-        }
-    }
-
-    unsafe fn enter_thread() {
-        // SAFETY: the caller's promise.
-        unsafe { configure() }
-    }
-
-    unsafe fn leave_thread() {
-        // SAFETY: the caller's promise.
-        unsafe { release() }
     }
 
     unsafe fn softmax(
@@ -484,6 +448,62 @@ unsafe impl Isa for Amx {
                 after_row,
             );
         }
+    }
+}
+
+// SAFETY: as above.
+unsafe impl Tiles for Amx {
+    const OVERLAP: Option<Overlap<Self>> = Some(Overlap {
+        tile: overlapped_tile,
+        panel: overlapped_panel,
+    });
+
+    fn k_parts(k: usize) -> usize {
+        if k > *SHORT_TILES.end() {
+            k.div_ceil(K_PART)
+        } else {
+            1
+        }
+    }
+
+    fn tile_rows(k: usize) -> usize {
+        if SHORT_TILES.contains(&k) {
+            WHOLE_ROWS
+        } else {
+            ROWS
+        }
+    }
+
+    unsafe fn tile(p: Product<u8, i8>, out: *mut i32, out_stride: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { tile_overlapped::<true>(p, out, out_stride, &mut ()) }
+    }
+
+    unsafe fn tiles_of_panels(p: Product<u8, i8>, out: *mut i32, out_stride: usize) {
+        let mut before = Unstored::NONE;
+        // SAFETY: the caller's promise.
+        unsafe {
+            for (first, width) in panels::<Self>(p.width) {
+                let (p, out) = (p.panel(first, width), out.add(first));
+                before = tile_in_registers::<true>(p, out, out_stride, before, &mut ());
+            }
+            before.store();
+        }
+    }
+
+    unsafe fn tile_probs(p: Product<u8, i8>, out: *mut i32, out_stride: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { tile_overlapped::<false>(p, out, out_stride, &mut ()) }
+    }
+
+    unsafe fn enter_thread() {
+        // SAFETY: the caller's promise.
+        unsafe { configure() }
+    }
+
+    unsafe fn leave_thread() {
+        // SAFETY: the caller's promise.
+        unsafe { release() }
     }
 
     unsafe fn probe(iterations: u32) -> (u64, i32) {
