@@ -1,13 +1,13 @@
 //! Energy of a frame: what a board's `[power]` says, over the work of the closed form.
 //!
 //! The coefficients are assumed unless somebody measured them, so energies rank networks and
-//! configurations on a board; they are no measurement. Depends on [`crate::estimate`].
+//! configurations on a board; they are no measurement. Depends on [`crate::candidate`].
 
 use quasar_hardware::boards::Power;
 use quasar_hardware::configuration::Hardware;
 use quasar_hardware::declared::bytes_per_cycle;
 
-use crate::estimate::Cost;
+use crate::candidate::Cost;
 
 /// The energies of a configuration's cycles, products and transfers.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,6 +1,6 @@
 //! Models one frame of a network on a configuration, layer by layer.
 //!
-//! Depends on [`crate::cycles`] and [`crate::resources`].
+//! Depends on [`crate::candidate`], [`crate::cycles`], [`crate::energy`] and [`crate::resources`].
 
 use quasar_core::error::Result;
 use quasar_hardware::boards::Amounts;
@@ -9,6 +9,7 @@ use quasar_hardware::declared::COMMAND_BYTES;
 use quasar_hardware::workload::{BlockWork, RowWidths, Setting, Workload};
 use serde::Serialize;
 
+use crate::candidate::Cost;
 use crate::cycles::{Model, Phase, Stage, Totals};
 use crate::energy::EnergyModel;
 use crate::resources::Resources;
@@ -151,40 +152,6 @@ pub struct Estimate {
     pub board_usable: Amounts,
     /// True if the configuration stays within them.
     pub resources_fit: bool,
-}
-
-/// Cycles, frames a second and latency of a candidate.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Cost {
-    /// Frames a second of the accelerator.
-    pub fps: f64,
-    /// Seconds of one frame alone.
-    pub latency_s: f64,
-    /// Cycles between two frames.
-    pub period_cycles: u64,
-    /// Cycles of one frame alone.
-    pub latency_cycles: u64,
-    /// Cycles that all transfers of a frame take.
-    pub transfer_cycles: u64,
-    /// Row-pair products of the array.
-    pub slot_macs: u64,
-    /// True if the buffers hold the candidate.
-    pub fits: bool,
-}
-
-impl Cost {
-    /// Converts cycles to seconds.
-    pub fn new(totals: &Totals, clock_hz: f64, fits: bool) -> Self {
-        Self {
-            fps: clock_hz / totals.period() as f64,
-            latency_s: totals.alone() as f64 / clock_hz,
-            period_cycles: totals.period(),
-            latency_cycles: totals.alone(),
-            transfer_cycles: totals.transfer,
-            slot_macs: totals.slot_macs,
-            fits,
-        }
-    }
 }
 
 impl HostEstimate {

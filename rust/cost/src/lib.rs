@@ -6,6 +6,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | `candidate` | holds the cost of a network without its layers |
 //! | [`circuits`] | has the counts of circuits that stand for the HLS kernels |
 //! | [`cycles`] | counts the cycles of each stage in closed form |
 //! | [`resources`] | counts the resources of each part |
@@ -15,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+mod candidate;
 pub mod circuits;
 pub mod cycles;
 pub mod energy;
@@ -23,7 +25,8 @@ pub mod explore;
 mod kernels;
 pub mod resources;
 
+pub use candidate::Cost;
 pub use energy::EnergyModel;
-pub use estimate::{estimate, Cost, Estimate};
+pub use estimate::{estimate, Estimate};
 pub use explore::explore;
 pub use resources::Resources;

@@ -1,7 +1,8 @@
 //! The accelerator's configuration: array, lanes, buffers, clock, mode. One TOML file; the board is
 //! named in it.
 //!
-//! Depends on [`crate::boards`], [`crate::settings`] and [`crate::workload`].
+//! Depends on [`crate::array_timing`], [`crate::boards`], [`crate::settings`] and
+//! [`crate::workload`].
 
 use quasar_core::error::{Error, Result};
 use quasar_core::subnet::config::{within, MAX_COLUMNS, MAX_TOKENS};
@@ -208,7 +209,7 @@ pub mod hls {
     /// Tokens of the array.
     pub const TOKENS: u64 = 256;
     /// Row pairs of the array: a token's FIFO holds those of a pass.
-    pub const PAIRS: u64 = crate::declared::array::FIFO_DEPTH;
+    pub const PAIRS: u64 = crate::array_timing::FIFO_DEPTH;
     /// Slices in a cascade.
     pub const CASCADE: u64 = 16;
     /// Requantizing lanes: their moments are one item of a stream, of at most 4,096 bits.

@@ -10,10 +10,12 @@
 //! | [`packing`] | packs two products into one DSP slice |
 //! | [`tiling`] | divides a product into the tiles that the array works on |
 //! | [`design`] | lists memories and queues, as they are built and counted |
+//! | [`array_timing`] | declares the cycles between the events of the array in RTL |
 //! | [`declared`] | declares intervals, depths and sizes of the accelerator's loops |
 
 #![forbid(unsafe_code)]
 
+pub mod array_timing;
 pub mod boards;
 pub mod configuration;
 pub mod declared;

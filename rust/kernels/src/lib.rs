@@ -7,7 +7,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `tier` | the tiers, and which of them this CPU runs |
-//! | `detect` | AMX, which the standard library does not detect |
+//! | `detect` | features of CPUs that the standard library does not detect |
 //! | `matrix` | checked views of matrices |
 //! | `layers` | parameters of layers and heads, and working memory |
 //! | `kernels` | the entry points: check sizes, then run a tier |
@@ -57,7 +57,6 @@
 )]
 
 mod buffer;
-#[cfg(target_arch = "x86_64")]
 mod detect;
 mod kernels;
 mod large_pages;

@@ -83,7 +83,7 @@ impl Tier {
             #[cfg(target_arch = "aarch64")]
             Tier::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[cfg(all(target_arch = "arm", target_abi = "eabihf"))]
-            Tier::Neon => crate::neon32::is_usable(),
+            Tier::Neon => neon_is_usable(),
             #[cfg(target_arch = "aarch64")]
             Tier::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
             #[cfg(target_arch = "aarch64")]

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use crate::buffer::Buffer;
 use crate::large_pages::{LargePages, LARGE_PAGE};
-use crate::Linear;
 
 /// The packed weights of a layer, from a cache line on.
 #[derive(Clone, Debug)]
@@ -17,6 +16,28 @@ pub(crate) enum Weights {
 }
 
 impl Weights {
+    /// Moves weights next to each other on large pages, if there are so many.
+    pub(crate) fn join(all: &mut [&mut Self]) {
+        let size = all.iter().map(|weights| weights.len()).sum();
+        if size < LARGE_PAGE {
+            return;
+        }
+        let mut memory = LargePages::new(size);
+        let mut at = 0;
+        let ranges: Vec<_> = (all.iter())
+            .map(|weights| {
+                let bytes = at..at + weights.len();
+                memory.bytes_mut()[bytes.clone()].copy_from_slice(weights);
+                at = bytes.end;
+                bytes
+            })
+            .collect();
+        let memory = Arc::new(memory);
+        for (weights, bytes) in all.iter_mut().zip(ranges) {
+            **weights = Self::Shared(Arc::clone(&memory), bytes);
+        }
+    }
+
     /// Returns the weights from a byte on, and those of the layers that follow.
     pub(crate) fn onward(&self, from: usize) -> &[u8] {
         match self {
@@ -37,40 +58,10 @@ impl Deref for Weights {
     }
 }
 
-impl Linear {
-    /// Moves the weights of layers next to each other, in the order in which a frame reads them,
-    /// and their other parameters next to each other elsewhere.
-    ///
-    /// Each layer then prefetches the first weights of the next one. If there are 2 MB of weights
-    /// or more, they are on large pages where the system has them, so that few reads wait for an
-    /// address to be translated; fewer stay where they are, since caches hold them. The other
-    /// parameters follow the rule of [`join`](crate::join).
-    pub fn join(layers: &mut [&mut Self]) {
-        Buffer::join(layers.iter_mut().flat_map(|layer| layer.parameters()));
-        let size = layers.iter().map(|layer| layer.weights.len()).sum();
-        if size < LARGE_PAGE {
-            return;
-        }
-        let mut memory = LargePages::new(size);
-        let mut at = 0;
-        let mut ranges = Vec::with_capacity(layers.len());
-        for layer in layers.iter_mut() {
-            let weights = std::mem::replace(&mut layer.weights, Weights::Own(Buffer::default()));
-            ranges.push(at..at + weights.len());
-            memory.bytes_mut()[ranges[ranges.len() - 1].clone()].copy_from_slice(&weights);
-            at += weights.len();
-        }
-        let memory = Arc::new(memory);
-        for (layer, bytes) in layers.iter_mut().zip(ranges) {
-            layer.weights = Weights::Shared(Arc::clone(&memory), bytes);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{Kernels, LinearParams, MatrixView, MatrixViewMut, Scratch, Storage, Tier};
+    use crate::large_pages::LARGE_PAGE;
+    use crate::{Kernels, Linear, LinearParams, MatrixView, MatrixViewMut, Scratch, Storage, Tier};
 
     const K: usize = 1100;
 

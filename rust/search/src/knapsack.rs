@@ -19,7 +19,7 @@ pub const MAX_CHOICES: usize = 4096;
 /// States of one item, at most (24 bytes each): costs with that many different sums are refused.
 pub const MAX_STATES: usize = 1 << 22;
 /// States over all items, at most (8 bytes each).
-pub const MAX_STEPS: usize = 1 << 26;
+pub const MAX_ORIGINS: usize = 1 << 26;
 
 /// One choice for each item.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,13 +40,13 @@ pub struct Knapsack {
 
 /// The origin of a state: the state before the item, and the item's choice.
 #[derive(Clone, Copy)]
-struct Step {
+struct Origin {
     state: u32,
     choice: u16,
 }
 
-/// The last item's states by rising cost and value, and every item's steps.
-type Table = (Vec<(u64, f64)>, Vec<Vec<Step>>);
+/// The last item's states by rising cost and value, and every item's origins.
+type Table = (Vec<(u64, f64)>, Vec<Vec<Origin>>);
 
 impl Knapsack {
     /// Checks the items: `values[i][c]` and `costs[i][c]` are the value and the cost of choice c of
@@ -99,8 +99,8 @@ impl Knapsack {
                 "the budget is {budget}, but the cheapest choices cost {cheapest}"
             )));
         }
-        let (states, steps) = self.run(budget, true)?;
-        Ok(self.solution(states.len() - 1, &steps))
+        let (states, origins) = self.run(budget, true)?;
+        Ok(self.solution(states.len() - 1, &origins))
     }
 
     /// Finds every non-dominated sum of cost and value, by rising cost and value, up to a cost.
@@ -111,9 +111,9 @@ impl Knapsack {
         if self.cheapest() > budget {
             return Ok(Vec::new());
         }
-        let (states, steps) = self.run(budget, false)?;
+        let (states, origins) = self.run(budget, false)?;
         Ok((0..states.len())
-            .map(|state| self.solution(state, &steps))
+            .map(|state| self.solution(state, &origins))
             .collect())
     }
 
@@ -132,24 +132,24 @@ impl Knapsack {
             f64::NEG_INFINITY
         };
         let mut states = vec![(0u64, 0.0f64)];
-        let mut steps: Vec<Vec<Step>> = Vec::with_capacity(self.items.len());
+        let mut origins: Vec<Vec<Origin>> = Vec::with_capacity(self.items.len());
         let mut total = 0;
         for (item, rest) in self.items.iter().zip(&rest[1..]) {
             let fits = |cost: u64| {
                 cost.checked_add(rest.least)
                     .is_some_and(|all| all <= budget)
             };
-            let mut next: Vec<(u64, f64, Step)> =
+            let mut next: Vec<(u64, f64, Origin)> =
                 Vec::with_capacity(states.len().saturating_mul(item.len()).min(MAX_STATES));
             for (state, &(cost, value)) in states.iter().enumerate() {
                 for (choice, &(c, v)) in item.iter().enumerate() {
                     let (cost, value) = (cost + c, value + v);
                     if fits(cost) && (!bound || value + rest.most(budget - cost) >= floor) {
-                        let step = Step {
+                        let origin = Origin {
                             state: state as u32,
                             choice: choice as u16,
                         };
-                        next.push((cost, value, step));
+                        next.push((cost, value, origin));
                     }
                 }
                 if next.len() > MAX_STATES {
@@ -165,19 +165,19 @@ impl Knapsack {
             });
             states.clear();
             let mut kept = Vec::new();
-            for (cost, value, step) in next {
+            for (cost, value, origin) in next {
                 if states.last().is_none_or(|&(_, best)| value > best) {
                     states.push((cost, value));
-                    kept.push(step);
+                    kept.push(origin);
                 }
             }
             total += kept.len();
-            if total > MAX_STEPS {
-                return Err(too_large(total, MAX_STEPS));
+            if total > MAX_ORIGINS {
+                return Err(too_large(total, MAX_ORIGINS));
             }
-            steps.push(kept);
+            origins.push(kept);
         }
-        Ok((states, steps))
+        Ok((states, origins))
     }
 
     /// Returns the sum of every item's largest absolute value: the scale of rounding errors.
@@ -186,14 +186,14 @@ impl Knapsack {
         self.items.iter().map(largest).sum()
     }
 
-    fn solution(&self, mut state: usize, steps: &[Vec<Step>]) -> Solution {
-        let mut choices: Vec<usize> = steps
+    fn solution(&self, mut state: usize, origins: &[Vec<Origin>]) -> Solution {
+        let mut choices: Vec<usize> = origins
             .iter()
             .rev()
-            .map(|steps| {
-                let step = steps[state];
-                state = step.state as usize;
-                step.choice as usize
+            .map(|origins| {
+                let origin = origins[state];
+                state = origin.state as usize;
+                origin.choice as usize
             })
             .collect();
         choices.reverse();

@@ -7,8 +7,8 @@
 use quasar_core::error::{Error, Result};
 use quasar_cost::cycles::{Model, Totals};
 use quasar_cost::energy::EnergyModel;
-use quasar_cost::estimate::{host_estimate, Cost, HostEstimate};
-use quasar_cost::resources::Resources;
+use quasar_cost::estimate::{host_estimate, HostEstimate};
+use quasar_cost::{Cost, Resources};
 use quasar_hardware::configuration::{Buffers, Hardware};
 use quasar_hardware::workload::{BlockWork, RowWidths, Setting};
 

@@ -9,12 +9,13 @@
 //! [`crate::network`], [`crate::preprocess`], [`crate::pool`], [`crate::memory`], [`crate::trace`],
 //! [`crate::error`] and the kernels.
 
+mod cancel;
 mod partition;
 mod range;
 mod token;
 mod workspace;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -26,10 +27,9 @@ use crate::network::Network;
 use crate::pool::{self, default_threads, for_each, IdlePool, PerProcess};
 use crate::preprocess::{ImageView, Preprocessor};
 use crate::trace::{Observer, StageTime, Trace};
+use cancel::check;
+pub use cancel::NEVER;
 use workspace::Workspace;
-
-/// The flag of frames that are never cancelled.
-pub static NEVER: AtomicBool = AtomicBool::new(false);
 
 /// Pixels of an image from which on [`Executor::prepare`] takes all cores.
 const LARGE_IMAGE: usize = 500_000;
@@ -390,14 +390,5 @@ impl Workers {
     /// Returns the team for a workspace with several ranges.
     fn team_of(&self, workspace: &Workspace) -> Option<&Team> {
         self.team.as_ref().filter(|_| workspace.ranges.len() > 1)
-    }
-}
-
-/// Returns an error if the frame is cancelled.
-fn check(cancel: &AtomicBool) -> Result<()> {
-    if cancel.load(Ordering::Relaxed) {
-        Err(Error::Interrupted)
-    } else {
-        Ok(())
     }
 }

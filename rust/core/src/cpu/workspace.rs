@@ -11,7 +11,7 @@ use quasar_kernels::{
     for_each_step, join, Aligned, Buffers, Linear, LinearRows, MatrixView, MatrixViewMut, Team,
 };
 
-use super::check;
+use super::cancel::check;
 use super::partition::Machine;
 use super::range::{Frame, Heads, TokenRange};
 use super::token::Token;
@@ -25,7 +25,7 @@ use crate::trace::{Observer, Point, StageTime};
 /// A step of a frame, named by what its first part makes for all ranges. All but `Heads` end the
 /// block before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+enum FrameStep {
     /// Keys and values of a block for each range's tokens: `[tokens, 2 * heads * head_dim]`.
     KeysAndValues(usize),
     /// The first norm of a block for each range's tokens: `[tokens, embed]`.
@@ -37,7 +37,7 @@ enum Step {
     End,
 }
 
-impl Step {
+impl FrameStep {
     /// Returns the steps of a frame in `ranges` ranges.
     fn all(network: &Network, by_heads: &[bool], ranges: usize) -> Vec<Self> {
         let steps = by_heads.iter().enumerate().flat_map(|(i, &by_heads)| {
@@ -125,7 +125,7 @@ pub(super) struct Workspace {
     pub ranges: Vec<TokenRange>,
     /// For each block, whether its attention is shared out by heads.
     pub by_heads: Vec<bool>,
-    steps: Vec<Step>,
+    steps: Vec<FrameStep>,
     /// Values that a range makes for all in each step.
     chunks: Vec<usize>,
     /// Values that ranges make for each other in even and in odd steps.
@@ -180,7 +180,7 @@ impl Workspace {
         let config = &network.config;
         let tokens = config.tokens();
         let [range_rows, ranges] = cut(tokens, ranges);
-        let steps = Step::all(network, &by_heads, ranges);
+        let steps = FrameStep::all(network, &by_heads, ranges);
         let chunks: Vec<usize> = (steps.iter())
             .map(|step| step.chunk(network, ranges, range_rows))
             .collect();
@@ -448,7 +448,7 @@ fn add_rows<T: Copy + Into<i32>>(sums: &mut [i32], rows: &[T]) {
 mod tests {
     use quasar_kernels::Storage;
 
-    use super::super::NEVER;
+    use super::super::cancel::NEVER;
     use super::*;
     use crate::network::supported_tiers;
     use crate::trace::Trace;

@@ -4,7 +4,8 @@ use quasar_hardware::declared::{COMMAND_GAP, MEMORY_LATENCY, REQUANTIZE_DEPTH};
 use quasar_hardware::workload::{RowWidths, Setting};
 
 use super::norm::Normed;
-use super::weights::{Lead, Reserve, BEATS_AHEAD};
+use super::product::BEATS_AHEAD;
+use super::weights::{Lead, Reserve};
 use super::{End, Model, Norm, Side, Stage};
 
 impl Model<'_> {

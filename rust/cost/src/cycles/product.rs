@@ -1,13 +1,16 @@
 //! Models one product on the array.
 
 use quasar_hardware::declared::{
-    array as timing, COMMAND_GAP, PLAN_INTERVAL, REQUANTIZE_DEPTH, ROW_BYTES,
+    array as timing, BURST_BEATS, COMMAND_GAP, OPEN_BURSTS, PLAN_INTERVAL, REQUANTIZE_DEPTH,
+    ROW_BYTES, TRANSFERS_AHEAD,
 };
 use quasar_hardware::packing::{Activation, Pair};
 use quasar_hardware::workload::RowWidths;
 
-use super::weights::{read_ahead, BEATS_AHEAD};
 use super::{Model, Stage};
+
+/// Beats that the queues of weights and row parameters hold.
+pub(super) const BEATS_AHEAD: u64 = 64;
 
 /// The destination of a tile's sums.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -250,4 +253,11 @@ pub(super) const fn eight_bit(rows: u64) -> RowWidths {
         four_bit: 0,
         eight_bit: rows,
     }
+}
+
+/// Returns the load cycles of the tiles, of `load` cycles each, that the ports hold: a tile is two
+/// transfers, each with a last burst of its own.
+fn read_ahead(load: u64) -> u64 {
+    let bursts = load / BURST_BEATS + 2;
+    (OPEN_BURSTS * load / bursts).min(TRANSFERS_AHEAD / 2 * load)
 }

@@ -1,7 +1,5 @@
 //! Models the waits for weights: how far their transfers are ahead of the array.
 
-use quasar_hardware::declared::{BURST_BEATS, OPEN_BURSTS, TRANSFERS_AHEAD};
-
 use super::product::Product;
 use super::{Model, Norm, Side};
 
@@ -117,13 +115,3 @@ impl Model<'_> {
         }
     }
 }
-
-/// Returns the load cycles of the tiles, of `load` cycles each, that the ports hold: a tile is two
-/// transfers, each with a last burst of its own.
-pub(super) fn read_ahead(load: u64) -> u64 {
-    let bursts = load / BURST_BEATS + 2;
-    (OPEN_BURSTS * load / bursts).min(TRANSFERS_AHEAD / 2 * load)
-}
-
-/// Beats that the queues of weights and row parameters hold.
-pub(super) const BEATS_AHEAD: u64 = 64;

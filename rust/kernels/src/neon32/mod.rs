@@ -3,7 +3,7 @@
 //!
 //! Stable Rust has neither intrinsics nor a target feature for NEON on this architecture, so loops
 //! are assembly, each a whole loop in one block. Wheels are built for CPUs without NEON:
-//! [`is_usable`] decides at run time.
+//! [`crate::detect`] decides at run time.
 
 mod epilogue;
 mod pack;
@@ -36,24 +36,6 @@ macro_rules! neon {
     };
 }
 use neon;
-
-/// Returns whether this CPU has NEON. (The standard library's detection is not stable.)
-pub(crate) fn is_usable() -> bool {
-    #[cfg(all(target_os = "linux", target_endian = "little"))]
-    {
-        use std::ffi::c_ulong;
-        extern "C" {
-            fn getauxval(kind: c_ulong) -> c_ulong;
-        }
-        const AT_HWCAP: c_ulong = 16;
-        const HWCAP_NEON: c_ulong = 1 << 12;
-        // SAFETY: the function of the C library has this signature; it reads what the kernel gave
-        // the process.
-        unsafe { getauxval(AT_HWCAP) & HWCAP_NEON != 0 }
-    }
-    #[cfg(not(all(target_os = "linux", target_endian = "little")))]
-    false
-}
 
 /// The tier. Its functions need NEON.
 pub(crate) struct Neon32;

@@ -16,6 +16,7 @@ mod cores;
 #[cfg(all(loom, test))]
 mod model;
 mod preempted;
+mod progress;
 mod steps;
 mod sync;
 
@@ -25,7 +26,7 @@ use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use preempted::{Awaited, Seat};
-use steps::Progress;
+use progress::Progress;
 use sync::{
     thread, wait_at_end, wait_for, Arc, AtomicBool, AtomicU64, AtomicUsize, JoinHandle, Ordering,
     Others, Thread, UnsafeCell,

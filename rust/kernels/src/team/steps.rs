@@ -6,28 +6,9 @@
 //! with their second parts.
 
 use super::preempted::{Awaited, Seat};
+use super::progress::Progress;
 use super::sync::{fence, thread, wait_between, AtomicBool, AtomicUsize, Ordering};
 use super::{AwaitedMembers, Shares, Team};
-
-/// The number of steps of an item of which something is done. Items of two threads share no line,
-/// nor a pair of lines that are fetched together.
-#[derive(Default)]
-#[repr(align(128))]
-pub(super) struct Progress {
-    /// A thread works on them, or did.
-    begun: AtomicUsize,
-    /// The first part is done.
-    shown: AtomicUsize,
-    done: AtomicUsize,
-}
-
-impl Progress {
-    fn reset(&self) {
-        for steps in [&self.begun, &self.shown, &self.done] {
-            steps.store(0, Ordering::Relaxed);
-        }
-    }
-}
 
 /// Calls `first(step, i, &mut items[i], read, written)` and then `rest(step, i, &mut items[i])` for
 /// every step and every item; there are as many steps as `chunks`. `written` is the item's chunk of

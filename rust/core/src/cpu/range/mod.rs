@@ -14,7 +14,7 @@ use quasar_kernels::{
     Aligned, Buffers, KvHead, Linear, LinearRows, MatrixView, MatrixViewMut, Scratch,
 };
 
-use super::check;
+use super::cancel::check;
 use crate::network::{Block, Network};
 use crate::preprocess;
 use crate::trace::{Observer, Point};

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{in_order32, in_order64, in_pack_order, mask16, mask32, put16, put8};
+use super::vectors::{in_order32, in_order64, in_pack_order, mask16, mask32, put16, put8};
 use crate::matrix::Out;
 use crate::tiled::{lookup, Epilogue, Layout, Requant, RowScale, Staged, UnfinishedTile};
 

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{add_words, four_lanes, in_order32, mask32, put8};
+use super::vectors::{add_words, four_lanes, in_order32, mask32, put8};
 use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
 /// Returns vectors whose lanes add up to the sum of x (in 32 bits) and of x^2 (in 64 bits).

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{mask64, put8};
+use super::vectors::{mask64, put8};
 use crate::tiled::{panels, Layout};
 use crate::MatrixView;
 

@@ -3,7 +3,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{add_words, four_lanes, in_order64, larger_or_sum, mask16, mask32, numbers};
+use super::vectors::{add_words, four_lanes, in_order64, larger_or_sum, mask16, mask32, numbers};
 use crate::scalar::EXP2;
 use crate::tiled::{RowScale, RowScales, RowSums};
 use crate::HeadParams;

@@ -1,8 +1,12 @@
 //! Blocks of products: sums of 16 rows by up to 64 columns, or of 32 by 32, in four registers.
 
-use super::registers::{dot, load, store, zero};
-use super::{Amx, ROWS, STEP, WHOLE_ROWS};
-use crate::tiled::{Layout, Product};
+use super::registers::{dot, load, store, zero, STEP, WHOLE_ROWS};
+use crate::tiled::Product;
+
+/// Input rows of a tile: two registers of inputs, two of weights and four of sums make eight.
+pub(super) const ROWS: usize = 2 * WHOLE_ROWS;
+/// Columns of a panel: those of four registers of sums.
+const PANEL: usize = 64;
 
 /// Steps up to which a block's epilogue takes longer than its products.
 const FEW_STEPS: usize = 4;
@@ -93,14 +97,14 @@ impl Unstored {
 
 /// The operands of a step of a block: 64 k of 16 or 32 (`TALL`) rows and of 16 * V columns.
 #[derive(Clone, Copy)]
-struct Step<const TALL: bool, const V: usize> {
+struct BlockStep<const TALL: bool, const V: usize> {
     a: *const u8,
     stride: usize,
     w: *const i8,
     width: usize,
 }
 
-impl<const TALL: bool, const V: usize> Step<TALL, V> {
+impl<const TALL: bool, const V: usize> BlockStep<TALL, V> {
     fn next(self) -> Self {
         Self {
             a: self.a.wrapping_add(STEP),
@@ -251,7 +255,7 @@ unsafe fn prepare<const REGISTER: u8>(start: Option<&Start>) {
             if from.is_null() {
                 zero::<REGISTER>();
             } else {
-                load::<REGISTER, _>(from.add(16 * usize::from(REGISTER)), 4 * Amx::PANEL);
+                load::<REGISTER, _>(from.add(16 * usize::from(REGISTER)), 4 * PANEL);
             }
         }
     }
@@ -283,7 +287,7 @@ pub(super) unsafe fn block<const SIGNED: bool, const TALL: bool, const V: usize>
     } = p;
     debug_assert!(k >= STEP && (start.from.is_null() || !TALL && V == 4));
     let registers = if TALL { 2 * V } else { V };
-    let mut step = Step::<TALL, V> {
+    let mut step = BlockStep::<TALL, V> {
         a,
         stride,
         w,
@@ -433,7 +437,7 @@ pub(super) unsafe fn tall_tile(
                 ..p
             };
             let start = Start::after(before);
-            before = block::<true, true, 2>(columns, out.add(col), Amx::PANEL, start, meanwhile);
+            before = block::<true, true, 2>(columns, out.add(col), PANEL, start, meanwhile);
         }
     }
     before

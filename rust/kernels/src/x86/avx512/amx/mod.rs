@@ -20,19 +20,13 @@ use crate::tiled::{
 };
 use crate::{HeadParams, LayerNorm, MatrixView, MatrixViewMut};
 use blocks::{
-    block, steps, tall_tile, tile_in_registers, tile_overlapped, Meanwhile, Start, Unstored,
+    block, steps, tall_tile, tile_in_registers, tile_overlapped, Meanwhile, Start, Unstored, ROWS,
 };
-use registers::{configure, dot, release, stay_awake, store};
+use registers::{configure, dot, release, stay_awake, store, STEP, WHOLE_ROWS};
 
 /// The tier. Its functions need what [`super::Vnni`] needs, and AMX's tiles of 8-bit numbers.
 pub(crate) struct Amx;
 
-/// Input rows of a tile: two registers of inputs, two of weights and four of sums make eight.
-const ROWS: usize = 2 * WHOLE_ROWS;
-/// Rows of a register.
-const WHOLE_ROWS: usize = 16;
-/// k of a register.
-const STEP: usize = 64;
 /// The k for which tiles of [`WHOLE_ROWS`] rows are faster: they read weights twice as often as
 /// those of [`ROWS`], but leave room for a panel in the first-level cache. With less k both fit.
 const SHORT_TILES: RangeInclusive<usize> = 257..=512;

@@ -7,6 +7,11 @@
 
 use std::arch::asm;
 
+/// Rows of a register.
+pub(super) const WHOLE_ROWS: usize = 16;
+/// k of a register.
+pub(super) const STEP: usize = 64;
+
 /// The operand of `ldtilecfg`.
 #[repr(C, align(64))]
 struct Configuration {
