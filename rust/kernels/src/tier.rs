@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 #[cfg(target_arch = "x86_64")]
 use crate::detect::amx_is_usable;
+#[cfg(all(target_arch = "arm", target_abi = "eabihf"))]
+use crate::detect::neon_is_usable;
 
 /// An instruction-set tier. Every tier gives the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
