@@ -108,16 +108,15 @@ impl<T: Copy + TryFrom<i64, Error: Debug>> Matrix<T> {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct LinearCase {
     tokens: usize,
     k: usize,
     rows: usize,
-    gap: usize,
-    weights: Fill,
-    /// Percentage of rows whose weights are in [-7, 7].
-    four_bit_share: u64,
+    /// The weights, and the percentage of rows whose weights are in [-7, 7].
+    weights: (Fill, u64),
     input: Fill,
+    gap: usize,
     zero_point: i8,
     seed: u64,
 }
@@ -128,31 +127,20 @@ fn linear_case() -> impl Strategy<Value = LinearCase> {
     let k = prop_oneof![8 => 1usize..100, 2 => whole, 1 => 100usize..1000];
     let tokens = prop_oneof![8 => 1usize..20, 2 => 20usize..100];
     let rows = prop_oneof![8 => 1usize..150, 1 => 150usize..400];
-    (
-        tokens,
-        k,
-        rows,
-        0usize..5,
-        (fill(), prop_oneof![Just(0u64), Just(100), 1u64..100]),
-        fill(),
-        any::<i8>(),
-        any::<u64>(),
+    let weights = (fill(), prop_oneof![Just(0u64), Just(100), 1u64..100]);
+    let others = (fill(), 0usize..5, any::<i8>(), any::<u64>());
+    (tokens, k, rows, weights, others).prop_map(
+        |(tokens, k, rows, weights, (input, gap, zero_point, seed))| LinearCase {
+            tokens,
+            k,
+            rows,
+            weights,
+            input,
+            gap,
+            zero_point,
+            seed,
+        },
     )
-        .prop_map(
-            |(tokens, k, rows, gap, (weights, four_bit_share), input, zero_point, seed)| {
-                LinearCase {
-                    tokens,
-                    k,
-                    rows,
-                    gap,
-                    weights,
-                    four_bit_share,
-                    input,
-                    zero_point,
-                    seed,
-                }
-            },
-        )
 }
 
 /// Samples a layer whose accumulators reach from 0 to the bound, with every shift and some rows
@@ -160,12 +148,10 @@ fn linear_case() -> impl Strategy<Value = LinearCase> {
 fn layer(case: &LinearCase, random: &mut Random) -> (Vec<i8>, Vec<i32>, Vec<i16>, Vec<u8>) {
     let mut weights: Vec<i8> = Vec::new();
     for _ in 0..case.rows {
-        let largest = if random.next() % 100 < case.four_bit_share {
-            7
-        } else {
-            127
-        };
-        weights.extend(random.values::<i8>(case.k, case.weights, -largest, largest));
+        let (fill, four_bit_share) = case.weights;
+        let is_4_bit = random.next() % 100 < four_bit_share;
+        let largest = if is_4_bit { 7 } else { 127 };
+        weights.extend(random.values::<i8>(case.k, fill, -largest, largest));
     }
     let mut bias = Vec::new();
     for row in weights.chunks_exact(case.k) {
@@ -211,75 +197,63 @@ fn pack(
     kernels.pack_linear(&params, storage)
 }
 
-type Check = Result<(), TestCaseError>;
+type Check<T = ()> = Result<T, TestCaseError>;
+
+/// Runs `run` for the first and for the second kernels (0 and 1), each on a copy of `out`, which
+/// must then be equal. Returns it.
+fn agree<T: Clone + Debug + PartialEq>(
+    what: &str,
+    out: Matrix<T>,
+    mut run: impl FnMut(usize, &mut Matrix<T>),
+) -> Check<Matrix<T>> {
+    let (mut a, mut b) = (out.clone(), out);
+    run(0, &mut a);
+    run(1, &mut b);
+    prop_assert_eq!(&a, &b, "{}", what);
+    Ok(a)
+}
 
 fn check_linear(scalar: Kernels, tier: Kernels, case: &LinearCase, storage: Storage) -> Check {
     let random = &mut Random::new(case.seed);
     let layer = layer(case, random);
-    let expected = pack(scalar, case, &layer, Storage::Unpacked);
-    let packed = pack(tier, case, &layer, storage);
-    let input = Matrix::<i8>::new(
-        random,
-        (case.tokens, case.k, case.gap),
-        case.input,
-        -128,
-        127,
-    );
+    let kernels = [scalar, tier];
+    let layers = [
+        pack(scalar, case, &layer, Storage::Unpacked),
+        pack(tier, case, &layer, storage),
+    ];
+    let shape = (case.tokens, case.k, case.gap);
+    let input = Matrix::<i8>::new(random, shape, case.input, -128, 127);
     let table: Vec<i8> = random.values(256, Fill::Random, -128, 127);
     let table: &[i8; 256] = table.as_slice().try_into().unwrap();
     let shape = (case.tokens, case.rows, case.gap);
     let scratch = &mut Scratch::new();
 
     let sums = Matrix::<i32>::new(random, shape, Fill::Random, -9, 9);
-    let (mut a, mut b) = (sums.clone(), sums);
-    scalar.linear_i32(&expected, input.view(), a.view_mut(), scratch);
-    tier.linear_i32(&packed, input.view(), b.view_mut(), scratch);
-    prop_assert_eq!(&a, &b, "linear_i32");
-    let whole = a;
-
+    let whole = agree("linear_i32", sums, |i, out| {
+        kernels[i].linear_i32(&layers[i], input.view(), out.view_mut(), scratch);
+    })?;
     for table in [None, Some(table)] {
         let codes = Matrix::<i8>::new(random, shape, Fill::Random, -128, 127);
-        let (mut a, mut b) = (codes.clone(), codes);
-        scalar.linear_i8(
-            &expected,
-            input.view(),
-            a.view_mut(),
-            case.zero_point,
-            table,
-            scratch,
-        );
-        tier.linear_i8(
-            &packed,
-            input.view(),
-            b.view_mut(),
-            case.zero_point,
-            table,
-            scratch,
-        );
-        prop_assert_eq!(a, b, "linear_i8, table {}", table.is_some());
+        agree("linear_i8", codes, |i, out| {
+            let (input, out, zero_point) = (input.view(), out.view_mut(), case.zero_point);
+            kernels[i].linear_i8(&layers[i], input, out, zero_point, table, scratch);
+        })?;
     }
-
     let residual = Matrix::<i16>::new(random, shape, case.input, -32767, 32767);
-    let (mut a, mut b) = (residual.clone(), residual.clone());
-    scalar.linear_residual(&expected, input.view(), a.view_mut(), scratch);
-    tier.linear_residual(&packed, input.view(), b.view_mut(), scratch);
-    prop_assert_eq!(&a, &b, "linear_residual");
+    let added = agree("linear_residual", residual.clone(), |i, x| {
+        kernels[i].linear_residual(&layers[i], input.view(), x.view_mut(), scratch);
+    })?;
 
     // The same in parts, as threads compute it that share out the rows.
     let cut = (case.seed as usize % case.rows.div_ceil(ROW_STEP)) * ROW_STEP;
-    for (kernels, layer) in [(scalar, &expected), (tier, &packed)] {
-        if cut == 0 {
-            break;
-        }
-        let mut c = residual.clone();
-        let (first, second) = c.view_mut().split_at_column(cut);
-        for (part, x) in [
-            (layer.part(0..cut), first),
-            (layer.part(cut..case.rows), second),
-        ] {
-            kernels.linear_residual(part, input.view(), x, scratch);
-        }
-        prop_assert_eq!(&a, &c, "linear_residual in parts");
+    if cut > 0 {
+        let in_parts = agree("linear_residual in parts", residual, |i, x| {
+            let (first, second) = x.view_mut().split_at_column(cut);
+            for (rows, x) in [(0..cut, first), (cut..case.rows, second)] {
+                kernels[i].linear_residual(layers[i].part(rows), input.view(), x, scratch);
+            }
+        })?;
+        prop_assert_eq!(&added, &in_parts, "linear_residual in parts");
     }
 
     // Two runs of rows, as a thread computes them that has heads of its own.
@@ -287,102 +261,79 @@ fn check_linear(scalar: Kernels, tier: Kernels, case: &LinearCase, storage: Stor
     if windows > 1 {
         let start = ROW_STEP * (1 + case.seed as usize % (windows - 1));
         let second = start..case.rows.min(start + ROW_STEP);
-        for (kernels, layer) in [(scalar, &expected), (tier, &packed)] {
-            let runs = layer.part(0..ROW_STEP).and(second.clone());
-            let runs = runs.before(&layer.part(0..ROW_STEP));
-            let shape = (case.tokens, runs.rows(), case.gap);
-            let mut d = Matrix::<i32>::new(random, shape, Fill::Random, -9, 9);
-            kernels.linear_i32(runs, input.view(), d.view_mut(), scratch);
-            for i in 0..case.tokens {
-                let (all, runs) = (whole.view().row(i), d.view().row(i));
-                prop_assert_eq!(&all[..ROW_STEP], &runs[..ROW_STEP], "the first run");
-                prop_assert_eq!(&all[second.clone()], &runs[ROW_STEP..], "the second run");
-            }
+        let shape = (case.tokens, ROW_STEP + second.len(), case.gap);
+        let runs = Matrix::<i32>::new(random, shape, Fill::Random, -9, 9);
+        let runs = agree("two runs of rows", runs, |i, out| {
+            let runs = layers[i].part(0..ROW_STEP).and(second.clone());
+            let runs = runs.before(&layers[i].part(0..ROW_STEP));
+            kernels[i].linear_i32(runs, input.view(), out.view_mut(), scratch);
+        })?;
+        for i in 0..case.tokens {
+            let (all, runs) = (whole.view().row(i), runs.view().row(i));
+            prop_assert_eq!(&all[..ROW_STEP], &runs[..ROW_STEP], "the first run");
+            prop_assert_eq!(&all[second.clone()], &runs[ROW_STEP..], "the second run");
         }
     }
     Ok(())
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct NormCase {
     tokens: usize,
     d: usize,
+    /// The values, and the right shift of their bounds.
+    x: (Fill, u32),
+    epsilon: i64,
     gap: usize,
-    x: Fill,
-    scale: u32,
     parameters: Fill,
     frac: u8,
-    epsilon: i64,
     seed: u64,
 }
 
 fn norm_case() -> impl Strategy<Value = NormCase> {
     let d = prop_oneof![8 => 1usize..100, 1 => 100usize..=1024];
-    (
-        1usize..20,
-        d,
-        0usize..5,
-        fill(),
-        0u32..15,
-        fill(),
-        0u8..=8,
-        0u32..50,
-        any::<u64>(),
+    let others = (0usize..5, fill(), 0u8..=8, any::<u64>());
+    (1usize..20, d, (fill(), 0u32..15), 0u32..50, others).prop_map(
+        |(tokens, d, x, epsilon, (gap, parameters, frac, seed))| NormCase {
+            tokens,
+            d,
+            x,
+            epsilon: 1 << epsilon,
+            gap,
+            parameters,
+            frac,
+            seed,
+        },
     )
-        .prop_map(
-            |(tokens, d, gap, x, scale, parameters, frac, epsilon, seed)| {
-                let epsilon = 1 << epsilon;
-                NormCase {
-                    tokens,
-                    d,
-                    gap,
-                    x,
-                    scale,
-                    parameters,
-                    frac,
-                    epsilon,
-                    seed,
-                }
-            },
-        )
 }
 
 fn check_norm(scalar: Kernels, tier: Kernels, case: &NormCase) -> Check {
     let random = &mut Random::new(case.seed);
-    let high = 32767 >> case.scale;
-    let x = Matrix::<i16>::new(random, (case.tokens, case.d, case.gap), case.x, -high, high);
+    let ((fill, shift), shape) = (case.x, (case.tokens, case.d, case.gap));
+    let high = 32767 >> shift;
+    let x = Matrix::<i16>::new(random, shape, fill, -high, high);
     let norm = LayerNorm {
         gain: random.values(case.d, case.parameters, -32768, 32767),
         bias: random.values(case.d, case.parameters, -32768, 32767),
         frac: case.frac,
         epsilon: case.epsilon,
     };
-    let out = Matrix::<i8>::new(
-        random,
-        (case.tokens, case.d, case.gap),
-        Fill::Random,
-        -128,
-        127,
-    );
-    let (mut a, mut b) = (out.clone(), out);
-    scalar.layer_norm(&norm, x.view(), a.view_mut());
-    tier.layer_norm(&norm, x.view(), b.view_mut());
-    prop_assert_eq!(a, b, "layer_norm");
+    let out = Matrix::<i8>::new(random, shape, Fill::Random, -128, 127);
+    agree("layer_norm", out, |i, out| {
+        [scalar, tier][i].layer_norm(&norm, x.view(), out.view_mut());
+    })?;
     Ok(())
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct AttentionCase {
     queries: usize,
     tokens: usize,
     dim: usize,
+    /// Queries, keys and values.
+    fills: [Fill; 3],
+    head: HeadParams,
     gap: usize,
-    q: Fill,
-    k: Fill,
-    v: Fill,
-    mult: i32,
-    out_mult: i16,
-    out_shift: u8,
     /// Tokens of a frame that used the same head before.
     before: usize,
     seed: u64,
@@ -392,66 +343,46 @@ fn attention_case() -> impl Strategy<Value = AttentionCase> {
     let tokens = || prop_oneof![8 => 1usize..100, 1 => 100usize..=1024];
     let dim = prop_oneof![Just(16usize), Just(64), 1usize..=128];
     let mult = (0u32..=24, any::<u32>()).prop_map(|(bits, r)| 1 + (r & ((1 << bits) - 1)) as i32);
-    (
-        (
-            prop_oneof![8 => 1usize..20, 1 => 20usize..70],
-            tokens(),
+    let queries = prop_oneof![8 => 1usize..20, 1 => 20usize..70];
+    let head = (mult, 1i16 << 14..=i16::MAX, 11u8..=29);
+    let head = head.prop_map(|(mult, out_mult, out_shift)| HeadParams {
+        mult,
+        out_mult,
+        out_shift,
+    });
+    let others = (0usize..5, tokens(), any::<u64>());
+    let fills = [fill(), fill(), fill()];
+    (queries, tokens(), dim, fills, head, others).prop_map(
+        |(queries, tokens, dim, fills, head, (gap, before, seed))| AttentionCase {
+            queries,
+            tokens,
             dim,
-            0usize..5,
-        ),
-        (fill(), fill(), fill()),
-        (mult, 1i16 << 14..=i16::MAX, 11u8..=29),
-        (tokens(), any::<u64>()),
+            fills,
+            head,
+            gap,
+            before,
+            seed,
+        },
     )
-        .prop_map(
-            |(
-                (queries, tokens, dim, gap),
-                (q, k, v),
-                (mult, out_mult, out_shift),
-                (before, seed),
-            )| AttentionCase {
-                queries,
-                tokens,
-                dim,
-                gap,
-                q,
-                k,
-                v,
-                mult,
-                out_mult,
-                out_shift,
-                before,
-                seed,
-            },
-        )
 }
 
 fn check_attention(scalar: Kernels, tier: Kernels, case: &AttentionCase) -> Check {
     let random = &mut Random::new(case.seed);
-    let (tokens, dim) = (case.tokens, case.dim);
-    let q = Matrix::<i8>::new(random, (case.queries, dim, case.gap), case.q, -128, 127);
-    let k = Matrix::<i8>::new(random, (tokens, dim, case.gap), case.k, -128, 127);
-    let v = Matrix::<i8>::new(random, (tokens, dim, case.gap), case.v, -128, 127);
-    let head = HeadParams {
-        mult: case.mult,
-        out_mult: case.out_mult,
-        out_shift: case.out_shift,
+    let &AttentionCase {
+        tokens, dim, head, ..
+    } = case;
+    let mut matrix = |rows, fill| {
+        let shape = (rows, dim, case.gap);
+        Matrix::<i8>::new(random, shape, fill, -128, 127)
     };
-    let out = Matrix::<i8>::new(
-        random,
-        (case.queries, dim, case.gap),
-        Fill::Random,
-        -128,
-        127,
-    );
-    let (mut a, mut b) = (out.clone(), out);
-    for (kernels, out) in [(scalar, &mut a), (tier, &mut b)] {
+    let [q, k, v] = [case.queries, tokens, tokens];
+    let [q, k, v] = [(q, 0), (k, 1), (v, 2)].map(|(rows, i)| matrix(rows, case.fills[i]));
+    agree("attention", matrix(case.queries, Fill::Random), |i, out| {
+        let kernels = [scalar, tier][i];
         // A head and working memory that another block has used, with heads of another size.
         let stale_dim = 1 + case.seed as usize % 128;
-        let (mut kv, scratch) = (
-            KvHead::new(tokens.max(case.before), dim.max(stale_dim)),
-            &mut Scratch::new(),
-        );
+        let mut kv = KvHead::new(tokens.max(case.before), dim.max(stale_dim));
+        let scratch = &mut Scratch::new();
         let stale = || {
             let shape = (case.before, stale_dim, 0);
             Matrix::<i8>::new(&mut Random::new(1), shape, Fill::Random, -128, 127)
@@ -461,8 +392,7 @@ fn check_attention(scalar: Kernels, tier: Kernels, case: &AttentionCase) -> Chec
         kernels.attention(stale().view(), &kv, &head, stale().view_mut(), &[], scratch);
         kernels.pack_kv(k.view(), v.view(), &mut kv);
         kernels.attention(q.view(), &kv, &head, out.view_mut(), &[k.view()], scratch);
-    }
-    prop_assert_eq!(a, b, "attention");
+    })?;
     Ok(())
 }
 
@@ -487,19 +417,15 @@ fn run<C: Clone + Debug>(
 }
 
 fn linear(scalar: Kernels, tier: Kernels) -> Result<(), String> {
-    let case = |tokens, k, rows, weights, four_bit_share, input| {
-        let (gap, zero_point, seed) = (1, -128, 5);
-        LinearCase {
-            tokens,
-            k,
-            rows,
-            gap,
-            weights,
-            four_bit_share,
-            input,
-            zero_point,
-            seed,
-        }
+    let case = |tokens, k, rows, weights, four_bit_share, input| LinearCase {
+        tokens,
+        k,
+        rows,
+        weights: (weights, four_bit_share),
+        input,
+        gap: 1,
+        zero_point: -128,
+        seed: 5,
     };
     let named = [
         case(13, 4096, 65, Max, 0, Min),
@@ -527,19 +453,15 @@ fn linear(scalar: Kernels, tier: Kernels) -> Result<(), String> {
 }
 
 fn layer_norm(scalar: Kernels, tier: Kernels) -> Result<(), String> {
-    let case = |tokens, d, x, scale, epsilon| {
-        let (gap, parameters, frac, seed) = (3, Fill::Ends, 0, 7);
-        NormCase {
-            tokens,
-            d,
-            gap,
-            x,
-            scale,
-            parameters,
-            frac,
-            epsilon,
-            seed,
-        }
+    let case = |tokens, d, x, shift, epsilon| NormCase {
+        tokens,
+        d,
+        x: (x, shift),
+        epsilon,
+        gap: 3,
+        parameters: Fill::Ends,
+        frac: 0,
+        seed: 7,
     };
     let named = [
         case(2, 1024, Fill::Ends, 0, (1 << 50) - 1),
@@ -554,39 +476,27 @@ fn layer_norm(scalar: Kernels, tier: Kernels) -> Result<(), String> {
 }
 
 fn attention(scalar: Kernels, tier: Kernels) -> Result<(), String> {
-    let case = |queries, tokens: usize, dim, q, k, v, mult| {
-        let (gap, out_mult, out_shift, before, seed) =
-            (1, i16::MAX, 11, (tokens + 9).min(1024), 11);
-        AttentionCase {
-            queries,
-            tokens,
-            dim,
-            gap,
-            q,
-            k,
-            v,
+    let case = |queries, tokens: usize, dim, fills, mult| AttentionCase {
+        queries,
+        tokens,
+        dim,
+        fills,
+        head: HeadParams {
             mult,
-            out_mult,
-            out_shift,
-            before,
-            seed,
-        }
+            out_mult: i16::MAX,
+            out_shift: 11,
+        },
+        gap: 1,
+        before: (tokens + 9).min(1024),
+        seed: 11,
     };
     let named = [
-        case(14, 1024, 128, Min, Min, Min, 1 << 24),
-        case(14, 1024, 128, Min, Ends, Max, 1 << 24),
-        case(14, 1024, 128, Fill::Random, Fill::Random, Fill::Random, 1),
-        case(5, 1, 1, Fill::Random, Fill::Random, Fill::Random, 1000),
-        case(197, 197, 64, Fill::Random, Fill::Random, Fill::Random, 2000),
-        case(
-            17,
-            577,
-            64,
-            Fill::Random,
-            Fill::Random,
-            Fill::Random,
-            12_005,
-        ),
+        case(14, 1024, 128, [Min; 3], 1 << 24),
+        case(14, 1024, 128, [Min, Ends, Max], 1 << 24),
+        case(14, 1024, 128, [Fill::Random; 3], 1),
+        case(5, 1, 1, [Fill::Random; 3], 1000),
+        case(197, 197, 64, [Fill::Random; 3], 2000),
+        case(17, 577, 64, [Fill::Random; 3], 12_005),
     ];
     run(300, attention_case(), &named, |case| {
         check_attention(scalar, tier, case)
