@@ -107,6 +107,28 @@ pub fn signed_subnet(bytes: &[u8]) -> Option<Subnet> {
     Some(subnet)
 }
 
+/// Returns the configuration of a network for images of this size, in colour or not, if it is one.
+fn image_config(
+    (height, width): (usize, usize),
+    colour: bool,
+    resize: &serde_json::Value,
+) -> Option<Config> {
+    let channels = if colour { 3 } else { 1 };
+    let config = json!({
+        "name": "fuzz",
+        "image": {"height": height, "width": width, "channels": channels},
+        "patch": {"kernel": 1, "stride": 4096, "pad": 0, "pad_value": 0},
+        "embed": 1, "prefix_tokens": 0,
+        "blocks": [{"heads": 1, "head_dim": 1, "hidden": 1, "fc1_zero_point": 0}],
+        "pool": "mean", "classes": ["a"], "logit_scale": 1.0, "trained": false, "provenance": {},
+        "preprocess": {"resize": resize},
+    });
+    Config::from_json(&config.to_string()).ok()
+}
+
+/// The filters of resizing, by the bytes that choose them.
+const FILTERS: [&str; 5] = ["nearest", "box", "bilinear", "hamming", "bicubic"];
+
 /// Resizes an image: sizes, mode and filter are the first bytes, pixels the others.
 ///
 /// # Panics
@@ -129,25 +151,10 @@ pub fn preprocess(bytes: &[u8]) {
     };
     let mode = ["none", "shorter", "exact"][size.len()];
     let format = [None, Some(Bgr), Some(Nv12), Some(Yuyv)][usize::from(filter / 5 % 4)];
-    let filter = ["nearest", "box", "bilinear", "hamming", "bicubic"][usize::from(filter % 5)];
-    let config = json!({
-        "name": "fuzz",
-        "image": {
-            "height": crop_h,
-            "width": crop_w,
-            "channels": if flags & 16 == 0 { 1 } else { 3 },
-        },
-        "patch": {"kernel": 1, "stride": 4096, "pad": 0, "pad_value": 0},
-        "embed": 1, "prefix_tokens": 0,
-        "blocks": [{"heads": 1, "head_dim": 1, "hidden": 1, "fc1_zero_point": 0}],
-        "pool": "mean", "classes": ["a"], "logit_scale": 1.0, "trained": false, "provenance": {},
-        "preprocess": {"resize": {
-            "mode": mode,
-            "size": size,
-            "filter": filter,
-        }},
-    });
-    let Ok(config) = Config::from_json(&config.to_string()) else {
+    let filter = FILTERS[usize::from(filter % 5)];
+    let resize = json!({"mode": mode, "size": size, "filter": filter});
+    let sides = (crop_h.into(), crop_w.into());
+    let Some(config) = image_config(sides, flags & 16 != 0, &resize) else {
         return;
     };
     let bytes = match format {
@@ -242,7 +249,7 @@ pub fn camera_frame(bytes: &[u8]) {
     } else {
         view.with_matrix(YuvMatrix::BT709)
     };
-    let filter = ["nearest", "box", "bilinear", "hamming", "bicubic"][usize::from(filter % 5)];
+    let filter = FILTERS[usize::from(filter % 5)];
     let size = 1 + usize::from(size % 64);
     for (image, resize) in [
         ((height, width), json!({"mode": "none"})),
@@ -251,17 +258,7 @@ pub fn camera_frame(bytes: &[u8]) {
             json!({"mode": "exact", "size": [size, size], "filter": filter}),
         ),
     ] {
-        let channels = if flags & 16 == 0 { 1 } else { 3 };
-        let config = json!({
-            "name": "fuzz",
-            "image": {"height": image.0, "width": image.1, "channels": channels},
-            "patch": {"kernel": 1, "stride": 4096, "pad": 0, "pad_value": 0},
-            "embed": 1, "prefix_tokens": 0,
-            "blocks": [{"heads": 1, "head_dim": 1, "hidden": 1, "fc1_zero_point": 0}],
-            "pool": "mean", "classes": ["a"], "logit_scale": 1.0, "trained": false,
-            "provenance": {}, "preprocess": {"resize": resize},
-        });
-        let Ok(config) = Config::from_json(&config.to_string()) else {
+        let Some(config) = image_config(image, flags & 16 != 0, &resize) else {
             continue;
         };
         let run = |tier| {

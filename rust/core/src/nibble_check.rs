@@ -135,37 +135,7 @@ fn check_layer(
             i16s(trace, &of_block("mid"))?,
             i16s(trace, &of_block("x"))?,
         ),
-        _ => {
-            let TraceData::I32(logits) = values(trace, "logits")? else {
-                return Err(mismatch("logits"));
-            };
-            let pooled = i8s(trace, "pooled")?;
-            let heads = config.pool.heads();
-            if pooled.len() != heads.len() * config.embed {
-                return Err(mismatch("pooled"));
-            }
-            // The heads' outputs are added: those of the others are taken as plain products.
-            let mut own = &pooled[..config.embed];
-            let mut others = vec![0; spec.rows];
-            for (name, pooled) in heads.iter().zip(pooled.chunks_exact(config.embed)) {
-                if *name == spec.name {
-                    own = pooled;
-                    continue;
-                }
-                let head = subnet.linear(&LinearSpec {
-                    name: (*name).into(),
-                    ..spec.clone()
-                });
-                for (row, other) in others.iter_mut().enumerate() {
-                    let codes = head.codes[row * spec.k..][..spec.k].iter().zip(pooled);
-                    let products = codes.map(|(&w, &a)| i32::from(w) * i32::from(a));
-                    *other += output(head.bias[row] + products.sum::<i32>(), head.mult[row]);
-                }
-            }
-            layer.compare(own, logits, |_, row, acc| {
-                Some(output(acc, layer.parameters.mult[row]) + others[row])
-            })
-        }
+        _ => layer.compare_head(subnet, trace),
     }
 }
 
@@ -240,6 +210,40 @@ impl<'a> Layer<'a> {
     ) -> Result<LayerCheck> {
         self.compare(input, output, |token, row, acc| {
             (token < tokens || row >= unused).then(|| requantize(&self.parameters, row, acc))
+        })
+    }
+
+    /// Compares a head.
+    fn compare_head(&self, subnet: &Subnet, trace: &Trace) -> Result<LayerCheck> {
+        let (config, spec) = (subnet.config(), self.spec);
+        let TraceData::I32(logits) = values(trace, "logits")? else {
+            return Err(mismatch("logits"));
+        };
+        let pooled = i8s(trace, "pooled")?;
+        let heads = config.pool.heads();
+        if pooled.len() != heads.len() * config.embed {
+            return Err(mismatch("pooled"));
+        }
+        // The heads' outputs are added: those of the others are taken as plain products.
+        let mut own = &pooled[..config.embed];
+        let mut others = vec![0; spec.rows];
+        for (name, pooled) in heads.iter().zip(pooled.chunks_exact(config.embed)) {
+            if *name == spec.name {
+                own = pooled;
+                continue;
+            }
+            let head = subnet.linear(&LinearSpec {
+                name: (*name).into(),
+                ..spec.clone()
+            });
+            for (row, other) in others.iter_mut().enumerate() {
+                let codes = head.codes[row * spec.k..][..spec.k].iter().zip(pooled);
+                let products = codes.map(|(&w, &a)| i32::from(w) * i32::from(a));
+                *other += output(head.bias[row] + products.sum::<i32>(), head.mult[row]);
+            }
+        }
+        self.compare(own, logits, |_, row, acc| {
+            Some(output(acc, self.parameters.mult[row]) + others[row])
         })
     }
 

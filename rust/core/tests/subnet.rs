@@ -42,6 +42,12 @@ fn error_with(change: impl FnOnce(&mut Value, &mut Parts)) -> Error {
     Subnet::from_parts(&config.to_string(), tensors).expect_err("this must be refused")
 }
 
+/// Expects that an error names a tensor.
+fn names_tensor(error: &Error, name: &str) {
+    let named = matches!(error, Error::InvalidTensor { tensor, .. } if tensor == name);
+    assert!(named, "{name}: {error}");
+}
+
 fn data<'a>(tensors: &'a mut Parts, name: &str) -> &'a mut Vec<u8> {
     &mut tensors.iter_mut().find(|t| t.0 == name).unwrap().3
 }
@@ -446,10 +452,7 @@ fn every_missing_tensor_is_named() {
         let mut fewer = tensors.clone();
         let (name, ..) = fewer.remove(missing);
         let error = Subnet::from_parts(&config.to_string(), fewer).unwrap_err();
-        assert!(
-            matches!(&error, Error::InvalidTensor { tensor, .. } if *tensor == name),
-            "{name}: {error}"
-        );
+        names_tensor(&error, &name);
     }
 }
 
@@ -470,10 +473,7 @@ fn every_wrong_dtype_and_shape_is_named() {
         other[at].2 = vec![other[at].3.len()];
         for changed in [flat, other] {
             let error = Subnet::from_parts(&config.to_string(), changed).unwrap_err();
-            assert!(
-                matches!(&error, Error::InvalidTensor { tensor, .. } if *tensor == name),
-                "{name}: {error}"
-            );
+            names_tensor(&error, &name);
         }
     }
 }
@@ -482,10 +482,7 @@ fn every_wrong_dtype_and_shape_is_named() {
 fn extra_and_repeated_tensors_are_named() {
     let error =
         error_with(|_, tensors| tensors.push(("extra".into(), Dtype::U8, vec![1], vec![0])));
-    assert!(
-        matches!(&error, Error::InvalidTensor { tensor, .. } if tensor == "extra"),
-        "{error}"
-    );
+    names_tensor(&error, "extra");
     let error = error_with(|_, tensors| tensors.push(tensors[0].clone()));
     assert_eq!(error.kind(), "InvalidTensor");
     let error = error_with(|_, tensors| tensors[0].3.push(0));
@@ -544,10 +541,7 @@ fn values_out_of_range_are_named() {
         let error = error_with(|_, tensors| {
             data(tensors, name)[*at..at + bytes.len()].copy_from_slice(bytes);
         });
-        assert!(
-            matches!(&error, Error::InvalidTensor { tensor, .. } if tensor == name),
-            "{name}: {error}"
-        );
+        names_tensor(&error, name);
     }
 }
 
@@ -569,10 +563,7 @@ fn weights_must_be_narrow_and_of_the_bits_size() {
         (8, vec![0; 8]),
     ] {
         let error = error_with(|_, tensors| with_embed(tensors, bits, &row));
-        assert!(
-            matches!(&error, Error::InvalidTensor { tensor, .. } if tensor == "embed.weight"),
-            "{error}"
-        );
+        names_tensor(&error, "embed.weight");
     }
 }
 
@@ -609,10 +600,7 @@ fn an_unused_nibble_must_be_zero() {
     let (config, mut tensors) = parts(&subnet);
     data(&mut tensors, "blocks.0.qkv.weight")[16] |= 0x10;
     let error = Subnet::from_parts(&config.to_string(), tensors).unwrap_err();
-    assert!(
-        matches!(&error, Error::InvalidTensor { tensor, .. } if tensor == "blocks.0.qkv.weight"),
-        "{error}"
-    );
+    names_tensor(&error, "blocks.0.qkv.weight");
 }
 
 #[test]

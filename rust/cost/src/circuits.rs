@@ -1,4 +1,4 @@
-//! Counts of equivalent circuits, on which the resource model of the HLS kernels rests.
+//! Holds the counts of equivalent circuits, from which the resource model counts the HLS kernels.
 //!
 //! `fpga/estimates/` has the circuits. `tests/fpga/test_estimates.py` counts them with Yosys
 //! (`synth_xilinx -family xcup`, two outputs of a LUT not shared) and compares.

@@ -1,4 +1,5 @@
-//! Energy of a frame: what a board's `[power]` says, over the work of the closed form.
+//! Estimates a frame's energy from the powers in a board's `[power]` and the work that the closed
+//! form counts.
 //!
 //! The coefficients are assumed unless somebody measured them, so energies rank networks and
 //! configurations on a board; they are no measurement. Depends on [`crate::candidate`].
@@ -15,14 +16,14 @@ pub struct EnergyModel {
     clock_hz: f64,
     /// Joules of a cycle of the kernels in which nothing is multiplied.
     cycle_j: f64,
-    /// Joules that a row-pair product takes beyond a slice's cycle without one.
+    /// Joules that a row-pair product adds to a slice's cycle without one.
     product_j: f64,
     /// Joules of a cycle in which memory delivers at its full rate.
     transfer_j: f64,
 }
 
 impl EnergyModel {
-    /// Returns the energies of a configuration; none if its board's file has no `[power]`.
+    /// Returns the energies of a configuration; `None` if its board's file has no `[power]`.
     pub fn of(hardware: &Hardware) -> Option<Self> {
         const PICO: f64 = 1e-12;
         let Power {
@@ -48,14 +49,14 @@ impl EnergyModel {
 
     /// Returns the joules of a frame where frames follow one another at the full rate.
     ///
-    /// Transfers count by their cycles, as if memory delivered in all of them: up to half as much
-    /// again as their bytes on networks of 224x224 images.
+    /// The model takes memory to deliver in every cycle of a transfer. On networks of 224x224
+    /// images it so counts up to half as many bytes again.
     pub fn joules(&self, cost: &Cost) -> f64 {
         self.joules_of(cost.period_cycles, cost.slot_macs, cost.transfer_cycles)
     }
 
     /// Returns the joules of a frame by the cycles between two frames, the row-pair products and
-    /// the cycles of the transfers. It is linear: a part of each gives that part's share.
+    /// the cycles of the transfers. The sum is linear, so it holds for a part of a frame, too.
     pub fn joules_of(&self, period_cycles: u64, slot_macs: u64, transfer_cycles: u64) -> f64 {
         self.cycle_j * period_cycles as f64
             + self.product_j * slot_macs as f64

@@ -10,7 +10,7 @@ use quasar_hardware::workload::{BlockWork, RowWidths, Setting, Workload};
 use serde::Serialize;
 
 use crate::candidate::Cost;
-use crate::cycles::{Model, Phase, Stage, Totals};
+use crate::cycles::{End, Model, Phase, Stage, Totals};
 use crate::energy::EnergyModel;
 use crate::resources::Resources;
 
@@ -87,8 +87,8 @@ pub struct HostEstimate {
     /// Frames a second on all cores.
     pub fps: f64,
     /// Seconds of a frame between the end of a segment's reading and the start of the next one. The
-    /// units stand still for a part of that time, which only the event-driven model knows: here all
-    /// of it counts.
+    /// units stand still for a part of that time. Only the event-driven model knows that part; this
+    /// one counts all of it.
     pub gap_s: f64,
     /// Pixels of the picture that is decoded.
     pub source_pixels: u64,
@@ -162,7 +162,7 @@ impl HostEstimate {
     }
 }
 
-/// The processor's share of a frame.
+/// Estimates the processor's share of a frame.
 pub fn host_estimate(hardware: &Hardware, setting: &Setting) -> HostEstimate {
     let (host, pixels) = (&hardware.board().host, setting.source_pixels as f64);
     let decode_s = pixels * host.decode_ns_per_pixel * 1e-9;
@@ -204,50 +204,12 @@ pub fn totals(workload: &Workload, model: &Model<'_>) -> Totals {
 pub fn estimate(workload: &Workload, hardware: &Hardware) -> Result<Estimate> {
     hardware.check_fit(workload)?;
     let model = Model::new(hardware, workload.setting);
-    let mut builder = Builder {
-        hardware,
-        layers: Vec::new(),
-        vector: Vec::new(),
-    };
-    let d = workload.embed;
-    let embedding = model.embedding(d, workload.patch_rows);
-    let mut side_bytes = embedding.side.bytes + COMMAND_BYTES * embedding.commands;
-    builder.layer(
-        "embed",
-        workload.setting.tokens(),
-        workload.patch_rows,
-        workload.setting.patch_len,
-        &embedding.stage,
-    );
-    if let Some(rows) = workload.embed_proj {
-        builder.norm("embed_norm", &embedding.phase(), 0);
-        let proj = model.embed_proj(d, rows);
-        side_bytes += proj.side.bytes + COMMAND_BYTES * proj.commands;
-        builder.layer(
-            "embed_proj",
-            workload.setting.tokens(),
-            rows,
-            d,
-            &proj.stage,
-        );
-        builder.norm("blocks.0.norm1", &proj.phase(), 0);
-    } else {
-        builder.norm("blocks.0.norm1", &embedding.phase(), 0);
-    }
-    for (i, work) in workload.blocks.iter().enumerate() {
-        let last = i + 1 == workload.blocks.len();
-        side_bytes += builder.block(&model, d, i, work, last);
-    }
-    if let Some(rows) = workload.pair_head_rows {
-        let head = model.pair_head(d, rows);
-        side_bytes += head.side.bytes + COMMAND_BYTES * head.commands + 4 * rows.total();
-        builder.layer("head_dist", 1, rows, d, &head.stage);
-    }
-    let head = model.head(d, workload.head_rows);
-    side_bytes += head.side.bytes + COMMAND_BYTES * head.commands + 4 * workload.head_rows.total();
-    builder.layer("head", 1, workload.head_rows, d, &head.stage);
-    let Builder { layers, vector, .. } = builder;
-
+    let Builder {
+        layers,
+        vector,
+        side_bytes,
+        ..
+    } = Builder::of(workload, hardware, &model);
     let totals = totals(workload, &model);
     let cost = Cost::new(&totals, hardware.clock_hz(), true);
     let host = host_estimate(hardware, &workload.setting);
@@ -298,13 +260,62 @@ fn peak_of(hardware: &Hardware, cycles: u64) -> f64 {
     peak(hardware) * cycles as f64
 }
 
+/// The stages of a frame.
 struct Builder<'a> {
     hardware: &'a Hardware,
     layers: Vec<Layer>,
     vector: Vec<VectorStage>,
+    /// Bytes of the transfers without the weights.
+    side_bytes: u64,
 }
 
-impl Builder<'_> {
+impl<'a> Builder<'a> {
+    /// Returns all stages, in the order of a frame's path.
+    fn of(workload: &Workload, hardware: &'a Hardware, model: &Model<'_>) -> Self {
+        let mut builder = Self {
+            hardware,
+            layers: Vec::new(),
+            vector: Vec::new(),
+            side_bytes: 0,
+        };
+        let (d, setting) = (workload.embed, &workload.setting);
+        let embedding = model.embedding(d, workload.patch_rows);
+        let tokens = setting.tokens();
+        builder.end(
+            "embed",
+            tokens,
+            workload.patch_rows,
+            setting.patch_len,
+            &embedding,
+        );
+        if let Some(rows) = workload.embed_proj {
+            builder.norm("embed_norm", &embedding.phase(), 0);
+            let proj = model.embed_proj(d, rows);
+            builder.end("embed_proj", tokens, rows, d, &proj);
+            builder.norm("blocks.0.norm1", &proj.phase(), 0);
+        } else {
+            builder.norm("blocks.0.norm1", &embedding.phase(), 0);
+        }
+        for (i, work) in workload.blocks.iter().enumerate() {
+            let last = i + 1 == workload.blocks.len();
+            builder.block(model, d, i, work, last);
+        }
+        if let Some(rows) = workload.pair_head_rows {
+            builder.end("head_dist", 1, rows, d, &model.pair_head(d, rows));
+            builder.side_bytes += 4 * rows.total();
+        }
+        let rows = workload.head_rows;
+        builder.end("head", 1, rows, d, &model.head(d, rows));
+        builder.side_bytes += 4 * rows.total();
+        builder
+    }
+
+    /// Adds the stage of the first or the last phase.
+    fn end(&mut self, name: &str, tokens: u64, rows: RowWidths, columns: u64, end: &End) {
+        self.side_bytes += end.side.bytes + COMMAND_BYTES * end.commands;
+        self.layer(name, tokens, rows, columns, &end.stage);
+    }
+
     fn layer(&mut self, name: &str, tokens: u64, rows: RowWidths, columns: u64, stage: &Stage) {
         let stalls = [
             (Bound::Compute, stage.gap),
@@ -343,8 +354,8 @@ impl Builder<'_> {
         });
     }
 
-    /// Adds all stages of a block. Returns the bytes of its transfers without the weights.
-    fn block(&mut self, model: &Model<'_>, d: u64, i: usize, work: &BlockWork, last: bool) -> u64 {
+    /// Adds all stages of a block.
+    fn block(&mut self, model: &Model<'_>, d: u64, i: usize, work: &BlockWork, last: bool) {
         let n = model.needed(false);
         let needed = model.needed(last);
         let attention = model.attention_half(d, work, last);
@@ -390,7 +401,8 @@ impl Builder<'_> {
             format!("blocks.{}.norm1", i + 1)
         };
         self.norm(&next, &mlp.phase(), 0);
-        attention.side.bytes + mlp.side.bytes + COMMAND_BYTES * (attention.commands + mlp.commands)
+        let commands = attention.commands + mlp.commands;
+        self.side_bytes += attention.side.bytes + mlp.side.bytes + COMMAND_BYTES * commands;
     }
 
     /// Adds the norm of a phase. `overlap`: cycles of the wait for it that the next phase's bands

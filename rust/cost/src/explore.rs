@@ -2,9 +2,10 @@
 //!
 //! Tries all shapes of the array, cascades included, in the order of an upper bound on the speed
 //! (no stalls), so it ends early. The array runs at twice the kernels' clock where the board allows
-//! it. For each shape, lanes, ports and buffers shrink from one lane for each token, and buffers
-//! for all of them, to what fits, each step the one that costs least for the resources that it
-//! frees; exchanges follow, and then all lanes that cost almost nothing go. Deterministic.
+//! it. For each shape the search starts from one lane for each token and buffers for all tokens. It
+//! takes lanes, ports and buffers away until the design fits; each step is the one that costs least
+//! for the resources that it frees. Then it exchanges lanes, and takes away those that cost almost
+//! nothing. The result is deterministic.
 //!
 //! Depends on [`crate::cycles`] and [`crate::resources`].
 
@@ -31,7 +32,7 @@ const LATENCY_GAIN: f64 = 0.01;
 const CASCADES: [u64; 4] = [1, 2, 4, 8];
 
 /// Finds the configuration within the board's usable resources with which one frame of each of
-/// `workloads` takes the least time. It has counters if they fit in what is left.
+/// `workloads` takes the least time. The configuration has counters if they fit, too.
 ///
 /// # Errors
 /// [`Error::InvalidValue`] without workloads; [`Error::DoesNotFit`] if no array is small enough for
@@ -232,8 +233,8 @@ impl Search<'_> {
         self.with_buffers(array, frames, choice, buffers)
     }
 
-    /// Returns the configuration with counters if it still fits, else as it is: no lane makes room
-    /// for them.
+    /// Returns the configuration with counters if it still fits, else as it is: no lane is taken
+    /// away for counters.
     fn with_counters(&self, hardware: Hardware) -> Result<Hardware> {
         let mut configuration = hardware.configuration().clone();
         configuration.counters = true;
@@ -363,7 +364,7 @@ impl Search<'_> {
         Some(self.shorten(self.trim(current, array, frames), array, frames))
     }
 
-    /// Returns whether the steps that free most resources, whatever they cost, end in a design that
+    /// Returns true if the steps that free most resources, whatever they cost, end in a design that
     /// fits. Most arrays are ruled out here, without the model of the cycles.
     fn can_fit(&self, array: Array, frames: u64, mut choice: Choice) -> bool {
         let excess = |choice| {
@@ -386,8 +387,8 @@ impl Search<'_> {
         true
     }
 
-    /// Adds lanes of one kind, or takes some of another for them, as long as this saves cycles.
-    /// Smaller buffers save cycles where the norm works on a band beside the products of the next.
+    /// Adds lanes of one kind, or takes some of another for them, as long as this saves cycles. A
+    /// smaller buffer saves cycles where the norm of a band overlaps with the products of the next.
     fn exchange(&self, mut current: Candidate, array: Array, frames: u64) -> Candidate {
         loop {
             let step = (0..KINDS)
@@ -413,7 +414,7 @@ impl Search<'_> {
         }
     }
 
-    /// Takes away what costs almost nothing.
+    /// Takes away lanes and ports that cost almost nothing.
     fn trim(&self, mut current: Candidate, array: Array, frames: u64) -> Candidate {
         let most = (current.cycles as f64 * (1.0 + TOLERANCE)) as u64;
         let most_latency = (current.latency as f64 * (1.0 + LATENCY_TOLERANCE)) as u64;
@@ -574,7 +575,7 @@ impl Choice {
         }
     }
 
-    /// Returns what lanes, or tiles of a buffer, divide into passes.
+    /// Returns the number that lanes, or tiles of a buffer, divide into passes.
     const fn all(self, kind: usize) -> u64 {
         if kind < PORTS {
             self.tokens

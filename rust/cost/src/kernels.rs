@@ -11,7 +11,8 @@ use crate::circuits::{
     REQUANTIZE, REQUANTIZE_2, ROOT, SERIAL_DIVIDE, SMALL_PROCESS,
 };
 
-/// A register slice at an AXI stream or channel of `bits`, as [`crate::circuits::SLICE`] has it.
+/// Returns a register slice at an AXI stream or channel of `bits` bits, as
+/// [`crate::circuits::SLICE`] has it.
 const fn port(bits: u64) -> Logic {
     Logic {
         lut: bits.div_ceil(2) + 3,
@@ -19,8 +20,8 @@ const fn port(bits: u64) -> Logic {
     }
 }
 
-/// A stream inside a kernel: a shift register and its counter. A LUT holds two bits of 16 items or
-/// one of 32 (UG574).
+/// Returns a stream inside a kernel: a shift register and its counter. A LUT holds two bits of 16
+/// items or one of 32 (UG574).
 const fn stream(bits: u64, depth: u64) -> Logic {
     let luts = if depth <= 16 {
         bits.div_ceil(2)
@@ -41,8 +42,8 @@ const fn grouped(one: Logic, two: Logic, groups: u64) -> Logic {
     }
 }
 
-/// The check of a beat of so many AXI ports: counted for one, two and four, and about as much more
-/// for each port beyond two.
+/// Returns the check of a beat of this many AXI ports. Circuits count one, two and four; each port
+/// beyond two adds about as much.
 const fn check_beat(ports: u64) -> Logic {
     match ports {
         1 => CHECK_BEAT,
@@ -57,8 +58,8 @@ fn sum(parts: &[Logic]) -> Logic {
     parts.iter().fold(Logic::default(), |a, &b| a.plus(b))
 }
 
-/// A block of registers on AXI-Lite: Vitis HLS's own reports of small kernels have 232 LUTs and 144
-/// flip-flops; then its registers.
+/// Returns a block of `count` registers on AXI-Lite. Vitis HLS's own reports of small kernels have
+/// 232 LUTs and 144 flip-flops, to which the registers are added.
 const fn registers(count: u64) -> Logic {
     Logic {
         lut: 232 + 16 * count,
@@ -208,8 +209,8 @@ impl Kernels {
             port(1).times(2),
             PROCESS.times(5),
             SMALL_PROCESS.times(4),
-            // What `fill` gathers, the choice of a group of it, and the choice between the
-            // functions; the sum of the lanes' codes, and the running sums of a tile's rows.
+            // The values that `fill` gathers, the choice of a group of them, and the choice between
+            // the functions; the sum of the lanes' codes, and the running sums of a tile's rows.
             Logic {
                 lut: 16 * self.l * self.groups.div_ceil(4)
                     + 58 * self.l
@@ -327,10 +328,11 @@ const ADDRESS: u64 = 77;
 /// The same of an AXI4-Lite channel: address and protection.
 const LITE_ADDRESS: u64 = 43;
 
-/// Counts the adapters and what is between them and memory. Each goes through a shutdown manager,
-/// which has a register slice at both ends of each channel. The ports' interconnects have the same
-/// and a FIFO of 32 beats; commands and logits share the first port's. Then the registers' one, of
-/// 32 bits: the processor's way and one of AXI4-Lite to each of these `blocks`; and resets.
+/// Counts the adapters and the circuits between them and memory. Each adapter goes through a
+/// shutdown manager, which has a register slice at both ends of each channel. The ports'
+/// interconnects have the same and a FIFO of 32 beats; commands and logits share the first port's.
+/// The registers' interconnect, of 32 bits, has the processor's way and one of AXI4-Lite to each of
+/// `blocks` blocks. Resets are added.
 pub fn interconnect(ports: u64, blocks: u64) -> Logic {
     let reads = |address: u64, bits: u64| port(address).plus(port(bits + 3)).times(2);
     let writes = |address: u64, bits: u64| {

@@ -1,4 +1,4 @@
-//! Counts a design's resources, part by part, from what is built: formulas, not synthesis.
+//! Counts a design's resources part by part with formulas. No figure comes from synthesis.
 //!
 //! RAM and multipliers are those of the design's lists ([`quasar_hardware::design`]). The array's
 //! logic follows the RTL register by register, and is compared with Yosys's netlists of it. The HLS
@@ -23,7 +23,7 @@ use crate::kernels::{interconnect, queues, Kernels};
 /// Share that is added to the logic of HLS kernels, queues and interconnect, in percent.
 pub const MARGIN_PERCENT: u64 = 15;
 
-/// Blocks of registers with the counters' one.
+/// Blocks of registers, the counters' one included.
 const BLOCKS: u64 = 5;
 /// The counters' cell, as Yosys builds it.
 const COUNTERS: Logic = Logic { lut: 413, ff: 444 };
@@ -148,15 +148,15 @@ impl Resources {
         })
     }
 
-    /// Returns whether the design stays within a limit.
+    /// Returns true if the design stays within a limit.
     pub fn fits(&self, limit: Amounts) -> bool {
         self.shares(limit)
             .iter()
             .all(|share| share.needed <= share.available)
     }
 
-    /// Returns how far the design exceeds a limit: the excess of each resource as a share of what
-    /// is available, added up. 0 if it fits.
+    /// Returns the sum of each resource's excess over a limit, as a share of the limit; 0 if the
+    /// design fits.
     pub(super) fn excess(&self, limit: Amounts) -> f64 {
         self.shares(limit).iter().map(Share::excess).sum()
     }

@@ -1,7 +1,7 @@
 //! Constants of the array in RTL (`fpga/rtl`); `docs/array-timing.md` has its events.
 //!
-//! Fast cycles are those of the array's clock, slow cycles those of the kernels. Slow cycle s begins
-//! with fast cycle R*s: that is its first fast cycle below. Depends on [`crate::packing`].
+//! Fast cycles are those of the array's clock, slow cycles those of the kernels. Slow cycle s
+//! begins with fast cycle R*s: that is its first fast cycle below. Depends on [`crate::packing`].
 
 use crate::packing::DspKind;
 

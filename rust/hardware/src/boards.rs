@@ -252,5 +252,5 @@ impl Board {
     }
 }
 
-/// Clocks, at most: beyond any device's.
+/// The highest clock that a file may state: beyond any device's.
 pub const MAX_CLOCK_MHZ: f64 = 1000.0;

@@ -1,5 +1,5 @@
-//! Constants of the accelerator's loops that every model assumes. The HLS declares them, and its
-//! counters check them.
+//! Declares the constants of the accelerator's loops that every model assumes. The HLS sources
+//! declare them, too, and the counters on the chip check them.
 //!
 //! All loops have an initiation interval of 1, but for fetch's ([`FETCH_INTERVAL`]); depths and
 //! gaps are in cycles. Depends on [`crate::array_timing`] and [`crate::configuration`].
@@ -53,7 +53,7 @@ pub const OPEN_BURSTS: u64 = 8;
 /// Share of an AXI port's cycles that carry data (bursts of 64 beats, several outstanding).
 pub const AXI_EFFICIENCY: f64 = 0.9;
 
-/// Bytes that arrive from memory in a cycle.
+/// Returns the bytes that arrive from memory in a cycle.
 pub fn bytes_per_cycle(hardware: &Hardware) -> f64 {
     let (board, configuration) = (hardware.board(), hardware.configuration());
     let ports = (configuration.axi_ports * board.axi.bits) as f64 / 8.0 * AXI_EFFICIENCY;

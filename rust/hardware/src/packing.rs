@@ -56,8 +56,8 @@ impl DspKind {
         self.port_bits() - 4
     }
 
-    /// Returns how many products may be added before P must be read: neither field overflows for
-    /// any operands.
+    /// Returns the number of products that may be added before P must be read, so that neither
+    /// field overflows for any operands.
     pub const fn products(self, pair: Pair, activation: Activation) -> u64 {
         let shift = self.shift();
         let (signed, unsigned) = (1u64 << (shift - 1), 1u64 << shift);

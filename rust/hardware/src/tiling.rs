@@ -89,8 +89,8 @@ impl Tiling {
         tokens.div_ceil(self.tokens)
     }
 
-    /// Divides tokens into as few bands as a buffer that holds `most` tiles of tokens allows, of
-    /// equally many tiles but for the last.
+    /// Divides tokens into the fewest bands that fit a buffer of `most` tiles of tokens. All bands
+    /// but the last have equally many tiles.
     fn bands(self, tokens: u64, most: u64) -> impl Iterator<Item = Band> + Clone {
         let tiles = self.token_tiles(tokens);
         let size = tiles.div_ceil(tiles.div_ceil(most.max(1)));
@@ -115,12 +115,13 @@ impl Tiling {
 }
 
 impl Hardware {
-    /// Divides tokens into bands whose patches, of `columns` values, `input` holds.
+    /// Divides tokens into bands whose patches, of `columns` values each, fit the buffer `input`.
     pub fn input_bands(&self, tokens: u64, columns: u64) -> impl Iterator<Item = Band> + Clone {
         self.bands(tokens, columns, self.configuration().buffers.input)
     }
 
-    /// Divides tokens into bands whose hidden layer, of `columns` values, `hidden` holds.
+    /// Divides tokens into bands whose hidden layer, of `columns` values a token, fits the buffer
+    /// `hidden`.
     pub fn hidden_bands(&self, tokens: u64, columns: u64) -> impl Iterator<Item = Band> + Clone {
         self.bands(tokens, columns, self.configuration().buffers.hidden)
     }

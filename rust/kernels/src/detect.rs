@@ -6,8 +6,8 @@ mod x86 {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
     use std::sync::OnceLock;
 
-    /// Returns whether the CPU has AMX for 8-bit numbers and the system lets this process use it. (The
-    /// registers are large, so a process has to request them from Linux, once.)
+    /// Returns whether the CPU has AMX for 8-bit numbers and the system lets this process use it.
+    /// (The registers are large, so a process has to request them from Linux, once.)
     pub(crate) fn amx_is_usable() -> bool {
         static USABLE: OnceLock<bool> = OnceLock::new();
         *USABLE.get_or_init(|| {

@@ -33,6 +33,34 @@ fn hardware(space: &Space, board: &str) -> Hardware {
     explore_space(&board, space, board.clocks_mhz[0]).unwrap()
 }
 
+fn settings(
+    strategy: Strategy,
+    [population, generations]: [usize; 2],
+    seed: u64,
+    objectives: Vec<Objective>,
+) -> Settings {
+    Settings {
+        population,
+        generations,
+        targets: vec![],
+        seed,
+        strategy,
+        oversample: 1,
+        objectives,
+    }
+}
+
+/// Runs a search to its end.
+fn run(search: &mut Nsga2<std::sync::Arc<Designs>>, proxy: &ProxyTable) {
+    let scored = search.run_with(|genomes, scores| {
+        for (genome, score) in genomes.rows().zip(scores) {
+            *score = proxy.score(genome);
+        }
+        Ok(())
+    });
+    scored.unwrap();
+}
+
 fn with_memory_of(hardware: &Hardware, gigabytes: f64) -> Hardware {
     let mut board = hardware.board().clone();
     board.ddr.peak_gb_s = gigabytes;
@@ -121,24 +149,9 @@ fn the_lowest_rate_is_that_of_all_networks() {
 fn covered(space: &Space, table: &CostTable, objectives: &[Objective], seed: u64) -> [f64; 3] {
     let (genotype, proxy) = (Genotype::of(space), ProxyTable::new(space));
     let costs = table_of(table);
-    let settings = Settings {
-        population: 32,
-        generations: 20,
-        targets: vec![],
-        seed,
-        strategy: Strategy::Guided,
-        oversample: 1,
-        objectives: objectives.to_vec(),
-    };
+    let settings = settings(Strategy::Guided, [32, 20], seed, objectives.to_vec());
     let mut search = Nsga2::new(genotype.clone(), costs.clone(), settings).unwrap();
-    search
-        .run_with(|genomes, scores| {
-            for (genome, score) in genomes.rows().zip(scores) {
-                *score = proxy.score(genome);
-            }
-            Ok(())
-        })
-        .unwrap();
+    run(&mut search, &proxy);
     Objective::ALL.map(|objective| {
         let shares = table.shares(objective);
         let reference = (shares.lowest_rate(&genotype).unwrap(), 0.0);
@@ -178,25 +191,10 @@ fn an_evolution_has_further_objectives_too() {
     let space = Space::from_toml(&read("spaces/fashion-mnist")).unwrap();
     let table = CostTable::new(&space, &hardware(&space, "zcu102")).unwrap();
     let search = |objectives| {
-        let settings = Settings {
-            population: 20,
-            generations: 10,
-            targets: vec![],
-            seed: 2,
-            strategy: Strategy::Evolution,
-            oversample: 1,
-            objectives,
-        };
+        let settings = settings(Strategy::Evolution, [20, 10], 2, objectives);
         let mut search = Nsga2::new(Genotype::of(&space), table_of(&table), settings).unwrap();
         let proxy = ProxyTable::new(&space);
-        search
-            .run_with(|genomes, scores| {
-                for (genome, score) in genomes.rows().zip(scores) {
-                    *score = proxy.score(genome);
-                }
-                Ok(())
-            })
-            .unwrap();
+        run(&mut search, &proxy);
         let mut population: Vec<Vec<u8>> =
             search.population().into_iter().map(|c| c.genome).collect();
         assert_eq!(population.len(), 20);
@@ -213,15 +211,7 @@ fn an_objective_that_is_named_twice_or_unknown_is_refused() {
     let space = small("block");
     let mut board = hardware(&space, "pynq-z2").board().clone();
     let search = |table: &CostTable, objectives| {
-        let settings = Settings {
-            population: 16,
-            generations: 8,
-            targets: vec![],
-            seed: 5,
-            strategy: Strategy::Guided,
-            oversample: 1,
-            objectives,
-        };
+        let settings = settings(Strategy::Guided, [16, 8], 5, objectives);
         Nsga2::new(Genotype::of(&space), table_of(table), settings).map_err(|e| e.to_string())
     };
     let table = CostTable::new(&space, &hardware(&space, "pynq-z2")).unwrap();
@@ -274,13 +264,8 @@ fn a_guided_search_asks_for_new_networks_only_and_is_a_function_of_its_scores() 
     let proxy = ProxyTable::new(&space);
     let search = |limit: Option<usize>| {
         let settings = Settings {
-            population: 16,
-            generations: 8,
             targets: vec![300.0],
-            seed: 5,
-            strategy: Strategy::Guided,
-            oversample: 1,
-            objectives: vec![Objective::Latency],
+            ..settings(Strategy::Guided, [16, 8], 5, vec![Objective::Latency])
         };
         let mut search = Nsga2::new(Genotype::of(&space), table_of(&table), settings).unwrap();
         loop {

@@ -334,22 +334,19 @@ impl Workspace {
         Ok(())
     }
 
-    /// Computes pooling, the final norm and the head.
-    fn classify(&mut self, network: &Network, logits: &mut [i32], team: Option<&Team>) {
+    /// Computes pooling and the final norm.
+    fn pool(&mut self, network: &Network) {
         let embed = network.config.embed;
-        let kernels = network.kernels;
         let Self {
             ranges,
-            token,
             sums,
             mean,
             pooled,
-            accumulators,
             ..
         } = self;
         ranges[0].observer.start();
         let norm = |x: &[i16], out: &mut [i8]| {
-            kernels.layer_norm(
+            network.kernels.layer_norm(
                 &network.norm,
                 MatrixView::packed(x, embed),
                 MatrixViewMut::packed(out, embed),
@@ -391,6 +388,19 @@ impl Workspace {
             [0, 0],
             MatrixView::packed(pooled, pooled.len()),
         );
+    }
+
+    /// Computes pooling, the final norm and the head.
+    fn classify(&mut self, network: &Network, logits: &mut [i32], team: Option<&Team>) {
+        self.pool(network);
+        let (embed, kernels) = (network.config.embed, network.kernels);
+        let Self {
+            ranges,
+            token,
+            pooled,
+            accumulators,
+            ..
+        } = self;
         logits.fill(0);
         for (head, pooled) in network.heads.iter().zip(pooled.chunks_exact(embed)) {
             let accumulators = &mut accumulators[..logits.len()];

@@ -234,19 +234,25 @@ impl Preprocessor {
                 }
             }
         }
-        if c == 3 && source.format == PixelFormat::Bgr {
-            for pixel in out.as_chunks_mut::<3>().0 {
-                pixel.swap(0, 2);
-            }
-        }
-        if c < channels {
-            out.resize(height * width * channels, 0);
-            for pixel in (0..height * width).rev() {
-                let gray = out[pixel];
-                out[pixel * channels..][..channels].fill(gray);
-            }
-        }
+        order_channels(source, c, channels, out);
         Ok(())
+    }
+}
+
+/// Brings a resized image of `c` channels, in the source's order, to RGB or to copies of gray.
+fn order_channels(source: &ImageView, c: usize, channels: usize, out: &mut Vec<u8>) {
+    if c == 3 && source.format == PixelFormat::Bgr {
+        for pixel in out.as_chunks_mut::<3>().0 {
+            pixel.swap(0, 2);
+        }
+    }
+    if c < channels {
+        let pixels = out.len();
+        out.resize(pixels * channels, 0);
+        for pixel in (0..pixels).rev() {
+            let gray = out[pixel];
+            out[pixel * channels..][..channels].fill(gray);
+        }
     }
 }
 

@@ -71,6 +71,28 @@ impl Model<'_> {
         }
     }
 
+    /// Models the scores of a head and some tokens, the cycles of its exponential lanes, and the
+    /// context.
+    fn unit(&self, work: &BlockWork, tokens: u64) -> (Product, u64, Product) {
+        let keys = self.setting.tokens();
+        let product = |rows: u64, columns: u64, activation: Activation, drain: Drain| {
+            self.gemm(Gemm {
+                tokens,
+                rows: eight_bit(rows),
+                columns,
+                activation,
+                drain,
+                streamed: false,
+            })
+        };
+        let groups = tokens.div_ceil(self.lanes().exponential);
+        (
+            product(keys, work.head_dim, Activation::Signed, Drain::Score),
+            groups * (keys + LOOP_GAP),
+            product(work.head_dim, keys, Activation::Unsigned, Drain::Requantize),
+        )
+    }
+
     /// Models scores, softmax and context of all heads. Units of (head, tile of tokens) pass
     /// through a pipeline of three: while the exponential lanes work, the array computes the scores
     /// of the next unit and the context of the previous one.
@@ -81,34 +103,15 @@ impl Model<'_> {
         before: &Product,
         (queries_ready, values_ready): (u64, u64),
     ) -> (Stage, u64, Product) {
-        let keys = self.setting.tokens();
         let size = |unit: u64| {
             let tile = unit % self.tiling.token_tiles(queries);
             self.tiling.tile_tokens(queries, tile)
         };
-        let unit = |tokens: u64| {
-            let scores = self.gemm(Gemm {
-                tokens,
-                rows: eight_bit(keys),
-                columns: work.head_dim,
-                activation: Activation::Signed,
-                drain: Drain::Score,
-                streamed: false,
-            });
-            let context = self.gemm(Gemm {
-                tokens,
-                rows: eight_bit(work.head_dim),
-                columns: keys,
-                activation: Activation::Unsigned,
-                drain: Drain::Requantize,
-                streamed: false,
-            });
-            let groups = tokens.div_ceil(self.lanes().exponential);
-            let exponentials = groups * (keys + LOOP_GAP);
-            (scores, exponentials, context)
-        };
         let token_tiles = self.tiling.token_tiles(queries);
-        let (whole, last) = (unit(size(0)), unit(size(token_tiles - 1)));
+        let (whole, last) = (
+            self.unit(work, size(0)),
+            self.unit(work, size(token_tiles - 1)),
+        );
         let of = |i: u64| {
             if i % token_tiles == token_tiles - 1 {
                 &last

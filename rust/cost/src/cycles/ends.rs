@@ -83,8 +83,8 @@ impl Model<'_> {
         }
     }
 
-    /// Models what puts the norm of the embedded patches into the residual: a row of zeros, the
-    /// residual's first values once more, the product.
+    /// Models the product that writes the norm of the embedded patches to the residual: a row of
+    /// zeros, the residual's first values once more, then the product itself.
     pub fn embed_proj(&self, embed: u64, rows: RowWidths) -> End {
         let tokens = self.setting.tokens();
         let zeros = RowWidths {

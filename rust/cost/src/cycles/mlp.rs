@@ -31,7 +31,7 @@ impl BandOfMlp {
 }
 
 impl Model<'_> {
-    /// Models the MLP's half of a block; ignores its other rows.
+    /// Models the MLP's half of a block; ignores attention's rows in `work`.
     pub fn mlp_half(&self, embed: u64, work: &BlockWork, last: bool) -> MlpHalf {
         let needed = self.needed(last);
         let mut bands: Vec<BandOfMlp> = (self.hardware)

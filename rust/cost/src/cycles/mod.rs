@@ -44,7 +44,7 @@ pub struct Stage {
     pub drain_stall: u64,
     /// The array waits for weights.
     pub weight_stall: u64,
-    /// Part of `weights`: the refill of a half whose beats have all arrived.
+    /// Part of `weight_stall`: the refill of a half whose beats have all arrived.
     turn_stall: u64,
     /// Waits that one frame alone does not have.
     hidden: u64,
@@ -123,12 +123,8 @@ impl Side {
 
     /// Returns the cycles of the transfers. The two counts overlap: the ports hold memory's data
     /// while the load kernel ends a command and takes the next.
-    pub const fn cycles(&self) -> u64 {
-        if self.given > self.taken {
-            self.given
-        } else {
-            self.taken
-        }
+    pub fn cycles(&self) -> u64 {
+        self.given.max(self.taken)
     }
 }
 

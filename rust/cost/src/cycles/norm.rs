@@ -82,12 +82,13 @@ impl Model<'_> {
         norm
     }
 
-    /// Returns what [`Phase::covers`] is for a phase of `needed` tokens, by that of all tokens.
+    /// Returns [`Phase::covers`] of a phase of `needed` tokens. `whole` gives the same phase of all
+    /// tokens.
     pub(super) fn covers(&self, needed: u64, whole: impl FnOnce() -> Phase) -> Option<u64> {
         let two = self.hardware.configuration().frames == 2;
         (two && needed < self.setting.tokens()).then(|| {
             let phase = whole();
-            // While the array waits for the norm, what is hidden in such waits takes no cycles.
+            // Waits that the wait for the norm hides take no cycles of their own.
             let counted = self.totals(&phase).interval - phase.array + phase.hidden;
             phase.norm.ready.saturating_sub(counted)
         })
@@ -121,8 +122,8 @@ impl Model<'_> {
         }
     }
 
-    /// Returns the part of the wait for the norm before bands of tokens that the bands hide: the
-    /// first needs its own tokens alone.
+    /// Returns the cycles that bands of tokens hide of the wait for the norm before them: the first
+    /// band needs the norm of its own tokens alone.
     pub(super) fn overlap(&self, before: &[Normed], bands: &[Normed], embed: u64) -> u64 {
         if bands.len() == 1 {
             return 0;

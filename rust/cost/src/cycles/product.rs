@@ -127,6 +127,7 @@ impl Model<'_> {
         })
     }
 
+    /// Models a product.
     pub(super) fn gemm(&self, gemm: Gemm) -> Product {
         let lanes = match gemm.drain {
             Drain::Requantize => self.lanes().requantize,
@@ -189,30 +190,15 @@ impl Model<'_> {
             stage.row_tiles += count;
             product.last_drain = drain(last);
             if gemm.streamed {
-                // One byte of each column for every row pair of the array, also for those that the
-                // tile does not have.
-                let bytes = self.weight_bytes() * self.array.padded(gemm.columns);
-                let mut load = self.side(bytes);
-                load.add(self.side(outputs * ROW_BYTES));
-                stage.bytes += count * load.bytes;
-                stage.load += count * load.cycles();
-                let beats = bytes.max(outputs * ROW_BYTES).div_ceil(self.beat_bytes);
-                let queued = load.cycles() * BEATS_AHEAD / beats;
-                // The ports hold what memory gave, but load takes no more than a beat a cycle.
-                let ports =
-                    read_ahead(load.cycles()) * load.given.saturating_sub(load.taken) / load.given;
-                product.ahead = product.ahead.max(queued + ports);
-                // A half is refilled once the last tile that used it has been issued, one beat and
-                // one word a cycle.
-                let filled = bytes
-                    .div_ceil(self.beat_bytes)
-                    .max(self.words(gemm.columns));
                 let planned = PLAN_INTERVAL * token_tiles * passes;
                 let busy = self.slow(busy).max(lanes_busy).max(planned);
-                product.filled =
-                    filled + self.slow(timing::END_TO_FREED + timing::FILLED_TO_START) + 3;
-                let turn = product.filled.midpoint(busy).max(filled);
-                stage.turn_stall += count * turn.saturating_sub(load.cycles().max(busy));
+                self.stream(
+                    &mut product,
+                    &mut stage,
+                    (gemm.columns, outputs),
+                    count,
+                    busy,
+                );
             }
         }
         stage.accumulate = self.slow(words);
@@ -224,6 +210,36 @@ impl Model<'_> {
         product.issue = self.slow(self.words(gemm.columns));
         product.stage = stage;
         product
+    }
+
+    /// Adds the transfers of `count` tiles of row pairs, of these columns and rows, for each of
+    /// which the array or the lanes are busy for `busy` cycles.
+    fn stream(
+        &self,
+        product: &mut Product,
+        stage: &mut Stage,
+        (columns, rows): (u64, u64),
+        count: u64,
+        busy: u64,
+    ) {
+        // One byte of each column for every row pair of the array, also for those that the tile
+        // does not have.
+        let bytes = self.weight_bytes() * self.array.padded(columns);
+        let mut load = self.side(bytes);
+        load.add(self.side(rows * ROW_BYTES));
+        stage.bytes += count * load.bytes;
+        stage.load += count * load.cycles();
+        let beats = bytes.max(rows * ROW_BYTES).div_ceil(self.beat_bytes);
+        let queued = load.cycles() * BEATS_AHEAD / beats;
+        // The ports hold what memory gave, but load takes no more than a beat a cycle.
+        let ports = read_ahead(load.cycles()) * load.given.saturating_sub(load.taken) / load.given;
+        product.ahead = product.ahead.max(queued + ports);
+        // A half is refilled once the last tile that used it has been issued, one beat and one word
+        // a cycle.
+        let filled = bytes.div_ceil(self.beat_bytes).max(self.words(columns));
+        product.filled = filled + self.slow(timing::END_TO_FREED + timing::FILLED_TO_START) + 3;
+        let turn = product.filled.midpoint(busy).max(filled);
+        stage.turn_stall += count * turn.saturating_sub(load.cycles().max(busy));
     }
 
     /// Returns the array's cycles between passes of these words and row pairs, which `drain` cycles
@@ -239,12 +255,7 @@ impl Model<'_> {
             + taken
             + timing::ROOM_TO_START;
         let room = around.div_ceil(ahead);
-        let least = if words > pairs { words } else { pairs };
-        if least > room {
-            least
-        } else {
-            room
-        }
+        words.max(pairs).max(room)
     }
 }
 

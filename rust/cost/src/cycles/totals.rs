@@ -11,11 +11,12 @@ pub struct Phase {
     pub array: u64,
     /// The norm of its result.
     pub norm: Norm,
-    /// With two frames in flight, for a phase of few tokens: the cycles until the other frame's
-    /// norm, of all tokens, is ready, without those that the other frame's phase counts.
+    /// Cycles until the other frame's norm, of all tokens, is ready, beyond those that the other
+    /// frame's phase counts. Only a phase of few tokens has them, and only with two frames in
+    /// flight.
     pub covers: Option<u64>,
-    /// Waits for weights that one frame alone does not have, because its weights arrive while its
-    /// norm works.
+    /// Waits for weights that one frame alone does not have: its weights arrive while its norm
+    /// works.
     pub hidden: u64,
     /// Cycles of the wait for the norm before this phase that its bands of tokens hide.
     pub overlap: u64,
@@ -44,21 +45,13 @@ impl Totals {
     }
 
     /// Returns the cycles of one frame alone.
-    pub const fn alone(&self) -> u64 {
-        if self.latency > self.transfer {
-            self.latency
-        } else {
-            self.transfer
-        }
+    pub fn alone(&self) -> u64 {
+        self.latency.max(self.transfer)
     }
 
     /// Returns the cycles between two frames.
-    pub const fn period(&self) -> u64 {
-        if self.interval > self.transfer {
-            self.interval
-        } else {
-            self.transfer
-        }
+    pub fn period(&self) -> u64 {
+        self.interval.max(self.transfer)
     }
 }
 

@@ -41,9 +41,9 @@ impl From<Reserve> for Lead {
 }
 
 impl Model<'_> {
-    /// Returns the cycles for which the lanes are behind the array when a phase begins: with two
-    /// frames in flight it follows another phase, which is assumed to end like this one, with
-    /// product `last`.
+    /// Returns the cycles for which the lanes are behind the array when a phase begins. With two
+    /// frames in flight the phase follows another one, which the model takes to end with product
+    /// `last`, too.
     pub(super) fn carried(&self, last: &Product) -> u64 {
         if self.hardware.configuration().frames == 2 {
             last.held_up().backlog
@@ -59,8 +59,8 @@ impl Model<'_> {
         product.refill = product.filled.saturating_sub(used);
     }
 
-    /// As [`Self::refill`], for the first product of a phase: with two frames in flight it follows
-    /// another phase, which is assumed to end like this one, with product `last`.
+    /// Sets the wait of [`Self::refill`] for the first product of a phase. With two frames in
+    /// flight the phase follows another one, which the model takes to end with product `last`, too.
     pub(super) fn refill_first(&self, product: &mut Product, last: &Product) {
         if self.hardware.configuration().frames == 2 {
             Self::refill(product, last);
@@ -70,7 +70,7 @@ impl Model<'_> {
     /// Adds a product's waits for its weights, and for lanes that are behind the array by `backlog`
     /// cycles at first. On entry `lead` describes this product's weights that arrived early; on
     /// return, the next one's. The other half of the weights and the capacity of the ports bound
-    /// it.
+    /// the lead.
     pub(super) fn supply(lead: &mut Lead, product: &mut Product, backlog: u64) {
         let (busy, ahead) = (product.busy(), product.ahead);
         let stage = &mut product.stage;

@@ -1,4 +1,4 @@
-//! Declares what the counters on the chip count: four numbers of each unit.
+//! Declares the counters on the chip: four for each unit.
 
 /// A unit whose work is counted. `fpga/rtl/counters.sv` and the registers have this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,8 +44,8 @@ impl CountedUnit {
         }
     }
 
-    /// Returns what the unit is starved of, or `None` where nothing on the chip shows it and its
-    /// counter stays 0.
+    /// Returns the input whose absence starves the unit. If nothing on the chip shows it, this is
+    /// `None` and the counter stays 0.
     pub const fn main_input(self) -> Option<MainInput> {
         match self {
             Self::Fetch | Self::Load => Some(MainInput::Memory),
@@ -65,9 +65,9 @@ impl CountedUnit {
 pub enum MainInput {
     /// A queue: it is empty.
     Queue(&'static str),
-    /// Memory: a read is outstanding and no beat comes.
+    /// Memory: a read is outstanding and no beat arrives.
     Memory,
-    /// Passes and weights: no pass runs, and a descriptor or weights are what the next one lacks.
+    /// Passes and weights: no pass runs, and the next one lacks its descriptor or weights.
     Array,
 }
 

@@ -1,5 +1,5 @@
-//! Writes the Verilog module that the block design instantiates as the counters' cell: what it
-//! watches, by the names of queues and units, and how that makes the units' events.
+//! Writes the Verilog module that the block design instantiates as the counters' cell. It watches
+//! queues and ports of memory, and makes the units' events of their signals.
 
 use std::fmt::Write;
 
@@ -62,14 +62,15 @@ fn commands_of(unit: CountedUnit) -> Option<&'static Queue> {
     })
 }
 
-/// Returns whether the reader's side of a queue is watched.
+/// Returns true if the counters watch the reader's side of a queue.
 fn is_read_watched(queue: &Queue) -> bool {
     CountedUnit::ALL.into_iter().any(|unit| {
         commands_of(unit) == Some(queue) || unit.main_input() == Some(MainInput::Queue(queue.name))
     })
 }
 
-/// Writes what the counters watch, for the lists that `fpga/scripts/design.tcl` reads.
+/// Writes the queues and ports that the counters watch, for the lists that
+/// `fpga/scripts/design.tcl` reads.
 pub(super) fn counters_list(hardware: &Hardware) -> String {
     if !hardware.configuration().counters {
         return "counters {}\n".to_owned();
@@ -86,7 +87,7 @@ pub(super) fn counters_list(hardware: &Hardware) -> String {
     )
 }
 
-/// Returns a bus of which each signal is an input, that another cell's bus is watched by.
+/// Returns a bus that watches another cell's bus: each of its signals is an input.
 fn monitor(kind: &str, name: &str, signals: &[(&str, u64)]) -> Vec<String> {
     let ports = signals.iter().enumerate().map(|(i, (signal, bits))| {
         let mode = if i == 0 {

@@ -60,7 +60,7 @@ impl Memory {
         }
     }
 
-    /// Returns whether its words are narrow enough for LUT RAM: on the array's clock, a register of
+    /// Returns true if its words are narrow enough for LUT RAM: on the array's clock, a register of
     /// the address and one of the enable drive all bits.
     const fn may_be_lut_ram(&self) -> bool {
         !matches!(self.place, Place::Array { .. }) || self.bits <= NARROW
@@ -71,7 +71,7 @@ impl Memory {
         RamCount::of(ram, family, self.words, self.bits, self.byte_enables).times(self.banks)
     }
 
-    /// Returns the LUTs that choose between the block RAMs of a bank whose words several hold one
+    /// Returns the LUTs that choose between the block RAMs of a bank, if several hold its words one
     /// after the other.
     pub const fn deep_select(&self) -> u64 {
         if matches!(self.ram, Ram::Block) {
@@ -108,8 +108,8 @@ pub fn max_embed(hardware: &Hardware) -> u64 {
 /// Lists the memories of a configuration, each with its kind of RAM.
 ///
 /// An `UltraRAM` has one clock for both ports. Memories between kernels have the kernels' clock.
-/// Those that the array reads would be on the array's: written from registers of the kernels'
-/// clock, they take each write in every cycle of the array, which does no harm.
+/// Memories that the array reads would have the array's clock. Registers of the kernels' clock
+/// write them, so that they would take each write in every cycle of the array, which does no harm.
 pub fn memories(hardware: &Hardware) -> Vec<Memory> {
     let mut all = read_by_the_array(hardware);
     all.extend(between_kernels(hardware));
@@ -281,9 +281,9 @@ fn inside_kernels(hardware: &Hardware) -> Vec<Memory> {
 }
 
 /// Assigns the kinds of RAM to the memories that are not fixed: LUT RAM to shallow ones, block RAM
-/// to the others. Where these and the `taken` blocks together exceed the block RAM, memories move
-/// away: first to `UltraRAM` those that save most block RAM for each, then to LUT RAM moderate ones
-/// that take fewest LUTs for each block.
+/// to the others. If these and the `taken` blocks exceed the device's block RAM, memories move:
+/// first to `UltraRAM` those that save most block RAM for each one, then to LUT RAM moderate ones
+/// that take the fewest LUTs for each block.
 fn assign(memories: &mut [Memory], board: &Board, taken: u64) {
     let family = Family::of(board.dsp_kind);
     let usable = board.usable();

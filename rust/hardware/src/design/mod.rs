@@ -1,6 +1,6 @@
-//! Lists what the accelerator is built of: memories and queues, each with its ends, its size and
-//! the kind of RAM that holds it. The block design, the headers of the HLS sources and the resource
-//! model follow from these lists.
+//! Lists the memories and queues of the accelerator, each with its ends, its size and the kind of
+//! RAM that holds it. The block design, the headers of the HLS sources and the resource model
+//! follow from these lists.
 //!
 //! Depends on [`crate::configuration`].
 

@@ -1,6 +1,6 @@
 //! Lists the multiplier sites of the kernels: each place in the sources where a pipelined function
 //! multiplies has a multiplier of its own. A product with a constant, or with a factor of one or
-//! two bits, is none: it is made of adders and choices.
+//! two bits, needs none: adders and multiplexers make it.
 
 use crate::configuration::{Hardware, Multipliers};
 
@@ -22,8 +22,8 @@ pub struct Multiplier {
 }
 
 impl Multiplier {
-    /// Returns the DSP slices of all of them: a product of 27x18 bits (25x18 on the 7 series) a
-    /// slice, and wider factors in parts of 26 and 17 (24 and 17) bits.
+    /// Returns the DSP slices of all of them. A slice makes a product of 27x18 bits (25x18 on the 7
+    /// series); wider factors are cut into parts of 26 and 17 (24 and 17) bits.
     pub const fn dsps(&self, family: Family) -> u64 {
         let wide = match family {
             Family::UltraScalePlus => 26,

@@ -172,8 +172,8 @@ pub(super) fn frame_groups(hardware: &Hardware) -> u64 {
 }
 
 /// Returns the depth of `moments`: room for all groups of a frame, so that the drain never waits
-/// for a norm. With one frame in flight, no more than what a LUT of RAM holds: the norm that takes
-/// them then waits for nothing else, and the next product for this norm.
+/// for a norm. With one frame in flight it is at most a LUT RAM's depth: the norm then waits for
+/// moments alone, and the next product waits for the norm.
 fn moments_depth(hardware: &Hardware) -> usize {
     let all = frame_groups(hardware).next_power_of_two() as usize;
     if hardware.configuration().frames == 1 {

@@ -158,8 +158,8 @@ unsafe impl<T: Sizes> Rows for T {
 
     #[target_feature(enable = "neon")]
     unsafe fn reorder_codes(staged: Staged, out: Out<i8>) {
-        // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and the rows
-        // of out.
+        // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and the
+        // rows of out.
         unsafe {
             let order = vld1q_u8_x4(staged.order);
             for i in 0..out.rows {
@@ -218,8 +218,8 @@ unsafe impl<T: Sizes> Rows for T {
         scales: &[RowScale],
         out: Out<i8>,
     ) {
-        // SAFETY: the caller promises PANEL means, as many accumulators for each scale, and a scale for
-        // each row of out.
+        // SAFETY: the caller promises PANEL means, as many accumulators for each scale, and a scale
+        // for each row of out.
         unsafe {
             let means: [_; PANEL / 4] = from_fn(|v| vld1q_s32(means.add(4 * v)));
             for (i, scale) in scales.iter().enumerate() {

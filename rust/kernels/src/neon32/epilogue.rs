@@ -280,8 +280,8 @@ unsafe impl Rows for Neon32 {
         let mut whole = [0; WINDOW];
         for i in 0..out.rows {
             let whole_row = out.cols == WINDOW;
-            // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and the
-            // rows of out; the buffer has WINDOW codes.
+            // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and
+            // the rows of out; the buffer has WINDOW codes.
             unsafe {
                 let to = if whole_row {
                     out.row(i).as_mut_ptr()
@@ -379,8 +379,8 @@ unsafe impl Rows for Neon32 {
     ) {
         let mut whole = [0; PANEL];
         for (i, scale) in scales.iter().enumerate() {
-            // SAFETY: the caller promises PANEL means, and a scale and PANEL accumulators for each row
-            // of out, which is live and ours; the buffer has PANEL codes.
+            // SAFETY: the caller promises PANEL means, and a scale and PANEL accumulators for each
+            // row of out, which is live and ours; the buffer has PANEL codes.
             unsafe {
                 let (acc, row) = (acc.add(i * PANEL), out.row(i));
                 if row.len() == PANEL {

@@ -1,4 +1,4 @@
-//! How far each item of work in steps is.
+//! Counts the steps of which something is done, for each item of work in steps.
 
 use super::sync::{AtomicUsize, Ordering};
 

@@ -1,4 +1,4 @@
-//! What a tier computes: products of tiles, and what becomes of their rows.
+//! Declares the functions of a tier: products of tiles, and the rows that become outputs.
 
 use super::epilogue::{copy_in_order, OutputBlock, RowScale, Staged, UnfinishedTile};
 use super::inputs::PanelTiles;
@@ -17,7 +17,7 @@ pub(crate) struct RowSums {
 /// The scales of the outputs of each query row of a block.
 pub(crate) type RowScales = [RowScale; MAX_QUERIES];
 
-/// Row by row: turns accumulators, logits and residuals into outputs.
+/// Turns accumulators, logits and residuals into outputs, row by row.
 ///
 /// # Safety
 /// An implementation does what each function's comment says. All functions need a CPU that has the
@@ -145,7 +145,7 @@ pub(crate) struct Overlap<L: Layout> {
 /// each row of `out`; there are 1 to `ROWS` rows, `k` is a positive multiple of `STEP`, `width` a
 /// multiple of `LANES` up to `PANEL`.
 pub(crate) unsafe trait Tiles: Rows {
-    /// How tiles overlap, if they do.
+    /// The functions of tiles that overlap, if the tier has such tiles.
     const OVERLAP: Option<Overlap<Self>> = None;
 
     /// Returns the number of parts of k in which [`Overlap::panel`] multiplies a panel whose rows

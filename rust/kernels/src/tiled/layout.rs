@@ -123,7 +123,8 @@ impl FourBitForm {
 ///
 /// # Safety
 /// An implementation does what each function's comment says, and its constants keep the rules of
-/// [`check_sizes`]. All functions but `code` and `prefetch` need a CPU that has the tier's features.
+/// [`check_sizes`]. All functions but `code` and `prefetch` need a CPU that has the tier's
+/// features.
 pub(crate) unsafe trait Layout: Sized {
     /// A weight as packed.
     type Weight: Plain + From<i8>;

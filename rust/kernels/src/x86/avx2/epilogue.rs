@@ -174,8 +174,8 @@ unsafe impl Rows for Avx2 {
 
     #[target_feature(enable = "avx2")]
     unsafe fn reorder_codes(staged: Staged, out: Out<i8>) {
-        // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and the rows
-        // of out; a short one is first written to a buffer.
+        // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and the
+        // rows of out; a short one is first written to a buffer.
         unsafe {
             let places = |half: usize| _mm256_loadu_si256(staged.order.add(32 * half).cast());
             let shuffles: [[_; 4]; 2] = from_fn(|half| shuffles(places(half)));

@@ -400,7 +400,8 @@ pub(super) unsafe fn tile_in_registers<const SIGNED: bool>(
     }
 }
 
-/// Computes [`crate::tiled::Tiles::tile`] for codes, signed or not, and calls `meanwhile` between its products.
+/// Computes [`crate::tiled::Tiles::tile`] for codes, signed or not, and calls `meanwhile` between
+/// its products.
 ///
 /// # Safety
 /// As there, for rows rounded up to [`WHOLE_ROWS`], with configured registers.
