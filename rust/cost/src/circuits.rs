@@ -32,6 +32,12 @@ impl Logic {
     }
 }
 
+impl std::iter::Sum for Logic {
+    fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
+        parts.fold(Self::default(), Self::plus)
+    }
+}
+
 macro_rules! circuits {
     ($(
         $(#[$about:meta])*

@@ -55,7 +55,7 @@ const fn check_beat(ports: u64) -> Logic {
 }
 
 fn sum(parts: &[Logic]) -> Logic {
-    parts.iter().fold(Logic::default(), |a, &b| a.plus(b))
+    parts.iter().copied().sum()
 }
 
 /// Returns a block of `count` registers on AXI-Lite. Vitis HLS's own reports of small kernels have
@@ -318,7 +318,7 @@ pub fn queues(hardware: &Hardware) -> Logic {
         }
         .plus(QUEUE)
     };
-    QUEUES.iter().map(one).fold(Logic::default(), Logic::plus)
+    QUEUES.iter().map(one).sum()
 }
 
 /// Bits of an AXI channel besides data: address, length and marks; a master that only reads has an
@@ -360,9 +360,7 @@ pub fn interconnect(ports: u64, blocks: u64) -> Logic {
     let way = |address: u64| reads(address, 32).plus(writes(address, 32));
     let registers = way(ADDRESS).plus(way(LITE_ADDRESS).times(blocks));
     let resets = Logic { lut: 150, ff: 220 };
-    [load, commands, logits, choice, registers, resets]
-        .into_iter()
-        .fold(Logic::default(), Logic::plus)
+    sum(&[load, commands, logits, choice, registers, resets])
 }
 
 #[cfg(test)]

@@ -299,9 +299,8 @@ fn array_logic(hardware: &Hardware, memories: &[Memory]) -> Logic {
         }
     }
     let control = Logic { lut: 400, ff: 400 };
-    let all = [tokens, stages, operands, unpack, weights, ports, control]
-        .into_iter()
-        .fold(Logic::default(), Logic::plus);
+    let parts = [tokens, stages, operands, unpack, weights, ports, control];
+    let all: Logic = parts.into_iter().sum();
     Logic {
         lut: all.lut * (100 + ARRAY_CONTROL_PERCENT) / 100,
         ..all

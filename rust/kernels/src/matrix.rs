@@ -145,6 +145,28 @@ impl<'a, T> MatrixView<'a, T> {
     }
 }
 
+/// Calls `f` once with a row of N values: `row`, or a copy of it if that is shorter, whose first
+/// values are then its.
+#[allow(clippy::inline_always)] // compiled for the features of its caller
+#[inline(always)]
+pub(crate) fn on_whole_row<T: Copy + Default, const N: usize>(
+    row: &mut [T],
+    f: impl FnOnce(*mut T),
+) {
+    let mut whole = [T::default(); N];
+    let is_edge = row.len() != N;
+    let at = if is_edge {
+        whole[..row.len()].copy_from_slice(row);
+        whole.as_mut_ptr()
+    } else {
+        row.as_mut_ptr()
+    };
+    f(at);
+    if is_edge {
+        row.copy_from_slice(&whole[..row.len()]);
+    }
+}
+
 /// A block of values to write: row `i` is the `cols` values from `ptr + i * stride` on.
 #[derive(Clone, Copy)]
 pub(crate) struct Out<T> {

@@ -593,45 +593,29 @@ mod tests {
     #[test]
     fn bad_spaces_name_the_key() {
         let good = space("digits").to_toml();
-        for (old, new, part) in [
-            ("name = ", "nome = ", "unknown field `nome`"),
-            ("classes = 10", "classes = 0", "classes: 0 is outside"),
-            (
-                "classes = 10",
-                "classes = -1",
-                "invalid value: integer `-1`",
-            ),
-            (
-                "classes = 10",
-                "embedding = 1\nclasses = 10",
-                "invalid type: integer `1`",
-            ),
-            (
-                "classes = 10",
-                "embedding = true\nclasses = 32000",
-                "classes: 32000 is outside [1, 31744]",
-            ),
-            ("[16, 24, 32]", "[]", "choices.embed (number of choices): 0"),
-            ("[16, 24, 32]", "[24, 16]", "24 stands before 16"),
-            ("[16, 24, 32]", "[16, 16]", "16 stands before 16"),
-            ("[16, 24, 32]", "[5000]", "choices.embed: 5000 is outside"),
-            (
-                "[0.0, 0.5, 1.0]",
-                "[0.0, nan]",
-                "choices.eight_bit: NaN is outside",
-            ),
-            (
-                "[0.0, 0.5, 1.0]",
-                "[0.0, 1.5]",
-                "choices.eight_bit: 1.5 is outside",
-            ),
-            ("[1.0, 2.0]", "[1.3]", "not a whole number of rows"),
-            ("[1.0, 2.0]", "[inf]", "choices.mlp_ratio: inf is outside"),
-            ("kernel = 2", "kernel = 99", "patch.kernel"),
-            ("\"matrix\"", "\"row\"", "unknown variant `row`"),
-            ("depth = [1, 2, 3]", "", "missing field `depth`"),
-        ] {
-            let bad = good.replacen(old, new, 1);
+        // Old text -> new text: part of the message.
+        let changes = r#"
+            name =  -> nome = : unknown field `nome`
+            classes = 10 -> classes = 0: classes: 0 is outside
+            classes = 10 -> classes = -1: invalid value: integer `-1`
+            classes = 10 -> embedding = 1\nclasses = 10: invalid type: integer `1`
+            classes = 10 -> embedding = true\nclasses = 32000: classes: 32000 is outside [1, 31744]
+            [16, 24, 32] -> []: choices.embed (number of choices): 0
+            [16, 24, 32] -> [24, 16]: 24 stands before 16
+            [16, 24, 32] -> [16, 16]: 16 stands before 16
+            [16, 24, 32] -> [5000]: choices.embed: 5000 is outside
+            [0.0, 0.5, 1.0] -> [0.0, nan]: choices.eight_bit: NaN is outside
+            [0.0, 0.5, 1.0] -> [0.0, 1.5]: choices.eight_bit: 1.5 is outside
+            [1.0, 2.0] -> [1.3]: not a whole number of rows
+            [1.0, 2.0] -> [inf]: choices.mlp_ratio: inf is outside
+            kernel = 2 -> kernel = 99: patch.kernel
+            "matrix" -> "row": unknown variant `row`
+            depth = [1, 2, 3] -> : missing field `depth`
+        "#;
+        for change in changes.trim().lines().map(str::trim) {
+            let (old, rest) = change.split_once(" -> ").unwrap();
+            let (new, part) = rest.split_once(": ").unwrap();
+            let bad = good.replacen(old, &new.replace("\\n", "\n"), 1);
             assert_ne!(bad, good, "{old}");
             let message = Space::from_toml(&bad).unwrap_err().to_string();
             assert!(message.contains(part), "{new}: {message}");

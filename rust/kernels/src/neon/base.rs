@@ -100,15 +100,7 @@ unsafe fn tile<const M: usize, const SYMMETRIC: bool>(
     out: *mut i32,
     out_stride: usize,
 ) {
-    let Product {
-        a,
-        stride,
-        w,
-        width,
-        k,
-        bias,
-        ..
-    } = p;
+    let (width, (a, stride, w, k, bias)) = (p.width, p.operands());
     // SAFETY: the caller promises M rows of k codes, `width` rows of k weights, as many biases and
     // M rows of out.
     unsafe {
@@ -185,15 +177,7 @@ unsafe fn tile_4_bit<const M: usize>(
     out: *mut i32,
     out_stride: usize,
 ) {
-    let Product {
-        a,
-        stride,
-        w,
-        width,
-        k,
-        bias,
-        ..
-    } = p;
+    let (width, (a, stride, w, k, bias)) = (p.width, p.operands());
     // SAFETY: as in tile.
     unsafe {
         for first in (0..width).step_by(LANES) {

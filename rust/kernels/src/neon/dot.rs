@@ -74,14 +74,7 @@ unsafe fn tile<const M: usize, const V: usize>(
     out: *mut i32,
     out_stride: usize,
 ) {
-    let Product {
-        a,
-        stride,
-        w,
-        k,
-        bias,
-        ..
-    } = p;
+    let (a, stride, w, k, bias) = p.operands();
     // SAFETY: the caller promises M rows of k codes, 4 * V rows of k weights, 4 * V biases and M
     // rows of out.
     unsafe {

@@ -6,7 +6,7 @@ use std::array::from_fn;
 
 use super::{layer_norm_row, saturate, softmax_row, store_codes, Sizes, PANEL};
 use crate::layers::WINDOW;
-use crate::matrix::Out;
+use crate::matrix::{on_whole_row, Out};
 use crate::tiled::{
     copy_accumulators, row_by_row, Epilogue, Layout, Requant, RowScale, RowSums, Rows, Staged,
     UnfinishedTile,
@@ -110,9 +110,8 @@ unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: &Requant, x: Out<
     unsafe {
         let parameters = Parameters::load(requant);
         for i in 0..x.rows {
-            let row = x.row(i);
             let updates = parameters.updates(acc.add(i * PANEL));
-            let apply = |x: *mut i16| {
+            on_whole_row::<_, PANEL>(x.row(i), |x| {
                 for (v, update) in updates.into_iter().enumerate() {
                     let x = x.add(8 * v);
                     let new = if ADD {
@@ -122,15 +121,7 @@ unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: &Requant, x: Out<
                     };
                     vst1q_s16(x, new);
                 }
-            };
-            if row.len() == PANEL {
-                apply(row.as_mut_ptr());
-            } else {
-                let mut whole = [0; PANEL];
-                whole[..row.len()].copy_from_slice(row);
-                apply(whole.as_mut_ptr());
-                row.copy_from_slice(&whole[..row.len()]);
-            }
+            });
         }
     }
 }
@@ -194,18 +185,10 @@ unsafe impl<T: Sizes> Rows for T {
                         high,
                         vsubq_u8(places, vdupq_n_u8(64)),
                     );
-                    let add = |x: *mut i16| {
+                    on_whole_row::<_, 8>(part, |x| {
                         let sum = vqaddq_s16(vld1q_s16(x), vreinterpretq_s16_s8(update));
                         vst1q_s16(x, vmaxq_s16(sum, min));
-                    };
-                    if part.len() == 8 {
-                        add(part.as_mut_ptr());
-                    } else {
-                        let mut whole = [0; 8];
-                        whole[..part.len()].copy_from_slice(part);
-                        add(whole.as_mut_ptr());
-                        part.copy_from_slice(&whole[..part.len()]);
-                    }
+                    });
                 }
             }
         }

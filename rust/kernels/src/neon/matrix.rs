@@ -84,14 +84,7 @@ unsafe fn tile<const M: usize, const P: usize, const C: usize>(
     out: *mut i32,
     out_stride: usize,
 ) {
-    let Product {
-        a,
-        stride,
-        w,
-        k,
-        bias,
-        ..
-    } = p;
+    let (a, stride, w, k, bias) = p.operands();
     // SAFETY: the caller promises M rows of k codes, 2 * C rows of k weights, 2 * C biases and M
     // rows of out.
     unsafe {

@@ -6,7 +6,7 @@
 use super::rows::{layer_norm_row, softmax_row};
 use super::{neon, Neon32};
 use crate::layers::WINDOW;
-use crate::matrix::Out;
+use crate::matrix::{on_whole_row, Out};
 use crate::tiled::{
     copy_accumulators, row_by_row, Epilogue, Layout, Requant, RowScale, RowSums, Rows, Staged,
     UnfinishedTile,
@@ -277,17 +277,12 @@ unsafe impl Rows for Neon32 {
     }
 
     unsafe fn reorder_codes(staged: Staged, out: Out<i8>) {
-        let mut whole = [0; WINDOW];
         for i in 0..out.rows {
-            let whole_row = out.cols == WINDOW;
             // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and
-            // the rows of out; the buffer has WINDOW codes.
-            unsafe {
-                let to = if whole_row {
-                    out.row(i).as_mut_ptr()
-                } else {
-                    whole.as_mut_ptr()
-                };
+            // the rows of out.
+            let (values, row) = unsafe { (staged.values.add(i * Self::STAGED), out.row(i)) };
+            // SAFETY: as above; a whole row has WINDOW codes.
+            on_whole_row::<_, WINDOW>(row, |to| unsafe {
                 neon!(
                     "vld1.8 {{d0-d3}}, [{values}]!",
                     "vld1.8 {{d4-d7}}, [{values}]",
@@ -304,30 +299,21 @@ unsafe impl Rows for Neon32 {
                     "vtbx.8 d21, {{d4-d7}}, d19",
                     "vst1.8 {{d20-d21}}, [{to}]!",
                     "bne 2b";
-                    values = inout(reg) staged.values.add(i * Self::STAGED) => _,
+                    values = inout(reg) values => _,
                     order = inout(reg) staged.order => _,
                     to = inout(reg) to => _,
                     n = out(reg) _,
                 );
-                if !whole_row {
-                    out.row(i).copy_from_slice(&whole[..out.cols]);
-                }
-            }
+            });
         }
     }
 
     unsafe fn reorder_updates(staged: Staged, x: Out<i16>) {
-        let mut whole = [0; WINDOW];
         for i in 0..x.rows {
-            let whole_row = x.cols == WINDOW;
             // SAFETY: as in reorder_codes.
-            unsafe {
-                let to = if whole_row {
-                    x.row(i).as_mut_ptr()
-                } else {
-                    whole[..x.cols].copy_from_slice(x.row(i));
-                    whole.as_mut_ptr()
-                };
+            let (values, row) = unsafe { (staged.values.add(2 * i * Self::STAGED), x.row(i)) };
+            // SAFETY: as in reorder_codes.
+            on_whole_row::<_, WINDOW>(row, |to| unsafe {
                 neon!(
                     // The low bytes of 64 updates to q0 to q3, the high bytes to q4 to q7.
                     "vld2.8 {{d0-d3}}, [{values}]!",
@@ -358,16 +344,13 @@ unsafe impl Rows for Neon32 {
                     "vmax.s16 q10, q10, q14",
                     "vst1.16 {{d20-d21}}, [{to}]!",
                     "bne 2b";
-                    values = inout(reg) staged.values.add(2 * i * Self::STAGED) => _,
+                    values = inout(reg) values => _,
                     order = inout(reg) staged.order => _,
                     to = inout(reg) to => _,
                     min = in(reg) -i32::from(i16::MAX),
                     n = out(reg) _,
                 );
-                if !whole_row {
-                    x.row(i).copy_from_slice(&whole[..x.cols]);
-                }
-            }
+            });
         }
     }
 

@@ -23,6 +23,14 @@ pub(crate) struct Product<A, W> {
 }
 
 impl<A, W> Product<A, W> {
+    /// Returns `a`, `stride`, `w`, `k` and `bias`.
+    #[cfg(not(target_arch = "arm"))]
+    #[allow(clippy::inline_always)] // compiled for the features of its caller
+    #[inline(always)]
+    pub fn operands(self) -> (*const A, usize, *const W, usize, *const i32) {
+        (self.a, self.stride, self.w, self.k, self.bias)
+    }
+
     /// Returns the operands of the panel of `width` weight rows from row `first` on.
     #[allow(clippy::inline_always)] // AMX's tiles call nothing between their products
     #[inline(always)]

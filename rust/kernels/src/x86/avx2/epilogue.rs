@@ -6,7 +6,7 @@ use std::array::from_fn;
 
 use super::{bytes, layer_norm_row, softmax_row, store_codes, words, Avx2};
 use crate::layers::WINDOW;
-use crate::matrix::Out;
+use crate::matrix::{on_whole_row, Out};
 use crate::tiled::{
     copy_accumulators, row_by_row, Epilogue, Layout, Requant, RowScale, RowSums, Rows, Staged,
     UnfinishedTile,
@@ -122,29 +122,19 @@ unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: &Requant, x: Out<
     for i in 0..x.rows {
         // SAFETY: the caller promises PANEL parameters and accumulators for each row of x.
         let (update, row) = unsafe { (requantized(acc.add(i * Avx2::PANEL), requant), x.row(i)) };
-        let mut whole = [0; 16];
-        let edge = row.len() < 16;
-        if edge {
-            whole[..row.len()].copy_from_slice(row);
-        }
-        let at: *mut __m256i = if edge {
-            whole.as_mut_ptr().cast()
-        } else {
-            row.as_mut_ptr().cast()
-        };
-        // SAFETY: the buffer has 16 words, as has a row that is no edge.
-        unsafe {
-            let new = if ADD {
-                let old = _mm256_loadu_si256(at);
-                _mm256_max_epi16(_mm256_adds_epi16(old, update), min)
-            } else {
-                update
-            };
-            _mm256_storeu_si256(at, new);
-        }
-        if edge {
-            row.copy_from_slice(&whole[..row.len()]);
-        }
+        on_whole_row::<_, 16>(row, |at| {
+            let at = at.cast();
+            // SAFETY: the row has 16 words.
+            unsafe {
+                let new = if ADD {
+                    let old = _mm256_loadu_si256(at);
+                    _mm256_max_epi16(_mm256_adds_epi16(old, update), min)
+                } else {
+                    update
+                };
+                _mm256_storeu_si256(at, new);
+            }
+        });
     }
 }
 
@@ -184,20 +174,11 @@ unsafe impl Rows for Avx2 {
                 let parts = from_fn(|part| {
                     _mm256_broadcastsi128_si256(_mm_loadu_si128(values.add(16 * part).cast()))
                 });
-                let mut whole = [0; WINDOW];
-                let row = out.row(i);
-                let edge = row.len() < WINDOW;
-                let at = if edge {
-                    whole.as_mut_ptr()
-                } else {
-                    row.as_mut_ptr()
-                };
-                for (half, shuffles) in shuffles.iter().enumerate() {
-                    _mm256_storeu_si256(at.add(32 * half).cast(), pick(&parts, shuffles));
-                }
-                if edge {
-                    row.copy_from_slice(&whole[..row.len()]);
-                }
+                on_whole_row::<_, WINDOW>(out.row(i), |at| {
+                    for (half, shuffles) in shuffles.iter().enumerate() {
+                        _mm256_storeu_si256(at.add(32 * half).cast(), pick(&parts, shuffles));
+                    }
+                });
             }
         }
     }
@@ -220,25 +201,13 @@ unsafe impl Rows for Avx2 {
                 let parts = from_fn(|part| {
                     _mm256_broadcastsi128_si256(_mm_loadu_si128(values.add(16 * part).cast()))
                 });
-                let mut whole = [0; WINDOW];
-                let row = x.row(i);
-                let edge = row.len() < WINDOW;
-                if edge {
-                    whole[..row.len()].copy_from_slice(row);
-                }
-                let at = if edge {
-                    whole.as_mut_ptr()
-                } else {
-                    row.as_mut_ptr()
-                };
-                for (quarter, shuffles) in shuffles.iter().enumerate() {
-                    let at = at.add(16 * quarter).cast();
-                    let sum = _mm256_adds_epi16(_mm256_loadu_si256(at), pick(&parts, shuffles));
-                    _mm256_storeu_si256(at, _mm256_max_epi16(sum, min));
-                }
-                if edge {
-                    row.copy_from_slice(&whole[..row.len()]);
-                }
+                on_whole_row::<_, WINDOW>(x.row(i), |at| {
+                    for (quarter, shuffles) in shuffles.iter().enumerate() {
+                        let at = at.add(16 * quarter).cast();
+                        let sum = _mm256_adds_epi16(_mm256_loadu_si256(at), pick(&parts, shuffles));
+                        _mm256_storeu_si256(at, _mm256_max_epi16(sum, min));
+                    }
+                });
             }
         }
     }

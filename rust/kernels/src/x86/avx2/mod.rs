@@ -52,14 +52,7 @@ unsafe fn tile<const M: usize, const V: usize>(
     out: *mut i32,
     out_stride: usize,
 ) {
-    let Product {
-        a,
-        stride,
-        w,
-        k,
-        bias,
-        ..
-    } = p;
+    let (a, stride, w, k, bias) = p.operands();
     // SAFETY: the caller promises M rows of k codes, 8 * V rows of k weights, 8 * V biases and M
     // rows of out.
     unsafe {
@@ -105,14 +98,7 @@ unsafe fn tile_4_bit<const M: usize, const V: usize>(
     out: *mut i32,
     out_stride: usize,
 ) {
-    let Product {
-        a,
-        stride,
-        w,
-        k,
-        bias,
-        ..
-    } = p;
+    let (a, stride, w, k, bias) = p.operands();
     // SAFETY: the caller promises M rows of k codes, 8 * V rows of k weights, 8 * V biases and M
     // rows of out.
     unsafe {

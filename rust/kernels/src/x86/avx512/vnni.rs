@@ -25,14 +25,7 @@ const ROWS: usize = 6;
 #[allow(clippy::inline_always)] // so that the accumulators stay in registers
 #[inline(always)]
 unsafe fn sums<const M: usize, const V: usize>(p: Product<u8, i8>) -> [[__m512i; V]; M] {
-    let Product {
-        a,
-        stride,
-        w,
-        k,
-        bias,
-        ..
-    } = p;
+    let (a, stride, w, k, bias) = p.operands();
     // SAFETY: the caller promises M rows of k codes, 16 * V rows of k weights and 16 * V biases.
     unsafe {
         let mut acc = [[_mm512_setzero_si512(); V]; M];
