@@ -14,11 +14,9 @@ use quasar_search::pareto::hypervolume;
 use quasar_search::proxy::ProxyTable;
 use quasar_search::{CostModel, CostTable, Design, Designs, Genotype, Limits, Objective, Space};
 
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../python/quasar_rt");
+mod shipped;
 
-fn read(name: &str) -> String {
-    std::fs::read_to_string(format!("{FOLDER}/{name}.toml")).unwrap()
-}
+use shipped::{board, read};
 
 /// Returns a space whose networks can be listed one and all.
 fn space() -> Space {
@@ -34,7 +32,7 @@ fn tables(space: &Space) -> Vec<CostTable> {
 }
 
 fn new_tables(space: &Space) -> Vec<CostTable> {
-    let mut board = Board::from_toml(&read("boards/pynq-z2")).unwrap();
+    let mut board = board("pynq-z2");
     board.power = Some(quasar_hardware::boards::Power {
         idle_w: 1.5,
         product_pj: 30.0,
@@ -228,7 +226,7 @@ fn unusable_limits_are_refused() {
     );
     assert!(Designs::new(vec![], Limits::default()).is_err());
     let mut without = tables(&space);
-    let board = Board::from_toml(&read("boards/pynq-z2")).unwrap();
+    let board = board("pynq-z2");
     let board = Board {
         power: None,
         ..board

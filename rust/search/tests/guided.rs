@@ -1,17 +1,15 @@
 //! Tests the fronts of scores that add up, and the search that a model of the scores guides.
 
-use quasar_hardware::{Board, Hardware};
+use quasar_hardware::Hardware;
 use quasar_search::additive::{best_front, coarse_front};
 use quasar_search::nsga2::{Nsga2, Settings, Strategy};
 use quasar_search::pareto::hypervolume;
 use quasar_search::proxy::ProxyTable;
 use quasar_search::{explore_space, CostModel, CostTable, Designs, Genotype, Objective, Space};
 
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../python/quasar_rt");
+mod shipped;
 
-fn read(name: &str) -> String {
-    std::fs::read_to_string(format!("{FOLDER}/{name}.toml")).unwrap()
-}
+use shipped::read;
 
 /// Returns a space whose networks can be listed one and all.
 fn small(per: &str) -> Space {
@@ -29,7 +27,7 @@ fn small(per: &str) -> Space {
 }
 
 fn hardware(space: &Space, board: &str) -> Hardware {
-    let board = Board::from_toml(&read(&format!("boards/{board}"))).unwrap();
+    let board = shipped::board(board);
     explore_space(&board, space, board.clocks_mhz[0]).unwrap()
 }
 
@@ -169,7 +167,7 @@ fn covered(space: &Space, table: &CostTable, objectives: &[Objective], seed: u64
 #[test]
 fn a_further_objective_is_searched_for_at_little_cost_for_the_frame_rate() {
     use Objective::{Energy, Latency};
-    let space = Space::from_toml(&read("spaces/tiny")).unwrap();
+    let space = shipped::space("tiny");
     let table = CostTable::new(&space, &hardware(&space, "zcu102")).unwrap();
     let plain = covered(&space, &table, &[], 1);
     for (objectives, aims) in [
@@ -188,7 +186,7 @@ fn a_further_objective_is_searched_for_at_little_cost_for_the_frame_rate() {
 
 #[test]
 fn an_evolution_has_further_objectives_too() {
-    let space = Space::from_toml(&read("spaces/fashion-mnist")).unwrap();
+    let space = shipped::space("fashion-mnist");
     let table = CostTable::new(&space, &hardware(&space, "zcu102")).unwrap();
     let search = |objectives| {
         let settings = settings(Strategy::Evolution, [20, 10], 2, objectives);
@@ -236,7 +234,7 @@ fn an_objective_that_is_named_twice_or_unknown_is_refused() {
 
 #[test]
 fn the_coarse_front_comes_close_to_the_best_one() {
-    let space = Space::from_toml(&read("spaces/fashion-mnist")).unwrap();
+    let space = shipped::space("fashion-mnist");
     let table = CostTable::new(&space, &hardware(&space, "pynq-z2")).unwrap();
     let (genotype, proxy, shares) = (
         Genotype::of(&space),
@@ -259,7 +257,7 @@ fn the_coarse_front_comes_close_to_the_best_one() {
 
 #[test]
 fn a_guided_search_asks_for_new_networks_only_and_is_a_function_of_its_scores() {
-    let space = Space::from_toml(&read("spaces/tiny")).unwrap();
+    let space = shipped::space("tiny");
     let table = CostTable::new(&space, &hardware(&space, "zcu102")).unwrap();
     let proxy = ProxyTable::new(&space);
     let search = |limit: Option<usize>| {

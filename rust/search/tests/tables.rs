@@ -6,22 +6,12 @@ use quasar_hardware::boards::Amounts;
 use quasar_hardware::configuration::{
     Array, Buffers, Configuration, Hardware, Lanes, Mode, Multipliers,
 };
-use quasar_hardware::Board;
 use quasar_search::explore::{explore_space, workloads_of_space};
 use quasar_search::{CostTable, Space};
 
-fn read(name: &str) -> String {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../python/quasar_rt");
-    std::fs::read_to_string(format!("{folder}/{name}.toml")).unwrap()
-}
+mod shipped;
 
-fn board(name: &str) -> Board {
-    Board::from_toml(&read(&format!("boards/{name}"))).unwrap()
-}
-
-fn space(name: &str) -> Space {
-    Space::from_toml(&read(&format!("spaces/{name}"))).unwrap()
-}
+use shipped::{board, space};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
