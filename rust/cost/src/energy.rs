@@ -2,7 +2,7 @@
 //! form counts.
 //!
 //! The coefficients are assumed unless somebody measured them, so energies rank networks and
-//! configurations on a board; they are no measurement. Depends on [`crate::candidate`].
+//! configurations on a board; they are no measurement. Depends on [`crate::Cost`].
 
 use quasar_hardware::boards::Power;
 use quasar_hardware::configuration::Hardware;

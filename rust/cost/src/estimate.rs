@@ -1,6 +1,6 @@
 //! Models one frame of a network on a configuration, layer by layer.
 //!
-//! Depends on [`crate::candidate`], [`crate::cycles`], [`crate::energy`] and [`crate::resources`].
+//! Depends on [`crate::Cost`], [`crate::cycles`], [`crate::energy`] and [`crate::resources`].
 
 use quasar_core::error::Result;
 use quasar_hardware::boards::Amounts;

@@ -3,7 +3,7 @@
 //!
 //! Stable Rust has neither intrinsics nor a target feature for NEON on this architecture, so loops
 //! are assembly, each a whole loop in one block. Wheels are built for CPUs without NEON:
-//! [`crate::detect`] decides at run time.
+//! `crate::detect` decides at run time.
 
 mod epilogue;
 mod pack;
