@@ -4,8 +4,8 @@
 //! ([`process`]). Queues carry the times at which their items can be taken, and remember when slots
 //! became free ([`queues`]). So the result does not depend on the order in which the processes run:
 //! they form a Kahn process network. The array follows the rules of `docs/array-timing.md`
-//! ([`rtl`]). Trip counts are those of the loops in `fpga/src/`; [`quasar_hardware::declared`] holds
-//! depths and gaps. All results are modelled. Depends on [`crate::isa`], [`crate::program`],
+//! ([`rtl`]). Trip counts are those of the loops in `fpga/src/`; [`quasar_hardware::declared`]
+//! holds depths and gaps. All results are modelled. Depends on [`crate::isa`], [`crate::program`],
 //! [`crate::shape`] and the rules of [`crate::host::driver`].
 
 mod array;
