@@ -95,8 +95,8 @@ class Outcome:
     """Figures, the problem, or the reason why the step was skipped."""
     suspects: tuple[str, ...] = ()
     """Kernels that a failure points at, the likeliest first; empty for a fault around them."""
-    look_at: tuple[str, ...] = ()
-    """Places to look at."""
+    places: tuple[str, ...] = ()
+    """Registers, files and documents that help to find the fault."""
     seconds: float = 0.0
     """Duration."""
 
@@ -133,7 +133,7 @@ class Step:
     run: Callable[[_Board], str] = field(repr=False)
     """Returns the detail, or raises `_Failed`, `_Skipped` or a `DeviceError`."""
     suspects: tuple[str, ...] = ()
-    look_at: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
 
 
 class _Board:
@@ -966,7 +966,7 @@ def _outcome(board: _Board, step: Step) -> Outcome:
             else getattr(error, "likelier", ())
         )
         suspects = tuple(dict.fromkeys((*likelier, *suspects)))
-        places = getattr(error, "places", ()) or step.look_at
+        places = getattr(error, "places", ()) or step.places
         kernels = tuple(KERNEL_PLACES[kernel] for kernel in suspects[:3])
         return Outcome(step.name, "fail", str(error), suspects, places + kernels, time.perf_counter() - start)
     return Outcome(step.name, "pass", detail, seconds=time.perf_counter() - start)

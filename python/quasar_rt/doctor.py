@@ -633,7 +633,7 @@ def _identity(device: str, failed: bool) -> Check:
     except QuasarError as error:
         return Check("identity", "fail", str(error), "quasar-rt bringup goes on from here")
     status: Status = {"pass": "ok", "fail": "fail", "skipped": "skipped"}[outcome.status]  # type: ignore[assignment]
-    return Check("identity", status, outcome.detail, "; ".join(outcome.look_at))
+    return Check("identity", status, outcome.detail, "; ".join(outcome.places))
 
 
 def _megabytes(count: int) -> str:

@@ -82,7 +82,7 @@ def test_a_fault_below_frames_fails_its_own_step(faulty, fault, after, step, wor
     failure = first_failure(outcomes)
     assert failure.step == step
     assert words in failure.detail
-    assert failure.look_at
+    assert failure.places
     lacking = {step}
     for known in bringup.STEPS[: len(FIRST)]:
         if lacking & set(known.needs):
@@ -116,7 +116,7 @@ def test_another_bitstream_fails_the_identity(monkeypatch):
     failure = first_failure(outcomes)
     assert failure.step == "identity"
     assert "configuration hash" in failure.detail
-    assert "of another build" in failure.look_at[0]
+    assert "of another build" in failure.places[0]
     assert {outcome.status for outcome in outcomes[1:]} == {"skipped"}
 
 
@@ -272,8 +272,8 @@ def test_a_count_that_differs_names_its_unit(monkeypatch, unit, place, factor, w
     assert failure.detail.startswith(f"{unit} has ")
     assert words in failure.detail
     assert failure.suspects[0] == unit
-    assert expected in failure.look_at[0]
-    assert bringup.KERNEL_PLACES[unit] in failure.look_at
+    assert expected in failure.places[0]
+    assert bringup.KERNEL_PLACES[unit] in failure.places
 
 
 def counted():
@@ -346,4 +346,4 @@ def test_a_broken_unit_is_the_first_suspect(tmp_path, kernel, old, new):
     failure = first_failure(bringup.bringup(str(library), timeout=5))
     unit = kernel.rpartition("/")[2].removesuffix("_model")
     assert failure.suspects[0] == unit, failure
-    assert bringup.KERNEL_PLACES[unit] in failure.look_at
+    assert bringup.KERNEL_PLACES[unit] in failure.places

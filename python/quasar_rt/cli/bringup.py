@@ -100,5 +100,5 @@ def _print(outcome: Outcome) -> None:
     echo(f"{outcome.status:<7}  {outcome.detail}")
     if outcome.suspects:
         echo(f"           suspects: {', '.join(outcome.suspects)}")
-    for place in outcome.look_at:
+    for place in outcome.places:
         echo(f"           look at: {place}")

@@ -136,9 +136,9 @@ class Run:
         name: str = "",
     ) -> Run:
         """Models the board and completes the settings; `name` comes before the progress of one of several boards."""
-        tell = options.progress or (lambda what, done, total: None)
+        report = options.progress or (lambda what, done, total: None)
         progress: Progress = (
-            (lambda what, done, total: tell(f"{name}: {what}", done, total)) if name else tell
+            (lambda what, done, total: report(f"{name}: {what}", done, total)) if name else report
         )
         if hardware is not None and options.explores:
             raise InvalidValueError(
