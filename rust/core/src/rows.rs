@@ -79,20 +79,7 @@ pub fn quantize_rows(
 ) -> Result<QuantizedRows> {
     check_shape("weights", weights.len(), rows, k)?;
     check_bits(bits, rows)?;
-    if let Some(scales) = scales {
-        if scales.len() != rows {
-            return Err(Error::InvalidValue(format!(
-                "{} scales for {rows} rows; give one for each row",
-                scales.len()
-            )));
-        }
-        if let Some(row) = scales.iter().position(|s| !(s.is_finite() && *s > 0.0)) {
-            return Err(Error::InvalidValue(format!(
-                "scale of row {row} is {}; it must be positive and finite",
-                scales[row]
-            )));
-        }
-    }
+    scales.map_or(Ok(()), |scales| check_scales(scales, rows))?;
     let mut packed = vec![0u8; bits.iter().map(|&b| row_bytes(k, b)).sum()];
     let mut out_scales = vec![1f32; rows];
     if k > 0 {
@@ -125,34 +112,53 @@ pub fn quantize_rows(
         } else {
             PARALLEL_WEIGHTS
         };
-        let team = if rows * k >= worth {
-            Some(TEAM.get(|| pool::team(pool::default_threads()))?)
-        } else {
-            None
-        };
-        // Several shares for each thread, so that a late thread's work is taken over.
-        let threads = team.map_or(1, Team::threads);
-        let at_a_time = rows.div_ceil(4 * threads).clamp(1, ROWS_AT_A_TIME);
-        let mut results: Vec<Result<()>> = Vec::new();
-        results.resize_with(rows.div_ceil(at_a_time), || Ok(()));
-        pool::for_each(
-            team,
-            &mut results,
-            &mut outs,
-            at_a_time,
-            |_, result, outs| {
-                *result = outs
-                    .iter_mut()
-                    .try_for_each(|(row, packed, scale)| quantize(*row, packed, scale));
-            },
-        );
-        results.into_iter().collect::<Result<()>>()?;
+        for_each_row(&mut outs, rows * k >= worth, |(row, packed, scale)| {
+            quantize(*row, packed, scale)
+        })?;
     } else if let Some(scales) = scales {
         out_scales.copy_from_slice(scales);
     }
     Ok(QuantizedRows {
         packed,
         scales: out_scales,
+    })
+}
+
+/// Quantizes all rows, in parallel if that is worth it.
+fn for_each_row<T: Send>(
+    rows: &mut [T],
+    parallel: bool,
+    quantize: impl Fn(&mut T) -> Result<()> + Sync,
+) -> Result<()> {
+    let team = if parallel {
+        Some(TEAM.get(|| pool::team(pool::default_threads()))?)
+    } else {
+        None
+    };
+    // Several shares for each thread, so that a late thread's work is taken over.
+    let threads = team.map_or(1, Team::threads);
+    let at_a_time = rows.len().div_ceil(4 * threads).clamp(1, ROWS_AT_A_TIME);
+    let mut results: Vec<Result<()>> = Vec::new();
+    results.resize_with(rows.len().div_ceil(at_a_time), || Ok(()));
+    pool::for_each(team, &mut results, rows, at_a_time, |_, result, rows| {
+        *result = rows.iter_mut().try_for_each(&quantize);
+    });
+    results.into_iter().collect()
+}
+
+fn check_scales(scales: &[f32], rows: usize) -> Result<()> {
+    if scales.len() != rows {
+        return Err(Error::InvalidValue(format!(
+            "{} scales for {rows} rows; give one for each row",
+            scales.len()
+        )));
+    }
+    let wrong = scales.iter().position(|s| !(s.is_finite() && *s > 0.0));
+    wrong.map_or(Ok(()), |row| {
+        Err(Error::InvalidValue(format!(
+            "scale of row {row} is {}; it must be positive and finite",
+            scales[row]
+        )))
     })
 }
 

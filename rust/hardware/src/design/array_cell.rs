@@ -64,6 +64,49 @@ fn address_bits(all: &[Memory], rows: bool) -> u64 {
         .unwrap_or(1)
 }
 
+/// Adds the write ports of a memory's banks, and the pins of the array that they drive.
+fn memory_ports(
+    hardware: &Hardware,
+    all: &[Memory],
+    memory: &Memory,
+    ports: &mut Vec<String>,
+    pins: &mut Vec<String>,
+) {
+    let name = memory.name;
+    let cascade = hardware.configuration().array.cascade;
+    let rows = ["key", "value"].contains(&name);
+    // A word of keys or values brings an enable for each of its codes.
+    let bits = memory.bits + if rows { cascade } else { 0 };
+    let address = memory.address_bits();
+    let fill = address_bits(all, rows) - address;
+    let mut parts = [Vec::new(), Vec::new(), Vec::new()];
+    for i in 0..memory.banks {
+        let bank = format!("{name}_{i}");
+        ports.push(format!(
+            "    input  wire [{}:0] {bank}_address0",
+            address - 1
+        ));
+        ports.push(format!("    input  wire {bank}_ce0"));
+        ports.push(format!("    input  wire {bank}_we0"));
+        ports.push(format!("    input  wire [{}:0] {bank}_d0", bits - 1));
+        parts[0].push(format!("{bank}_ce0 && {bank}_we0"));
+        parts[1].push(if fill == 0 {
+            format!("{bank}_address0")
+        } else {
+            format!("{fill}'d0, {bank}_address0")
+        });
+        parts[2].push(format!("{bank}_d0"));
+    }
+    // The last bank comes first in a concatenation.
+    for (suffix, mut list) in ["", "_address", "_d"].into_iter().zip(parts) {
+        list.reverse();
+        pins.push(format!(
+            ".{name}_write{suffix}({{\n            {}\n        }})",
+            list.join(",\n            ")
+        ));
+    }
+}
+
 /// Writes the module `array_cell`.
 pub fn array_cell(hardware: &Hardware) -> String {
     let all = memories(hardware);
@@ -103,39 +146,7 @@ pub fn array_cell(hardware: &Hardware) -> String {
         pins.extend(["tvalid", "tready", "tdata"].map(|s| format!(".{name}_{s}({name}_{s})")));
     }
     for memory in in_array(&all) {
-        let name = memory.name;
-        let cascade = hardware.configuration().array.cascade;
-        let rows = ["key", "value"].contains(&name);
-        // A word of keys or values brings an enable for each of its codes.
-        let bits = memory.bits + if rows { cascade } else { 0 };
-        let address = memory.address_bits();
-        let fill = address_bits(&all, rows) - address;
-        let mut parts = [Vec::new(), Vec::new(), Vec::new()];
-        for i in 0..memory.banks {
-            let bank = format!("{name}_{i}");
-            ports.push(format!(
-                "    input  wire [{}:0] {bank}_address0",
-                address - 1
-            ));
-            ports.push(format!("    input  wire {bank}_ce0"));
-            ports.push(format!("    input  wire {bank}_we0"));
-            ports.push(format!("    input  wire [{}:0] {bank}_d0", bits - 1));
-            parts[0].push(format!("{bank}_ce0 && {bank}_we0"));
-            parts[1].push(if fill == 0 {
-                format!("{bank}_address0")
-            } else {
-                format!("{fill}'d0, {bank}_address0")
-            });
-            parts[2].push(format!("{bank}_d0"));
-        }
-        // The last bank comes first in a concatenation.
-        for (suffix, mut list) in ["", "_address", "_d"].into_iter().zip(parts) {
-            list.reverse();
-            pins.push(format!(
-                ".{name}_write{suffix}({{\n            {}\n        }})",
-                list.join(",\n            ")
-            ));
-        }
+        memory_ports(hardware, &all, memory, &mut ports, &mut pins);
     }
     let parameters: Vec<String> = (array_parameters(hardware).iter())
         .map(|(name, value)| format!(".{name}({value})"))

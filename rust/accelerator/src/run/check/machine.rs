@@ -486,72 +486,17 @@ impl<'a> Machine<'a> {
         tokens: u32,
         tag: Tag,
     ) -> Result<(), String> {
-        let buffers = self.program.hardware.configuration().buffers;
-        let (stride, s) = (c.stride as usize, self.shape);
-        let last = c.tokens as usize - 1;
-        let destination = Destination::of_code(row.destination.into())
-            .ok_or("a row has a destination that does not exist")?;
-        let column = usize::from(row.column);
-        let place = usize::from(row.value_block) * s.value_banks + usize::from(row.value_bank);
-        ensure(
-            place == column && usize::from(row.value_bank) < s.value_banks,
-            "a row's block and bank are not its column's",
-        )?;
-        let residual = c.kind == Kind::Residual;
-        let before = if residual { c.tile as usize } else { 0 };
-        let cell = (before + tile) * stride + column;
-        let cascade = s.cascade as u64;
-        let within = |words: u64, address: usize| {
-            ensure(
-                (address as u64) < words,
-                "a row is stored beyond its memory",
-            )
-        };
-        let expected = match c.kind {
-            Kind::Residual => destination == Destination::Residual,
-            Kind::Logits => destination == Destination::Logit,
-            Kind::Codes if c.table => destination == Destination::Hidden,
-            Kind::Codes => destination <= Destination::Value,
-        };
-        ensure(expected, "a row's destination does not go with its command")?;
-        if c.kind != Kind::Logits {
-            ensure(column < stride, "a row's column is beyond the stride")?;
-        }
-        let stride = c.stride;
-        let (memory, cell, contents) = match destination {
-            Destination::Query => {
-                within(buffers.query, cell)?;
-                (Memory::Query, cell, Contents::Queries { stride })
-            }
-            Destination::Key => {
-                let place = s.key(last, column, stride as usize);
-                within(buffers.key / cascade, place.word)?;
-                (Memory::Key, cell, Contents::Keys { stride })
-            }
-            Destination::Value => {
-                let place = s.value(last, column, c.tokens as usize);
-                within(buffers.value / cascade, place.word)?;
-                ensure(c.reciprocal > 0, "the reciprocal is missing")?;
-                let means = Contents::Means { stride };
-                let mean = Range::new(Memory::Mean, column, 1, c.tokens, means);
-                self.write(DRAIN, mean, tag.of(means))?;
-                let cell = s.value_cell(column, tile, c.tokens);
-                let tokens = c.tokens;
-                (Memory::Value, cell, Contents::Values { tokens })
-            }
-            Destination::Hidden => {
-                within(buffers.hidden, cell)?;
-                let tile = c.tile;
-                (Memory::Hidden, cell, Contents::Hidden { stride, tile })
-            }
-            Destination::Residual => {
-                within(buffers.residual, cell)?;
-                (Memory::Residual(c.frame), cell, Contents::Residual)
-            }
-            Destination::Logit => return Ok(()),
+        let Some((memory, cell, contents)) = self.place_of(c, row, tile)? else {
+            return Ok(());
         };
         let range = Range::new(memory, cell, 1, tokens, contents);
-        if residual {
+        if memory == Memory::Value {
+            let (column, stride) = (usize::from(row.column), c.stride);
+            let means = Contents::Means { stride };
+            let mean = Range::new(Memory::Mean, column, 1, c.tokens, means);
+            self.write(DRAIN, mean, tag.of(means))?;
+        }
+        if contents == Contents::Residual {
             // The row of zeros behind the norm of the embedded patches has no moments.
             let refilled = self.program.sizes.embed_norm && tag.phase == 1 && c.moments;
             let old = if tag.phase == 0 || refilled {
@@ -562,5 +507,80 @@ impl<'a> Machine<'a> {
             self.read(DRAIN, range, old)?;
         }
         self.write(DRAIN, range, tag.of(contents))
+    }
+
+    /// Returns memory, cell and contents of a row's results in a tile of tokens; none for logits.
+    fn place_of(
+        &self,
+        c: &RowsCommand,
+        row: RowParameters,
+        tile: usize,
+    ) -> Result<Option<(Memory, usize, Contents)>, String> {
+        let buffers = self.program.hardware.configuration().buffers;
+        let (s, column) = (self.shape, usize::from(row.column));
+        let (stride, tokens) = (c.stride, c.tokens);
+        let destination = Destination::of_code(row.destination.into())
+            .ok_or("a row has a destination that does not exist")?;
+        let place = usize::from(row.value_block) * s.value_banks + usize::from(row.value_bank);
+        ensure(
+            place == column && usize::from(row.value_bank) < s.value_banks,
+            "a row's block and bank are not its column's",
+        )?;
+        let expected = match c.kind {
+            Kind::Residual => destination == Destination::Residual,
+            Kind::Logits => destination == Destination::Logit,
+            Kind::Codes if c.table => destination == Destination::Hidden,
+            Kind::Codes => destination <= Destination::Value,
+        };
+        ensure(expected, "a row's destination does not go with its command")?;
+        if c.kind == Kind::Logits {
+            return Ok(None);
+        }
+        ensure(
+            column < stride as usize,
+            "a row's column is beyond the stride",
+        )?;
+        let residual = c.kind == Kind::Residual;
+        let before = if residual { c.tile as usize } else { 0 };
+        let cell = (before + tile) * stride as usize + column;
+        let last = tokens as usize - 1;
+        // The words of keys and values hold C codes.
+        let words = |words: u64| words / s.cascade as u64;
+        let (memory, words, address, contents) = match destination {
+            Destination::Key => {
+                let word = s.key(last, column, stride as usize).word;
+                let contents = Contents::Keys { stride };
+                (Memory::Key, words(buffers.key), word, contents)
+            }
+            Destination::Value => {
+                ensure(c.reciprocal > 0, "the reciprocal is missing")?;
+                let word = s.value(last, column, tokens as usize).word;
+                let contents = Contents::Values { tokens };
+                (Memory::Value, words(buffers.value), word, contents)
+            }
+            Destination::Hidden => {
+                let contents = Contents::Hidden {
+                    stride,
+                    tile: c.tile,
+                };
+                (Memory::Hidden, buffers.hidden, cell, contents)
+            }
+            Destination::Residual => {
+                let memory = Memory::Residual(c.frame);
+                (memory, buffers.residual, cell, Contents::Residual)
+            }
+            _ => {
+                let contents = Contents::Queries { stride };
+                (Memory::Query, buffers.query, cell, contents)
+            }
+        };
+        let within = (address as u64) < words;
+        ensure(within, "a row is stored beyond its memory")?;
+        let cell = if memory == Memory::Value {
+            s.value_cell(column, tile, tokens)
+        } else {
+            cell
+        };
+        Ok(Some((memory, cell, contents)))
     }
 }
