@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields
-from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, get_type_hints
+from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 __all__ = ["DATA", "About", "StrPath", "about", "described", "option", "takes"]
 
@@ -82,7 +82,9 @@ def takes(options: Callable[P, A]) -> Callable[[Callable[[A], R]], Callable[P, R
         hints = {name: one.annotation for name, one in signature.parameters.items()}
         # Names that a module imports for type checkers alone stay text.
         with suppress(NameError):
-            hints = {name: get_type_hints(options)[name] for name in hints}
+            # `typing.get_type_hints` refuses `KW_ONLY` on Python 3.10.
+            annotations = [inspect.get_annotations(kind, eval_str=True) for kind in options.__mro__]
+            hints = {name: next(kinds[name] for kinds in annotations if name in kinds) for name in hints}
         returns = function.__annotations__["return"]
         call.__annotations__ = {**hints, "return": returns}
         vars(call)["__signature__"] = signature.replace(return_annotation=returns)

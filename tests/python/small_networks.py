@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
+import pytest
 
-from quasar_rt.train.model import ViT
-from quasar_rt.train.widths import gather_statistics, rank_rows
+torch = pytest.importorskip("torch")
+
+from quasar_rt.train.model import ViT  # noqa: E402
+from quasar_rt.train.widths import gather_statistics, rank_rows  # noqa: E402
 
 
 def pictures(n: int, seed: int = 1, channels: int = 1) -> Any:
