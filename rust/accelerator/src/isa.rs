@@ -1,4 +1,4 @@
-//! Declares the commands, queues, registers and limits of the accelerator, once for all users.
+//! Declares the commands, registers and limits of the accelerator, once for all users.
 //!
 //! `make isa` generates the C++ header and the tables of `docs/accelerator.md` from this module;
 //! the disassembly uses the same declarations. A command is eight 32-bit words: the unit (3 bits),

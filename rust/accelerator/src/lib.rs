@@ -2,11 +2,12 @@
 //!
 //! | module | what it does | what comes out |
 //! |---|---|---|
-//! | [`isa`] | declares commands, queues, registers | the generated header, [`isa::Command`] |
+//! | [`isa`] | declares commands and registers | the generated header, [`isa::Command`] |
 //! | [`identity`] | hashes a configuration | the hash that a bitstream must report |
 //! | [`header`] | generates C++ headers and tables | `fpga/include/isa.hpp`, `config.hpp` |
 //! | [`program`] | holds a compiled subnet | command lists, arena, layouts of input and output |
 //! | [`compile`] | compiles a subnet | [`Program`] |
+//! | [`counts`] | declares what counters count | [`counts::Counts`] |
 //! | [`disasm`] | lists commands for people | text |
 //! | `unit` | lists the steps of each command | `Step`s |
 //! | [`run`] | walks these steps: checks, clocks, computes | [`run::check::Report`], [`run::time::Trace`] |
@@ -19,6 +20,7 @@
 
 mod arena_layout;
 pub mod compile;
+pub mod counts;
 pub mod disasm;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

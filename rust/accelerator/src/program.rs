@@ -15,6 +15,9 @@ use crate::arena_layout::{self, Cursor, Transfer};
 use crate::isa::{change_key, check, sealed, trailer, Command, PORT_BYTES};
 use crate::shape::Shape;
 
+/// Most frames whose last segment is started and that await their output.
+pub(crate) const FINISHING: usize = 2;
+
 /// A list of commands that one start of fetch runs. The number is the frame's slot. With one frame
 /// in flight the slot is 0 and there is no [`Self::Step`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,5 +1,4 @@
-//! Holds the sizes of the array and of its memories, as the compiler and the schedule check use
-//! them.
+//! Holds the sizes of the array and of its memories, for the compiler, the steps and their runs.
 //!
 //! Depends on [`crate::isa`] and the hardware's configuration.
 

@@ -13,7 +13,7 @@ mod cpu;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use quasar_accelerator::host::counters::Counts;
+use quasar_accelerator::counts::Counts;
 use quasar_accelerator::host::driver::{Counters, Ticket};
 use quasar_core::cpu::FrameTime;
 use quasar_core::error::Result;

@@ -10,7 +10,8 @@
 //! Commands stand in the order of one sequential program. A matrix's transfers follow the commands
 //! that take them, tile by tile: so load's consumers have their commands, whatever the number of
 //! transfers. A frame's transfers stand in the arena in the order in which the frame reads them.
-//! Depends on [`crate::arena_layout`], [`crate::isa`], [`crate::program`] and [`crate::shape`].
+//! Depends on [`crate::arena_layout`], [`crate::isa`], [`crate::program`], [`crate::shape`]
+//! and `unit`.
 
 mod arena;
 mod numbers;

@@ -141,7 +141,7 @@ impl<'a> Phases<'a> {
         pass.min(columns)
     }
 
-    /// Returns the columns of a memory that hold `columns` columns.
+    /// Rounds columns up to whole words of C.
     fn padded(&self, columns: u32) -> u32 {
         self.shape.padded(columns as usize) as u32
     }
@@ -492,8 +492,8 @@ impl<'a> Phases<'a> {
         self.end();
     }
 
-    /// Adds the head of token 1, whose norm is in the place of token 0's. Then it adds zeros to
-    /// token 0: so the norm gets the moments of token 0, whose head comes next.
+    /// Adds the head of token 1. The norm has stored token 1 in the place of token 0. Then adds
+    /// zeros to token 0: so the norm gets the moments of token 0, whose head comes next.
     fn pair_head(&mut self, pair: &PairPlan) {
         self.logits("head of token 1", &pair.head);
         self.product(

@@ -6,40 +6,9 @@
 use quasar_core::error::{Error, Result};
 use quasar_hardware::Hardware;
 
+use crate::counts::{Counts, UnitCounts};
 use crate::host::transport::{register, Transport};
 use crate::isa::{counter_offset, CountedUnit, Counter, COUNTERS_IDENTITY, COUNTERS_RUN};
-
-/// Number of units with counters.
-pub const UNITS: usize = CountedUnit::ALL.len();
-
-/// Counts of a unit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct UnitCounts {
-    /// Commands that ended.
-    pub commands: u64,
-    /// Cycles in which the unit had a command that it had taken but not ended.
-    pub busy: u64,
-    /// Busy cycles in which an output queue was full.
-    pub blocked: u64,
-    /// Busy cycles in which the main input was empty; 0 for a unit whose input is not observable.
-    pub starved: u64,
-}
-
-/// Counts of all units.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Cycles of the kernels' clock.
-    pub cycles: u64,
-    /// The units, in the order of [`CountedUnit::ALL`].
-    pub units: [UnitCounts; UNITS],
-}
-
-impl Counts {
-    /// Returns the counts of a unit.
-    pub const fn unit(&self, unit: CountedUnit) -> UnitCounts {
-        self.units[unit as usize]
-    }
-}
 
 /// Checks that a configuration has counters. Without counters, an access to their registers may get
 /// no response.

@@ -58,7 +58,7 @@ use crate::host::transport::{register, Buffer, Transport, CACHE_LINE};
 use crate::host::watch::{Watch, Watched};
 use crate::identity::configuration_hash;
 use crate::isa::{COMMAND_BYTES, PORT_BYTES};
-use crate::program::{Program, Segment};
+use crate::program::{Program, Segment, FINISHING};
 
 pub use self::queue::{Counters, FrameQueue, Ticket};
 
@@ -71,8 +71,6 @@ pub struct Deadlines {
     pub identity: Duration,
 }
 
-/// Most frames whose last segment is started and that await their output.
-pub(crate) const FINISHING: usize = 2;
 /// Most frames in flight: those that await their output, one that is half done, and one in memory.
 pub const IN_FLIGHT: usize = FINISHING + 2;
 /// Longest wait for an interrupt before the driver polls. A lost interrupt of store costs this

@@ -1,7 +1,7 @@
 //! The steps of the array, and of the kernels `plan` and `scores` around it.
 
 use super::plan::{passes, score_pass};
-use super::{Contents, Half, Head, Memory, QueueName, Range, Step};
+use super::{BufferHalf, Contents, Head, Memory, QueueName, Range, Step};
 use crate::isa::{Context, Gemm, Scores, Source};
 use crate::shape::Shape;
 
@@ -16,7 +16,7 @@ pub(super) fn gemm(c: Gemm, s: Shape) -> impl Iterator<Item = Step> {
         Source::Hidden => (Memory::Hidden, 0, Contents::Hidden { stride, tile }),
     };
     let word_bytes = (s.pairs * s.cascade) as u64;
-    let weights = Half::new(
+    let weights = BufferHalf::new(
         QueueName::Weights,
         s.words(columns),
         word_bytes,
@@ -24,8 +24,8 @@ pub(super) fn gemm(c: Gemm, s: Shape) -> impl Iterator<Item = Step> {
     );
     let row_tiles = s.numbered_row_tiles(c.rows4, c.rows8);
     let products = row_tiles.flat_map(move |(row, rows)| {
-        // Later tiles of row pairs find the activations stored.
-        let waits = move |wait: bool| usize::from(wait && row == 0);
+        // For later tiles of row pairs the activations are stored.
+        let credits = move |wait: bool| usize::from(wait && row == 0);
         let token_tiles = s.token_tiles(c.tokens).enumerate();
         let tokens = token_tiles.flat_map(move |(at, tokens)| {
             let first = (first + at) * padded;
@@ -36,10 +36,14 @@ pub(super) fn gemm(c: Gemm, s: Shape) -> impl Iterator<Item = Step> {
                 tokens: tokens as u32,
             };
             [
-                Step::Take(QueueName::NormToArray, waits(c.wait_norm), Contents::Normed),
+                Step::Take(
+                    QueueName::NormToArray,
+                    credits(c.wait_norm),
+                    Contents::Normed,
+                ),
                 Step::Take(
                     QueueName::DrainToArray,
-                    waits(c.wait_drain_tiles),
+                    credits(c.wait_drain_tiles),
                     Contents::Stored,
                 ),
                 Step::Read(read),
@@ -152,6 +156,8 @@ pub(super) fn context(c: Context, s: Shape) -> impl Iterator<Item = Step> {
         .numbered_row_tiles(0, c.rows)
         .flat_map(move |rows| passes(s, (c.keys, c.pass), rows, tokens));
     let sums = Contents::ContextSums(Head { keys: 0, ..head });
+    // The kernel takes these credits in the other order, which changes nothing but the name of a
+    // wait: it begins when both are there.
     [
         wait_drain(c.wait_drain),
         Step::Take(QueueName::SoftmaxToArray, 1, probabilities),

@@ -1,7 +1,7 @@
 //! The steps of the drain.
 
 use super::{Contents, Head, Memory, QueueName, Range, Step};
-use crate::isa::{Attend, Fill, Kind, RowsCommand, Target};
+use crate::isa::{Attend, Destination, Fill, Kind, RowParameters, RowsCommand, Target};
 use crate::shape::Shape;
 
 fn stored(post: bool) -> Step {
@@ -17,15 +17,15 @@ pub(super) fn rows(c: RowsCommand, s: Shape) -> impl Iterator<Item = Step> {
         let token_tiles = s.token_tiles(c.tokens).enumerate();
         let tokens = token_tiles.flat_map(move |(tile, tokens)| {
             let groups = s.groups(tokens);
-            let whole = c.tile + tile as u32;
+            let whole_tile = c.tile + tile as u32;
             let sums = Contents::Sums {
                 rows: tile_rows,
-                tile: whole,
+                tile: whole_tile,
                 tokens: tokens as u32,
             };
             let logits = usize::from(c.kind == Kind::Logits) * rows * tokens;
             let moments = Contents::Moments {
-                tile: whole,
+                tile: whole_tile,
                 tokens: tokens as u32,
             };
             let count = usize::from(last && c.moments) * groups;
@@ -37,7 +37,7 @@ pub(super) fn rows(c: RowsCommand, s: Shape) -> impl Iterator<Item = Step> {
                 stored(last && c.post_tiles),
             ]
         });
-        std::iter::once(Step::TakeHalf(s.row_half(rows as u64)))
+        std::iter::once(Step::TakeHalf(s.parameters_half(rows as u64)))
             .chain(tokens)
             .chain([Step::FreeHalf(QueueName::Rows)])
     });
@@ -49,6 +49,37 @@ pub(super) fn rows(c: RowsCommand, s: Shape) -> impl Iterator<Item = Step> {
         .chain([stored(c.post)])
 }
 
+/// Returns the cells that the results of a row are stored in; none for logits and for a destination
+/// that does not exist. `tile`: tile of tokens, from the command's first on, and its tokens.
+pub fn results(
+    c: &RowsCommand,
+    row: &RowParameters,
+    (tile, tokens): (usize, usize),
+    s: Shape,
+) -> Option<Range> {
+    let (stride, column) = (c.stride, usize::from(row.column));
+    let cell = tile * stride as usize + column;
+    let (memory, cell, contents) = match Destination::of_code(row.destination.into())? {
+        Destination::Query => (Memory::Query, cell, Contents::Queries { stride }),
+        Destination::Key => (Memory::Key, cell, Contents::Keys { stride }),
+        Destination::Value => {
+            let tokens = c.tokens;
+            let cell = s.value_cell(column, tile, tokens);
+            (Memory::Value, cell, Contents::Values { tokens })
+        }
+        Destination::Hidden => {
+            let tile = c.tile;
+            (Memory::Hidden, cell, Contents::Hidden { stride, tile })
+        }
+        Destination::Residual => {
+            let cell = c.tile as usize * stride as usize + cell;
+            (Memory::Residual(c.frame), cell, Contents::Residual)
+        }
+        Destination::Logit => return None,
+    };
+    Some(Range::new(memory, cell, 1, tokens as u32, contents))
+}
+
 pub(super) fn attend(c: Attend, s: Shape) -> impl Iterator<Item = Step> {
     let (tokens, rows, stride) = (c.tokens as usize, c.rows as usize, c.stride);
     let head = Head {
@@ -58,7 +89,7 @@ pub(super) fn attend(c: Attend, s: Shape) -> impl Iterator<Item = Step> {
     };
     let means = Contents::Means { stride };
     let first = c.tile as usize * stride as usize + c.base as usize;
-    // The weights are 0 where a head has only padding, so it may hold anything.
+    // Padding counts as written: the weights of its columns are 0.
     let context = Range::new(
         Memory::Query,
         first,

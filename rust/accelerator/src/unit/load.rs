@@ -5,7 +5,7 @@ use crate::isa::{Load, Target};
 use crate::shape::Shape;
 
 pub(super) fn load(c: Load, s: Shape) -> impl Iterator<Item = Step> {
-    let (queue, loaded) = match c.target {
+    let (queue, contents) = match c.target {
         Target::Weights => (Some(QueueName::Weights), Contents::Loaded),
         Target::Gains => (Some(QueueName::Gains), Contents::Loaded),
         Target::Rows | Target::Table | Target::Residual => {
@@ -14,7 +14,7 @@ pub(super) fn load(c: Load, s: Shape) -> impl Iterator<Item = Step> {
         Target::Patches => (None, Contents::PatchesAt { address: c.address }),
     };
     let words = c.beats as usize / s.beats(s.tokens);
-    let input = Range::new(Memory::Input, 0, words, s.tokens as u32, loaded);
+    let input = Range::new(Memory::Input, 0, words, s.tokens as u32, contents);
     [
         Step::Take(
             QueueName::ArrayToLoad,
@@ -28,7 +28,7 @@ pub(super) fn load(c: Load, s: Shape) -> impl Iterator<Item = Step> {
     .chain([Step::Give(
         QueueName::LoadToArray,
         c.post_array.into(),
-        loaded,
+        contents,
     )])
 }
 

@@ -1,4 +1,4 @@
-//! Describes the commands: the steps that a unit takes for each, in order. Written once.
+//! Describes the commands: the steps that a unit takes for each, in order.
 //!
 //! | module | commands |
 //! |---|---|
@@ -11,9 +11,10 @@
 //! | `store` | the end of a frame, which has no command |
 //!
 //! [`steps`] lists a command's steps. [`crate::run`] walks them three times: one run checks
-//! order and places, one clocks them, one computes values. `fpga/src/` and the testbenches are
-//! written independently and tested against these runs. Depends on [`crate::isa`] and
-//! [`crate::shape`].
+//! order and places, one clocks them, one computes values. A unit of the chip overlaps steps that
+//! stand one after the other here (a kernel is several processes), and so can do more than these
+//! steps allow, never less. `fpga/src/` and the testbenches are written independently and tested
+//! against these runs. Depends on [`crate::isa`] and [`crate::shape`].
 
 mod array;
 mod drain;
@@ -25,82 +26,80 @@ mod store;
 
 use quasar_hardware::tiling::RowTile;
 
+pub use self::drain::results;
 pub use self::plan::{Leaves, Pass};
 pub use self::store::frame_end;
 use crate::isa::{same_name, Command, Target, QUEUES, ROW_BYTES};
 use crate::shape::Shape;
 
-/// A queue that steps take from or give to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QueueName {
+/// Declares the queues that steps name, each with its name in [`QUEUES`].
+macro_rules! queue_names {
+    ($( $(#[$doc:meta])* $name:ident $declared:literal, )*) => {
+        /// A queue that steps take from or give to.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum QueueName { $( $(#[$doc])* $name, )* }
+
+        impl QueueName {
+            /// All names.
+            pub const ALL: [Self; [$( $declared, )*].len()] = [$( Self::$name, )*];
+
+            /// Returns the queue's index in [`QUEUES`].
+            pub const fn index(self) -> usize {
+                const INDICES: [usize; QueueName::ALL.len()] = [$( queue_index($declared), )*];
+                INDICES[self as usize]
+            }
+        }
+    };
+}
+
+queue_names! {
     /// Beats of weights.
-    Weights,
+    Weights "weights",
     /// Beats of row parameters, of tables and of residuals.
-    Rows,
+    Rows "rows",
     /// Beats of gains.
-    Gains,
+    Gains "gains",
     /// L sums.
-    Sums,
+    Sums "sums",
     /// Moments of L tokens.
-    Moments,
+    Moments "moments",
     /// Largest scores of E tokens.
-    Maxima,
+    Maxima "maxima",
     /// Scale of a token's attention output.
-    Scales,
+    Scales "scales",
     /// A logit.
-    Logits,
+    Logits "logits",
     /// Checks of a frame's transfers.
-    Checks,
+    Checks "checks",
     /// Credits: the patches are in `input`.
-    LoadToArray,
+    LoadToArray "load_to_array",
     /// Credits: `input` may be written.
-    ArrayToLoad,
+    ArrayToLoad "array_to_load",
     /// Credits: results are stored.
-    DrainToArray,
+    DrainToArray "drain_to_array",
     /// Credits: normalised tokens are stored.
-    NormToArray,
+    NormToArray "norm_to_array",
     /// Credits: probabilities are stored.
-    SoftmaxToArray,
+    SoftmaxToArray "softmax_to_array",
 }
 
 impl QueueName {
-    /// All names, in the order of their declaration.
-    pub const ALL: [Self; 14] = [
-        Self::Weights,
-        Self::Rows,
-        Self::Gains,
-        Self::Sums,
-        Self::Moments,
-        Self::Maxima,
-        Self::Scales,
-        Self::Logits,
-        Self::Checks,
-        Self::LoadToArray,
-        Self::ArrayToLoad,
-        Self::DrainToArray,
-        Self::NormToArray,
-        Self::SoftmaxToArray,
-    ];
+    /// Returns true if the items are credits.
+    pub const fn holds_credits(self) -> bool {
+        matches!(
+            self,
+            Self::LoadToArray
+                | Self::ArrayToLoad
+                | Self::DrainToArray
+                | Self::NormToArray
+                | Self::SoftmaxToArray
+        )
+    }
 
-    /// Returns the queue's index in [`QUEUES`].
-    pub const fn index(self) -> usize {
-        const INDICES: [usize; QueueName::ALL.len()] = [
-            queue_index("weights"),
-            queue_index("rows"),
-            queue_index("gains"),
-            queue_index("sums"),
-            queue_index("moments"),
-            queue_index("maxima"),
-            queue_index("scales"),
-            queue_index("logits"),
-            queue_index("checks"),
-            queue_index("load_to_array"),
-            queue_index("array_to_load"),
-            queue_index("drain_to_array"),
-            queue_index("norm_to_array"),
-            queue_index("softmax_to_array"),
-        ];
-        INDICES[self as usize]
+    /// Returns true if an item orders memory accesses: the writer's before it come before the
+    /// reader's after it.
+    pub const fn orders(self) -> bool {
+        self.holds_credits() || matches!(self, Self::Sums | Self::Moments | Self::Maxima)
     }
 }
 
@@ -180,7 +179,7 @@ pub enum Contents {
     Patches { tile: u32 },
     /// `input` may be written.
     InputFree,
-    /// A transfer of the arena has ended.
+    /// A transfer of the arena has ended. No unit takes this credit: to give it is a fault.
     Loaded,
     /// Results are stored.
     Stored,
@@ -281,9 +280,9 @@ impl Range {
     }
 }
 
-/// The content of one half of a double buffer.
+/// The content of one of the two buffers of a double buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Half {
+pub struct BufferHalf {
     /// The queue that it arrives in.
     pub queue: QueueName,
     /// Beats in which it arrives.
@@ -294,8 +293,8 @@ pub struct Half {
     pub word_bytes: u64,
 }
 
-impl Half {
-    /// Returns a half of some words, in beats of `beat` bytes.
+impl BufferHalf {
+    /// Returns the content of `words` words, in beats of `beat` bytes.
     pub const fn new(queue: QueueName, words: u64, word_bytes: u64, beat: u64) -> Self {
         Self {
             queue,
@@ -339,11 +338,12 @@ pub enum Step {
     Take(QueueName, usize, Contents),
     /// Gives items to a queue.
     Give(QueueName, usize, Contents),
-    /// Takes a full half of a double buffer.
-    TakeHalf(Half),
-    /// Gives back the half that was taken last.
+    /// Takes a full buffer of a double buffer.
+    TakeHalf(BufferHalf),
+    /// Gives back the buffer that was taken last.
     FreeHalf(QueueName),
-    /// Moves the command's transfer from memory to a queue, or to `input`, and checks it.
+    /// Moves the beats of a `Load` from memory to a queue, or to `input` (none), then takes the
+    /// beat with their check.
     Transfer(Option<QueueName>),
     /// Reads a memory.
     Read(Range),
@@ -351,8 +351,8 @@ pub enum Step {
     Write(Range),
     /// Multiplies.
     Pass(ProductPass),
-    /// Requantizes the sums that were taken last, of the rows whose parameters were taken last, and
-    /// stores the results. A logit is given when its sum has been taken.
+    /// Requantizes the sums that were taken last. Of `Rows`: with the parameters that were taken
+    /// last, and stores the results ([`results`]); a logit is given when its sum has been taken.
     Requantize {
         /// Tile of tokens, from the command's first on.
         tile: usize,
@@ -375,7 +375,8 @@ pub enum Step {
         /// Tokens.
         tokens: usize,
     },
-    /// Ends an inner loop; the next loop takes its bounds.
+    /// Waits for the bounds of the next loop, which HLS evaluates between two loops: a step of
+    /// time alone. Loops whose gap counts as work have none.
     EndLoop,
 }
 
@@ -428,8 +429,8 @@ impl Shape {
         })
     }
 
-    /// Returns the half of the parameters of some rows.
-    const fn row_half(&self, rows: u64) -> Half {
-        Half::new(QueueName::Rows, rows, ROW_BYTES as u64, self.beat as u64)
+    /// Returns the buffer's content for the parameters of some rows.
+    const fn parameters_half(&self, rows: u64) -> BufferHalf {
+        BufferHalf::new(QueueName::Rows, rows, ROW_BYTES as u64, self.beat as u64)
     }
 }

@@ -1,13 +1,13 @@
 //! The steps of the norm.
 
-use super::{Contents, Half, Memory, QueueName, Range, Step};
+use super::{BufferHalf, Contents, Memory, QueueName, Range, Step};
 use crate::isa::{LayerNorm, Pooling};
 use crate::shape::Shape;
 
 pub(super) fn layer_norm(c: LayerNorm, s: Shape) -> impl Iterator<Item = Step> {
     let embed = c.embed as usize;
     let padded = s.padded(embed);
-    let each = c.pool == Pooling::None;
+    let pools = c.pool != Pooling::None;
     let stored = move |tile: usize, tokens: usize| {
         let normed = Range::new(
             Memory::Normed(c.frame),
@@ -35,24 +35,24 @@ pub(super) fn layer_norm(c: LayerNorm, s: Shape) -> impl Iterator<Item = Step> {
             Contents::Residual,
         );
         let normalise = Step::Normalise { tile, tokens };
-        let normalised = c.pool != Pooling::Before;
+        let normalises_tokens = c.pool != Pooling::Before;
         [
             Step::Take(QueueName::Moments, s.groups(tokens), moments),
             Step::Read(residual),
         ]
         .into_iter()
-        .chain(normalised.then_some(normalise))
-        .chain(each.then(|| stored(tile, tokens)).into_iter().flatten())
-        .chain(normalised.then_some(Step::EndLoop))
+        .chain(normalises_tokens.then_some(normalise))
+        .chain((!pools).then(|| stored(tile, tokens)).into_iter().flatten())
+        .chain(normalises_tokens.then_some(Step::EndLoop))
     });
     let of_mean = Step::Normalise { tile: 0, tokens: 1 };
     let pooled = [Step::Pool]
         .into_iter()
         .chain((c.pool == Pooling::Before).then_some(of_mean))
         .chain(stored(0, 1));
-    let gains = Half::new(QueueName::Gains, c.embed.into(), 4, s.beat as u64);
+    let gains = BufferHalf::new(QueueName::Gains, c.embed.into(), 4, s.beat as u64);
     std::iter::once(Step::TakeHalf(gains))
         .chain(tiles)
-        .chain((!each).then_some(pooled).into_iter().flatten())
+        .chain(pools.then_some(pooled).into_iter().flatten())
         .chain([Step::FreeHalf(QueueName::Gains)])
 }

@@ -2,7 +2,7 @@
 
 use super::{Contents, QueueName, Step, Steps};
 
-/// Lists the steps that end a frame of some logits, which `heads` heads give in turn.
+/// Lists store's steps for a frame: it takes the logits of each head in turn, then the check.
 pub fn frame_end(logits: usize, heads: usize) -> Steps {
     let of_head = move |later: usize| {
         let contents = Contents::Logits {

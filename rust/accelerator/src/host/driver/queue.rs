@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use quasar_core::cpu::NEVER;
 use quasar_core::error::Result;
 
-use crate::host::counters::{self, Counts};
+use crate::counts::Counts;
+use crate::host::counters;
 use crate::host::transport::Transport;
 use crate::host::watch::{lock, Watch, Worker, CLOSE_LIMIT};
 

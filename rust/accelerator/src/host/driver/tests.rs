@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use quasar_core::cpu::NEVER;
 
 use super::*;
-use crate::host::counters::UnitCounts;
+use crate::counts::UnitCounts;
 use crate::host::faulty::{AccessFault, Faulty};
 use crate::host::mock::{expected, forward_to_mock, program, Fault, Mock, Report};
 use crate::host::watch::CLOSE_LIMIT;

@@ -1,4 +1,5 @@
-//! Checks each command on its own.
+//! Checks each command on its own: fields whose wrong values change no step. Computes them from
+//! network and configuration, without the compiler.
 
 use quasar_core::subnet::config::Pool;
 use quasar_hardware::packing::{Activation, Pair};
@@ -32,7 +33,7 @@ impl<'a> Checker<'a> {
         columns.min(fewest * cascade)
     }
 
-    /// Returns the columns of a memory that hold `columns` columns.
+    /// Rounds columns up to whole words of C.
     fn padded(&self, columns: u32) -> u64 {
         self.shape.padded(columns as usize) as u64
     }
@@ -208,6 +209,10 @@ impl<'a> Checker<'a> {
         ensure(
             (c.kind == Kind::Logits) == (c.stride == 0),
             "the stride is wrong",
+        )?;
+        ensure(
+            c.kind != Kind::Logits || c.tokens == 1,
+            "logits are those of one token",
         )?;
         let skip = if residual && (first || (normed && c.moments)) {
             (sizes.prefix).saturating_sub(c.tile as usize * self.shape.tokens)

@@ -1,4 +1,4 @@
-//! Holds what queues and memories hold in the abstract run.
+//! Declares the items of queues and the cells of memories of the abstract run.
 
 use std::collections::VecDeque;
 
@@ -72,8 +72,6 @@ pub(super) struct Queue {
     pub(super) depth: usize,
     pub(super) held: usize,
     pub(super) most: usize,
-    /// The writer's memory accesses before a write are ordered before the reader's after the read.
-    pub(super) orders: bool,
     pub(super) batches: VecDeque<Batch>,
 }
 

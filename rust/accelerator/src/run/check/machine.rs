@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt::Write;
 
 use quasar_core::error::Result;
+use quasar_hardware::configuration::Buffers;
 
 use super::items::{Batch, Cell, Clock, Queue, Tag, AGENTS, COMMANDS, DRAIN, FREE, NAMES, STORE};
 use super::{ensure, wrong};
@@ -12,7 +13,9 @@ use crate::isa::{
 };
 use crate::program::{Program, Segment};
 use crate::shape::Shape;
-use crate::unit::{frame_end, steps, Contents, Head, Memory, QueueName, Range, Step, Steps};
+use crate::unit::{
+    frame_end, results, steps, Contents, Head, Memory, QueueName, Range, Step, Steps,
+};
 
 /// A command in progress.
 struct Running {
@@ -65,8 +68,6 @@ impl<'a> Machine<'a> {
             depth: declared.depth_in(&program.hardware),
             held: declared.initial,
             most: declared.initial,
-            orders: matches!(declared.name, "sums" | "moments" | "maxima")
-                || declared.name.contains("_to_"),
             batches: (declared.initial > 0)
                 .then_some(Batch {
                     count: declared.initial,
@@ -375,7 +376,7 @@ impl<'a> Machine<'a> {
             if front.count == 0 {
                 queue.batches.pop_front();
             }
-            if queue.orders {
+            if moving.queue.orders() {
                 for (mine, theirs) in agent_state.clock.iter_mut().zip(clock) {
                     *mine = (*mine).max(theirs);
                 }
@@ -486,10 +487,24 @@ impl<'a> Machine<'a> {
         tokens: u32,
         tag: Tag,
     ) -> Result<(), String> {
-        let Some((memory, cell, contents)) = self.place_of(c, row, tile)? else {
+        self.fits(c, &row)?;
+        let Some(range) = results(c, &row, (tile, tokens as usize), self.shape) else {
             return Ok(());
         };
-        let range = Range::new(memory, cell, 1, tokens, contents);
+        let Range {
+            memory, contents, ..
+        } = range;
+        let limit = match memory {
+            Memory::Query => self.buffers().query,
+            Memory::Hidden => self.buffers().hidden,
+            Memory::Residual(_) => self.buffers().residual,
+            // In words of C codes: `fits`.
+            _ => u64::MAX,
+        };
+        ensure(
+            (range.first as u64) < limit,
+            "a row is stored beyond its memory",
+        )?;
         if memory == Memory::Value {
             let (column, stride) = (usize::from(row.column), c.stride);
             let means = Contents::Means { stride };
@@ -509,16 +524,9 @@ impl<'a> Machine<'a> {
         self.write(DRAIN, range, tag.of(contents))
     }
 
-    /// Returns memory, cell and contents of a row's results in a tile of tokens; none for logits.
-    fn place_of(
-        &self,
-        c: &RowsCommand,
-        row: RowParameters,
-        tile: usize,
-    ) -> Result<Option<(Memory, usize, Contents)>, String> {
-        let buffers = self.program.hardware.configuration().buffers;
+    /// Checks that a row's destination is its command's, and that keys and values have room.
+    fn fits(&self, c: &RowsCommand, row: &RowParameters) -> Result<(), String> {
         let (s, column) = (self.shape, usize::from(row.column));
-        let (stride, tokens) = (c.stride, c.tokens);
         let destination = Destination::of_code(row.destination.into())
             .ok_or("a row has a destination that does not exist")?;
         let place = usize::from(row.value_block) * s.value_banks + usize::from(row.value_bank);
@@ -534,53 +542,26 @@ impl<'a> Machine<'a> {
         };
         ensure(expected, "a row's destination does not go with its command")?;
         if c.kind == Kind::Logits {
-            return Ok(None);
+            return Ok(());
         }
-        ensure(
-            column < stride as usize,
-            "a row's column is beyond the stride",
-        )?;
-        let residual = c.kind == Kind::Residual;
-        let before = if residual { c.tile as usize } else { 0 };
-        let cell = (before + tile) * stride as usize + column;
-        let last = tokens as usize - 1;
-        // The words of keys and values hold C codes.
-        let words = |words: u64| words / s.cascade as u64;
-        let (memory, words, address, contents) = match destination {
-            Destination::Key => {
-                let word = s.key(last, column, stride as usize).word;
-                let contents = Contents::Keys { stride };
-                (Memory::Key, words(buffers.key), word, contents)
-            }
+        let (stride, tokens) = (c.stride as usize, c.tokens as usize);
+        ensure(column < stride, "a row's column is beyond the stride")?;
+        let (codes, word) = match destination {
+            Destination::Key => (self.buffers().key, s.key(tokens - 1, column, stride).word),
             Destination::Value => {
                 ensure(c.reciprocal > 0, "the reciprocal is missing")?;
-                let word = s.value(last, column, tokens as usize).word;
-                let contents = Contents::Values { tokens };
-                (Memory::Value, words(buffers.value), word, contents)
+                let place = s.value(tokens - 1, column, tokens);
+                (self.buffers().value, place.word)
             }
-            Destination::Hidden => {
-                let contents = Contents::Hidden {
-                    stride,
-                    tile: c.tile,
-                };
-                (Memory::Hidden, buffers.hidden, cell, contents)
-            }
-            Destination::Residual => {
-                let memory = Memory::Residual(c.frame);
-                (memory, buffers.residual, cell, Contents::Residual)
-            }
-            _ => {
-                let contents = Contents::Queries { stride };
-                (Memory::Query, buffers.query, cell, contents)
-            }
+            _ => return Ok(()),
         };
-        let within = (address as u64) < words;
-        ensure(within, "a row is stored beyond its memory")?;
-        let cell = if memory == Memory::Value {
-            s.value_cell(column, tile, tokens)
-        } else {
-            cell
-        };
-        Ok(Some((memory, cell, contents)))
+        ensure(
+            word < codes as usize / s.cascade,
+            "a row is stored beyond its memory",
+        )
+    }
+
+    fn buffers(&self) -> Buffers {
+        self.program.hardware.configuration().buffers
     }
 }

@@ -15,7 +15,8 @@
 //! double buffers only add room. If two accesses to a cell include a write, credits, sums, moments
 //! or maxima must order them: the hardware sends these after its memory accesses. Vector clocks
 //! decide that. Each read must find what was written for it: frame, phase, layout, and as many
-//! tokens. Depends on [`crate::program`], [`crate::shape`], [`crate::isa`] and `arena_layout`.
+//! tokens. Depends on [`crate::program`], [`crate::shape`], [`crate::isa`], `unit`
+//! and `arena_layout`.
 
 mod fields;
 mod items;

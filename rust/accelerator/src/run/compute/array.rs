@@ -1,6 +1,6 @@
 //! Gives the array's steps values.
 
-use quasar_core::error::Result;
+use quasar_core::error::{Error, Result};
 use quasar_hardware::Hardware;
 
 use super::memory::Memories;
@@ -16,7 +16,7 @@ pub(super) struct Array {
     shift: u32,
     /// The half of the weights that was taken last.
     weights: Vec<u8>,
-    /// The activations that a `Gemm` read last.
+    /// The activations that were read last.
     activations: Option<Range>,
     /// Low and high sums of the passes so far, of each row pair and token.
     sums: Vec<(i64, i64)>,
@@ -44,6 +44,8 @@ impl Array {
     ) -> Result<()> {
         match step {
             Step::TakeHalf(_) => self.weights = agent.beats(),
+            // These are row operands, whose places depend on the row.
+            Step::Read(range) if matches!(range.memory, Memory::Key | Memory::Value) => {}
             Step::Read(range) => self.activations = Some(range),
             Step::Pass(product) => {
                 self.multiply(command, product, memories)?;
@@ -76,6 +78,9 @@ impl Array {
         let rows = product.pass.rows;
         let probabilities = matches!(command, Command::Context(_));
         let (first, columns) = product.columns;
+        let Some(read) = self.activations else {
+            return Err(Error::InvalidValue("a pass reads no activations".into()));
+        };
         let all = rows.pairs() as usize * product.tokens;
         self.sums.resize(all, (0, 0));
         for at in 0..all {
@@ -84,7 +89,7 @@ impl Array {
             let mut slice = Slice::new(self.shift, eight_bit, probabilities);
             for k in first..first + columns {
                 let weight = self.weight(command, product.row + pair, pair, k, memories)?;
-                let activation = self.activation(command, k, lane, memories)?;
+                let activation = memories.get(read.memory, read.first + k, lane)?;
                 slice.add(weight, activation.into());
             }
             let (low, high) = slice.finish();
@@ -120,24 +125,6 @@ impl Array {
         };
         let (word, lane) = s.word_and_lane(place);
         Ok(memories.get(memory, word, lane)? as u8)
-    }
-
-    fn activation(
-        &self,
-        command: Command,
-        k: usize,
-        lane: usize,
-        memories: &mut Memories,
-    ) -> Result<i32> {
-        match (command, self.activations) {
-            (Command::Scores(c), _) => {
-                let first = (c.tile * c.stride + c.base) as usize;
-                memories.get(Memory::Query, first + k, lane)
-            }
-            (Command::Context(c), _) => memories.get(Memory::Probability(c.parity), k, lane),
-            (_, Some(range)) => memories.get(range.memory, range.first + k, lane),
-            _ => Ok(0),
-        }
     }
 
     /// Sends the sums of all rows, L tokens at a time.

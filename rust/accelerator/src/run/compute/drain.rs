@@ -1,19 +1,21 @@
 //! Gives the drain's steps values.
 
-use quasar_core::error::{Error, Result};
+use quasar_core::error::Result;
 use quasar_kernels::scalar::{add_residual, attention_output, requant16, requant8};
 
 use super::memory::Memories;
 use super::queues::{Item, Scale};
 use super::Agent;
 use crate::isa::{Attend, Command, Destination, Kind, RowParameters, RowsCommand, ROW_BYTES};
-use crate::unit::{Contents, Memory, QueueName, Range, Step};
+use crate::unit::{results, Contents, Memory, QueueName, Range, Step};
 
 #[derive(Default)]
 pub(super) struct Drain {
     /// The row parameters that were taken last, and the sums of these rows' codes.
     rows: Vec<RowParameters>,
     code_sums: Vec<i32>,
+    /// The codes of the attention tile that was requantized last.
+    attended: Vec<Vec<i8>>,
     /// Sums and squares of the tokens' residuals.
     moments: Vec<(i32, i64)>,
 }
@@ -51,7 +53,16 @@ impl Drain {
                 moments.fill((0, 0));
             }
             (Command::Rows(c), Step::FreeHalf(_)) => self.store_means(&c, memories)?,
-            (Command::Attend(c), Step::Requantize { .. }) => attend(&c, memories, agent)?,
+            (Command::Attend(c), Step::Requantize { .. }) => {
+                self.attended = attend(&c, memories, agent)?;
+            }
+            (Command::Attend(_), Step::Write(Range { memory, first, .. })) => {
+                for (column, codes) in self.attended.iter().enumerate() {
+                    for (lane, &code) in codes.iter().enumerate() {
+                        memories.set(memory, first + column, lane, code)?;
+                    }
+                }
+            }
             (Command::Fill(_), Step::Write(Range { memory, first, .. })) => {
                 let bytes = agent.beats();
                 let values = bytes.as_chunks::<2>().0.iter().take(s.tokens);
@@ -79,43 +90,44 @@ impl Drain {
         memories: &mut Memories,
         agent: &mut Agent,
     ) -> Result<()> {
-        let row = self.rows[index];
-        let stride = c.stride as usize;
-        let word = tile * stride + usize::from(row.column);
-        for (lane, sum) in sums.iter().enumerate() {
-            let token = tile * memories.shape.tokens + lane;
-            let acc = row.bias + sum;
-            match c.kind {
-                Kind::Residual => {
-                    let memory = Memory::Residual(c.frame);
-                    let word = word + c.tile as usize * stride;
-                    let mut x = memories.get(memory, word, lane)? as i16;
-                    if token >= c.skip as usize {
-                        x = add_residual(x, requant16(acc, row.shift, row.mult));
-                        memories.set(memory, word, lane, x)?;
-                    }
-                    if self.moments.len() <= token {
-                        self.moments.resize(token + 1, (0, 0));
-                    }
-                    if c.moments {
-                        self.moments[token].0 += i32::from(x);
-                        self.moments[token].1 += i64::from(x) * i64::from(x);
-                    }
-                }
-                Kind::Logits => {
-                    let logit = (i64::from(acc) * i64::from(row.mult) + (1 << 14)) >> 15;
-                    agent.given.push_back(Item::Logit(logit as i32));
-                }
-                Kind::Codes => {
-                    let mut code = requant8(acc, row.shift, row.mult, c.zero_point as i8);
-                    if c.table {
-                        let entry = (i32::from(code) + 128) as usize;
-                        code = memories.get(Memory::Table, entry, 0)? as i8;
-                    }
-                    self.code_sums[index] += i32::from(code);
-                    store(c, &row, (token, lane, word), code, memories)?;
-                }
+        let (s, row) = (memories.shape, self.rows[index]);
+        let Some(Range { memory, first, .. }) = results(c, &row, (tile, sums.len()), s) else {
+            for sum in sums {
+                let acc = i64::from(row.bias + sum);
+                let logit = (acc * i64::from(row.mult) + (1 << 14)) >> 15;
+                agent.given.push_back(Item::Logit(logit as i32));
             }
+            return Ok(());
+        };
+        let (column, stride) = (usize::from(row.column), c.stride as usize);
+        for (lane, sum) in sums.iter().enumerate() {
+            let token = tile * s.tokens + lane;
+            let acc = row.bias + sum;
+            if c.kind == Kind::Residual {
+                let x = memories.get(memory, first, lane)? as i16;
+                let changed = add_residual(x, requant16(acc, row.shift, row.mult));
+                let x = if token < c.skip as usize { x } else { changed };
+                memories.set(memory, first, lane, x)?;
+                if c.moments {
+                    let new_length = self.moments.len().max(token + 1);
+                    self.moments.resize(new_length, (0, 0));
+                    self.moments[token].0 += i32::from(x);
+                    self.moments[token].1 += i64::from(x) * i64::from(x);
+                }
+                continue;
+            }
+            let mut code = requant8(acc, row.shift, row.mult, c.zero_point as i8);
+            if c.table {
+                let entry = (i32::from(code) + 128) as usize;
+                code = memories.get(Memory::Table, entry, 0)? as i8;
+            }
+            self.code_sums[index] += i32::from(code);
+            let (word, lane) = match memory {
+                Memory::Key => s.word_and_lane(s.key(token, column, stride)),
+                Memory::Value => s.word_and_lane(s.value(token, column, c.tokens as usize)),
+                _ => (first, lane),
+            };
+            memories.set(memory, word, lane, code)?;
         }
         Ok(())
     }
@@ -132,51 +144,22 @@ impl Drain {
     }
 }
 
-/// Stores a code at its row's destination.
-fn store(
-    c: &RowsCommand,
-    row: &RowParameters,
-    (token, lane, word): (usize, usize, usize),
-    code: i8,
-    memories: &mut Memories,
-) -> Result<()> {
-    let (s, column) = (memories.shape, usize::from(row.column));
-    let (memory, (word, lane)) = match Destination::of_code(row.destination.into()) {
-        Some(Destination::Query) => (Memory::Query, (word, lane)),
-        Some(Destination::Hidden) => (Memory::Hidden, (word, lane)),
-        Some(Destination::Key) => {
-            let at = s.key(token, column, c.stride as usize);
-            (Memory::Key, s.word_and_lane(at))
-        }
-        Some(Destination::Value) => {
-            let at = s.value(token, column, c.tokens as usize);
-            (Memory::Value, s.word_and_lane(at))
-        }
-        other => {
-            return Err(Error::InvalidValue(format!(
-                "a row of codes has destination {other:?}"
-            )))
-        }
-    };
-    memories.set(memory, word, lane, code)
-}
-
-fn attend(c: &Attend, memories: &mut Memories, agent: &mut Agent) -> Result<()> {
+/// Returns the codes of an attention tile's output, a row of tokens for each dimension.
+fn attend(c: &Attend, memories: &mut Memories, agent: &mut Agent) -> Result<Vec<Vec<i8>>> {
     let (s, tokens) = (memories.shape, c.tokens as usize);
     let scales = agent.taken.drain(..tokens).filter_map(|item| match item {
         Item::Scale(scale) => Some(scale),
         _ => None,
     });
     let scales: Vec<Scale> = scales.collect();
-    for row in 0..c.rows as usize {
-        let column = c.base as usize + row;
-        let mean = memories.get(Memory::Mean, column, 0)?;
-        let sums = agent.sums(s.groups(tokens), tokens);
-        for (lane, (&sum, &(r, p, residue))) in sums.iter().zip(&scales).enumerate() {
-            let code = attention_output(sum, residue, mean, r, p);
-            let word = (c.tile * c.stride) as usize + column;
-            memories.set(Memory::Query, word, lane, code)?;
-        }
-    }
-    Ok(())
+    let columns = (c.base..c.base + c.rows).map(|column| column as usize);
+    columns
+        .map(|column| {
+            let mean = memories.get(Memory::Mean, column, 0)?;
+            let sums = agent.sums(s.groups(tokens), tokens);
+            let codes = sums.iter().zip(&scales);
+            let code = |(&sum, &(r, p, residue))| attention_output(sum, residue, mean, r, p);
+            Ok(codes.map(code).collect())
+        })
+        .collect()
 }

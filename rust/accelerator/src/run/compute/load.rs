@@ -20,7 +20,7 @@ pub(super) struct Loader {
     sound: [bool; 2],
     /// A command had another key, which stays until a reset.
     foreign: bool,
-    /// Number of these transfers, modulo 2^16.
+    /// Transfers from the arena so far, by slot, modulo 2^16.
     number: [u16; 2],
     /// Nonce of the input of each slot's frame.
     nonce: [u32; 2],
@@ -67,7 +67,7 @@ impl Loader {
         Ok(())
     }
 
-    /// Returns the data of a transfer, after its check.
+    /// Checks a transfer and returns its data.
     fn transfer<'a>(&'a mut self, c: &Load, input: &'a [u8], beat: usize) -> Result<&'a [u8]> {
         let memory = if c.input { input } else { &self.arena };
         let (first, bytes) = (c.address as usize * beat, c.beats as usize * beat);

@@ -3,7 +3,7 @@
 //! Each unit walks the steps of [`crate::unit`] and waits where an item has not arrived; queues
 //! have no bounds. The run models what the compiler must get right: memory formats, addresses,
 //! orders of sums and tokens, and two products in one slice's 48-bit accumulator. Depends on
-//! [`crate::program`], [`crate::shape`] and the arithmetic of `quasar_kernels::scalar`.
+//! [`crate::program`], [`crate::shape`], `unit` and the arithmetic of `quasar_kernels::scalar`.
 //!
 //! | module | what it does |
 //! |---|---|

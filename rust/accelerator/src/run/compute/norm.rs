@@ -7,15 +7,15 @@ use super::memory::Memories;
 use super::queues::Item;
 use super::Agent;
 use crate::isa::{Command, LayerNorm, Pooling};
-use crate::unit::{Memory, Step};
+use crate::unit::Step;
 
 #[derive(Default)]
 pub(super) struct Norm {
     /// Gain and offset of each column.
     gains: Vec<(i16, i16)>,
-    /// The mean of the pooled tokens.
-    mean: Vec<i16>,
-    /// Codes of all tokens, for their mean.
+    /// The residual of the tokens that were read last: of a tile, or of all that are pooled.
+    rows: Vec<Vec<i16>>,
+    /// Codes of the tokens that will be stored: of a tile, or of all that are pooled.
     codes: Vec<Vec<i8>>,
 }
 
@@ -30,7 +30,7 @@ impl Norm {
         let Command::LayerNorm(c) = command else {
             return Ok(());
         };
-        let (s, embed) = (memories.shape, c.embed as usize);
+        let embed = c.embed as usize;
         match step {
             Step::TakeHalf(_) => {
                 let gains = agent.beats();
@@ -39,42 +39,50 @@ impl Norm {
                     (i16::from_le_bytes([a, b]), i16::from_le_bytes([c, d]))
                 };
                 self.gains = gains.map(pair).collect();
+                self.rows.clear();
                 self.codes.clear();
             }
-            Step::Normalise { .. } if c.pool == Pooling::Before => {
-                let sum = self.mean.iter().map(|&x| i32::from(x)).sum();
-                let squares = self.mean.iter().map(|&x| i64::from(x) * i64::from(x));
-                let codes = self.normalise(&c, &self.mean, (sum, squares.sum()));
-                store(&c, 0, &codes, memories)?;
+            Step::Read(range) => {
+                for lane in 0..range.tokens as usize {
+                    let row = range
+                        .cells()
+                        .map(|word| memories.get(range.memory, word, lane));
+                    let row = row.map(|x| x.map(|x| x as i16));
+                    self.rows.push(row.collect::<Result<_>>()?);
+                }
             }
-            Step::Normalise { tile, tokens } => {
-                let moments: Vec<_> = (agent.taken.drain(..))
-                    .flat_map(|item| match item {
-                        Item::Moments(moments) => moments,
-                        _ => Vec::new(),
-                    })
-                    .collect();
-                for (lane, &moments) in moments.iter().take(tokens).enumerate() {
-                    let token = tile * s.tokens + lane;
-                    let codes = self.normalise(&c, &residual(&c, token, memories)?, moments);
-                    if c.pool == Pooling::After {
-                        self.codes.push(codes);
+            Step::Normalise { .. } => {
+                let moments = agent.taken.drain(..).flat_map(|item| match item {
+                    Item::Moments(moments) => moments,
+                    _ => Vec::new(),
+                });
+                let moments: Vec<_> = moments.collect();
+                for (i, row) in std::mem::take(&mut self.rows).iter().enumerate() {
+                    let moments = if c.pool == Pooling::Before {
+                        // The drain has not seen the mean.
+                        let sum = row.iter().map(|&x| i32::from(x)).sum();
+                        (sum, row.iter().map(|&x| i64::from(x) * i64::from(x)).sum())
                     } else {
-                        store(&c, token, &codes, memories)?;
-                    }
+                        moments[i]
+                    };
+                    self.codes.push(self.normalise(&c, row, moments));
                 }
             }
             Step::Pool if c.pool == Pooling::Before => {
                 agent.taken.clear();
-                let tokens = c.first as usize..c.tokens as usize;
-                let rows: Result<Vec<_>> =
-                    tokens.map(|token| residual(&c, token, memories)).collect();
-                self.mean = means(&rows?, embed).map(|mean| mean as i16).collect();
+                let mean = means(&self.rows[c.first as usize..], embed);
+                self.rows = vec![mean.map(|mean| mean as i16).collect()];
             }
             Step::Pool => {
-                let codes = &self.codes[c.first as usize..];
-                let codes: Vec<_> = means(codes, embed).map(|mean| mean as i8).collect();
-                store(&c, 0, &codes, memories)?;
+                let mean = means(&self.codes[c.first as usize..], embed);
+                self.codes = vec![mean.map(|mean| mean as i8).collect()];
+            }
+            Step::Write(range) => {
+                for (lane, codes) in std::mem::take(&mut self.codes).iter().enumerate() {
+                    for (word, &code) in range.cells().zip(codes) {
+                        memories.set(range.memory, word, lane, code)?;
+                    }
+                }
             }
             _ => {}
         }
@@ -97,26 +105,4 @@ fn means<T: Copy + Into<i32>>(rows: &[Vec<T>], columns: usize) -> impl Iterator<
         let sum: i32 = rows.iter().map(|row| row[column].into()).sum();
         (sum + count / 2).div_euclid(count)
     })
-}
-
-fn residual(c: &LayerNorm, token: usize, memories: &mut Memories) -> Result<Vec<i16>> {
-    let s = memories.shape;
-    let embed = c.embed as usize;
-    let (tile, lane) = (token / s.tokens, token % s.tokens);
-    (0..embed)
-        .map(|d| {
-            let x = memories.get(Memory::Residual(c.frame), tile * embed + d, lane)?;
-            Ok(x as i16)
-        })
-        .collect()
-}
-
-fn store(c: &LayerNorm, token: usize, codes: &[i8], memories: &mut Memories) -> Result<()> {
-    let s = memories.shape;
-    let (tile, lane) = (token / s.tokens, token % s.tokens);
-    for (d, &code) in codes.iter().enumerate() {
-        let word = tile * s.padded(c.embed as usize) + d;
-        memories.set(Memory::Normed(c.frame), word, lane, code)?;
-    }
-    Ok(())
 }

@@ -68,16 +68,13 @@ impl Queues {
         items: &mut VecDeque<Item>,
     ) -> Result<()> {
         for _ in 0..count {
-            let item = match queue {
-                QueueName::LoadToArray
-                | QueueName::ArrayToLoad
-                | QueueName::DrainToArray
-                | QueueName::NormToArray
-                | QueueName::SoftmaxToArray => Item::Credit,
-                _ => items.pop_front().ok_or_else(|| {
+            let item = if queue.holds_credits() {
+                Item::Credit
+            } else {
+                items.pop_front().ok_or_else(|| {
                     let name = QUEUES[queue.index()].name;
                     Error::InvalidValue(format!("{name}: a step gives more than its unit made"))
-                })?,
+                })?
             };
             self[queue].push_back(item);
         }

@@ -188,7 +188,7 @@ impl Array {
         self.worker.clock.work(words);
     }
 
-    /// Lets the next sums or scores leave. Returns false if that is not possible yet.
+    /// Sends the next sums or scores to their queue. Returns false if their cycle is not known yet.
     pub(super) fn leave(&mut self, queues: &mut Queues) -> bool {
         let blocked = &mut self.worker.activity.blocked;
         let mut put = |queue: &mut Fifo, offered: u64| {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::queues::Fifo;
-use crate::unit::{Half, QueueName};
+use crate::unit::{BufferHalf, QueueName};
 
 /// Two halves, of which one is filled while the other is used.
 pub(super) struct DoubleBuffer {
@@ -37,7 +37,7 @@ pub(super) struct BufferLoader {
     /// Beats that were taken for the present half.
     pub(super) taken: Option<u64>,
     /// Contents to come, and the time since which each is known.
-    pub(super) contents: VecDeque<(u64, Half)>,
+    pub(super) contents: VecDeque<(u64, BufferHalf)>,
     /// The queue that the beats come in.
     queue: QueueName,
 }
@@ -58,7 +58,7 @@ impl BufferLoader {
     }
 
     /// Adds the halves among those of a command that this loader loads, known from `at` on.
-    pub(super) fn expect(&mut self, at: u64, halves: &[Half]) {
+    pub(super) fn expect(&mut self, at: u64, halves: &[BufferHalf]) {
         let own = halves.iter().filter(|half| half.queue == self.queue);
         self.contents.extend(own.map(|&half| (at, half)));
     }

@@ -1,6 +1,6 @@
 //! Counts what the counters on the chip count: commands, and busy, blocked and starved cycles.
 
-use crate::host::counters::UnitCounts;
+use crate::counts::UnitCounts;
 
 /// A set of cycles.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,7 +16,7 @@ impl CycleSet {
             return;
         }
         match self.ranges.last_mut() {
-            // Most ranges touch the one before, so that few are kept.
+            // Adjacent ranges are merged, so that few are kept.
             Some((first, end)) if *first <= from && from <= *end => *end = to.max(*end),
             _ => self.ranges.push((from, to)),
         }

@@ -6,7 +6,7 @@ use quasar_hardware::Hardware;
 
 use crate::isa::{Command, Pooling};
 use crate::shape::Shape;
-use crate::unit::{steps, Step};
+use crate::unit::{steps, QueueName, Step};
 
 /// Returns the initiation intervals of the kernels' loops under the names that the kernels count
 /// them by. Loops whose intervals depend on the timing are left out. `array.issue` counts the words
@@ -17,51 +17,49 @@ pub fn intervals(hardware: &Hardware, lists: &[&[Command]]) -> BTreeMap<&'static
     let mut count = |name, times: u64| *counts.entry(name).or_insert(0) += times;
     for &command in lists.iter().copied().flatten() {
         count("fetch.commands", 1);
+        // Rows whose parameters were taken last, or dimensions of a head.
+        let mut rows = 0;
         for step in steps(command, shape) {
-            if let Step::Pass(product) = step {
-                count("array.issue", product.pass.words);
+            match (command, step) {
+                (_, Step::Pass(product)) => count("array.issue", product.pass.words),
+                (Command::Load(c), Step::Transfer(_)) => {
+                    count("load.beats", u64::from(c.beats) + 1);
+                }
+                (Command::Rows(_), Step::TakeHalf(half)) => {
+                    rows = half.words;
+                    count("drain.parameters", rows);
+                }
+                (Command::Rows(_), Step::Take(QueueName::Sums, groups, _)) => {
+                    count("drain.rows", groups as u64);
+                    count("drain.walk", rows);
+                }
+                (Command::Attend(c), Step::Take(QueueName::Scales, tokens, _)) => {
+                    count("drain.scales", tokens as u64);
+                    count("drain.walk", c.rows.into());
+                }
+                (Command::Attend(_), Step::Take(QueueName::Sums, groups, _)) => {
+                    count("drain.attend", groups as u64);
+                }
+                (Command::Fill(c), Step::Write(range)) => {
+                    let beats = shape.beats(2 * shape.tokens);
+                    let word = beats.max(shape.groups(shape.tokens)) as u64;
+                    // The last word is stored while no other comes.
+                    let last = range.first + 1 == c.words as usize;
+                    count("drain.fill", (1 + u64::from(last)) * word);
+                }
+                (Command::Table(_), Step::Write(_)) => count("drain.table", 256),
+                (Command::LayerNorm(_), Step::TakeHalf(half)) => count("norm.gains", half.words),
+                (Command::LayerNorm(c), Step::Normalise { tokens, .. }) => {
+                    let groups = tokens.div_ceil(shape.norm_lanes) as u64;
+                    // A column of a mean is summed at most every 4 intervals.
+                    let least = if c.pool == Pooling::After { 4 } else { 1 };
+                    count("norm.normalise", groups * u64::from(c.embed).max(least));
+                }
+                (Command::Softmax(c), Step::Exponentials { .. }) => {
+                    count("softmax.exponential", c.keys.into());
+                }
+                _ => {}
             }
-        }
-        match command {
-            Command::Load(load) => count("load.beats", u64::from(load.beats) + 1),
-            Command::Rows(rows) => {
-                let tiles = shape.token_tiles(rows.tokens);
-                let groups: usize = tiles.clone().map(|tokens| shape.groups(tokens)).sum();
-                let all = u64::from(rows.rows4 + rows.rows8);
-                count("drain.parameters", all);
-                count("drain.walk", all * tiles.count() as u64);
-                count("drain.rows", all * groups as u64);
-            }
-            Command::Attend(attend) => {
-                let groups = shape.groups(attend.tokens as usize) as u64;
-                count("drain.scales", attend.tokens.into());
-                count("drain.walk", attend.rows.into());
-                count("drain.attend", u64::from(attend.rows) * groups);
-            }
-            Command::Fill(fill) => {
-                let beats = shape.beats(2 * shape.tokens);
-                let word = beats.max(shape.groups(shape.tokens)) as u64;
-                count("drain.fill", (u64::from(fill.words) + 1) * word);
-            }
-            Command::Table(_) => count("drain.table", 256),
-            Command::LayerNorm(norm) => {
-                let tiles = shape.token_tiles(norm.tokens);
-                let groups = tiles.map(|tokens| tokens.div_ceil(shape.norm_lanes) as u64);
-                let groups = if norm.pool == Pooling::Before {
-                    1
-                } else {
-                    groups.sum()
-                };
-                count("norm.gains", norm.embed.into());
-                // A column of a mean is summed at most every 4 intervals.
-                let least = if norm.pool == Pooling::After { 4 } else { 1 };
-                count("norm.normalise", groups * u64::from(norm.embed).max(least));
-            }
-            Command::Softmax(softmax) => {
-                let groups = (softmax.tokens as usize).div_ceil(shape.exponential_lanes) as u64;
-                count("softmax.exponential", groups * u64::from(softmax.keys));
-            }
-            _ => {}
         }
     }
     counts

@@ -10,9 +10,9 @@ use super::process::{Process, Sizes, Worker};
 use super::queues::{Entry, Fifo, Queues};
 use super::trace::{Cause, Trace};
 use crate::isa::{Command, Unit, COMMAND_BYTES, PORT_BYTES};
-use crate::unit::{steps, Half, QueueName, Step};
+use crate::unit::{steps, BufferHalf, QueueName, Step};
 
-/// The host between two segments.
+/// The host's delays between two segments.
 #[derive(Clone, Debug)]
 pub(super) struct Host {
     /// Cycles from the event that the host waits for to the start of the next segment.
@@ -64,7 +64,7 @@ impl Fetch {
             Step::TakeHalf(half) => Some(*half),
             _ => None,
         });
-        let halves: Vec<Half> = halves.collect();
+        let halves: Vec<BufferHalf> = halves.collect();
         let Some(at) = commands.put(self.now, (entry, steps)) else {
             return false;
         };

@@ -6,7 +6,8 @@
 //! they form a Kahn process network. The array follows the rules of `docs/array-timing.md`
 //! ([`rtl`]). Trip counts are those of the loops in `fpga/src/`; [`quasar_hardware::declared`]
 //! holds depths and gaps. All results are modelled. Depends on [`crate::isa`], [`crate::program`],
-//! [`crate::shape`] and the rules of [`crate::host::driver`].
+//! [`crate::shape`] `unit` and the rules of
+//! [`crate::host::driver`].
 
 mod array;
 mod buffer;
@@ -38,12 +39,61 @@ use self::queues::{Entry, Fifo, Queues};
 pub use self::rtl::{array_cycles, Bounds, CoreSizes, Cycles, Issued, Surroundings, Work};
 use self::softmax::Exponential;
 pub use self::trace::{Cause, Span, Stalls, Trace};
-use crate::host::counters::Counts;
-use crate::host::driver::FINISHING;
+use crate::counts::Counts;
 use crate::isa::{Command, Kind};
-use crate::program::{List, Segment};
-use crate::unit::QueueName;
+use crate::program::{List, Segment, FINISHING};
+use crate::shape::Shape;
+use crate::unit::{steps, Memory, QueueName, Step};
 pub use crate::unit::{Leaves, Pass};
+
+/// The work of processes without commands of their own: `scores`, `gather_scales` and `store`.
+#[derive(Default)]
+struct Awaited {
+    /// For each frame, the segment that finishes it.
+    finishing: Vec<usize>,
+    /// Logits of each frame.
+    logits: VecDeque<u64>,
+    /// Tokens of each attention tile.
+    attention_tiles: VecDeque<u64>,
+    /// Keys of each attention tile.
+    keys: VecDeque<u64>,
+}
+
+impl Awaited {
+    fn of(list: &VecDeque<Entry>, shape: Shape) -> Self {
+        let (mut awaited, mut logits) = (Self::default(), 0);
+        for &(segment, _, command) in list {
+            let head = matches!(command, Command::Rows(rows) if rows.kind == Kind::Logits);
+            let other = matches!(
+                command,
+                Command::Scores(_) | Command::Attend(_) | Command::LoadEnd(_)
+            );
+            if !head && !other {
+                continue;
+            }
+            let mut keys = 0;
+            for step in steps(command, shape) {
+                match step {
+                    Step::Pass(product) => keys += product.pass.rows.rows(),
+                    Step::Write(range) if matches!(range.memory, Memory::Score(_)) => {
+                        awaited.keys.push_back(keys);
+                    }
+                    Step::Take(QueueName::Scales, tokens, _) => {
+                        awaited.attention_tiles.push_back(tokens as u64);
+                    }
+                    Step::Give(QueueName::Logits, count, _) => logits += count as u64,
+                    // A frame's end follows the logits of all its heads.
+                    Step::Give(QueueName::Checks, ..) if logits > 0 => {
+                        awaited.finishing.push(segment);
+                        awaited.logits.push_back(std::mem::take(&mut logits));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        awaited
+    }
+}
 
 /// The accelerator: queues, units and the kernels that access memory.
 struct Model {
@@ -70,30 +120,13 @@ impl Model {
             commands.map(move |(index, &command)| (segment, index, command))
         });
         let list: VecDeque<Entry> = list.collect();
-        // A frame's end follows the logits of all its heads.
-        let mut of_frame = 0;
-        let logits = list
-            .iter()
-            .filter_map(|(segment, _, command)| match command {
-                Command::Rows(rows) if rows.kind == Kind::Logits => {
-                    of_frame += u64::from(rows.rows4 + rows.rows8);
-                    None
-                }
-                Command::LoadEnd(_) if of_frame > 0 => {
-                    Some((*segment, std::mem::take(&mut of_frame)))
-                }
-                _ => None,
-            });
-        let (finishing, logits): (Vec<_>, _) = logits.unzip();
-        let attention_tiles = list.iter().filter_map(|(_, _, command)| match command {
-            Command::Attend(attend) => Some(u64::from(attend.tokens)),
-            _ => None,
-        });
-        let keys = list.iter().filter_map(|(_, _, command)| match command {
-            Command::Scores(scores) => Some(u64::from(scores.keys)),
-            _ => None,
-        });
-        let scores = ScoreStore::new(keys.collect());
+        let Awaited {
+            finishing,
+            logits,
+            attention_tiles,
+            keys,
+        } = Awaited::of(&list, sizes.shape);
+        let scores = ScoreStore::new(keys);
         Self {
             sizes,
             scores,
@@ -101,7 +134,7 @@ impl Model {
             trace: Trace::default(),
             store: Store::new(logits),
             finishing,
-            drain: Drain::new(&sizes, attention_tiles.collect()),
+            drain: Drain::new(&sizes, attention_tiles),
             fetch: Fetch {
                 list,
                 now: 0,

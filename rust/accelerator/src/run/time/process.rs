@@ -70,7 +70,7 @@ pub(super) struct Worker {
     /// Time at which the command arrived.
     pub(super) came: u64,
     pub(super) steps: Steps,
-    /// The present step, and the number of times that it is still to be done.
+    /// The current step, and the times that it has yet to run.
     pub(super) step: Option<(Step, u64)>,
     /// The clock at the end of the last command.
     pub(super) reported: Clock,

@@ -13,7 +13,7 @@ use quasar_hardware::Hardware;
 
 use super::buffer::BufferLoader;
 use super::queues::Fifo;
-use crate::unit::{Half, Leaves, Pass, QueueName};
+use crate::unit::{BufferHalf, Leaves, Pass, QueueName};
 
 /// Parameters of the array.
 #[derive(Clone, Copy, Debug)]
@@ -359,7 +359,7 @@ pub struct Cycles {
 }
 
 /// Returns the contents of the halves of weights, and the slow cycles from which on each can begin.
-fn demands(work: &[Work], word_bytes: u64, beat_bytes: u64) -> VecDeque<(u64, Half)> {
+fn demands(work: &[Work], word_bytes: u64, beat_bytes: u64) -> VecDeque<(u64, BufferHalf)> {
     let mut contents = VecDeque::new();
     for work in work {
         if let Work::Weights {
@@ -368,7 +368,7 @@ fn demands(work: &[Work], word_bytes: u64, beat_bytes: u64) -> VecDeque<(u64, Ha
             taken,
         } = *work
         {
-            let half = Half::new(QueueName::Weights, words, word_bytes, beat_bytes);
+            let half = BufferHalf::new(QueueName::Weights, words, word_bytes, beat_bytes);
             let known = taken + timing::DEMAND_TO_FILL;
             contents.extend((0..tiles).map(|_| (known, half)));
         }

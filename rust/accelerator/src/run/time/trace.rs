@@ -1,6 +1,6 @@
 //! Records what the units did: commands, their cycles, and why the units stood still.
 
-use crate::host::counters::{UnitCounts, UNITS};
+use crate::counts::{UnitCounts, UNITS};
 use crate::isa::{Command, Unit};
 use crate::unit::QueueName;
 
@@ -21,7 +21,7 @@ pub enum Cause {
     Norm,
     /// Probabilities or their scales are not stored yet.
     Softmax,
-    /// The lanes have not taken the tile before this one.
+    /// The requantizing lanes have not taken the sums of the previous tile.
     Lanes,
     /// The queue that the unit writes is full.
     Full,
