@@ -284,7 +284,7 @@ class Modelled:
     def replayed_front(self, genomes: NDArray[np.uint8], scores: NDArray[np.float64]) -> list[int] | None:
         """Finds the networks that no other one beats in score and in its rate event by event.
 
-        The closed form says which networks are worth a replay: the rate of each network is compared with the best one
+        The closed form shows which networks are worth a replay: the rate of each network is compared with the best one
         of those that score as much or more. Networks that could not be on the front if the closed form were as wrong
         about them as about any of its front are left out, and so are the least promising ones beyond `affordable`.
 
@@ -363,7 +363,7 @@ class Modelled:
     def holding(self, points: Sequence[Point], fps: float) -> Iterator[Point]:
         """Yields the points that reach a rate event by event, the best score first.
 
-        The closed form says which points are worth a replay: those that would reach the rate if it were as pessimistic
+        The closed form shows which points are worth a replay: those that would reach the rate if it were as pessimistic
         about them as it is about any of those next to the rate. On small networks that can be a quarter.
         """
 

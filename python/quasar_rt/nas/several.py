@@ -51,7 +51,7 @@ class BoardsResult:
         """Returns the result for a board.
 
         Raises:
-            quasar_rt.InvalidValueError: there is none; the message says why.
+            quasar_rt.InvalidValueError: there is none; the message states why.
         """
         if board not in self.results:
             reason = self.left_out.get(board, f"searched were {', '.join(self.results)}")

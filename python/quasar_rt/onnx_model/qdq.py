@@ -1,7 +1,7 @@
 """The form for runtimes that fuse QDQ pairs: float operators between codes.
 
 A code is its own real value: the scales of activations are 1, and a row's scale is its multiplier, which float32
-holds exactly. Codes may differ from the integer model's by rounding; `docs/onnx.md` says how far logits differ.
+holds exactly. Codes may differ from the integer model's by rounding; `docs/onnx.md` states how far logits differ.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def bitstream(board: str | None = None, folder: str | os.PathLike[str] | None = 
     """Returns the board's bitstream that `fetch` put into `folder`.
 
     Raises:
-        DeviceUnavailableError: there is none; the message says how to get one.
+        DeviceUnavailableError: there is none; the message states how to get one.
     """
     name = board_name(board)
     path = Path(folder or FOLDER) / name / f"{name}.bit"

@@ -413,7 +413,7 @@ def _annotated(part: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Field[A
 
 
 def _within(value: float, bounds: str) -> bool:
-    """Returns whether a number is ``positive``, ``at least 1``, ``in [0, 1)``..., as `bounds` says."""
+    """Returns whether a number is ``positive``, ``at least 1``, ``in [0, 1)``..., as `bounds` states."""
     if bounds == "positive":
         return value > 0
     if bounds.startswith("at least "):

@@ -16,7 +16,7 @@ pub struct EnergyModel {
     clock_hz: f64,
     /// Joules of a cycle of the kernels in which nothing is multiplied.
     cycle_j: f64,
-    /// Joules that a row-pair product adds to a slice's cycle without one.
+    /// Joules of a slice's cycle with a product, minus those of a cycle without.
     product_j: f64,
     /// Joules of a cycle in which memory delivers at its full rate.
     transfer_j: f64,

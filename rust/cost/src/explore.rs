@@ -28,7 +28,7 @@ const TOLERANCE: f64 = 5e-4;
 const LATENCY_TOLERANCE: f64 = 0.05;
 /// Latency that one larger number of lanes must save to be taken, as a share.
 const LATENCY_GAIN: f64 = 0.01;
-/// Cascades that are tried. Longer ones need ever fewer LUTs a slice, but waste more columns.
+/// Cascades that are tried. Longer cascades need fewer LUTs a slice, but waste more columns.
 const CASCADES: [u64; 4] = [1, 2, 4, 8];
 
 /// Finds the configuration within the board's usable resources with which one frame of each of

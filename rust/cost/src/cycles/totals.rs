@@ -85,7 +85,7 @@ impl MlpHalf {
 }
 
 impl End {
-    /// Returns this end of a frame as a phase.
+    /// Returns the patch embedding or the head as a phase.
     pub const fn phase(&self) -> Phase {
         Phase {
             array: self.stage.cycles(),

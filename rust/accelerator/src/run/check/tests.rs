@@ -237,7 +237,7 @@ fn a_changed_arena_is_noticed() {
         let at = random.within(0, program.arena.len() as i64 - 1) as usize;
         let mut mutant = program.clone();
         mutant.arena[at] ^= 4;
-        // Only the rest of a check's beat says nothing.
+        // Only the rest of a check's beat has no meaning.
         let padding = at % beat >= 4
             && program.arena[at - at % beat + 4..][..beat - 4]
                 .iter()
