@@ -40,7 +40,7 @@ impl Pass {
     }
 
     /// Returns the items of all row pairs: the slow cycles that they take.
-    pub fn drain(&self) -> u64 {
+    pub fn all_items(&self) -> u64 {
         (0..self.rows.pairs()).map(|pair| self.items(pair)).sum()
     }
 }

@@ -441,7 +441,7 @@ pub fn array_cycles(
     let cycles = passes.into_iter().map(|(issued, taken, pass)| {
         let count = match pass.leaves {
             Leaves::Stay => 0,
-            _ => pass.drain() as usize,
+            _ => pass.all_items() as usize,
         };
         Cycles {
             issued,
