@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadonlyArray3};
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
-use quasar_accelerator::counts::Counts;
+use quasar_accelerator::counts;
 use quasar_accelerator::isa::CountedUnit;
 use quasar_accelerator::Program;
 use quasar_core::cpu::{FrameTime, NEVER};
@@ -43,7 +43,7 @@ type UnitCounts = (u64, u64, Vec<(&'static str, Counts, Counts)>);
 
 fn unit_counts(profile: &Profile) -> UnitCounts {
     let units = CountedUnit::ALL.map(|unit| {
-        let counts = |counts: &Counts| {
+        let counts = |counts: &counts::Counts| {
             let counts = counts.unit(unit);
             let starved = unit.main_input().map(|_| counts.starved);
             (counts.commands, counts.busy, counts.blocked, starved)
@@ -54,7 +54,7 @@ fn unit_counts(profile: &Profile) -> UnitCounts {
             counts(&profile.modelled),
         )
     });
-    let cycles = |counts: &Counts| counts.cycles;
+    let cycles = |counts: &counts::Counts| counts.cycles;
     (
         cycles(&profile.counted),
         cycles(&profile.modelled),
