@@ -23,7 +23,14 @@ from timm.models.deit import VisionTransformerDistilled  # noqa: E402
 from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock, VisionTransformer  # noqa: E402
 from torch import nn  # noqa: E402
 
-from quasar_rt import Engine, ImageError, QuasarError, Subnet, datasets  # noqa: E402
+from quasar_rt import (  # noqa: E402
+    Engine,
+    ImageError,
+    InvalidValueError,
+    QuasarError,
+    Subnet,
+    datasets,
+)
 from quasar_rt.cli.export import command as export_command  # noqa: E402
 from quasar_rt.export import UnsupportedModelError, export_timm  # noqa: E402
 from quasar_rt.images import preprocess  # noqa: E402
@@ -244,13 +251,14 @@ def test_what_is_not_supported_is_named(make: Callable[[], Any], word: str) -> N
         ({"calibration": torch.randn(2, 3, 16, 16)}, ValueError),
         ({"calibration": torch.full((1, 3, 32, 32), float("nan"))}, ValueError),
         ({"calibration": [np.zeros((32, 32, 3))]}, ImageError),
+        ({"calibration": [np.zeros((32, 32, 3), np.uint8)] * 4}, InvalidValueError),
         ({"eight_bit_fraction": 2.0}, ValueError),
         ({"percentile": 0.2}, ValueError),
         ({"classes": ["one"]}, ValueError),
         ({"mean": [0.5, 0.5]}, ValueError),
         ({"std": [0.5, 0.0, 0.5]}, ValueError),
     ],
-    ids=["empty", "shape", "nan", "float image", "fraction", "percentile", "classes", "mean", "std"],
+    ids=["empty", "shape", "nan", "float image", "black", "fraction", "percentile", "classes", "mean", "std"],
 )
 def test_bad_arguments_are_refused(options: dict[str, Any], error: type[Exception]) -> None:
     arguments: dict[str, Any] = {"calibration": torch.randn(2, 3, 32, 32), "resize": AS_IT_IS, **options}

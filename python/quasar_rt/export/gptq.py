@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import InvalidValueError
 from ..rows import quantize_rows
 from ..train.quantizers import LIMITS, best_step
 from .float_vit import Linear
@@ -128,8 +129,14 @@ def gptq_rows(weight: Tensor, covariance: Tensor, bits: int) -> Rows:
     damped = covariance + _eye(covariance, DAMPING * float(covariance.diagonal().mean()) + 1e-12)
     order = damped.diagonal().argsort(descending=True, stable=True)
     damped = damped[order][:, order]
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    factor = torch.linalg.cholesky(inverse, upper=True).float()
+    try:
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+        factor = torch.linalg.cholesky(inverse, upper=True).float()
+    except torch.linalg.LinAlgError as error:
+        raise InvalidValueError(
+            "the calibration images do not differ, so no error of a layer can be measured: give pictures of the kind "
+            "that the network will see"
+        ) from error
     hessian = damped.float()
     # A column of the matrix is a contiguous row from here on.
     columns = weight.float().T[order].contiguous()

@@ -76,8 +76,8 @@ def export_timm(
     Raises:
         UnsupportedModelError: names the part of the model that the integer model lacks.
         ValueError: calibration data or options of the wrong kind.
-        quasar_rt.QuasarError: images that cannot be read, weights that are not finite, shapes beyond the integer
-            model's limits.
+        quasar_rt.QuasarError: images that cannot be read or do not differ, weights that are not finite, shapes beyond
+            the integer model's limits.
     """
     if not 0 <= eight_bit_fraction <= 1:
         raise ValueError(f"eight_bit_fraction must be in [0, 1], not {eight_bit_fraction}")

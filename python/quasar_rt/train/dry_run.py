@@ -135,6 +135,7 @@ def dry_run(
     with TemporaryDirectory() as folder:
         job = Job.start(Options(recipe, folder, root, lambda _: None, group=group), space)
         model = make_model(recipe, space, architecture).to(group.device)
+        job.initialize(model)
         progress("reading the data", 1, 1)
         images, _ = job.data.train.first(8)
         model.calibrate(images, recipe.quantization.percentile)
