@@ -1,5 +1,5 @@
-// The check of a command of two beats, and the registers that send it to a unit (fetch.cpp). Uses
-// check_beats.sv.
+// The check of a command of two beats, and the registers that send it to a unit (fetch.cpp).
+// Uses check_beats.sv.
 `default_nettype none
 module check_command (
     input  wire logic         clk,

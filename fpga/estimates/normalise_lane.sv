@@ -1,5 +1,5 @@
-// A lane of `normalise` and of the regrouping before it (fpga/src/norm.cpp). Uses `clamp` of
-// requantize_lane.sv.
+// A lane of `normalise` and of the regrouping before it (fpga/src/norm.cpp).
+// Uses requantize_lane.sv, its `clamp`.
 `default_nettype none
 module normalise_lane #(parameter int GN = 8) (
     input  wire logic               clk,

@@ -29,7 +29,7 @@ def cases() -> list[object]:
 
 
 def sources(name: str) -> list[Path]:
-    """Returns the files of a circuit: those that its first line says it uses come first."""
+    """Returns the files of a circuit: those that its first comment names behind "Uses" come first."""
     path = CIRCUITS / f"{name}.sv"
     used = re.findall(r"Uses (\w+\.sv)", path.read_text())
     return [*(CIRCUITS / file for file in used), path]
