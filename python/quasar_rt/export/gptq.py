@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -54,6 +55,17 @@ class Rows:
             torch.where(first[:, None], self.codes, other.codes),
             torch.where(first, self.scales, other.scales),
         )
+
+    @classmethod
+    def merged(cls, first: Tensor, rows: Rows, others: Rows) -> Rows:
+        """Puts `rows` where `first` (bool [rows]) holds and `others` elsewhere, each in their order."""
+        codes, scales = (
+            rows.codes.new_empty(len(first), rows.codes.shape[1]),
+            rows.scales.new_empty(len(first)),
+        )
+        for where, part in ((first, rows), (~first, others)):
+            codes[where], scales[where] = part.codes, part.scales
+        return cls(codes, scales)
 
 
 class Observed:
@@ -117,9 +129,9 @@ class Observed:
         return float((self._yy / self._count - (self._y / self._count).square()).sum())
 
 
-def nearest_rows(weight: Tensor, bits: int) -> Rows:
+def nearest_rows(weight: Tensor, bits: int | NDArray[np.uint8]) -> Rows:
     """Rounds each weight to the nearest code; the scale of a 4-bit row has the least squared error."""
-    packed = quantize_rows(weight.double().numpy(), np.full(len(weight), bits, np.uint8))
+    packed = quantize_rows(weight.double().numpy(), np.broadcast_to(np.uint8(bits), len(weight)))
     return Rows(torch.from_numpy(packed.unpack()), torch.from_numpy(packed.scales))
 
 

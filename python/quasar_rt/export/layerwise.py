@@ -9,7 +9,7 @@ requantization, which are at most 1/64 of a code. Depends on: torch, `quasar_rt.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -31,19 +31,21 @@ from ..build import (
     norm_tensors,
 )
 from ..build.integers import ATTENTION_GAIN_LIMIT, MULTIPLIER_LIMIT, at_least
-from ..rows.bits import choose_bits
 from ..train.quantizers import attention, layer_norm
 from .calibration import Ranges
 from .float_vit import Block, Linear, Norm, ViT, patches_of
 from .gptq import Observed, Rows, gptq_rows, nearest_rows
 from .team import Team
 
-__all__ = ["Fractions", "LayerReport", "Method", "Quantized", "norm_spec", "quantize_layers"]
+__all__ = ["LayerReport", "Method", "Quantized", "Widths", "Worth", "norm_spec", "quantize_layers"]
 
 #: ``gptq``: `quasar_rt.export.gptq` with corrected biases; ``nearest``: each weight to the nearest code.
 Method = Literal["gptq", "nearest"]
-#: From the name of a matrix to the shares of 8-bit rows of its equal runs of rows.
-Fractions = Callable[[str], Sequence[float]]
+#: Computes, for each row of a matrix, by how much 8 bits lower the loss against 4 bits: float64 [rows].
+Worth = Callable[[], NDArray[np.float64]]
+#: Chooses the width of each row of a matrix of the blocks, uint8 [rows], from its name, its number of rows and their
+#: worth.
+Widths = Callable[[str, int, Worth], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def quantize_layers(
     gradients: dict[str, Tensor],
     *,
     std: list[float],
-    fractions: Fractions,
+    widths: Widths,
     method: Method,
     team: Team,
     on_layer: Callable[[LayerReport], object],
@@ -100,14 +102,13 @@ def quantize_layers(
         ranges: of the float network's activations.
         gradients: of the loss at the matrices' outputs (`Statistics`).
         std: of pixel/255 by channel; the patch embedding acts on raw pixels.
-        fractions: the share of 8-bit rows of each run of rows (q, k and v of qkv; the others are one) of a matrix of
-            the blocks, by the matrix's name. Embedding and head are all 8-bit.
+        widths: chooses the widths of the rows of a matrix of the blocks. Embedding and head are all 8-bit.
         method: how weights are rounded.
         team: shares the work.
         on_layer: gets a report after each matrix.
     """
     with torch.no_grad():
-        run = _Run(net, ranges, gradients, fractions, method, team, on_layer)
+        run = _Run(net, ranges, gradients, widths, method, team, on_layer)
         embed = run.embedding(batches, std)
         blocks = [run.block(f"blocks.{i}", block) for i, block in enumerate(net.blocks)]
         norm_out, heads = run.heads()
@@ -131,7 +132,7 @@ class _Run:
     net: ViT
     ranges: Ranges
     gradients: dict[str, Tensor]
-    fractions: Fractions
+    widths: Widths
     method: Method
     team: Team
     on_layer: Callable[[LayerReport], object]
@@ -183,7 +184,9 @@ class _Run:
             none = np.zeros(0)
             return LinearSpec(head.weight.numpy(), none, none.astype(np.uint8), none)
         # One input an image is too little to fit a head to.
-        return self._fit(name, head, _Inputs(inputs, self._outputs(head, exact)), "nearest", [1.0])[1]
+        return self._fit(
+            name, head, _Inputs(inputs, self._outputs(head, exact)), "nearest", _all_eight_bits(head)
+        )[1]
 
     def embedding(self, batches: list[Tensor], std: list[float]) -> LinearSpec:
         """Quantizes the patch embedding, whose rows are those of the layer on raw pixels."""
@@ -196,7 +199,7 @@ class _Run:
         layer = Linear(weight.float(), net.embed.bias)
         pixels = [(batch.double() * deviation).float() for batch in patches]
         exact = self._outputs(net.embed, patches)
-        layer, raw = self._fit("embed", layer, _Inputs(pixels, exact), fractions=[1.0])
+        layer, raw = self._fit("embed", layer, _Inputs(pixels, exact), bits=_all_eight_bits(layer))
         assert raw.scales is not None
         self.exact, self.stream = [], []
         for outputs, y in zip(exact, self._outputs(layer, pixels), strict=True):
@@ -299,50 +302,33 @@ class _Run:
         layer: Linear,
         inputs: _Inputs,
         method: Method | None = None,
-        fractions: Sequence[float] | None = None,
+        bits: NDArray[np.uint8] | None = None,
     ) -> tuple[Linear, LinearSpec]:
-        """Quantizes a matrix; by default with the method and the fractions (of each run of rows) of all."""
-        method = method or self.method
+        """Quantizes a matrix; by default with the method and the choice of widths of all."""
         seen = Observed(layer)
         for part in self.team.map(
             lambda pair: _observed(layer, *pair), zip(inputs.found, inputs.exact, strict=True)
         ):
             seen.merge(part)
-        fractions = self.fractions(name) if fractions is None else fractions
-        bias = layer.bias.double()
-        if method == "gptq":
-            covariance = seen.covariance()
-            target = seen.target(covariance)
+        rounding = _Rounding(layer, seen, method or self.method)
 
-        def rounded(bits: int) -> Rows:
-            return (
-                gptq_rows(target, covariance, bits) if method == "gptq" else nearest_rows(layer.weight, bits)
-            )
+        def worth() -> NDArray[np.float64]:
+            four, eight = map(rounding.errors, self.team.map(rounding.all_rows, (4, 8)))
+            scores: NDArray[np.float64] = (self.gradients[f"{name}.out"].double() * (four - eight)).numpy()
+            return scores
 
-        def errors(rows: Rows) -> Tensor:
-            return seen.errors(rows.weight, seen.bias(rows.weight) if method == "gptq" else bias)
-
-        if set(fractions) in ({0.0}, {1.0}):
-            eight = torch.full((len(layer.weight),), bool(fractions[0]))
-            rows = rounded(8 if fractions[0] else 4)
-        else:
-            four, eights = self.team.map(rounded, (4, 8))
-            worth = self.gradients[f"{name}.out"].double() * (errors(four) - errors(eights))
-            runs = zip(worth.chunk(len(fractions)), fractions, strict=True)
-            eight = torch.from_numpy(np.concatenate([choose_bits(run.numpy(), f) for run, f in runs]) == 8)
-            rows = eights.where(eight, four)
-        after = errors(rows)
-        before = after
-        if method == "gptq":
-            nearest = nearest_rows(layer.weight, 8).where(eight, nearest_rows(layer.weight, 4))
-            before = seen.errors(nearest.weight, bias)
-            bias = seen.bias(rows.weight)
+        if bits is None:
+            bits = self.widths(name, len(layer.weight), worth)
+        rows = rounding.rows(bits)
+        bias = rounding.bias(rows)
+        after = seen.errors(rows.weight, bias)
+        nearest = nearest_rows(layer.weight, bits)
+        before = seen.errors(nearest.weight, layer.bias.double())
         variance = max(seen.variance(), 1e-30)
         first, last = (math.sqrt(float(error.sum()) / variance) for error in (before, after))
         count, columns = layer.weight.shape
-        self.on_layer(LayerReport(name, count, columns, int(eight.sum()), first, last))
-        widths = np.where(eight.numpy(), 8, 4).astype(np.uint8)
-        spec = LinearSpec(rows.weight.numpy(), bias.numpy(), widths, rows.scales.numpy())
+        self.on_layer(LayerReport(name, count, columns, int((bits == 8).sum()), first, last))
+        spec = LinearSpec(rows.weight.numpy(), bias.numpy(), bits, rows.scales.numpy())
         return Linear(rows.weight.float(), bias.float()), spec
 
     def _norm_codes(self, norm: Norm, out: Affine, x: Tensor) -> Tensor:
@@ -371,6 +357,48 @@ class _Run:
 
     def _on_grid(self, x: Tensor) -> Tensor:
         return _round(x / self.residual_scale).clamp(-32767, 32767) * self.residual_scale
+
+
+class _Rounding:
+    """Rounds the rows of a matrix to 4 or 8 bits."""
+
+    def __init__(self, layer: Linear, seen: Observed, method: Method) -> None:
+        self._layer, self._seen, self._method = layer, seen, method
+        self._rounded: dict[int, Rows] = {}
+        if method == "gptq":
+            self._covariance = seen.covariance()
+            self._target = seen.target(self._covariance)
+
+    def all_rows(self, width: int) -> Rows:
+        """Rounds all rows to one width; keeps them for `rows`."""
+        self._rounded[width] = self._round(slice(None), width)
+        return self._rounded[width]
+
+    def rows(self, bits: NDArray[np.uint8]) -> Rows:
+        """Rounds each row to its width."""
+        eight = torch.from_numpy(bits == 8)
+        if len(self._rounded) == 2:
+            return self._rounded[8].where(eight, self._rounded[4])
+        if bool(eight.all()) or not bool(eight.any()):
+            return self.all_rows(int(bits[0]))
+        return Rows.merged(eight, self._round(eight, 8), self._round(~eight, 4))
+
+    def bias(self, rows: Rows) -> Tensor:
+        """Returns the bias [rows] that goes with the rounded rows."""
+        return self._seen.bias(rows.weight) if self._method == "gptq" else self._layer.bias.double()
+
+    def errors(self, rows: Rows) -> Tensor:
+        """Returns the mean squared error of each row's outputs."""
+        return self._seen.errors(rows.weight, self.bias(rows))
+
+    def _round(self, which: slice | Tensor, width: int) -> Rows:
+        if self._method == "gptq":
+            return gptq_rows(self._target[which], self._covariance, width)
+        return nearest_rows(self._layer.weight[which], width)
+
+
+def _all_eight_bits(layer: Linear) -> NDArray[np.uint8]:
+    return np.full(len(layer.weight), 8, np.uint8)
 
 
 def _mean(x: Tensor) -> Tensor:

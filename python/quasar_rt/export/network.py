@@ -3,41 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from .calibration import balance, find_ranges, gather_statistics, largest_channels
+from .calibration import Ranges, balance, find_ranges, gather_statistics, largest_channels
 from .float_vit import ViT
-from .layerwise import Fractions, LayerReport, Method, Quantized, quantize_layers
+from .layerwise import LayerReport, Method, Quantized, Widths, Worth, quantize_layers
 from .team import Team
 
-__all__ = ["quantize_network"]
+__all__ = ["Calibrated", "calibrate", "measure_worth"]
 
 
-def quantize_network(
+@dataclass(frozen=True)
+class Calibrated:
+    """A float network and what its calibration images say about it."""
+
+    net: ViT
+    """With balanced channels."""
+    batches: list[Tensor]
+    """Normalised calibration images [images, channels, height, width]."""
+    std: list[float]
+    """Of pixel/255 by channel."""
+    ranges: Ranges
+    gradients: dict[str, Tensor]
+    """Of the loss at the matrices' outputs (`Statistics`)."""
+
+    def quantize(
+        self,
+        widths: Widths,
+        method: Method = "gptq",
+        on_layer: Callable[[LayerReport], object] = lambda _: None,
+    ) -> Quantized:
+        """Quantizes all matrices, as `quantize_layers` does. The same widths give the same bits."""
+        with Team() as team:
+            return quantize_layers(
+                self.net,
+                self.batches,
+                self.ranges,
+                self.gradients,
+                std=self.std,
+                widths=widths,
+                method=method,
+                team=team,
+                on_layer=on_layer,
+            )
+
+
+def calibrate(
     net: ViT,
     batches: list[Tensor],
     *,
     std: list[float],
-    fractions: Fractions,
-    method: Method = "gptq",
     equalize: bool = True,
     percentile: float | None = None,
-    on_layer: Callable[[LayerReport], object] = lambda _: None,
     on_stage: Callable[[str], object] = lambda _: None,
-) -> Quantized:
-    """Balances channels, chooses ranges and quantizes all matrices. The same batches give the same bits.
+) -> Calibrated:
+    """Balances channels and chooses ranges. The same batches give the same bits.
 
     Args:
         net: the float network, whose balanced channels are changed in place.
         batches: normalised calibration images [images, channels, height, width]; a few batches are in memory at once.
         std: of pixel/255 by channel.
-        fractions: as `quantize_layers` takes them.
-        method: as `quantize_layers` takes it.
         equalize: False leaves the channels as they are.
         percentile: as `find_ranges` takes it.
-        on_layer: gets a report after each matrix.
-        on_stage: gets the name of each stage before the matrices after it.
+        on_stage: gets the name of each stage.
     """
     with Team() as team:
         if equalize:
@@ -47,14 +79,25 @@ def quantize_network(
         on_stage("gradients")
         ranges = find_ranges(net, batches, statistics, percentile, team)
         on_stage("ranges")
-        return quantize_layers(
-            net,
-            batches,
-            ranges,
-            statistics.gradients,
-            std=std,
-            fractions=fractions,
-            method=method,
-            team=team,
-            on_layer=on_layer,
-        )
+    return Calibrated(net, batches, std, ranges, statistics.gradients)
+
+
+def measure_worth(
+    calibrated: Calibrated,
+    method: Method = "gptq",
+    on_layer: Callable[[LayerReport], object] = lambda _: None,
+) -> dict[str, NDArray[np.float64]]:
+    """Measures what 8 bits are worth for each row of the blocks, in a network whose rows all have 8 bits.
+
+    Returns:
+        the fall of the loss from 4 to 8 bits, float64 [rows], by the matrix's name: to second order, from the error of
+        the row's outputs and the gradients there.
+    """
+    found: dict[str, NDArray[np.float64]] = {}
+
+    def widths(name: str, rows: int, worth: Worth) -> NDArray[np.uint8]:
+        found[name] = worth()
+        return np.full(rows, 8, np.uint8)
+
+    calibrated.quantize(widths, method, on_layer)
+    return found

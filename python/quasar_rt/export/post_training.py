@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, get_args
 
+import numpy as np
 import timm
 import torch
 from torch import Tensor, nn
@@ -16,11 +18,12 @@ from ..subnet import Subnet
 from .float_vit import ViT, forward
 from .inputs import calibration_batches, preprocessing_of
 from .layerwise import LayerReport, Method, Quantized, norm_spec
-from .network import quantize_network
+from .network import Calibrated, calibrate, measure_worth
 from .team import MEMBERS
 from .timm_reader import read, require
+from .widths import widths_of_share
 
-__all__ = ["export_timm"]
+__all__ = ["Prepared", "export_timm", "prepare"]
 
 
 def export_timm(
@@ -49,9 +52,9 @@ def export_timm(
             gray. It is not changed.
         calibration: images as :meth:`Engine.infer` takes them, or one float tensor [images, channels, height, width]
             normalised as the model expects it. A few dozen suffice; labels are not needed.
-        eight_bit_fraction: the share of 8-bit rows in each block's q, k, v, proj, fc1 and fc2. The rows are those whose
-            error, after `method`, costs the loss most at 4 bits; the model's own prediction is the label. The patch
-            embedding and the head are all 8-bit.
+        eight_bit_fraction: the share of the blocks' weights that have 8 bits. The rows are chosen over all matrices:
+            those whose error, after `method`, costs the loss most at 4 bits for each weight; the model's own
+            prediction is the label. The patch embedding and the head are all 8-bit.
         classes: class names; ``class 0``, ... by default.
         name: the subnet's name; the model's architecture name by default.
         mean, std: of pixel/255 for each channel; timm's configuration of the model by default.
@@ -81,89 +84,154 @@ def export_timm(
     """
     if not 0 <= eight_bit_fraction <= 1:
         raise ValueError(f"eight_bit_fraction must be in [0, 1], not {eight_bit_fraction}")
-    if percentile is not None and not 0.9 <= percentile <= 1:
-        raise ValueError(f"percentile must be in [0.9, 1], not {percentile}")
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, not {method!r}")
-    net = read(model, headless=embedding)
-    preprocessing, mean_of, std_of = preprocessing_of(model, net, mean, std, resize)
-    # The members of a team work on as many images in all.
-    batches = calibration_batches(
-        calibration, net, preprocessing, mean_of, std_of, max(1, batch_size // MEMBERS)
-    )
-    names = [f"class {i}" for i in range(len(net.head.weight))] if classes is None else list(classes)
-    if len(names) != len(net.head.weight):
-        raise ValueError(f"the model has {len(net.head.weight)} classes, but {len(names)} names were given")
-
-    stages, done = 4 + 4 * len(net.blocks) + len(net.heads()) * bool(names), count(1)
+    chosen = eight_bit_fraction not in (0, 1)
+    done = count(1)
 
     def step(what: str) -> None:
         if progress is not None:
-            progress(what, next(done), stages)
+            progress(what, next(done), prepared.stages(passes=1 + chosen))
 
     def on_layer(layer: LayerReport) -> None:
         if report is not None:
             report(layer)
         step(layer.name)
 
+    prepared = prepare(
+        model,
+        calibration,
+        classes=classes,
+        name=name,
+        mean=mean,
+        std=std,
+        resize=resize,
+        percentile=percentile,
+        equalize=equalize,
+        embedding=embedding,
+        batch_size=batch_size,
+    )
+    calibrated = prepared.calibrate(step)
+    if chosen:
+        worth = measure_worth(calibrated, method, lambda layer: step(layer.name))
+        bits = widths_of_share(prepared.net, worth, eight_bit_fraction)
+        parts = calibrated.quantize(lambda name, _rows, _worth: bits[name], method, on_layer)
+    else:
+        width = 8 if eight_bit_fraction else 4
+        parts = calibrated.quantize(
+            lambda _name, rows, _worth: np.full(rows, width, np.uint8), method, on_layer
+        )
+    return prepared.subnet(parts, {"eight_bit_fraction": eight_bit_fraction, "method": method})
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A float network that was read, with its calibration images and the description that its subnets get."""
+
+    net: ViT
+    batches: list[Tensor]
+    """Normalised calibration images [images, channels, height, width]."""
+    name: str
+    classes: list[str]
+    preprocessing: dict[str, Any]
+    mean: list[float]
+    std: list[float]
+    percentile: float | None
+    equalize: bool
+    embedding: bool
+
+    def stages(self, passes: int) -> int:
+        """Returns the stages of a calibration and of that many passes over all matrices."""
+        return 3 + passes * (1 + 4 * len(self.net.blocks) + len(self.net.heads()) * bool(self.classes))
+
+    def calibrate(self, on_stage: Callable[[str], object]) -> Calibrated:
+        """Calibrates the network, which is changed in place."""
+        return calibrate(
+            self.net,
+            self.batches,
+            std=self.std,
+            equalize=self.equalize,
+            percentile=self.percentile,
+            on_stage=on_stage,
+        )
+
+    def subnet(self, parts: Quantized, provenance: Mapping[str, Any]) -> Subnet:
+        """Builds the subnet of quantized parts."""
+        net = self.net
+        recorded = {
+            "exporter": "post-training quantization of a timm VisionTransformer",
+            "timm": timm.__version__,
+            "calibration_images": sum(len(batch) for batch in self.batches),
+            "ranges": "least error" if self.percentile is None else f"quantile {self.percentile}",
+            "equalize": self.equalize,
+            "mean": self.mean,
+            "std": self.std,
+            **provenance,
+        }
+        spec = NetworkSpec(
+            name=self.name,
+            height=net.height,
+            width=net.width,
+            channels=net.channels,
+            mean=self.mean,
+            std=self.std,
+            kernel=net.kernel,
+            stride=net.kernel,
+            pad=0,
+            pad_value=0,
+            position=net.position.double().numpy(),
+            prefix=net.prefix.double().numpy(),
+            pool=net.pool,
+            norm=norm_spec(net.norm),
+            classes=self.classes,
+            preprocess=self.preprocessing,
+            trained=True,
+            embedding=self.embedding,
+            provenance=recorded,
+            **vars(parts),
+        )
+        return build_subnet(spec)
+
+
+def prepare(
+    model: nn.Module,
+    calibration: Iterable[ImageLike] | Tensor,
+    *,
+    classes: Sequence[str] | None = None,
+    name: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    resize: dict[str, Any] | None = None,
+    percentile: float | None = None,
+    equalize: bool = True,
+    embedding: bool = False,
+    batch_size: int = 16,
+) -> Prepared:
+    """Reads a model and its calibration images; the arguments and the errors are those of `export_timm`."""
+    if percentile is not None and not 0.9 <= percentile <= 1:
+        raise ValueError(f"percentile must be in [0.9, 1], not {percentile}")
+    net = read(model, headless=embedding)
+    preprocessing, means, deviations = preprocessing_of(model, net, mean, std, resize)
+    names = [f"class {i}" for i in range(len(net.head.weight))] if classes is None else list(classes)
+    if len(names) != len(net.head.weight):
+        raise ValueError(f"the model has {len(net.head.weight)} classes, but {len(names)} names were given")
+    # The members of a team work on as many images in all.
+    batches = calibration_batches(
+        calibration, net, preprocessing, means, deviations, max(1, batch_size // MEMBERS)
+    )
     net.cast(torch.float32)
     _check_same_function(model, net, batches[0])
-    parts = quantize_network(
-        net,
-        batches,
-        std=std_of,
-        fractions=lambda name: [eight_bit_fraction] * (3 if name.endswith(".qkv") else 1),
-        method=method,
-        equalize=equalize,
+    return Prepared(
+        net=net,
+        batches=batches,
+        name=name or getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__,
+        classes=names,
+        preprocessing=preprocessing,
+        mean=means,
+        std=deviations,
         percentile=percentile,
-        on_layer=on_layer,
-        on_stage=step,
-    )
-    provenance = {
-        "exporter": "post-training quantization of a timm VisionTransformer",
-        "timm": timm.__version__,
-        "eight_bit_fraction": eight_bit_fraction,
-        "calibration_images": sum(len(batch) for batch in batches),
-        "ranges": "least error" if percentile is None else f"quantile {percentile}",
-        "equalize": equalize,
-        "method": method,
-        "mean": mean_of,
-        "std": std_of,
-    }
-    name = name or getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__
-    return build_subnet(_spec(name, net, parts, names, preprocessing, provenance, embedding))
-
-
-def _spec(
-    name: str,
-    net: ViT,
-    parts: Quantized,
-    classes: list[str],
-    preprocess: dict[str, Any],
-    provenance: dict[str, Any],
-    embedding: bool,
-) -> NetworkSpec:
-    return NetworkSpec(
-        name=name,
-        height=net.height,
-        width=net.width,
-        channels=net.channels,
-        mean=provenance["mean"],
-        std=provenance["std"],
-        kernel=net.kernel,
-        stride=net.kernel,
-        pad=0,
-        pad_value=0,
-        position=net.position.double().numpy(),
-        prefix=net.prefix.double().numpy(),
-        pool=net.pool,
-        norm=norm_spec(net.norm),
-        classes=classes,
-        preprocess=preprocess,
-        trained=True,
+        equalize=equalize,
         embedding=embedding,
-        provenance=provenance,
-        **vars(parts),
     )
 
 

@@ -6,20 +6,22 @@ Depends on: torch, `quasar_rt.build`, `quasar_rt.train`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..build import NetworkSpec
+from ..rows.bits import choose_bits
 from ..train import model as trained
 from ..train.block import Block as TrainedBlock
 from ..train.quantizers import RowLinear
 from .float_vit import Block, Linear, Norm, ViT
-from .layerwise import norm_spec
-from .network import quantize_network
+from .layerwise import Worth, norm_spec
+from .network import calibrate
 
 __all__ = ["read_trained", "requantized"]
 
@@ -40,13 +42,16 @@ def requantized(model: trained.ViT, images: Tensor, spec: NetworkSpec) -> Networ
     c = model.config
     blocks = c.architecture.blocks
 
-    def fractions(name: str) -> Sequence[float]:
+    def widths(name: str, rows: int, worth: Worth) -> NDArray[np.uint8]:
         _, block, matrix = name.split(".")
         *qkv, proj, fc1, fc2 = blocks[int(block)].eight_bit
-        return {"qkv": qkv, "proj": [proj], "fc1": [fc1], "fc2": [fc2]}[matrix]
+        fractions = {"qkv": qkv, "proj": [proj], "fc1": [fc1], "fc2": [fc2]}[matrix]
+        scores = np.zeros(rows) if set(fractions) <= {0.0, 1.0} else worth()
+        runs = np.split(scores, len(fractions))
+        return np.concatenate([choose_bits(run, share) for run, share in zip(runs, fractions, strict=True)])
 
     net = read_trained(model)
-    parts = quantize_network(net, _batches(model, images), std=list(c.std), fractions=fractions)
+    parts = calibrate(net, _batches(model, images), std=list(c.std)).quantize(widths)
     return dataclasses.replace(spec, norm=norm_spec(net.norm), **vars(parts))
 
 

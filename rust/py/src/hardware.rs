@@ -11,6 +11,7 @@ use quasar_cost::{explore, Resources};
 use quasar_hardware::design;
 use quasar_search::designs::OnDesign;
 use quasar_search::space::{Architecture, BlockShape};
+use quasar_search::widths::{with_eight_bit_rows, PRODUCTS};
 
 use crate::errors::{invalid_value, to_py};
 use crate::space::Space;
@@ -109,6 +110,49 @@ impl Workload {
 
     fn macs(&self) -> u64 {
         self.workload.macs()
+    }
+
+    /// Returns the network with these 8-bit rows in the products of each block.
+    fn with_eight_bit_rows(&self, eight_bit: Vec<[usize; PRODUCTS]>) -> PyResult<Self> {
+        Ok(Self {
+            workload: with_eight_bit_rows(&self.workload, &eight_bit).map_err(to_py)?,
+        })
+    }
+}
+
+/// 8-bit rows of each product of each block, their worth, cycles between two frames, exactness.
+type Widths = (Vec<[usize; PRODUCTS]>, f64, u64, bool);
+
+/// The choices of all rows of a network on a configuration, immutable.
+#[pyclass(frozen, module = "quasar_rt._native")]
+pub struct WidthChoices {
+    choices: quasar_search::widths::WidthChoices,
+}
+
+#[pymethods]
+impl WidthChoices {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        workload: &Workload,
+        hardware: &Hardware,
+        gains: Vec<[Vec<f64>; PRODUCTS]>,
+    ) -> PyResult<Self> {
+        let (workload, hardware) = (&workload.workload, &hardware.hardware);
+        let choices =
+            py.detach(|| quasar_search::widths::WidthChoices::new(workload, hardware, &gains));
+        Ok(Self {
+            choices: choices.map_err(to_py)?,
+        })
+    }
+
+    fn range(&self) -> (u64, u64) {
+        self.choices.range()
+    }
+
+    fn within(&self, py: Python<'_>, cycles: u64) -> PyResult<Widths> {
+        let choice = py.detach(|| self.choices.within(cycles)).map_err(to_py)?;
+        Ok((choice.eight_bit, choice.worth, choice.cycles, choice.exact))
     }
 }
 

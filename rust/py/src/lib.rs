@@ -64,7 +64,7 @@ mod _native {
     #[pymodule_export]
     use crate::foreign::threads_in_python;
     #[pymodule_export]
-    use crate::hardware::{estimate, Board, CostTable, Designs, Hardware, Workload};
+    use crate::hardware::{estimate, Board, CostTable, Designs, Hardware, WidthChoices, Workload};
     #[pymodule_export]
     use crate::image::{is_decoded, preprocess, Prepared};
     #[pymodule_export]

@@ -15,6 +15,7 @@
 //! | [`surface`] | predicts scores from few samples, by polynomials of genes and positions |
 //! | [`additive`] | computes the front of scores and costs that add up, exactly or quickly |
 //! | [`proxy`] | computes a score without a checkpoint |
+//! | [`widths`] | chooses the 8-bit rows of a given network for a number of cycles |
 //! | [`knapsack`] | makes the best of additive values and costs, exactly |
 //! | [`statistics`] | computes Kendall's tau, its interval and p-value |
 
@@ -38,6 +39,7 @@ pub mod space;
 pub mod statistics;
 pub mod surface;
 pub mod tables;
+pub mod widths;
 pub mod workload;
 
 pub use additive::{best_front, BestFront, CostShares, Objective};
