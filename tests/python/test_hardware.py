@@ -24,6 +24,9 @@ from quasar_rt.hardware import (
     board_names,
     estimate,
     pictures,
+    rates,
+    replay,
+    replay_periods,
 )
 from quasar_rt.hardware.pictures import draw
 from quasar_rt.hardware.report import CAUSES, by_stage, groups, held_back_by
@@ -127,6 +130,33 @@ def test_an_estimate_adds_up(zcu102: Hardware) -> None:
     document = json.loads(json.dumps(result.to_dict()))
     assert document["kind"] == "modelled"
     assert held_back_by(result).startswith("ragged tiles")
+
+
+@pytest.mark.parametrize("name", ["digits", "tiny"])
+def test_rates_are_those_of_the_replays_with_and_without_gaps(name: str) -> None:
+    space = Space.load(name)
+    hardware = Hardware.for_board("zcu102", space)
+    genomes = np.stack([space.smallest, space.largest])
+    with_gaps = replay_periods(space, genomes, hardware, gaps=True)
+    for genome, cycles in zip(genomes, with_gaps.tolist(), strict=True):
+        workload = Workload.of_architecture(space, space.decode(genome))
+        found, events, host = (
+            rates(workload, hardware),
+            replay(workload, hardware),
+            estimate(workload, hardware).host,
+        )
+        assert cycles == events.period_with_gaps_cycles > events.period_cycles
+        assert (
+            found.accelerator_fps
+            == hardware.clock_mhz * 1e6 / events.period_cycles
+            == found.of("accelerator")
+        )
+        assert found.fps == min(hardware.clock_mhz * 1e6 / cycles, host.fps) == found.of("board")
+        assert found.host_fps == host.fps
+    # The processor decodes fewer pictures than the smallest network of the space has results.
+    assert (
+        rates(Workload.of_architecture(space, space.decode(space.smallest)), hardware).fps == host.fps
+    ) == (name == "tiny")
 
 
 def test_a_subnet_is_estimated_by_its_own_rows() -> None:

@@ -8,9 +8,9 @@ True
 
 No figure comes from synthesis or from a board. ``docs/hardware-model.md`` has the schedule, the formulas and the kind
 of each constant; Rust does the work (``rust/hardware``, ``rust/cost``, ``rust/accelerator``). A `Workload` on the
-`Hardware` of a `Board` gives an `Estimate` (`closed_form`) or a `Replay` (`event_model`); a `CostTable` serves a
-search, `Designs` one over several configurations. `report`, `pictures` and `published` make tables, pictures and
-comparisons.
+`Hardware` of a `Board` gives an `Estimate` (`closed_form`), or a `Replay` and `Rates` (`event_model`); a `CostTable`
+serves a search, `Designs` one over several configurations. `report`, `pictures` and `published` make tables, pictures
+and comparisons.
 """
 
 from .board import Amounts as Amounts
@@ -25,8 +25,12 @@ from .configuration import Hardware as Hardware
 from .configuration import Part as Part
 from .cost_table import CostTable as CostTable
 from .designs import Designs as Designs
+from .event_model import RATES_OF as RATES_OF
+from .event_model import Rates as Rates
+from .event_model import RatesOf as RatesOf
 from .event_model import Replay as Replay
 from .event_model import Span as Span
+from .event_model import rates as rates
 from .event_model import replay as replay
 from .event_model import replay_periods as replay_periods
 from .workload import DEIT_HEADS as DEIT_HEADS

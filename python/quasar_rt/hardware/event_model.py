@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._native import default_threads
+from .._native import periods as native_periods
 from .._native import replay as native_replay
 from .._native import replay_periods as native_replay_periods
 from ..space import Space
 from ..subnet import Subnet
+from .closed_form import estimate
 from .configuration import Hardware
 from .workload import Workload
 
-__all__ = ["Replay", "Span", "replay", "replay_periods"]
+__all__ = ["RATES_OF", "Rates", "RatesOf", "Replay", "Span", "rates", "replay", "replay_periods"]
+
+#: The two readings of a frame rate: of the board, with its processor; or of the accelerator alone.
+RatesOf: TypeAlias = Literal["board", "accelerator"]
+RATES_OF: tuple[RatesOf, ...] = get_args(RatesOf)
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,43 @@ def replay(network: Subnet | Workload, hardware: Hardware) -> Replay:
     )
 
 
-def replay_periods(space: Space, genomes: NDArray[np.uint8], hardware: Hardware) -> NDArray[np.uint64]:
+@dataclass(frozen=True)
+class Rates:
+    """Frames a second of a network on a configuration, event by event: **modelled**."""
+
+    accelerator_fps: float
+    """Of the accelerator, if segments follow each other without a gap."""
+    fps: float
+    """Of the board, which is what a user gets: with the gaps in which its processor starts segments, and at most
+    `host_fps`."""
+    host_fps: float
+    """Of the processor, which decodes, resizes and submits frames on all its cores."""
+
+    def of(self, reading: RatesOf) -> float:
+        """Returns the rate by one of the two readings."""
+        return self.fps if reading == "board" else self.accelerator_fps
+
+
+def rates(network: Subnet | Workload, hardware: Hardware) -> Rates:
+    """Replays a network for its frames a second, without and with the host.
+
+    >>> workload = Workload.deit("deit-small")
+    >>> found = rates(workload, Hardware.for_board("zcu102", workload))
+    >>> found.fps < found.accelerator_fps < found.host_fps
+    True
+
+    Raises:
+        quasar_rt.SettingsError, quasar_rt.DoesNotFitError: as `replay`.
+    """
+    workload = Workload.of(network)
+    period, with_gaps = native_periods(workload._inner, hardware._inner)
+    hertz, host_fps = hardware.clock_mhz * 1e6, estimate(workload, hardware).host.fps
+    return Rates(hertz / period, min(hertz / with_gaps, host_fps), host_fps)
+
+
+def replay_periods(
+    space: Space, genomes: NDArray[np.uint8], hardware: Hardware, *, gaps: bool = False
+) -> NDArray[np.uint64]:
     """Replays many networks of a space, each as `replay` does, on all cores.
 
     >>> space = Space.load("digits")
@@ -112,12 +155,13 @@ def replay_periods(space: Space, genomes: NDArray[np.uint8], hardware: Hardware)
         space: the networks' space.
         genomes: canonical genomes, uint8 [n, genes].
         hardware: a configuration that holds each of them.
+        gaps: True counts the gaps in which the host starts segments.
 
     Returns:
-        cycles between two frames, without gaps between segments, uint64 [n].
+        cycles between two frames, uint64 [n].
 
     Raises:
         quasar_rt.SettingsError, quasar_rt.DoesNotFitError: as `replay`.
     """
     genomes = np.ascontiguousarray(genomes, np.uint8)
-    return native_replay_periods(space._inner, hardware._inner, genomes, default_threads())
+    return native_replay_periods(space._inner, hardware._inner, genomes, gaps, default_threads())

@@ -100,23 +100,39 @@ type Span = (&'static str, u8, u16, &'static str, u64, u64, u64, Vec<u64>);
 /// frames.
 type Replay = (u64, u64, u64, u64, Vec<&'static str>, Vec<Span>, u64);
 
+/// Returns the cycles between two frames of a network, event by event, without and with the host's
+/// gaps between segments.
+#[pyfunction]
+pub fn periods(py: Python<'_>, workload: &Workload, hardware: &Hardware) -> PyResult<(u64, u64)> {
+    let (workload, hardware) = (&workload.workload, &hardware.hardware);
+    py.detach(|| {
+        let lists = schedule(workload, hardware)?;
+        let gap = segment_gap(hardware);
+        let with_gaps = steady(hardware, &lists, Some(gap))?.period;
+        Ok((steady(hardware, &lists, None)?.period, with_gaps))
+    })
+    .map_err(to_py)
+}
+
 /// Returns the cycles between two frames of each genome, event by event: for many genomes, on
-/// `threads` threads. Each must fit the hardware.
+/// `threads` threads. Each must fit the hardware. `gaps`: with the host's gaps between segments.
 #[pyfunction]
 pub fn replay_periods<'py>(
     py: Python<'py>,
     space: &Space,
     hardware: &Hardware,
     genomes: PyReadonlyArray2<'py, u8>,
+    gaps: bool,
     threads: usize,
 ) -> PyResult<Bound<'py, PyArray1<u64>>> {
     let [count, genes] = [genomes.shape()[0], genomes.shape()[1]];
     let genomes = genomes.as_slice()?;
     let (space, hardware) = (&space.space, &hardware.hardware);
+    let gap = gaps.then(|| segment_gap(hardware));
     let period = |genome: &[u8]| {
         let workload = space.workload(&space.name, &space.decode(genome)?)?;
         let lists = schedule(&workload, hardware)?;
-        Ok(steady(hardware, &lists, None)?.period)
+        Ok(steady(hardware, &lists, gap)?.period)
     };
     let next = AtomicUsize::new(0);
     // A thread takes the next genome when it is done with one, and keeps the numbers of its own.

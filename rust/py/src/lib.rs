@@ -51,7 +51,7 @@ mod _native {
     const REGISTER_BYTES: u32 = quasar_accelerator::isa::REGISTER_BYTES;
 
     #[pymodule_export]
-    use crate::accelerator::{replay, replay_periods, Program};
+    use crate::accelerator::{periods, replay, replay_periods, Program};
     #[cfg(target_os = "linux")]
     #[pymodule_export]
     use crate::device::OwnedFpga;
