@@ -345,6 +345,7 @@ class Designs:
         npt.NDArray[np.float64],
         npt.NDArray[np.float64],
         npt.NDArray[np.float64],
+        npt.NDArray[np.float64],
         npt.NDArray[np.uint32],
     ]: ...
     def fastest(self) -> tuple[npt.NDArray[np.uint8], float, float]: ...

@@ -47,9 +47,16 @@ class About:
     saved: str = ""
     """Its name in search.json and front.json; empty where the result depends on it otherwise, or not at all."""
     newer: bool = False
-    """True if it counts only where it is given, in files and in the names of folders: older ones do not have it."""
+    """True if older files, and the names of older folders, do not have it. Newer ones leave it out, too, where it has
+    the value that the older ones mean."""
+    older: str = ""
+    """That value, where it is not the default."""
     named: bool = True
     """True if the default folder of the results depends on it."""
+
+    def recorded(self, value: object, default: object) -> bool:
+        """Returns whether files and the names of folders have the option at this value."""
+        return not (self.newer and value == (self.older or default))
 
 
 def described(text: str, flag: str = "", **keywords: Any) -> Mapping[str, About]:

@@ -17,20 +17,20 @@ from quasar_rt.train.architecture_file import load_architecture, search_line
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs a small search on a proxy; returns its folder."""
     out = tmp_path_factory.mktemp("search") / "out"
-    search("digits", fps=[60000, 110000], population=8, generations=2, out=out)
+    search("digits", fps=[19000, 21000], population=8, generations=2, out=out)
     return out
 
 
 @pytest.fixture(scope="module")
 def record(folder: Path) -> dict[str, Any]:
-    table: dict[str, Any] = Subnet.load(folder / "digits-zcu102-110000fps.qvit").config["provenance"][
+    table: dict[str, Any] = Subnet.load(folder / "digits-zcu102-21000fps.qvit").config["provenance"][
         "search"
     ]
     return table
 
 
 def test_a_searchs_subnet_gives_its_architecture_and_its_record(folder: Path, record: dict[str, Any]) -> None:
-    path = folder / "digits-zcu102-110000fps.qvit"
+    path = folder / "digits-zcu102-21000fps.qvit"
     found = load_architecture(path)
     assert found.search == record
     assert found.architecture.to_dict() == record["architecture"]

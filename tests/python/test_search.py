@@ -27,7 +27,7 @@ from quasar_rt import (
     search,
 )
 from quasar_rt.cli import cli
-from quasar_rt.hardware import Hardware, Workload, board_names, estimate, replay
+from quasar_rt.hardware import RATES_OF, Hardware, RatesOf, Workload, board_names, estimate, rates
 from quasar_rt.nas.best_front import proxy_front
 from quasar_rt.nas.boards import Modelled
 from quasar_rt.nas.folder import Folder, SearchFolderError
@@ -195,8 +195,10 @@ def test_every_figure_of_the_front_is_the_models(proxy):
     model = boards["zcu102"]
     for point in proxy.front:
         workload = Workload.of_architecture(space, point.architecture)
-        assert point.modelled["zcu102"].fps == model.replayed_fps(workload)
-    fps = [point.modelled["zcu102"].fps for point in proxy.front]
+        found = model.rates_of(workload)
+        assert point.modelled["zcu102"].fps == found.accelerator_fps
+        assert point.modelled["zcu102"].fps_with_host == found.fps
+    fps = [point.modelled["zcu102"].rate(proxy.document["settings"]["fps_of"]) for point in proxy.front]
     scores = [point.score for point in proxy.front]
     assert fps == sorted(fps, reverse=True)
     assert scores == sorted(scores)
@@ -207,11 +209,11 @@ def test_targets_get_the_best_score_that_reaches_them(proxy):
     assert len(proxy.targets) == 3
     model = Modelled.of(proxy.space, "zcu102")
     for target in proxy.targets:
-        assert target.replayed_fps >= target.fps
+        assert target.replayed_fps_with_host >= target.fps
         # A better one would have been chosen if it reached the rate event by event.
         better = [p for p in proxy.front if p.score > target.point.score]
         sizes = [Workload.of_architecture(proxy.space, p.architecture) for p in better]
-        assert all(model.replayed_fps(one) < 1.03 * target.fps for one in sizes)
+        assert all(model.rates_of(one).fps < target.fps for one in sizes)
         assert proxy.subnets[target.fps] is target.subnet
 
 
@@ -252,7 +254,7 @@ def test_front_json_and_notes_say_how_close_the_front_is_to_the_exact_one(proxy)
     assert yardstick["hypervolume"] == yardstick["share"] * yardstick["best"]
     # The front is that of the rates event by event; by the closed form, it has nearly all of the scored networks' area.
     points = [(p.modelled["zcu102"].closed_fps, p.score) for p in proxy.front]
-    assert 0.98 < hypervolume(points, reference) / yardstick["hypervolume"] <= 1
+    assert 0.9 < hypervolume(points, reference) / yardstick["hypervolume"] <= 1
     assert 0.95 < yardstick["share"] <= 1
     said = f"{yardstick['share']:.2%} of the exact hypervolume"
     assert said in " ".join(proxy.notes)
@@ -311,7 +313,7 @@ def test_wrong_arguments_are_named(tmp_path):
 
 
 def test_a_target_may_be_a_number_of_numpy():
-    found = [search("digits", fps=fps, population=8, generations=1) for fps in (100000, np.int64(100000))]
+    found = [search("digits", fps=fps, population=8, generations=1) for fps in (20000, np.int64(20000))]
     assert found[0].document == found[1].document
 
 
@@ -324,9 +326,9 @@ def test_progress_is_told_in_words_to_its_end():
 
 
 def test_targets_that_lie_close_have_files_of_their_own(tmp_path):
-    result = search("digits", fps=[100000, 100000.25], population=8, generations=2, out=tmp_path / "out")
+    result = search("digits", fps=[20000, 20000.25], population=8, generations=2, out=tmp_path / "out")
     names = [target.file for target in result.targets]
-    assert names == ["digits-zcu102-100000fps.qvit", "digits-zcu102-100000.25fps.qvit"]
+    assert names == ["digits-zcu102-20000fps.qvit", "digits-zcu102-20000.25fps.qvit"]
 
 
 def test_a_path_names_a_space(tmp_path):
@@ -363,14 +365,16 @@ def test_the_command_prints_a_table_and_warns(tmp_path):
         "--generations",
         "2",
         "--fps",
-        "50000",
+        "19000",
         "--fps",
-        "1e5",
+        "2e4",
     ]
     done = tool(tmp_path, *command)
     assert done.returncode == 0
     assert "target FPS" in done.stdout
-    assert "digits-zcu102-50000fps.qvit" in done.stdout
+    assert "digits-zcu102-19000fps.qvit" in done.stdout
+    assert "FPS with the processor" in done.stdout
+    assert "accelerator alone" in done.stdout
     assert "not an accuracy" in done.stderr
     (folder,) = (tmp_path / "runs" / "search").iterdir()
     assert str(folder.relative_to(tmp_path)) in done.stdout
@@ -468,11 +472,13 @@ def test_each_target_is_reached_event_by_event_by_the_file_s_own_rows(tmp_path, 
     hardware = Hardware.for_board(board, Space.load(space))
     for target, entry in zip(result.targets, result.document["targets"], strict=True):
         subnet = Subnet.load(tmp_path / "found" / target.file)
-        fps = hardware.clock_mhz * 1e6 / replay(subnet, hardware).period_cycles
-        assert fps == target.replayed_fps == entry["replayed_fps"]
-        assert entry["gap"] == fps / entry["modelled_fps"] - 1 == target.gap
-        assert fps >= target.fps
-        assert subnet.config["provenance"]["search"]["replayed_fps"] == fps
+        found, record = rates(subnet, hardware), subnet.config["provenance"]["search"]
+        assert found.accelerator_fps == target.replayed_fps == entry["replayed_fps"] == record["replayed_fps"]
+        assert found.fps == target.replayed_fps_with_host == entry["replayed_fps_with_host"]
+        assert found.fps == record["replayed_fps_with_host"]
+        assert entry["gap"] == found.accelerator_fps / entry["modelled_fps"] - 1 == target.gap
+        assert found.fps >= target.fps
+        assert record["fps_of"] == "board"
 
 
 def test_a_search_for_embeddings_counts_their_rows_and_holds_its_targets(tmp_path):
@@ -483,26 +489,23 @@ def test_a_search_for_embeddings_counts_their_rows_and_holds_its_targets(tmp_pat
     for target in result.targets:
         subnet = Subnet.load(tmp_path / target.file)
         assert subnet.has_embedding
-        assert model.replayed_fps(subnet) == target.replayed_fps >= target.fps
+        assert model.rates_of(subnet).fps == target.replayed_fps_with_host >= target.fps
     # The same folder goes on with the same search alone.
     with pytest.raises(SearchFolderError, match="space_sha256"):
         search("digits", board="pynq-z2", population=24, generations=8, out=tmp_path)
 
 
-def test_no_scored_network_beats_the_front_event_by_event():
+@pytest.mark.parametrize("fps_of", RATES_OF)
+def test_no_scored_network_beats_the_front_event_by_event(fps_of):
     space = Space.load("digits")
-    model = Modelled.of(space, "pynq-z2")
+    model = Modelled.of(space, "zcu102", fps_of=fps_of)
     genomes = np.stack([space.encode(space.sample(3, k)) for k in range(300)])
     scores = proxy_scores(space, genomes)
     found = model.replayed_front(genomes, scores)
-    periods = [
-        replay(Workload.of_architecture(space, space.decode(genome)), model.hardware).period_cycles
-        for genome in genomes
-    ]
-    rates = [model.hardware.clock_mhz * 1e6 / period for period in periods]
-    expected = nondominated(list(zip(rates, scores.tolist(), strict=True)))
-    assert found == expected
-    assert model.rates(genomes).tolist() == rates
+    workloads = [Workload.of_architecture(space, space.decode(genome)) for genome in genomes]
+    expected = [rates(workload, model.hardware).of(fps_of) for workload in workloads]
+    assert found == nondominated(list(zip(expected, scores.tolist(), strict=True)))
+    assert model.rates(genomes).tolist() == expected
 
 
 def test_a_target_beyond_the_closed_forms_fastest_network_is_held_if_the_events_reach_it():
@@ -510,14 +513,15 @@ def test_a_target_beyond_the_closed_forms_fastest_network_is_held_if_the_events_
     # A hardware on which the closed form is too pessimistic about the fastest network.
     beyond = []
     for board in ("zcu102", "kv260", "pynq-z2", "ultra96v2"):
-        model = Modelled.of(space, board)
+        model = Modelled.of(space, board, fps_of="accelerator")
+        effort = {"board": board, "fps_of": "accelerator", "population": 16, "generations": 2}
         closed, (_, fastest) = model.table.fastest()[1], model.fastest_replayed()
         if fastest > closed:
             beyond.append(board)
-            result = search(space, board=board, fps=[closed, fastest], population=16, generations=2)
+            result = search(space, fps=[closed, fastest], **effort)
             assert [target.replayed_fps >= target.fps for target in result.targets] == [True, True]
         with pytest.raises(InfeasibleError, match=rf"fastest one is modelled at {fastest:.1f} FPS"):
-            search(space, board=board, fps=1.001 * fastest, population=16, generations=2)
+            search(space, fps=1.001 * fastest, **effort)
     assert beyond
 
 
@@ -535,13 +539,13 @@ def test_every_shipped_pair_of_space_and_board_holds_its_targets(tmp_path, space
     model = Modelled.of(Space.load(space), board)
     for target in result.targets:
         subnet = Subnet.load(tmp_path / "found" / target.file)
-        assert model.replayed_fps(subnet) == target.replayed_fps >= target.fps
+        assert model.rates_of(subnet).fps == target.replayed_fps_with_host >= target.fps
 
 
 def test_a_target_that_only_the_closed_form_reaches_is_refused(monkeypatch):
     monkeypatch.setattr(
         "quasar_rt.nas.boards.replay_periods",
-        lambda space, genomes, hardware: np.full(len(genomes), hardware.clock_mhz * 1e6 / 90),
+        lambda space, genomes, hardware, gaps: np.full(len(genomes), hardware.clock_mhz * 1e6 / 90),
     )
     with pytest.raises(InfeasibleError, match=r"100 FPS on zcu102 .*the fastest has 90\.0"):
         search("tiny", fps=100, population=8, generations=2)
@@ -593,7 +597,65 @@ def test_a_command_finds_the_default_folder_of_earlier_versions(monkeypatch):
     monkeypatch.setattr("quasar_rt.nas.search", search)
     newer = "--configurations 4 --clock 100 --clock 200 --max-latency 2 --max-energy 3.5 --objective latency"
     others = "--strategy evolution --population 8 --generations 2 --log wandb"
+    # Earlier versions had no other reading of a rate than the accelerator's.
     for arguments in ("", "--space digits --fps 5 --fps 7.5", f"{newer} {others}"):
-        CliRunner().invoke(cli, ["search", *arguments.split()])
+        CliRunner().invoke(cli, ["search", "--fps-of", "accelerator", *arguments.split()])
     names = ("tiny-zcu102-69d5bb51", "digits-zcu102-e57dfd72", "tiny-zcu102-73a901db")
     assert found == [f"runs/search/{name}" for name in names]
+    CliRunner().invoke(cli, ["search"])
+    assert found[3] not in found[:3]
+
+
+def test_a_folder_of_an_earlier_version_goes_on_by_the_accelerators_rate_alone(tmp_path):
+    effort = {"population": 8, "generations": 2, "out": tmp_path}
+    result = search("digits", fps=60_000, fps_of="accelerator", **effort)
+    assert "fps_of" not in json.loads((tmp_path / "search.json").read_text())
+    with pytest.raises(SearchFolderError, match="fps_of: None there, 'board' now"):
+        search("digits", fps=19_000, **effort)
+    assert search("digits", fps=60_000, fps_of="accelerator", **effort).document == result.document
+
+
+#: Spaces and boards of drawn targets. Searches of the first two replay all networks that matter; those of the third,
+#: of networks of 224x224, only those next to the targets.
+DRAWN = [
+    ("digits", ("zcu102", "pynq-z2", "ultra96v2")),
+    ("fashion-mnist", ("ultra96v2", "kv260", "pynq-z2")),
+    ("tiny", ("zcu102", "kv260", "ultra96v2")),
+]
+
+
+def missed(number: int, fps_of: RatesOf, folder: Path) -> str:
+    """Searches for a target that is drawn between a board's slowest and fastest network; names a miss."""
+    rng = np.random.default_rng(number)
+    name, boards = DRAWN[number % len(DRAWN)]
+    space, board = Space.load(name), boards[rng.integers(len(boards))]
+    model = Modelled.of(space, board, fps_of=fps_of)
+    slowest = float(model.rates(model.table.slowest()[0][None])[0])
+    fps = float(rng.uniform(slowest, model.fastest_replayed()[1]))
+    out = folder / f"{number}-{fps_of}"
+    [target] = search(
+        space, board=board, fps=fps, fps_of=fps_of, population=16, generations=4, seed=number, out=out
+    ).targets
+    found = rates(Subnet.load(out / target.file), model.hardware)
+    assert (found.fps, found.accelerator_fps) == (target.replayed_fps_with_host, target.replayed_fps)
+    return "" if found.of(fps_of) >= fps else f"{name} on {board}: {found.of(fps_of)} of {fps} ({fps_of})"
+
+
+@pytest.mark.parametrize("fps_of", RATES_OF)
+def test_no_drawn_target_is_missed(tmp_path, fps_of):
+    assert not [miss for number in range(3) if (miss := missed(number, fps_of, tmp_path))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fps_of", RATES_OF)
+def test_none_of_twenty_drawn_targets_is_missed(tmp_path, fps_of):
+    assert not [miss for number in range(20) if (miss := missed(number, fps_of, tmp_path))]
+
+
+def test_a_rate_that_only_the_accelerator_alone_has_is_refused_with_both_rates():
+    with pytest.raises(
+        InfeasibleError, match=r"modelled at 6549\.3 FPS.*serves at most 6549\.3.*--fps-of accelerator"
+    ):
+        search("digits", board="pynq-z2", fps=20_000, population=8, generations=2)
+    with pytest.raises(InvalidValueError, match="fps_of is 'host'; it must be one of board, accelerator"):
+        search("digits", fps_of="host")

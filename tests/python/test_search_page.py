@@ -134,7 +134,7 @@ def test_the_board_changes_every_figure(browser, page, found):
     browser.choose("#board", other)
     assert shown(browser)["board"] == other
     assert rows(browser, 1) != before
-    fps = sorted((point.modelled[other].fps for point in found.front), reverse=True)
+    fps = sorted((point.modelled[other].fps_with_host for point in found.front), reverse=True)
     assert [float(value.replace(",", "")) for value in rows(browser, 1)] == pytest.approx(fps, rel=1e-2)
     assert "searched for zcu102" in text(browser, "#board-note")
     assert found.document["boards"][other]["label"] in text(browser, "#detail-title")
@@ -144,7 +144,7 @@ def test_a_target_filters_the_table_and_shows_its_subnet(browser, page, found):
     browser.open(page.as_uri())
     target = found.targets[-1]
     browser.choose("#target", browser.run("document.querySelector('#target option:last-child').value"))
-    reaching = [point for point in found.front if point.modelled["zcu102"].fps >= target.fps]
+    reaching = [point for point in found.front if point.modelled["zcu102"].fps_with_host >= target.fps]
     assert 0 < len(reaching) < len(found.front)
     assert len(rows(browser, 0)) == len(reaching)
     assert browser.run("document.querySelectorAll('#chart .point.out').length") == len(found.front) - len(
@@ -161,18 +161,18 @@ def test_columns_sort_both_ways(browser, page, found):
     browser.open(page.as_uri())
     scores = [f"{point.score:.4f}" for point in sorted(found.front, key=lambda point: point.score)]
     browser.click("th[data-key=score] button")
-    assert rows(browser, 3) == scores[::-1]
+    assert rows(browser, 4) == scores[::-1]
     assert (
         browser.run("document.querySelector('th[data-key=score]').getAttribute('aria-sort')") == "descending"
     )
     browser.click("th[data-key=score] button")
-    assert rows(browser, 3) == scores
+    assert rows(browser, 4) == scores
     assert browser.run("document.querySelector('th[data-key=fps]').getAttribute('aria-sort')") == "none"
 
 
 def test_keys_walk_along_the_front(browser, page, found):
     browser.open(page.as_uri())
-    order = sorted(found.front, key=lambda point: point.modelled["zcu102"].fps)
+    order = sorted(found.front, key=lambda point: point.modelled["zcu102"].fps_with_host)
     start = found.targets[0].point
     browser.run("document.querySelector('#chart .point.selected').focus()")
     browser.press("ArrowRight")
@@ -240,7 +240,7 @@ def test_the_chart_zooms_by_buttons_and_by_dragging_a_box(browser, page, found):
         })()"""
     )
     low, high, *_ = map(float, shown(browser)["zoom"].split("_"))
-    inside = [p for p in found.front if low <= p.modelled["zcu102"].fps <= high]
+    inside = [p for p in found.front if low <= p.modelled["zcu102"].fps_with_host <= high]
     assert browser.run(points) <= len(inside) < len(found.front)
 
 

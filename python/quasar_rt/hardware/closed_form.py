@@ -76,13 +76,11 @@ class Host:
     fps: float
     """Frames a second of all cores together."""
     gap_s: float
-    """Seconds of a frame between the end of a segment's reading and the start of the next one, all of them counted."""
+    """Seconds of a frame between the end of a segment's reading and the start of the next one."""
+    segment_s: float
+    """Seconds of one such gap."""
     source_pixels: int
     """Pixels of the encoded picture."""
-
-    def limit(self, fps: float) -> float:
-        """Returns the frames a second of an accelerator that this host serves, given those of the accelerator alone."""
-        return min(fps / (1.0 + fps * self.gap_s), self.fps)
 
 
 @dataclass(frozen=True)
@@ -107,6 +105,8 @@ class Estimate:
     vector_cycles: int
     transfer_cycles: int
     transfer_bytes: int
+    transfers: int
+    """Number of transfers of a frame."""
     latency_cycles: int
     """Cycles of one frame alone."""
     fps: float
@@ -121,7 +121,8 @@ class Estimate:
     gmac_s: float
     host: Host
     fps_with_host: float
-    """Frames a second of the accelerator with the gaps between segments, or of the processor if those are fewer."""
+    """Frames a second of the board: with the part of the gaps between segments that is not hidden, or those of the
+    processor if they are fewer."""
     latency_with_host_s: float
     host_bound: bool
     """True where the processor is slower than the accelerator."""

@@ -42,6 +42,7 @@ class Designs:
     DTYPE = np.dtype(
         [
             ("fps", np.float64),
+            ("fps_with_host", np.float64),
             ("latency_s", np.float64),
             ("energy_j", np.float64),
             ("fits", np.bool_),
@@ -82,18 +83,20 @@ class Designs:
         The GIL is released.
 
         Returns:
-            [n] records: ``fps`` (float64, the closed form's times the scale), ``latency_s`` of one frame alone,
-            ``energy_j`` of a frame (NaN where the board's file has no powers), ``fits`` (true if the buffers hold the
-            network within the limits) and the number of the configuration, ``design``.
+            [n] records: ``fps`` (float64, the closed form's times the scale), ``fps_with_host`` (the same of the board,
+            with its processor), ``latency_s`` of one frame alone, ``energy_j`` of a frame (NaN where the board's file
+            has no powers), ``fits`` (true if the buffers hold the network within the limits) and the number of the
+            configuration, ``design``.
 
         Raises:
             quasar_rt.InvalidValueError: a wrong shape or type, an index that its gene lacks, or no such configuration.
         """
-        fps, latency, energy, violation, number = self._inner.evaluate(
+        fps, with_host, latency, energy, violation, number = self._inner.evaluate(
             checked_genomes(genomes, self.space), design
         )
         costs = np.empty(len(fps), self.DTYPE)
-        costs["fps"], costs["latency_s"], costs["energy_j"] = fps, latency, energy
+        costs["fps"], costs["fps_with_host"] = fps, with_host
+        costs["latency_s"], costs["energy_j"] = latency, energy
         costs["fits"], costs["design"] = violation == 0, number
         return costs
 

@@ -26,10 +26,12 @@ from ..hardware import (
     Designs,
     Estimate,
     Hardware,
+    Rates,
+    RatesOf,
     Workload,
     board_names,
     estimate,
-    replay,
+    rates,
     replay_periods,
 )
 from ..space import Architecture, Space
@@ -75,16 +77,24 @@ def _design(board: str, space: str) -> Hardware:
 class Modelled:
     """A space on a board: on one hardware configuration, or each network on the one of several that suits it best.
 
-    Frame rates of one configuration are the closed form's. Those of several are the closed form's times
-    `Designs.scales`, so that they can be compared.
+    `closed`, `rates` and what goes by them are by one of the two readings of a frame rate. Frame rates of one
+    configuration are the closed form's. Those of several are the closed form's times `Designs.scales`, so that they can
+    be compared.
     """
 
     designs: Designs
-    replayed: dict[tuple[int, bytes], float] = field(default_factory=dict, compare=False, repr=False)
-    """Replayed rates by configuration and genome."""
+    fps_of: RatesOf = "board"
+    replayed: dict[tuple[int, bytes, RatesOf], float] = field(default_factory=dict, compare=False, repr=False)
+    """Replayed rates by configuration, genome and reading."""
 
     @classmethod
-    def of(cls, space: Space, board: str | None, file: str | os.PathLike[str] | None = None) -> Modelled:
+    def of(
+        cls,
+        space: Space,
+        board: str | None,
+        file: str | os.PathLike[str] | None = None,
+        fps_of: RatesOf = "board",
+    ) -> Modelled:
         """Reads the configuration in `file`; without a file, searches one for the space on the board.
 
         Raises:
@@ -95,12 +105,12 @@ class Modelled:
             hardware = _design(Board.load(board or DEFAULT_BOARD).to_toml(), space.to_toml())
         else:
             hardware = Hardware.load(file, None if board is None else _named(board, Path(file)))
-        return cls.on_one(space, hardware)
+        return cls.on_one(space, hardware, fps_of)
 
     @classmethod
-    def on_one(cls, space: Space, hardware: Hardware) -> Modelled:
+    def on_one(cls, space: Space, hardware: Hardware, fps_of: RatesOf) -> Modelled:
         """Returns the space on one configuration, without limits."""
-        return cls(Designs([CostTable(space, hardware)]))
+        return cls(Designs([CostTable(space, hardware)]), fps_of)
 
     @property
     def space(self) -> Space:
@@ -141,8 +151,13 @@ class Modelled:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def fps(self, genomes: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Returns modelled frames a second of canonical genomes."""
+        """Returns the accelerator's frames a second of canonical genomes, by the closed form."""
         return np.ascontiguousarray(self.designs.evaluate(genomes)["fps"])
+
+    def closed(self, genomes: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Returns frames a second of canonical genomes by the closed form."""
+        name = "fps_with_host" if self.fps_of == "board" else "fps"
+        return np.ascontiguousarray(self.designs.evaluate(genomes)[name])
 
     def fits(self, genomes: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Returns for canonical genomes whether a configuration holds them within the limits."""
@@ -154,29 +169,30 @@ class Modelled:
 
     def replayed_on(self, genomes: NDArray[np.uint8]) -> list[OnBoard]:
         """Returns modelled figures of canonical genomes, on their best configurations event by event."""
-        rates, numbers = self.replays(genomes)
+        numbers = self.replays(genomes)[1]
         costs = np.empty(len(genomes), self.designs.DTYPE)
+        fps, with_host = np.empty(len(genomes)), np.empty(len(genomes))
         for number in set(numbers.tolist()):
             chosen = numbers == number
             costs[chosen] = self.designs.evaluate(genomes[chosen], number)
-        hosts = [table.host for table in self.designs.tables]
+            fps[chosen] = self._replays_on(number, genomes[chosen], "accelerator")
+            with_host[chosen] = self._replays_on(number, genomes[chosen], "board")
         return [
-            on._replace(fps=fps, fps_with_host=hosts[on.configuration].limit(fps))
-            for on, fps in zip(self._figures(costs), rates.tolist(), strict=True)
+            on._replace(fps=alone, fps_with_host=board)
+            for on, alone, board in zip(self._figures(costs), fps.tolist(), with_host.tolist(), strict=True)
         ]
 
     def _figures(self, costs: NDArray[np.void]) -> list[OnBoard]:
-        hosts = [table.host for table in self.designs.tables]
         return [
             OnBoard(
                 fps,
                 1000 * latency,
-                hosts[number].limit(fps),
+                with_host,
                 fps / self.designs.scales[number],
                 None if math.isnan(energy) else 1000 * energy,
                 number,
             )
-            for fps, latency, energy, _, number in costs.tolist()
+            for fps, with_host, latency, energy, _, number in costs.tolist()
         ]
 
     def least(self, genomes: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -213,21 +229,16 @@ class Modelled:
         return standing + fps * (on.energy_mj / 1000 - standing / on.closed_fps)
 
     def fastest(self) -> tuple[NDArray[np.uint8], float]:
-        """Returns the network of most modelled frames a second, by the closed form, and its rate."""
+        """Returns the network of most frames a second of the accelerator, by the closed form, and its rate there."""
         return self.designs.fastest()
 
-    def slowest_fps(self) -> float:
-        """Returns the rate of the slowest network on the first configuration, by the closed form."""
-        return self.table.slowest()[1] * self.designs.scales[0]
-
     def lowest_rate(self, objective: Objective) -> float:
-        """Returns the lowest rate of a network on the first configuration, by the closed form."""
-        return self.slowest_fps() if objective == "fps" else self.table.lowest_rate(objective)
+        """Returns the accelerator's lowest rate of a network on the first configuration, by the closed form."""
+        return self.table.lowest_rate(objective) * (self.designs.scales[0] if objective == "fps" else 1)
 
-    def replayed_fps(self, network: Subnet | Workload, number: int = 0) -> float:
-        """Returns modelled frames a second on a configuration, event by event."""
-        hardware = self.configurations[number]
-        return hardware.clock_mhz * 1e6 / replay(network, hardware).period_cycles
+    def rates_of(self, network: Subnet | Workload, number: int = 0) -> Rates:
+        """Returns a network's modelled frames a second on a configuration, event by event."""
+        return rates(network, self.configurations[number])
 
     def rate(self, point: Point) -> float:
         """Returns a point's modelled frames a second, event by event; replays it once."""
@@ -244,19 +255,23 @@ class Modelled:
         off than the configurations are apart.
         """
         near = self._near(genomes)
-        keys = [genome.tobytes() for genome in genomes]
-        rates = np.zeros(near.shape)
-        for number, hardware in enumerate(self.configurations):
-            chosen = np.flatnonzero(near[number]).tolist()
-            new = list({keys[i]: i for i in chosen if (number, keys[i]) not in self.replayed}.values())
-            if new:
-                periods = replay_periods(self.space, genomes[new], hardware)
-                self.replayed.update(
-                    ((number, keys[i]), hardware.clock_mhz * 1e6 / period)
-                    for i, period in zip(new, periods.tolist(), strict=True)
-                )
-            rates[number, chosen] = [self.replayed[number, keys[i]] for i in chosen]
-        return rates.max(axis=0), rates.argmax(axis=0).astype(np.uint32)
+        found = np.zeros(near.shape)
+        for number, chosen in enumerate(near):
+            found[number, chosen] = self._replays_on(number, genomes[chosen], self.fps_of)
+        return found.max(axis=0), found.argmax(axis=0).astype(np.uint32)
+
+    def _replays_on(self, number: int, genomes: NDArray[np.uint8], fps_of: RatesOf) -> NDArray[np.float64]:
+        """Returns rates on one configuration, event by event; replays each genome once."""
+        keys = [(number, genome.tobytes(), fps_of) for genome in genomes]
+        new = {key: i for i, key in enumerate(keys) if key not in self.replayed}
+        if new:
+            table, of_board = self.designs.tables[number], fps_of == "board"
+            periods = replay_periods(self.space, genomes[list(new.values())], table.hardware, gaps=of_board)
+            found = table.hardware.clock_mhz * 1e6 / periods
+            if of_board:
+                found = np.minimum(found, table.host.fps)
+            self.replayed.update(zip(new, found.tolist(), strict=True))
+        return np.array([self.replayed[key] for key in keys])
 
     def _near(self, genomes: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Returns which configurations are tried for which genomes, bool [configurations, n]."""
@@ -295,7 +310,7 @@ class Modelled:
         Returns:
             indices by falling rate; None where replaying the closed form's front is too much work.
         """
-        closed = self.fps(genomes)
+        closed = self.closed(genomes)
         front = nondominated(list(zip(closed.tolist(), scores.tolist(), strict=True)))
         if max(len(front), FEWEST) > self.affordable:
             return None
@@ -341,40 +356,48 @@ class Modelled:
         return np.ascontiguousarray(near[quick][order])
 
     def closed_form_of(self, fps: float) -> float:
-        """Returns the closed form's rate of networks that have `fps` event by event, at most its fastest's.
+        """Returns the accelerator's rate, by the closed form, of networks that have `fps` event by event.
 
-        Networks that have about that rate and the best proxy scores are replayed. The search goes by the closed form;
-        with this rate as its target it looks where the target will be held.
+        Networks that have about that rate and the best proxy scores are replayed. The search goes by the closed form of
+        the accelerator; with this rate as its target it looks where the target will be held.
         """
         fastest = self.fastest()[1]
+        # Without replays, none of a gap is taken to be hidden: a rate that is a little too high holds the target.
+        rest = 1 / fps - (self.table.host.gap_s if self.fps_of == "board" else 0.0)
+        unknown = min(1 / rest, fastest) if rest > 0 else fastest
         if self.affordable < FEWEST:
-            return min(fps, fastest)
+            return unknown
         try:
             front = proxy_front(self.space, self.designs)
         except TooLargeError:
-            return min(fps, fastest)
-        held = np.flatnonzero(self.fits(front.genomes))  # The exact front leaves limits out.
-        if not len(held):
-            return min(fps, fastest)
-        nearest = held[np.argsort(np.abs(front.rates[held] - fps), kind="stable")[:NEAREST]]
-        off = self.rates(np.ascontiguousarray(front.genomes[nearest])) / front.rates[nearest]
-        return min(fps / float(np.median(off)), fastest)
+            return unknown
+        genomes = np.ascontiguousarray(
+            front.genomes[self.fits(front.genomes)]
+        )  # The exact front leaves limits out.
+        if not len(genomes):
+            return unknown
+        closed = self.closed(genomes)
+        nearest = np.argsort(np.abs(closed - fps), kind="stable")[:NEAREST]
+        wanted = fps / float(np.median(self.rates(np.ascontiguousarray(genomes[nearest])) / closed[nearest]))
+        reaching = self.fps(genomes[closed >= wanted])
+        return float(min(reaching.min(initial=fastest), fastest))
 
     def holding(self, points: Sequence[Point], fps: float) -> Iterator[Point]:
         """Yields the points that reach a rate event by event, the best score first.
 
-        The closed form shows which points are worth a replay: those that would reach the rate if it were as pessimistic
-        about them as it is about any of those next to the rate. On small networks that can be a quarter.
+        Where it is too much work to replay all points, the closed form shows which are worth it: those that would reach
+        the rate if it were as pessimistic about them as it is about any of those next to the rate.
         """
-
-        def closed(point: Point) -> float:
-            on = point.modelled[self.board]
-            return on.closed_fps * self.designs.scales[on.configuration]
-
-        nearest = sorted(points, key=lambda point: (abs(closed(point) - fps), point.id))[:NEAREST]
-        most = max((self.rate(point) / closed(point) for point in nearest), default=1.0)
-        for point in sorted(points, key=lambda point: (-point.score, point.id)):
-            if closed(point) * max(most, 1.0) * MARGIN >= fps and self.rate(point) >= fps:
+        order = sorted(points, key=lambda point: (-point.score, point.id))
+        genomes = np.array([point.genome for point in order], np.uint8)
+        worth = np.ones(len(order), np.bool_)
+        if len(order) > self.affordable:
+            closed = self.closed(genomes)
+            nearest = np.argsort(np.abs(closed - fps), kind="stable")[:NEAREST]
+            most = (self.rates(np.ascontiguousarray(genomes[nearest])) / closed[nearest]).max(initial=1.0)
+            worth = closed * most * MARGIN >= fps
+        for point, promising in zip(order, worth.tolist(), strict=True):
+            if promising and self.rate(point) >= fps:
                 yield point
 
     def estimate(self, architecture: Architecture, number: int = 0) -> Estimate:
@@ -411,14 +434,14 @@ def resources_of(hardware: Hardware) -> dict[str, dict[str, int]]:
     }
 
 
-def other_boards(space: Space, board: str) -> tuple[dict[str, Modelled], dict[str, str]]:
+def other_boards(modelled: Modelled) -> tuple[dict[str, Modelled], dict[str, str]]:
     """Returns every other shipped board that holds all networks of the space, and why each of the others does not."""
-    fits, left_out = {}, {}
+    fits, left_out, space = {}, {}, modelled.space
     largest = space.decode(space.largest)
     for name in board_names():
-        if name != board:
+        if name != modelled.board:
             try:
-                one = Modelled.of(space, name)
+                one = Modelled.of(space, name, fps_of=modelled.fps_of)
                 # A small board's configuration may fit the smaller networks only.
                 one.estimate(largest)
                 fits[name] = one

@@ -74,7 +74,7 @@ def explore(space: Space, board: str | None, options: Options, progress: Progres
     samples = [space.encode(space.sample(0, _SAMPLE_STREAM, k)) for k in range(SAMPLES)]
     genomes = np.unique(np.stack([*references, *samples]), axis=0)
     kept = _best_together(tables, scales, genomes, whole, options.configurations)
-    return Modelled(options.designs([tables[i] for i in kept], [scales[i] for i in kept]))
+    return Modelled(options.designs([tables[i] for i in kept], [scales[i] for i in kept]), options.fps_of)
 
 
 def _chosen(board: Board, target: Space | Workload, clock: float) -> Hardware | None:
@@ -149,13 +149,16 @@ def specialised(modelled: Modelled, genome: NDArray[np.uint8], options: Options)
             continue
         table = CostTable(modelled.space, hardware)
         scale = _scale(table, genome[None])
-        cost = options.designs([table], [scale]).evaluate(genome[None])[0]
-        if cost["fits"] and cost["fps"] > max(rate * (1 + SPECIAL_GAIN), best[0] if best else 0.0):
-            best = float(cost["fps"]), table, scale
+        one = Modelled(options.designs([table], [scale]), options.fps_of)
+        faster = float(one.rates(genome[None])[0]) if one.fits(genome[None])[0] else 0.0
+        if faster > max(rate * (1 + SPECIAL_GAIN), best[0] if best else 0.0):
+            best = faster, table, scale
     if best is None:
         return modelled
     designs, (_, table, scale) = modelled.designs, best
-    return Modelled(options.designs([*designs.tables, table], [*designs.scales, scale]), modelled.replayed)
+    return Modelled(
+        options.designs([*designs.tables, table], [*designs.scales, scale]), options.fps_of, modelled.replayed
+    )
 
 
 def configuration_for(modelled: Modelled, point: Point, fps: float, options: Options) -> Modelled:
@@ -173,7 +176,7 @@ def configuration_for(modelled: Modelled, point: Point, fps: float, options: Opt
         for clock in sorted(
             {hardware.clock_mhz, *(clock for clock in options.clocks if clock < hardware.clock_mhz)}
         ):
-            one = Modelled.on_one(modelled.space, hardware.with_clock(clock))
+            one = Modelled.on_one(modelled.space, hardware.with_clock(clock), options.fps_of)
             held = options.designs(one.designs.tables, one.designs.scales).evaluate(genome)["fits"][0]
             if held and float(one.rates(genome)[0]) >= fps:
                 power = one.power_w(one.on(genome)[0], fps)

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import InfeasibleError, InvalidValueError
 from ..files import file_name
+from ..hardware import Rates, Workload
 from ..subnet import Subnet
 from .boards import Modelled, Parts, resources_of
 from .configurations import configuration_for
@@ -75,7 +76,7 @@ def build_result(outcome: SearchOutcome, progress: Progress) -> SearchResult:
         "format": FORMAT,
         "quasar_rt": outcome.identity["quasar_rt"],
         "score": outcome.scoring._asdict(),
-        "settings": s.to_dict(),
+        "settings": {**s.to_dict(), "fps_of": s.options.fps_of},
         "space": {"name": space.name, "sha256": space.sha256, "toml": space.to_toml()},
         "supernet_sha256": outcome.identity.get("supernet_sha256"),
         "boards": {name: one.to_dict() for name, one in outcome.boards.items()},
@@ -87,6 +88,7 @@ def build_result(outcome: SearchOutcome, progress: Progress) -> SearchResult:
                 "file": t.file,
                 "modelled_fps": t.on.closed_fps,
                 "replayed_fps": t.replayed_fps,
+                "replayed_fps_with_host": t.replayed_fps_with_host,
                 "gap": t.gap,
                 "power_w": t.power_w,
                 **(_configuration(t) if s.options.explores else {}),
@@ -133,17 +135,27 @@ def _target(outcome: SearchOutcome, fps: float, name: str) -> Target:
         if s.options.explores:
             one = configuration_for(modelled, point, fps, s.options)
             on = one.on(np.array([point.genome], np.uint8))[0]
-        replayed = one.rate(point)
-        subnet = _subnet(outcome, point, fps, name, replayed, one, on)
-        # Sizes and rows of the file are those of the architecture, or the record would be wrong.
-        of_file = one.replayed_fps(Subnet.from_bytes(subnet.to_bytes()))
-        if of_file != replayed:
+        architecture = one.rates_of(Workload.of_architecture(one.space, point.architecture))
+        subnet = _subnet(outcome, point, fps, name, architecture, one, on)
+        # Sizes and rows of the file are those of the architecture, or the record would be wrong. Its pictures may be
+        # smaller than those that the space's are assumed to be.
+        of_file = one.rates_of(Subnet.from_bytes(subnet.to_bytes()))
+        if of_file.accelerator_fps != architecture.accelerator_fps or of_file.of(s.options.fps_of) < fps:
             raise InvalidValueError(
-                f"the subnet for {fps:g} FPS on {modelled.board} has {of_file:,.1f} FPS event by event, its "
-                f"architecture {replayed:,.1f}: this is a bug of the export"
+                f"the subnet for {fps:g} FPS on {modelled.board} has event by event {of_file}, its architecture "
+                f"{architecture}: this is a bug of the export"
             )
-        hardware = one.hardware if s.options.explores else None
-        return Target(fps, point, f"{name}.qvit", subnet, replayed, on, hardware, one.power_w(on, fps))
+        return Target(
+            fps,
+            point,
+            f"{name}.qvit",
+            subnet,
+            of_file.accelerator_fps,
+            of_file.fps,
+            on,
+            one.hardware if s.options.explores else None,
+            one.power_w(on, fps),
+        )
     raise InfeasibleError(
         f"no subnet that the search found for {fps:g} FPS on {modelled.board} has that rate event by event "
         f"(the fastest has {modelled.rate(outcome.front[0]):,.1f}): ask for less, or search with a larger population"
@@ -167,7 +179,7 @@ def _subnet(
     point: Point,
     fps: float,
     name: str,
-    replayed_fps: float,
+    replayed: Rates,
     modelled: Modelled,
     on: OnBoard,
 ) -> Subnet:
@@ -177,9 +189,11 @@ def _subnet(
         "board": modelled.board,
         "hardware": modelled.to_dict(),
         "target_fps": fps,
+        "fps_of": modelled.fps_of,
         "modelled": on._asdict(),
-        "replayed_fps": replayed_fps,
-        "gap": replayed_fps / on.closed_fps - 1,
+        "replayed_fps": replayed.accelerator_fps,
+        "replayed_fps_with_host": replayed.fps,
+        "gap": replayed.accelerator_fps / on.closed_fps - 1,
         "genome": list(point.genome),
         "architecture": point.architecture.to_dict(),
         "score": point.score,
@@ -225,7 +239,7 @@ def _cloud(outcome: SearchOutcome) -> Cloud:
     return {
         "score": [float(f"{score:.6g}") for score in outcome.scored.scores[shown]],
         "fps": {
-            name: [float(f"{fps:.6g}") for fps in one.fps(genomes)] for name, one in outcome.boards.items()
+            name: [float(f"{fps:.6g}") for fps in one.closed(genomes)] for name, one in outcome.boards.items()
         },
     }
 

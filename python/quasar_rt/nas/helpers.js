@@ -51,3 +51,7 @@ function design(hardware) {
 }
 const energy = (f) => f.energy_mj === null || f.energy_mj === undefined ? "\u2013" : f.energy_mj < 1 ? f.energy_mj.toPrecision(3) : digits(f.energy_mj, 2);
 const share = (use) => percent(use.used / use.available, 0);
+// The two readings of a frame rate: that of the targets, and the other one.
+const ofAccelerator = doc.settings.fps_of === "accelerator";
+const [targetsFps, otherFps] = ofAccelerator ? ["fps", "fps_with_host"] : ["fps_with_host", "fps"];
+const readings = {fps: "FPS, accelerator alone", fps_with_host: "FPS with the processor"};

@@ -15,12 +15,13 @@ _STRATEGIES = {"guided": "Guided search", "evolution": "NSGA-II"}
 
 def notes(settings: Settings, modelled: Modelled, scoring: Scoring, record: Record) -> tuple[str, ...]:
     """Returns the notes of the page and of ``quasar-rt search``, a sentence or a few each."""
-    s, o, host = settings, settings.options, modelled.table.host
+    s, o = settings, settings.options
     lines = [
         f"{_STRATEGIES[o.strategy]}, population {s.population}, {s.generations} generations, seed {o.seed}: "
         f"{record.scored:,} subnets of the space {modelled.space.name} were scored; their frame rates are modelled "
         f"for {modelled.label}. A target's subnet is, of those that reach it event by event, the one with the best "
-        "score."
+        "score.",
+        _reading(s, modelled),
     ]
     if o.explores:
         lines.append(_configurations(s, modelled))
@@ -32,17 +33,31 @@ def notes(settings: Settings, modelled: Modelled, scoring: Scoring, record: Reco
             lines.append(f"{name} at most {limit:g} {unit}.")
     lines.append(_yardstick(record))
     lines += [_objective(name, record) for name in s.objectives]
-    if host.fps < s.fps[-1]:
-        lines.append(
-            f"The board's processor is modelled at {host.fps:,.0f} frames a second where it decodes and resizes "
-            f"pictures of {host.source_pixels:,} pixels; targets beyond that need frames that come ready."
-        )
     lines += [f"No figures for {name}: {reason}." for name, reason in record.boards_left_out.items()]
     if record.images is None:
         lines.append(f"Scores are a {scoring.label}, made from the architecture alone; weights are random.")
     else:
         lines += _supernet(record.images, record)
     return tuple(lines)
+
+
+def _reading(s: Settings, modelled: Modelled) -> str:
+    """Returns what a target's rate is of."""
+    host = modelled.table.host
+    most = (
+        f"{host.fps:,.0f} that the board's processor decodes, resizes and submits (pictures of {host.source_pixels:,} "
+        "pixels)"
+    )
+    if s.options.fps_of == "board":
+        return (
+            "A target is a rate of the board: with the gaps in which its processor starts segments, and at most the "
+            f"{most}. The accelerator's own rate stands next to it."
+        )
+    beyond = "; targets beyond that need frames that come ready" if host.fps < s.fps[-1] else ""
+    return (
+        "A target is a rate of the accelerator alone. The board's rate stands next to it: with the gaps in which its "
+        f"processor starts segments, and at most the {most}{beyond}."
+    )
 
 
 def _configurations(s: Settings, modelled: Modelled) -> str:

@@ -13,7 +13,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from ..errors import InvalidValueError
-from ..hardware import CostTable, Designs
+from ..hardware import RATES_OF, CostTable, Designs, RatesOf
 from ..options import DATA, StrPath, about, described, option
 from ..space import Space
 from ..tracking import TRACKERS
@@ -171,6 +171,16 @@ class Options:
         saved="clocks_mhz",
         newer=True,
     )
+    fps_of: RatesOf = option(
+        "board",
+        "what a frame rate is of. board: what a user gets, with the gaps in which the board's processor starts "
+        "segments, and at most the frames that it decodes and submits; accelerator: of the accelerator alone.",
+        "--fps-of",
+        choices=RATES_OF,
+        saved="fps_of",
+        newer=True,
+        older="accelerator",
+    )
     max_latency_ms: float | None = option(
         None,
         "milliseconds that one frame alone may take, modelled.",
@@ -197,6 +207,8 @@ class Options:
     )
 
     def __post_init__(self) -> None:
+        if self.fps_of not in RATES_OF:
+            raise InvalidValueError(f"fps_of is {self.fps_of!r}; it must be one of {', '.join(RATES_OF)}")
         for one, details in about(type(self)):
             value = getattr(self, one.name)
             # Numbers without a default are checked where it is known.

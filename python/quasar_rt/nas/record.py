@@ -74,7 +74,8 @@ class Correlation:
 class Yardstick:
     """The area that the front dominates, next to the area of the best front; above the reference, (rate, score).
 
-    The rate is in the unit of the objective (`quasar_rt.nas.objectives.Objective`).
+    The rate is in the unit of the objective (`quasar_rt.nas.objectives.Objective`), a frame rate that of the
+    accelerator by the closed form.
     """
 
     kind: str
@@ -92,7 +93,7 @@ class Yardstick:
     subnets: int
     """Networks of the best front."""
     front: list[tuple[float, float]]
-    """(rate, score) of some of them, evenly along the front."""
+    """(rate, score) of some of them, evenly along the front; a frame rate is of the reading of the targets."""
 
 
 @dataclass

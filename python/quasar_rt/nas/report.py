@@ -148,7 +148,8 @@ def draw(document: Mapping[str, Any], cloud: Cloud) -> bytes:
         zorder=1,
         label=f"all {document['search']['scored']:,} scored subnets",
     )
-    fps = [point["modelled"][board]["fps"] for point in front]
+    rate = _rate(document)
+    fps = [point["modelled"][board][rate] for point in front]
     scores = [scale * point["score"] for point in front]
     order = sorted(range(len(front)), key=fps.__getitem__)
     axes.step(
@@ -165,7 +166,7 @@ def draw(document: Mapping[str, Any], cloud: Cloud) -> bytes:
     scored = [point for point in front if point["integer"]]
     if scored:
         axes.scatter(
-            [point["modelled"][board]["fps"] for point in scored],
+            [point["modelled"][board][rate] for point in scored],
             [100 * point["integer"]["top1"] for point in scored],
             marker="x",
             s=36,
@@ -175,7 +176,8 @@ def draw(document: Mapping[str, Any], cloud: Cloud) -> bytes:
         )
     _draw_targets(axes, document, scale)
     axes.xaxis.set_major_formatter("{x:,g}")
-    axes.set_xlabel(f"modelled FPS ({document['boards'][board]['label']})")
+    of = "accelerator alone" if rate == "fps" else "with the processor"
+    axes.set_xlabel(f"modelled FPS, {of} ({document['boards'][board]['label']})")
     axes.set_ylabel(score["label"] + (", %" if score["accuracy"] else ""))
     axes.set_title(
         f"Space {document['space']['name']}, seed {document['settings']['seed']}",
@@ -188,6 +190,11 @@ def draw(document: Mapping[str, Any], cloud: Cloud) -> bytes:
     # Without the software's version the same search gives the same bytes.
     figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _rate(document: Mapping[str, Any]) -> str:
+    """Returns the figure of a network that the targets are compared with."""
+    return "fps" if document["settings"]["fps_of"] == "accelerator" else "fps_with_host"
 
 
 def _draw_targets(axes: Any, document: Mapping[str, Any], scale: float) -> None:
@@ -213,7 +220,7 @@ def _draw_targets(axes: Any, document: Mapping[str, Any], scale: float) -> None:
         )
         chosen = front[target["point"]]
         axes.scatter(
-            [chosen["modelled"][board]["fps"]],
+            [chosen["modelled"][board][_rate(document)]],
             [scale * chosen["score"]],
             s=110,
             facecolors="none",

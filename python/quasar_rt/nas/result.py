@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files import make_folder, write_bytes, write_text
-from ..hardware import Hardware
+from ..hardware import Hardware, RatesOf
 from ..space import Architecture, Space
 from ..subnet import Subnet
 from . import report
@@ -46,17 +46,23 @@ class OnBoard(NamedTuple):
     """A subnet on a board, modelled."""
 
     fps: float
-    """Frames a second of the accelerator: event by event where the front was replayed, else in the closed form."""
+    """Frames a second of the accelerator alone: event by event where the front was replayed, else in the closed
+    form."""
     latency_ms: float
     """The latency of one frame alone on the accelerator."""
     fps_with_host: float
-    """Frames a second where the board's processor decodes and resizes pictures: at most `fps`."""
+    """Frames a second of the board, likewise: with the gaps in which its processor starts segments, and at most those
+    that the processor decodes and resizes."""
     closed_fps: float
     """Frames a second of the accelerator in the closed form, by which the search goes."""
     energy_mj: float | None = None
     """Millijoules of a frame at the full rate, by the powers that the board's file assumes; None where it has none."""
     configuration: int = 0
     """The number of the board's configuration."""
+
+    def rate(self, fps_of: RatesOf) -> float:
+        """Returns the frames a second by one of the two readings."""
+        return self.fps_with_host if fps_of == "board" else self.fps
 
 
 class Integer(NamedTuple):
@@ -113,6 +119,8 @@ class Point:
 class Target(NamedTuple):
     """A target frame rate and its subnet: the one with the best score among those that reach the rate event by event.
 
+    The rate is that of the board or of the accelerator alone, as the search's option `fps_of` has it.
+
     Its rate in the closed form, by which the search goes, can be a little below the target or far above it.
     """
 
@@ -122,7 +130,9 @@ class Target(NamedTuple):
     """The subnet's file in the search's folder."""
     subnet: Subnet
     replayed_fps: float
-    """Frames a second of the file's own rows, event by event (`quasar_rt.hardware.replay`)."""
+    """Frames a second of the accelerator alone for the file's own rows, event by event (`quasar_rt.hardware.rates`)."""
+    replayed_fps_with_host: float
+    """Frames a second of the board, likewise."""
     on: OnBoard
     """The subnet's figures on its configuration."""
     hardware: Hardware | None = None
@@ -132,7 +142,7 @@ class Target(NamedTuple):
 
     @property
     def gap(self) -> float:
-        """The event model's rate over the closed form's, minus 1."""
+        """The event model's rate of the accelerator over the closed form's, minus 1."""
         return self.replayed_fps / self.on.closed_fps - 1
 
     @property
@@ -145,7 +155,7 @@ class Target(NamedTuple):
 class SearchResult:
     """The front and the chosen subnets; ``Engine(result.subnets[250])`` runs one.
 
-    `document` is front.json; `front` is sorted by falling modelled FPS.
+    `document` is front.json; `front` is sorted by falling modelled FPS, by the reading of the search's targets.
     """
 
     board: str

@@ -39,7 +39,7 @@ from .nsga2 import Candidates, Search
 from .options import DEFAULT_SPACE, Options, SearchOptions
 from .record import PredictorFit, Record, Round
 from .report import fronts, nondominated
-from .result import Point, SearchResult
+from .result import OnBoard, Point, SearchResult
 from .scorer import Progress, Proxy, Scorer, scores_of
 from .settings import Settings
 from .yardstick import measure
@@ -108,6 +108,17 @@ def opened(options: Options) -> Iterator[tuple[Space, Supernet | None]]:
             source.close()
 
 
+def _other_reading(modelled: Modelled, on: OnBoard) -> str:
+    """Returns what a frame rate is of, and the rate by the other reading, in words."""
+    if modelled.fps_of == "accelerator":
+        return f"of the accelerator alone ({on.fps_with_host:.1f} with the board's processor)"
+    host = modelled.designs.tables[on.configuration].host.fps
+    return (
+        f"with the board's processor, which serves at most {host:.1f}; its accelerator alone makes {on.fps:.1f}, a "
+        "target of --fps-of accelerator"
+    )
+
+
 @dataclass
 class Run:
     """Holds the inputs of one search and runs its steps."""
@@ -147,8 +158,8 @@ class Run:
         if options.explores:
             modelled = explore(space, board, options, progress)
         else:
-            one = Modelled.of(space, board, hardware)
-            modelled = Modelled(options.designs(one.designs.tables, one.designs.scales))
+            one = Modelled.of(space, board, hardware, options.fps_of)
+            modelled = Modelled(options.designs(one.designs.tables, one.designs.scales), options.fps_of)
         settings = Settings.of(options, modelled, "proxy" if supernet is None else "supernet")
         return cls(space, modelled, settings, supernet, progress)
 
@@ -210,7 +221,7 @@ class Run:
         record.predictor = self.predictor_fit(self.loop)
         record.yardstick, record.no_yardstick = measure(self.loop, self.modelled, scorer.kind, scored)
         self.measure_objectives(record, scorer.kind, scored)
-        others, record.boards_left_out = other_boards(self.space, self.modelled.board)
+        others, record.boards_left_out = other_boards(self.modelled)
         boards = {self.modelled.board: self.modelled, **others}
         front = self.front(survivors, boards)
         if self.supernet is not None:
@@ -268,7 +279,7 @@ class Run:
         for round_ in range(SPECIAL_ROUNDS):
             before = len(self.modelled.designs)
             for number, fps in enumerate(s.fps):
-                reached = np.flatnonzero(scored.fps >= fps)
+                reached = np.flatnonzero(self.modelled.closed(scored.genomes) >= fps)
                 if len(reached):
                     genome = scored.genomes[reached[scored.scores[reached].argmax()]]
                     self.modelled = specialised(self.modelled, genome, s.options)
@@ -287,14 +298,15 @@ class Run:
             the network that is fastest event by event, where a target comes close to it; the search scores it in any
             case.
         """
-        most = self.settings.fps[-1]
-        if most < NEAR_FASTEST * self.modelled.fastest()[1]:
+        most, modelled = self.settings.fps[-1], self.modelled
+        if most < NEAR_FASTEST * modelled.closed(modelled.fastest()[0][None])[0]:
             return None
-        genome, fastest = self.modelled.fastest_replayed()
+        genome, fastest = modelled.fastest_replayed()
         if most > fastest:
+            [on] = modelled.replayed_on(genome[None])
             raise InfeasibleError(
-                f"no network of this space reaches {most:.15g} FPS on {self.modelled.board}: the fastest one is "
-                f"modelled at {fastest:.1f} FPS, event by event"
+                f"no network of this space reaches {most:.15g} FPS on {modelled.board}: the fastest one is modelled "
+                f"at {fastest:.1f} FPS, event by event, {_other_reading(modelled, on)}"
             )
         return genome
 
@@ -373,7 +385,12 @@ class Run:
     def track_targets(self, result: SearchResult) -> None:
         """Logs what was found for each target."""
         for number, target in enumerate(result.targets, 1):
-            values = {"target_fps": target.fps, "fps": target.replayed_fps, "score": target.point.score}
+            values = {
+                "target_fps": target.fps,
+                "fps": target.replayed_fps,
+                "fps_with_host": target.replayed_fps_with_host,
+                "score": target.point.score,
+            }
             if target.point.integer is not None:
                 values["integer_top1"] = target.point.integer.top1
             self.log("search/target", number, values)
@@ -417,7 +434,13 @@ class Run:
         """Returns the networks that no other one beats, by falling FPS: event by event, if that is affordable."""
         replayed = self.modelled.replayed_front(networks.genomes, networks.scores)
         order = (
-            nondominated(list(zip(networks.fps.tolist(), networks.scores.tolist(), strict=True)))
+            nondominated(
+                list(
+                    zip(
+                        self.modelled.closed(networks.genomes).tolist(), networks.scores.tolist(), strict=True
+                    )
+                )
+            )
             if replayed is None
             else replayed
         )

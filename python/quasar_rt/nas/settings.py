@@ -30,7 +30,7 @@ class Settings:
     options: Options
     board: str
     fps: list[float]
-    """Targets in modelled frames a second, rising."""
+    """Targets in modelled frames a second, rising: of the board or of the accelerator alone (`Options.fps_of`)."""
     population: int
     generations: int
 
@@ -62,11 +62,11 @@ class Settings:
         return tuple(self.options.objectives)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the settings for search.json and front.json, without those newer ones that have their defaults."""
+        """Returns the settings for search.json and front.json, as `quasar_rt.options.About.recorded` has them."""
         found: dict[str, Any] = {"board": self.board}
         for one, details in about(type(self.options)):
             value = getattr(self if hasattr(self, one.name) else self.options, one.name)
-            if details.saved and not (details.newer and value == one.default):
+            if details.saved and details.recorded(value, one.default):
                 found[details.saved] = value
         return found
 
@@ -78,7 +78,7 @@ def frame_rates(fps: float | Iterable[float] | None, modelled: Modelled) -> list
         quasar_rt.InvalidValueError: not positive numbers, or none of them.
     """
     if fps is None:
-        slow, quick = modelled.slowest_fps(), modelled.fastest()[1]
+        slow, quick = modelled.closed(np.stack([modelled.table.slowest()[0], modelled.fastest()[0]])).tolist()
         return sorted({_two_digits(slow + share * (quick - slow)) for share in DEFAULT_TARGETS})
     try:
         given = [float(value) for value in cast(Iterable[float], [fps] if np.isscalar(fps) else fps)]

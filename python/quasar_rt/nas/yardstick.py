@@ -65,5 +65,7 @@ def measure(
         higher = np.column_stack([best.rates, best.scores + report.rmse])
         low = found / hypervolume(higher, reference)
     some = np.unique(np.linspace(0, len(best) - 1, min(len(best), POINTS)).round().astype(int))
-    front = [(float(best.rates[i]), float(best.scores[i])) for i in some]
+    # Drawn next to the targets, it has their reading of a frame rate.
+    shown = modelled.closed(best.genomes[some]) if objective == "fps" else best.rates[some]
+    front = list(zip(shown.tolist(), best.scores[some].tolist(), strict=True))
     return Yardstick(name, reference, found, area, found / area, low, len(best), front), None

@@ -19,6 +19,8 @@ pub struct Cost {
     pub latency_cycles: u64,
     /// Cycles that all transfers of a frame take.
     pub transfer_cycles: u64,
+    /// Number of these transfers.
+    pub transfers: u64,
     /// Row-pair products of the array.
     pub slot_macs: u64,
     /// True if the buffers hold the candidate.
@@ -34,6 +36,7 @@ impl Cost {
             period_cycles: totals.period(),
             latency_cycles: totals.alone(),
             transfer_cycles: totals.transfer,
+            transfers: totals.transfers,
             slot_macs: totals.slot_macs,
             fits,
         }

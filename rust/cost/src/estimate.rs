@@ -5,7 +5,8 @@
 use quasar_core::error::Result;
 use quasar_hardware::boards::Amounts;
 use quasar_hardware::configuration::Hardware;
-use quasar_hardware::declared::COMMAND_BYTES;
+use quasar_hardware::declared::{COMMAND_BYTES, TRANSFERS_AHEAD};
+use quasar_hardware::design::LOAD_COMMANDS;
 use quasar_hardware::workload::{BlockWork, RowWidths, Setting, Workload};
 use serde::Serialize;
 
@@ -13,6 +14,9 @@ use crate::candidate::Cost;
 use crate::cycles::{End, Model, Phase, Stage, Totals};
 use crate::energy::EnergyModel;
 use crate::resources::Resources;
+
+/// Transfers that load has to do, at most, when fetch has read a segment.
+const READ_AHEAD: u64 = LOAD_COMMANDS as u64 + TRANSFERS_AHEAD;
 
 /// The bottleneck of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -87,9 +91,10 @@ pub struct HostEstimate {
     /// Frames a second on all cores.
     pub fps: f64,
     /// Seconds of a frame between the end of a segment's reading and the start of the next one. The
-    /// units stand still for a part of that time. Only the event-driven model knows that part; this
-    /// one counts all of it.
+    /// units stand still for a part of that time ([`Self::limit`]).
     pub gap_s: f64,
+    /// Seconds of one such gap.
+    pub segment_s: f64,
     /// Pixels of the picture that is decoded.
     pub source_pixels: u64,
 }
@@ -121,6 +126,8 @@ pub struct Estimate {
     pub transfer_cycles: u64,
     /// Bytes of all transfers.
     pub transfer_bytes: u64,
+    /// Number of all transfers.
+    pub transfers: u64,
     /// Cycles of one frame alone.
     pub latency_cycles: u64,
     /// Frames a second of the accelerator.
@@ -156,9 +163,17 @@ pub struct Estimate {
 
 impl HostEstimate {
     /// Returns the frames a second of an accelerator that this host serves, given those of the
-    /// accelerator alone.
-    pub fn limit(&self, fps: f64) -> f64 {
-        (fps / (1.0 + fps * self.gap_s)).min(self.fps)
+    /// accelerator alone and the transfers of a frame.
+    ///
+    /// When fetch has read a segment, load has up to [`READ_AHEAD`] transfers to do, and the units
+    /// have the work that waits for these. That hides as much of the gap: about these transfers'
+    /// share of a frame's time. With one frame in flight, the gap before a frame is not hidden,
+    /// since the frame starts on an empty accelerator.
+    pub fn limit(&self, fps: f64, transfers: u64) -> f64 {
+        let period_s = 1.0 / fps;
+        let ahead_s = period_s * (READ_AHEAD as f64 / transfers as f64).min(1.0);
+        let exposed_s = self.gap_s - ahead_s.min(self.segment_s);
+        (1.0 / (period_s + exposed_s)).min(self.fps)
     }
 }
 
@@ -174,6 +189,7 @@ pub fn host_estimate(hardware: &Hardware, setting: &Setting) -> HostEstimate {
     let submit_s = (setting.patches * setting.patch_len) as f64 * host.patch_ns_per_value * 1e-9
         + host.frame_us * 1e-6;
     let seconds = decode_s + resize_s + submit_s;
+    let segment_s = host.segment_us * 1e-6;
     HostEstimate {
         seconds,
         decode_s,
@@ -181,7 +197,8 @@ pub fn host_estimate(hardware: &Hardware, setting: &Setting) -> HostEstimate {
         submit_s,
         fps: host.cores as f64 / seconds,
         // A frame has two segments, each of them shared by two frames if so many are in flight.
-        gap_s: 2.0 / hardware.configuration().frames as f64 * host.segment_us * 1e-6,
+        gap_s: 2.0 / hardware.configuration().frames as f64 * segment_s,
+        segment_s,
         source_pixels: setting.source_pixels,
     }
 }
@@ -213,6 +230,7 @@ pub fn estimate(workload: &Workload, hardware: &Hardware) -> Result<Estimate> {
     let totals = totals(workload, &model);
     let cost = Cost::new(&totals, hardware.clock_hz(), true);
     let host = host_estimate(hardware, &workload.setting);
+    let fps_with_host = host.limit(cost.fps, cost.transfers);
     let (configuration, macs) = (hardware.configuration(), workload.macs());
     let peak = peak(hardware) * totals.period() as f64;
     let slot_macs = layers
@@ -229,6 +247,7 @@ pub fn estimate(workload: &Workload, hardware: &Hardware) -> Result<Estimate> {
         array_cycles: layers.iter().map(|l| l.cycles).sum(),
         vector_cycles: vector.iter().map(|v| v.cycles).sum(),
         transfer_cycles: totals.transfer,
+        transfers: totals.transfers,
         transfer_bytes: side_bytes + layers.iter().map(|l| l.bytes).sum::<u64>(),
         latency_cycles: cost.latency_cycles,
         fps: cost.fps,
@@ -237,9 +256,9 @@ pub fn estimate(workload: &Workload, hardware: &Hardware) -> Result<Estimate> {
         share: slot_macs / peak,
         macs,
         gmac_s: macs as f64 * cost.fps / 1e9,
-        fps_with_host: host.limit(cost.fps),
+        fps_with_host,
         latency_with_host_s: cost.latency_s + host.seconds,
-        host_bound: host.fps <= host.limit(cost.fps),
+        host_bound: host.fps <= fps_with_host,
         host,
         board_resources: hardware.board().resources,
         board_usable: hardware.board().usable(),

@@ -279,6 +279,7 @@ impl Search<'_> {
                         interval: count * one.interval,
                         latency: count * one.latency,
                         transfer: count * one.transfer,
+                        transfers: count * one.transfers,
                         slot_macs: count * one.slot_macs,
                     });
                 }

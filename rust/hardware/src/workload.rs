@@ -177,7 +177,9 @@ impl Workload {
             }
         });
         let pixels = config.image.height * config.image.width;
-        let resized = config.preprocess.resize.mode != ResizeMode::None;
+        // Smaller pictures count as the network's own size, and are copied.
+        let resized =
+            config.preprocess.resize.mode != ResizeMode::None && pixels >= SMALLEST_RESIZED;
         Self {
             name: config.name.clone(),
             setting: Setting {
@@ -187,7 +189,7 @@ impl Workload {
                 classes: config.outputs() as u64,
                 pool: config.pool,
                 source_pixels: if resized {
-                    source_pixels(pixels)
+                    SOURCE_PIXELS
                 } else {
                     pixels as u64
                 },

@@ -26,8 +26,10 @@ type Costs<'py> = (
     Bound<'py, PyArray1<f64>>,
     Bound<'py, PyArray1<bool>>,
 );
-/// fps, latency in seconds, joules of a frame, violation, the configuration's number.
+/// fps without and with the host, latency in seconds, joules of a frame, violation, the
+/// configuration's number.
 type OnDesigns<'py> = (
+    Bound<'py, PyArray1<f64>>,
     Bound<'py, PyArray1<f64>>,
     Bound<'py, PyArray1<f64>>,
     Bound<'py, PyArray1<f64>>,
@@ -414,6 +416,7 @@ impl Designs {
         let numbers: Vec<u32> = found.iter().map(|on| on.design as u32).collect();
         Ok((
             column(|on| on.fps),
+            column(|on| on.fps_with_host),
             column(|on| on.latency_s),
             column(|on| on.energy_j.unwrap_or(f64::NAN)),
             column(|on| on.violation),

@@ -34,6 +34,10 @@ pub struct OnDesign {
     pub design: usize,
     /// Frames a second: the closed form's times [`Design::scale`].
     pub fps: f64,
+    /// The same of the board, with its processor ([`HostEstimate::limit`]).
+    ///
+    /// [`HostEstimate::limit`]: quasar_cost::estimate::HostEstimate::limit
+    pub fps_with_host: f64,
     /// Seconds of one frame alone, in the closed form.
     pub latency_s: f64,
     /// Joules of a frame, if the board's file has powers.
@@ -148,9 +152,11 @@ impl Designs {
             (Some(value), Some(limit)) => (value / limit - 1.0).max(0.0),
             _ => 0.0,
         };
+        let fps = cost.fps * scale;
         OnDesign {
             design: number,
-            fps: cost.fps * scale,
+            fps,
+            fps_with_host: table.host().limit(fps, cost.transfers),
             latency_s: cost.latency_s,
             energy_j,
             violation: blocks

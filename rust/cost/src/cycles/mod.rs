@@ -67,6 +67,8 @@ pub struct Stage {
     pub bytes: u64,
     /// Cycles of these transfers.
     pub load: u64,
+    /// Number of these transfers.
+    pub transfers: u64,
 }
 
 impl Stage {
@@ -90,6 +92,7 @@ impl Stage {
         self.passes = self.passes.max(other.passes);
         self.bytes += other.bytes;
         self.load += other.load;
+        self.transfers += other.transfers;
     }
 }
 
@@ -112,6 +115,8 @@ pub struct Side {
     pub given: u64,
     /// Cycles that the load kernel takes to receive them.
     pub taken: u64,
+    /// Their number.
+    pub transfers: u64,
 }
 
 impl Side {
@@ -119,6 +124,7 @@ impl Side {
         self.bytes += other.bytes;
         self.given += other.given;
         self.taken += other.taken;
+        self.transfers += other.transfers;
     }
 
     /// Returns the cycles of the transfers. The two counts overlap: the ports hold memory's data
@@ -224,6 +230,7 @@ impl<'a> Model<'a> {
             bytes,
             given: (bytes as f64 / self.bytes_per_cycle).ceil() as u64,
             taken: beats + COMMAND_GAP,
+            transfers: 1,
         }
     }
 

@@ -229,6 +229,7 @@ impl Model<'_> {
         load.add(self.side(rows * ROW_BYTES));
         stage.bytes += count * load.bytes;
         stage.load += count * load.cycles();
+        stage.transfers += count * load.transfers;
         let beats = bytes.max(rows * ROW_BYTES).div_ceil(self.beat_bytes);
         let queued = load.cycles() * BEATS_AHEAD / beats;
         // The ports hold what memory gave, but load takes no more than a beat a cycle.

@@ -31,6 +31,8 @@ pub struct Totals {
     pub latency: u64,
     /// Cycles that all transfers of a frame take.
     pub transfer: u64,
+    /// Number of these transfers.
+    pub transfers: u64,
     /// Row-pair products of the array.
     pub slot_macs: u64,
 }
@@ -41,6 +43,7 @@ impl Totals {
         self.interval += other.interval;
         self.latency += other.latency;
         self.transfer += other.transfer;
+        self.transfers += other.transfers;
         self.slot_macs += other.slot_macs;
     }
 
@@ -113,6 +116,7 @@ impl Model<'_> {
             },
             latency: alone,
             transfer: 0,
+            transfers: 0,
             slot_macs: 0,
         }
     }
@@ -121,6 +125,7 @@ impl Model<'_> {
     pub fn attention_totals(&self, half: &AttentionHalf) -> Totals {
         Totals {
             transfer: half.qkv.load + half.proj.load + half.side.cycles(),
+            transfers: half.qkv.transfers + half.proj.transfers + half.side.transfers,
             slot_macs: [half.qkv, half.scores, half.context, half.proj]
                 .iter()
                 .map(|stage| stage.slot_macs)
@@ -133,6 +138,7 @@ impl Model<'_> {
     pub fn mlp_totals(&self, half: &MlpHalf) -> Totals {
         Totals {
             transfer: half.fc1.load + half.fc2.load + half.side.cycles(),
+            transfers: half.fc1.transfers + half.fc2.transfers + half.side.transfers,
             slot_macs: half.fc1.slot_macs + half.fc2.slot_macs,
             ..self.totals(&half.phase())
         }
@@ -168,6 +174,7 @@ impl Model<'_> {
     pub fn end_totals(&self, end: &End) -> Totals {
         let mut totals = self.totals(&end.phase());
         totals.transfer = end.stage.load + end.side.cycles();
+        totals.transfers = end.stage.transfers + end.side.transfers;
         totals.slot_macs = end.stage.slot_macs;
         totals.latency = totals.latency + end.exposed_alone + end.tail - end.stage.hidden;
         // The chain of a frame has the wait for its first data, too.

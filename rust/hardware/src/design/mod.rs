@@ -17,7 +17,7 @@ pub use counters::{CountedUnit, Counter, MainInput};
 pub use counters_cell::counters_cell;
 pub use memories::{max_embed, memories, Memory, Place, PORTS_OF_COMMANDS, PORT_BRAM18};
 pub use multipliers::{multipliers, Multiplier};
-pub use queues::{Item, Queue, COMMAND_BITS, QUEUES};
+pub use queues::{Item, Queue, COMMAND_BITS, LOAD_COMMANDS, QUEUES};
 pub use ram::{Family, Ram, RamCount};
 
 use std::fmt::Write;

@@ -131,10 +131,19 @@ impl Queue {
     }
 }
 
+/// Commands that load's queue holds.
+pub const LOAD_COMMANDS: usize = 32;
+
 /// All queues. The schedule check and the simulation hold command lists to these depths, and the
 /// block design builds them.
 pub const QUEUES: &[Queue] = &[
-    queue("load_commands", "fetch", "load", 32, Item::Command),
+    queue(
+        "load_commands",
+        "fetch",
+        "load",
+        LOAD_COMMANDS,
+        Item::Command,
+    ),
     queue("array_commands", "fetch", "plan", 32, Item::Command),
     queue("drain_commands", "fetch", "drain", 32, Item::Command),
     queue("norm_commands", "fetch", "norm", 16, Item::Command),
