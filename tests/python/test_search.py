@@ -610,7 +610,7 @@ def test_a_folder_of_an_earlier_version_goes_on_by_the_accelerators_rate_alone(t
     effort = {"population": 8, "generations": 2, "out": tmp_path}
     result = search("digits", fps=60_000, fps_of="accelerator", **effort)
     assert "fps_of" not in json.loads((tmp_path / "search.json").read_text())
-    with pytest.raises(SearchFolderError, match="fps_of: None there, 'board' now"):
+    with pytest.raises(SearchFolderError, match='fps_of: null there, "board" now'):
         search("digits", fps=19_000, **effort)
     assert search("digits", fps=60_000, fps_of="accelerator", **effort).document == result.document
 
