@@ -41,13 +41,13 @@ _CHECKPOINTS = (".pth", ".pt", ".bin", ".safetensors", ".tar", ".npz")
 @click.option(
     "--against",
     metavar="CHECKPOINT|MODEL",
-    help="Compare with the float network: a timm state dict (.pth, .safetensors), or a timm model's name for "
-    "timm's own weights.",
+    help="Compare with the float network: a timm state dict (.pth, .safetensors), a folder or ONNX file as for "
+    "quasar-rt export, or a timm model's name for timm's own weights.",
 )
 @click.option(
     "--model",
     metavar="ARCHITECTURE",
-    help="The checkpoint's timm architecture; by default the subnet's name, which quasar-rt export takes from it.",
+    help="The checkpoint's timm architecture; by default the one that quasar-rt export recorded in the subnet.",
 )
 @model_arguments
 @click.option(
@@ -72,6 +72,7 @@ def command(
     against: str | None,
     model: str | None,
     model_arg: tuple[str, ...],
+    image_size: tuple[int, int] | None,
     per_class: bool,
     confusion: Path | None,
     as_json: bool,
@@ -87,8 +88,8 @@ def command(
     """
     from ..evaluate import Accuracy, compare, evaluate, open_dataset
 
-    if against is None and (model is not None or model_arg):
-        raise click.UsageError("--model and --model-arg belong to --against")
+    if against is None and (model is not None or model_arg or image_size):
+        raise click.UsageError("--model, --model-arg and --image-size belong to --against")
 
     if confusion is not None:
         _check_confusion(confusion)
@@ -109,7 +110,7 @@ def command(
         if against is None:
             outcome = evaluate(engine, images, **reading)
         else:
-            network = _network(engine.subnet, against, model, model_arg)
+            network = _network(engine.subnet, against, model, model_arg, image_size)
             try:
                 outcome = compare(engine, images, network, **reading)
             except ValueError as error:
@@ -145,15 +146,25 @@ def command(
         ctx.exit(1)
 
 
-def _network(subnet: Subnet, against: str, model: str | None, arguments: tuple[str, ...]) -> Any:
+def _network(
+    subnet: Subnet,
+    against: str,
+    model: str | None,
+    arguments: tuple[str, ...],
+    image_size: tuple[int, int] | None,
+) -> Any:
     """Returns the function from preprocessed images to the float network's logits."""
     path = Path(against)
     architecture, checkpoint = against, None
+    shape = subnet.config["image"]["height"], subnet.config["image"]["width"]
     if path.exists() or path.suffix in _CHECKPOINTS or len(path.parts) > 1:
-        architecture, checkpoint = model or subnet.name, path
+        recorded = subnet.config["provenance"].get("architecture", subnet.name)
+        architecture, checkpoint = model or str(recorded), path
     elif model is not None:
         raise click.UsageError("--model belongs to a checkpoint; --against already names an architecture")
-    network = load_network(architecture, checkpoint, checkpoint is None, arguments)
+    if path.is_dir() or path.suffix == ".onnx":
+        image_size = image_size or shape
+    network = load_network(architecture, checkpoint, checkpoint is None, arguments, image_size).model
     from ..export import reference_logits
 
     logits = reference_logits(network, subnet)
@@ -166,7 +177,7 @@ def _network(subnet: Subnet, against: str, model: str | None, arguments: tuple[s
             height, width, channels = pixels.shape[1:]
             raise Failure(
                 f"{architecture} does not take the subnet's images ({height}x{width}, {channels} channels): "
-                f"{' '.join(str(error).split())[:300]}; --model-arg gives its shape, e.g. img_size={height}"
+                f"{' '.join(str(error).split())[:300]}; --image-size gives its size, e.g. {height}"
             ) from error
 
     return checked

@@ -1,4 +1,4 @@
-"""Turn a timm Vision Transformer into a subnet file by post-training quantization.
+"""Turn a float Vision Transformer into a subnet file by post-training quantization.
 
     quasar-rt export --model deit_tiny_patch16_224 --checkpoint deit_tiny.pth \
         --calibration images/ --classes classes.txt --eight-bit 0.25 --out deit-tiny.qvit
@@ -42,11 +42,16 @@ def _resize(ctx: click.Context, parameter: click.Parameter, value: str | None) -
 
 
 @click.command("export", help=__doc__.split("\n\n")[0] if __doc__ else None)
-@click.option("--model", required=True, help="A timm architecture: vit_*, deit_* or deit3_*.")
+@click.option(
+    "--model",
+    metavar="ARCHITECTURE|FOLDER|FILE.onnx",
+    help="A timm architecture (vit_*, deit_* or deit3_*), a folder of Hugging Face's transformers (ViT, DeiT, DINOv2, "
+    "CLIP) or of timm, or an ONNX file of a plain ViT.",
+)
 @click.option(
     "--checkpoint",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A timm state dict (.pth, .safetensors).",
+    type=click.Path(exists=True, path_type=Path),
+    help="A timm state dict (.pth, .safetensors) of the architecture.",
 )
 @click.option("--pretrained", is_flag=True, help="Let timm download its own weights instead.")
 @model_arguments
@@ -112,15 +117,19 @@ def _resize(ctx: click.Context, parameter: click.Parameter, value: str | None) -
     help='How images come to the model\'s size, e.g. \'{"mode": "exact", "size": [48, 96], "filter": "bicubic"}\' '
     "(docs/subnet-file.md); timm's configuration by default.",
 )
-@click.option("--name", help="The subnet's name; the architecture by default.")
+@click.option(
+    "--name",
+    help="The subnet's name; by default that of the checkpoint's file, the folder or the timm model.",
+)
 @click.option(
     "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The .qvit file to write."
 )
 def command(
-    model: str,
+    model: str | None,
     checkpoint: Path | None,
     pretrained: bool,
     model_arg: tuple[str, ...],
+    image_size: tuple[int, int] | None,
     calibration: str,
     images: int,
     classes: Path | None,
@@ -140,26 +149,26 @@ def command(
         from ..export import export_timm
     except ImportError as error:
         raise Failure(f"{error}; install the host extra: pip install 'quasar-rt[host]'") from error
-    if checkpoint is None and not pretrained:
-        raise click.UsageError("give the weights: --checkpoint FILE or --pretrained")
+    if checkpoint is None and model is None:
+        raise click.UsageError("give a network: --model, or --model and --checkpoint")
     try:
         files = images_of(calibration).spread(images)
     except QuasarError as error:
         raise Failure(str(error)) from error
-    network = load_network(model, checkpoint, pretrained, model_arg)
+    network = load_network(model, checkpoint, pretrained, model_arg, image_size)
     try:
-        names = read_small_text(classes).splitlines() if classes else None
+        names = read_small_text(classes).splitlines() if classes else network.classes
     except (OSError, ValueError) as error:
         raise Failure(f"the class names cannot be read from '{classes}': {reason(error)}") from error
     layers: list[Any] = []
     try:
         with bars() as bar:
             subnet = export_timm(
-                network,
+                network.model,
                 files,
                 eight_bit_fraction=eight_bit,
                 classes=names,
-                name=name or model,
+                name=name or network.name,
                 mean=mean,
                 std=std,
                 resize=resize,

@@ -1,81 +1,91 @@
-"""timm networks that commands load: by architecture and checkpoint, or with timm's own weights."""
+"""Float networks that commands load: timm's, and folders and files of others."""
 
 from __future__ import annotations
 
 import ast
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import QuasarError
-from ..files import why_unreadable
-from .output import Failure
+from .output import Failure, echo
+
+if TYPE_CHECKING:
+    from ..networks import LoadedNetwork
 
 __all__ = ["load_network", "model_arguments"]
 
-model_arguments = click.option(
-    "--model-arg",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="For timm.create_model, e.g. num_classes=10, img_size=32. Repeatable.",
-)
+
+def model_arguments(function: Any) -> Any:
+    """Adds ``--model-arg`` and ``--image-size``."""
+    function = click.option(
+        "--image-size",
+        callback=_size,
+        metavar="SIDE|HxW",
+        help="Size of the network's images, e.g. 224 or 96x128; positions of another size are resampled.",
+    )(function)
+    return click.option(
+        "--model-arg",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="For timm.create_model, e.g. num_classes=10. Repeatable.",
+    )(function)
 
 
 def load_network(
-    architecture: str, checkpoint: Path | None, pretrained: bool, arguments: tuple[str, ...]
-) -> Any:
-    """Makes a timm network with the weights of a checkpoint, or with those that timm downloads.
+    model: str | None,
+    checkpoint: Path | None,
+    pretrained: bool,
+    arguments: tuple[str, ...],
+    image_size: tuple[int, int] | None,
+) -> LoadedNetwork:
+    """Loads a network by `quasar_rt.networks.load_network`, and prints its notices on stderr.
 
-    The network has as many classes as the checkpoint's classifier, and none if it has no classifier, unless `arguments`
-    has ``num_classes``.
+    Args:
+        model: a timm architecture, or a folder or file that holds architecture and weights.
+        checkpoint: a file of the architecture's weights, or such a folder or file.
+        pretrained: True lets timm download the weights of its architecture.
+        arguments: ``KEY=VALUE`` each, for ``timm.create_model``.
+        image_size: height and width.
 
     Raises:
-        Failure: timm is not installed, lacks the architecture, or the checkpoint is no file of tensors that fit it.
+        click.UsageError: there is no source of weights.
+        Failure: timm is not installed, or the network cannot be loaded.
     """
-    if checkpoint is not None and (why := why_unreadable(checkpoint)):
-        raise Failure(f"{checkpoint} {why}")
+    if checkpoint is None and not pretrained and not (model and Path(model).exists()):
+        what = "--model FOLDER|FILE, --checkpoint FILE or --pretrained"
+        raise click.UsageError(
+            f"give the weights: {what}" if model is None else f"give the weights of {model}: {what}"
+        )
+    source = model if checkpoint is None else checkpoint
+    assert source is not None
     try:
-        from ..weights import make_timm, read_weights
+        from .. import networks
     except ImportError as error:
         raise Failure(f"{error}; install the host extra: pip install 'quasar-rt[host]'") from error
-    parsed = _parsed(arguments)
     try:
-        network = make_timm(architecture, pretrained=pretrained, **parsed)
-    # Of unknown arguments, files and networks, each in a way of its own.
-    except Exception as error:
-        raise Failure(f"timm could not make {architecture}: {' '.join(str(error).split())[:400]}") from error
-    if checkpoint is not None:
-        try:
-            if checkpoint.suffix.lower() in (".npz", ".npy"):  # of other models, which timm converts
-                network.load_pretrained(str(checkpoint))
-            else:
-                weights = read_weights(checkpoint)
-                if "num_classes" not in parsed:
-                    _fit_classifier(network, weights)
-                network.load_state_dict(weights)
-        except QuasarError as error:
-            raise Failure(str(error)) from error
-        # timm's converters raise nearly anything on what they do not know (KeyError, AssertionError, ...).
-        except Exception as error:
-            raise Failure(
-                f"{checkpoint} does not hold the weights of this {architecture}: {type(error).__name__}: "
-                f"{' '.join(str(error).split())[:400]}. It must be a state dict, as "
-                "torch.save(model.state_dict(), FILE) writes it, of just this architecture; "
-                "--model-arg gives a shape of its own."
-            ) from error
+        network = networks.load_network(
+            source,
+            architecture=None if checkpoint is None else model,
+            pretrained=pretrained,
+            arguments=_parsed(arguments),
+            image_size=image_size,
+        )
+    except QuasarError as error:
+        raise Failure(str(error)) from error
+    for notice in network.notices:
+        echo(f"{source}: {notice}", err=True)
     return network
 
 
-def _fit_classifier(network: Any, weights: dict[str, Any]) -> None:
-    """Gives the network as many classes as the checkpoint's classifier has."""
-    classifier = network.default_cfg.get("classifier")
-    if not isinstance(classifier, str):
-        return
-    weight = weights.get(f"{classifier}.weight")
-    classes = 0 if weight is None else len(weight)
-    if classes != network.num_classes:
-        network.reset_classifier(classes)
+def _size(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    sides = value.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and 0 < int(side) <= 4096 for side in sides):
+        raise click.BadParameter(f"{value!r} is neither a side nor HEIGHTxWIDTH in pixels")
+    return int(sides[0]), int(sides[-1])
 
 
 def _parsed(pairs: tuple[str, ...]) -> dict[str, Any]:

@@ -31,16 +31,17 @@ def preprocessing_of(
             interpolation in ("bicubic", "bilinear", "nearest"),
             f"its preprocessing resizes by '{interpolation}': pass `resize`",
         )
+        # crop_pct was chosen for the configuration's image size; other sizes get no margin.
+        crop = data["crop_pct"] if tuple(data["input_size"][1:]) == (net.height, net.width) else 1.0
         if data.get("crop_mode") == "squash":
-            resize = {"mode": "exact", "size": [net.height, net.width], "filter": interpolation}
+            size = [math.floor(side / crop) for side in (net.height, net.width)]
+            resize = {"mode": "exact", "size": size, "filter": interpolation}
         else:
             require(
                 data.get("crop_mode", "center") == "center" and net.height == net.width,
                 f"its preprocessing crops in mode '{data.get('crop_mode')}' to {net.height}x{net.width}: pass "
                 f"`resize`, such as {{'mode': 'exact', 'size': [{net.height}, {net.width}], 'filter': 'bicubic'}}",
             )
-            # crop_pct was chosen for the configuration's image size; other sizes get no margin.
-            crop = data["crop_pct"] if tuple(data["input_size"][1:]) == (net.height, net.width) else 1.0
             resize = {
                 "mode": "shorter",
                 "size": [math.floor(net.height / crop)],

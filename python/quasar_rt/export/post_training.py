@@ -132,6 +132,7 @@ class Prepared:
     batches: list[Tensor]
     """Normalised calibration images [images, channels, height, width]."""
     name: str
+    architecture: str
     classes: list[str]
     preprocessing: dict[str, Any]
     mean: list[float]
@@ -160,6 +161,7 @@ class Prepared:
         net = self.net
         recorded = {
             "exporter": "post-training quantization of a timm VisionTransformer",
+            "architecture": self.architecture,
             "timm": timm.__version__,
             "calibration_images": sum(len(batch) for batch in self.batches),
             "ranges": "least error" if self.percentile is None else f"quantile {self.percentile}",
@@ -221,10 +223,12 @@ def prepare(
     )
     net.cast(torch.float32)
     _check_same_function(model, net, batches[0])
+    architecture = str(getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__)
     return Prepared(
         net=net,
         batches=batches,
-        name=name or getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__,
+        name=name or architecture,
+        architecture=architecture,
         classes=names,
         preprocessing=preprocessing,
         mean=means,

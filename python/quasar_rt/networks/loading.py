@@ -1,0 +1,72 @@
+"""Finds the kind of a network's source, and loads it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from ..files import why_unreadable
+from .hugging_face import load_folder
+from .timm_files import load_checkpoint, load_named
+from .vit import LoadedNetwork, NetworkError, Size, require, size_of
+
+__all__ = ["load_network"]
+
+
+def load_network(
+    source: str | os.PathLike[str],
+    *,
+    architecture: str | None = None,
+    pretrained: bool = True,
+    arguments: Mapping[str, Any] | None = None,
+    image_size: Size | None = None,
+) -> LoadedNetwork:
+    """Loads a network that others trained, as a timm model on the CPU.
+
+    Args:
+        source: a folder of Hugging Face's transformers or of timm (``config.json`` and weights), a checkpoint of timm
+            (``.pth``, ``.safetensors``, ...), or the name of a timm model.
+        architecture: the checkpoint's timm architecture.
+        pretrained: for a timm model's name: its weights (downloaded), else random initial ones.
+        arguments: for ``timm.create_model``, of a name or a checkpoint.
+        image_size: height and width, or a side; positions of another grid are resampled. By default the size of timm's
+            architecture or of the folder's preprocessing.
+
+    Raises:
+        NetworkError: the message names what cannot be loaded, and why.
+        quasar_rt.FileError: a file cannot be read.
+    """
+    name, path, options = str(source), Path(source), dict(arguments or {})
+    size = None if image_size is None else size_of(image_size)
+    if path.is_dir():
+        require(
+            not options,
+            path,
+            "arguments for timm.create_model belong to an architecture's name or checkpoint",
+        )
+        return load_folder(path, size)
+    if size is not None:
+        options["img_size"] = size
+    # timm's names may have the kind of their place in front: hf_hub:..., local-dir:...
+    if path.exists() or (":" not in name and (path.suffix.lower() in _SUFFIXES or len(path.parts) > 1)):
+        why = why_unreadable(path)
+        require(why is None, path, f"it {why}")
+        require(
+            architecture is not None,
+            path,
+            "a checkpoint has no architecture in it: name timm's, such as "
+            "deit_tiny_patch16_224 (architecture=, or --model)",
+        )
+        assert architecture is not None
+        return load_checkpoint(path, architecture, options)
+    if ":" not in name and not timm.is_model(name.split(".")[0]):
+        raise NetworkError(f"'{name}' is neither a file, a folder nor the name of a timm model")
+    return load_named(name, pretrained, options)
+
+
+#: Suffixes of checkpoints: a name with one of them is that of a file, even if there is none.
+_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".tar", ".npz", ".npy")

@@ -1,0 +1,145 @@
+"""The network that every source becomes: a timm ``VisionTransformer`` made from tensors with timm's names."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import QuasarError
+
+__all__ = ["LoadedNetwork", "NetworkError", "name_of", "require", "resample", "size_of", "vision_transformer"]
+
+#: A side of a square image, or height and width.
+Size = int | Sequence[int]
+
+
+class NetworkError(QuasarError, ValueError):
+    """A file's network cannot be loaded; the message names the file and the reason."""
+
+
+@dataclass
+class LoadedNetwork:
+    """A network and what its source states about it.
+
+    `model` is a timm ``VisionTransformer`` (or another model that timm made) in evaluation mode, its preprocessing in
+    ``model.pretrained_cfg``. `name` is that of the file, the folder or the timm model. `classes` are class names in the
+    order of the head's rows, None where the source has none. `notices` are sentences about assumptions and about parts
+    that were left out.
+    """
+
+    model: nn.Module
+    name: str
+    classes: list[str] | None = None
+    notices: list[str] = field(default_factory=list)
+
+
+def require(condition: bool, source: str | os.PathLike[str], what: str) -> None:
+    """Raises a `NetworkError` about `source` unless the condition holds."""
+    if not condition:
+        raise NetworkError(f"'{os.fspath(source)}' cannot be loaded: {what}")
+
+
+def name_of(source: str | os.PathLike[str]) -> str:
+    """Returns a name for the network of a file or folder: the file's without its suffix, or the folder's."""
+    path = Path(source).resolve()
+    return path.name if path.is_dir() else path.stem
+
+
+def size_of(size: Size) -> tuple[int, int]:
+    """Returns height and width.
+
+    Raises:
+        NetworkError: not one or two positive integers.
+    """
+    sides = [size] if isinstance(size, int) else list(size)
+    if len(sides) not in (1, 2) or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise NetworkError(f"the image size must be a side or a height and a width in pixels, not {size}")
+    return sides[0], sides[-1]
+
+
+def resample(position: Tensor, old: tuple[int, int], new: tuple[int, int], antialias: bool) -> Tensor:
+    """Returns positions [rows * columns, embed] of the grid `old` for the grid `new`, by bicubic interpolation.
+
+    timm filters against aliasing when a grid becomes smaller, transformers does not.
+    """
+    if old == new:
+        return position
+    planes = position.reshape(1, *old, -1).permute(0, 3, 1, 2).float()
+    planes = F.interpolate(planes, size=new, mode="bicubic", align_corners=False, antialias=antialias)
+    return planes.flatten(2)[0].T.contiguous()
+
+
+def vision_transformer(
+    state: dict[str, Tensor],
+    *,
+    heads: int,
+    size: tuple[int, int],
+    activation: str,
+    eps: float,
+    pool: str = "token",
+    config: dict[str, Any],
+) -> nn.Module:
+    """Makes the network of a state dict; the state's shapes give the sizes that are no argument.
+
+    Args:
+        state: tensors with timm's names. All prefix tokens have a position in ``pos_embed``, which may be 0. With a
+            ``dist_token``, the network is a distilled one. With a ``norm_pre``, the tokens are normalised first.
+        heads: of each block.
+        size: height and width of an image.
+        activation: timm's name.
+        eps: of each norm.
+        pool: timm's ``global_pool``: ``token``, or ``avg`` with ``fc_norm`` in the state for a norm behind the mean.
+        config: entries of ``pretrained_cfg``, timm's names.
+    """
+    state = {key: value.detach().float().contiguous() for key, value in state.items()}
+    stem, hidden = state["patch_embed.proj.weight"], state["blocks.0.mlp.fc1.weight"]
+    embed, channels, kernel = stem.shape[:3]
+    head, scale = state.get("head.weight"), state.get("blocks.0.ls1.gamma")
+    distilled = "dist_token" in state
+    with torch.device("meta"):
+        model = (VisionTransformerDistilled if distilled else VisionTransformer)(
+            img_size=size,
+            patch_size=kernel,
+            in_chans=channels,
+            num_classes=0 if head is None else len(head),
+            global_pool=pool,
+            embed_dim=embed,
+            depth=1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks.")),
+            num_heads=heads,
+            # timm rounds the product with `embed` down.
+            mlp_ratio=(len(hidden) + 0.5) / embed,
+            init_values=None if scale is None else 1.0,
+            class_token="cls_token" in state,
+            reg_tokens=state["reg_token"].shape[1] if "reg_token" in state else 0,
+            pre_norm="norm_pre.weight" in state,
+            fc_norm="fc_norm.weight" in state,
+            norm_layer=partial(nn.LayerNorm, eps=eps),
+            act_layer=activation,
+            weight_init="skip",
+        )
+        # timm's form has no bias where a norm follows.
+        bias = "patch_embed.proj.bias" in state
+        model.patch_embed.proj = nn.Conv2d(channels, embed, kernel, stride=kernel, bias=bias)
+    model.load_state_dict(state, assign=True)
+    model.pretrained_cfg = {"num_classes": model.num_classes, "classifier": "head", **config}
+    model.default_cfg = model.pretrained_cfg
+    return model.eval()
+
+
+def crop_of(side: int, resized: int) -> float:
+    """Returns the share of a resized side that a crop to `side` keeps, so that timm finds `resized` again."""
+    crop = side / resized
+    while math.floor(side / crop) < resized:
+        crop = math.nextafter(crop, 0) if hasattr(math, "nextafter") else crop * (1 - 1e-15)
+    return crop
