@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..errors import QuasarError
 from .float_vit import Block, Linear, Norm, ViT
+from .limits import beyond_limits
 
 __all__ = ["UnsupportedModelError", "read", "require"]
 
@@ -96,7 +97,7 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
         # The model gives the mean of what its two heads give.
         head_dist = head if no_head else _half(_linear(model.head_dist, "head_dist"))
         head = _half(head)
-    return ViT(
+    net = ViT(
         height=stem.img_size[0],
         width=stem.img_size[1],
         channels=channels,
@@ -112,6 +113,9 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
         head_dist=head_dist,
         norm_pre=norm_pre,
     )
+    problem = beyond_limits(net, embedding=headless)
+    require(problem is None, str(problem))
+    return net
 
 
 def _tokens(model: nn.Module) -> tuple[Tensor, Tensor]:
