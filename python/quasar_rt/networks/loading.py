@@ -49,12 +49,25 @@ def load_network(
             "arguments for timm.create_model belong to an architecture's name or checkpoint",
         )
         return load_folder(path, size)
+    if path.suffix.lower() == ".onnx":
+        _require_file(path)
+        require(
+            not options,
+            path,
+            "arguments for timm.create_model belong to an architecture's name or checkpoint",
+        )
+        try:
+            from .onnx_vit import load_onnx
+        except ImportError as error:
+            raise NetworkError(
+                f"reading '{path}' needs the onnx extra: pip install 'quasar-rt[onnx]'"
+            ) from error
+        return load_onnx(path, size)
     if size is not None:
         options["img_size"] = size
     # timm's names may have the kind of their place in front: hf_hub:..., local-dir:...
     if path.exists() or (":" not in name and (path.suffix.lower() in _SUFFIXES or len(path.parts) > 1)):
-        why = why_unreadable(path)
-        require(why is None, path, f"it {why}")
+        _require_file(path)
         require(
             architecture is not None,
             path,
@@ -70,3 +83,8 @@ def load_network(
 
 #: Suffixes of checkpoints: a name with one of them is that of a file, even if there is none.
 _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".tar", ".npz", ".npy")
+
+
+def _require_file(path: Path) -> None:
+    why = why_unreadable(path)
+    require(why is None, path, f"it {why}")
