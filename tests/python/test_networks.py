@@ -1,0 +1,454 @@
+"""Networks of others: folders of Hugging Face's transformers, timm's checkpoints, their sizes and preprocessing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("timm")
+safetensors = pytest.importorskip("safetensors.torch")
+
+from timm.models.deit import VisionTransformerDistilled  # noqa: E402
+from timm.models.vision_transformer import VisionTransformer  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from quasar_rt.errors import FileError, QuasarError  # noqa: E402
+from quasar_rt.export import UnsupportedModelError, export_timm  # noqa: E402
+from quasar_rt.export.inputs import preprocessing_of  # noqa: E402
+from quasar_rt.export.timm_reader import read  # noqa: E402
+from quasar_rt.networks import NetworkError, load_network  # noqa: E402
+
+#: An even and an odd grid, two heads of 16 channels.
+SHAPE: dict[str, Any] = dict(img_size=20, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=3)
+CONFIG: dict[str, Any] = {
+    "hidden_size": 32,
+    "image_size": 20,
+    "intermediate_size": 128,
+    "layer_norm_eps": 1e-6,
+    "num_attention_heads": 2,
+    "num_channels": 3,
+    "num_hidden_layers": 2,
+    "patch_size": 4,
+}
+PROCESSOR: dict[str, Any] = {
+    "crop_size": {"height": 20, "width": 20},
+    "do_center_crop": True,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.1, 0.2, 0.3],
+    "image_std": [0.4, 0.5, 0.6],
+    "resample": 3,
+    "rescale_factor": 1 / 255,
+    "size": {"shortest_edge": 23},
+}
+
+
+def random(model: nn.Module) -> nn.Module:
+    """Gives every parameter random values, so that none can be left out unseen."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model.eval()
+
+
+def pictures(*size: int) -> Tensor:
+    return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+def block_names(kind: str, i: int) -> dict[str, str]:
+    """Returns transformers' names of a block's tensors by timm's."""
+    if kind == "clip":
+        at = f"vision_model.encoder.layers.{i}"
+        inner = {
+            "q": "self_attn.q_proj",
+            "k": "self_attn.k_proj",
+            "v": "self_attn.v_proj",
+            "proj": "self_attn.out_proj",
+        }
+        outer = {"norm1": "layer_norm1", "norm2": "layer_norm2", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+    else:
+        at = f"encoder.layer.{i}"
+        part = "attention.attention"
+        inner = {
+            "q": f"{part}.query",
+            "k": f"{part}.key",
+            "v": f"{part}.value",
+            "proj": "attention.output.dense",
+        }
+        outer = {
+            "norm1": "layernorm_before",
+            "norm2": "layernorm_after",
+            "mlp.fc1": "intermediate.dense",
+            "mlp.fc2": "output.dense",
+        }
+        if kind == "dinov2":
+            outer = {name: name for name in outer}
+    names = {f"attn.{name}": own for name, own in inner.items()} | outer
+    return {name: f"{at}.{own}" for name, own in names.items()}
+
+
+def as_transformers(model: nn.Module, kind: str, prefix: str = "") -> dict[str, Tensor]:
+    """Returns the tensors of a timm model with the names that transformers gives them."""
+    own = {key: value.detach() for key, value in model.state_dict().items()}
+    position = own.pop("pos_embed")
+    registers = own.pop("reg_token", None)
+    if registers is not None and kind == "dinov2":
+        position = torch.cat([position[:, :1], position[:, 1 + registers.shape[1] :]], dim=1)
+    clip = kind == "clip"
+    start = "vision_model.embeddings" if clip else "embeddings"
+    state = {
+        f"{start}.patch_embedding" if clip else f"{start}.patch_embeddings.projection": "patch_embed.proj",
+        "vision_model.post_layernorm" if clip else "layernorm": "norm",
+        "vision_model.pre_layrnorm": "norm_pre",
+    }
+    found: dict[str, Tensor] = {}
+    for theirs, ours in state.items():
+        for part in ("weight", "bias"):
+            if f"{ours}.{part}" in own:
+                found[f"{theirs}.{part}"] = own.pop(f"{ours}.{part}")
+    if clip:
+        found[f"{start}.class_embedding"] = own.pop("cls_token").flatten()
+        found[f"{start}.position_embedding.weight"] = position[0]
+        found[f"{start}.position_ids"] = torch.arange(position.shape[1])[None]
+    else:
+        found[f"{start}.cls_token"], found[f"{start}.position_embeddings"] = own.pop("cls_token"), position
+    for name, token in (("distillation_token", own.pop("dist_token", None)), ("register_tokens", registers)):
+        if token is not None:
+            found[f"{start}.{name if kind == 'dinov2' else 'distillation_token'}"] = token
+    for i in range(len(model.blocks)):
+        for ours, theirs in block_names(kind, i).items():
+            for part in ("weight", "bias"):
+                if ours in ("attn.q", "attn.k", "attn.v"):
+                    if f"blocks.{i}.attn.qkv.{part}" in own:
+                        thirds = own[f"blocks.{i}.attn.qkv.{part}"].chunk(3)
+                        found[f"{theirs}.{part}"] = thirds["qkv".index(ours[-1])]
+                else:
+                    found[f"{theirs}.{part}"] = own.pop(f"blocks.{i}.{ours}.{part}")
+        for number in (1, 2):
+            if (gamma := own.pop(f"blocks.{i}.ls{number}.gamma", None)) is not None:
+                found[f"encoder.layer.{i}.layer_scale{number}.lambda1"] = gamma
+    return {prefix + key: value.contiguous() for key, value in found.items()}
+
+
+def write_folder(
+    folder: Path,
+    weights: dict[str, Tensor],
+    config: dict[str, Any],
+    processor: dict[str, Any] | None = PROCESSOR,
+    shards: int = 1,
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG | config))
+    if processor is not None:
+        (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    if shards == 1:
+        safetensors.save_file(weights, folder / "model.safetensors")
+        return folder
+    names = [f"model-{i + 1:05}-of-{shards:05}.safetensors" for i in range(shards)]
+    places = {key: names[i % shards] for i, key in enumerate(weights)}
+    for name in names:
+        safetensors.save_file({key: weights[key] for key in weights if places[key] == name}, folder / name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return folder
+
+
+def vit(**changes: Any) -> nn.Module:
+    return random(VisionTransformer(**SHAPE | {"norm_layer": partial(nn.LayerNorm, eps=1e-6)} | changes))
+
+
+def head_of(model: nn.Module, **names: str) -> dict[str, Tensor]:
+    """Returns the tensors of a model's heads by transformers' names."""
+    return {
+        f"{theirs}.{part}": getattr(model.get_submodule(ours), part).detach()
+        for ours, theirs in names.items()
+        for part in ("weight", "bias")
+    }
+
+
+def a_vit() -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
+    model = vit()
+    weights = as_transformers(model, "vit", "vit.") | head_of(model, head="classifier")
+    return model, weights, {"model_type": "vit", "hidden_act": "gelu"}
+
+
+def a_headless_vit() -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
+    model = vit(num_classes=0, act_layer="gelu_tanh", qkv_bias=False)
+    pooler = {"pooler.dense.weight": torch.zeros(32, 32), "pooler.dense.bias": torch.zeros(32)}
+    return (
+        model,
+        as_transformers(model, "vit") | pooler,
+        {"model_type": "vit", "hidden_act": "gelu_pytorch_tanh"},
+    )
+
+
+def a_deit() -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
+    model = vit(reg_tokens=1)
+    weights = as_transformers(model, "deit", "deit.") | head_of(model, head="classifier")
+    return model, weights, {"model_type": "deit"}
+
+
+def a_distilled_deit() -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
+    model = random(VisionTransformerDistilled(**SHAPE, norm_layer=partial(nn.LayerNorm, eps=1e-6)))
+    heads = head_of(model, head="cls_classifier", head_dist="distillation_classifier")
+    return model, as_transformers(model, "deit", "deit.") | heads, {"model_type": "deit"}
+
+
+def a_dinov2() -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
+    model = vit(num_classes=0, init_values=0.5)
+    mask = {"embeddings.mask_token": torch.zeros(1, 32)}
+    return model, as_transformers(model, "dinov2") | mask, {"model_type": "dinov2", "mlp_ratio": 4}
+
+
+def a_dinov2_with_registers() -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
+    model = vit(num_classes=0, init_values=0.5, reg_tokens=4)
+    with torch.no_grad():
+        model.pos_embed[:, 1:5] = 0
+    return model, as_transformers(model, "dinov2"), {"model_type": "dinov2_with_registers"}
+
+
+def a_clip() -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
+    model = vit(pre_norm=True, act_layer="quick_gelu", norm_layer=partial(nn.LayerNorm, eps=1e-5))
+    with torch.no_grad():
+        model.head.bias.zero_()
+    weights = as_transformers(model, "clip") | {
+        "visual_projection.weight": model.head.weight.detach(),
+        "text_projection.weight": torch.zeros(3, 8),
+        "text_model.final_layer_norm.weight": torch.zeros(8),
+        "logit_scale": torch.zeros(()),
+    }
+    tower = {key: value for key, value in CONFIG.items() if key != "layer_norm_eps"}
+    return model, weights, {"model_type": "clip", "projection_dim": 3, "vision_config": tower}
+
+
+KINDS = (a_vit, a_headless_vit, a_deit, a_distilled_deit, a_dinov2, a_dinov2_with_registers, a_clip)
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_a_folder_of_transformers_computes_the_same(make: Callable[[], Any], tmp_path: Path) -> None:
+    model, weights, config = make()
+    found = load_network(write_folder(tmp_path / "mine", weights, config))
+    x = pictures(20, 20)
+    with torch.no_grad():
+        torch.testing.assert_close(found.model(x), model(x), atol=1e-5, rtol=1e-5)
+    assert found.name == found.model.pretrained_cfg["architecture"] == "mine"
+    assert read(found.model, headless=True).pool == read(model, headless=True).pool
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_transformers_computes_the_same(make: Callable[[], Any], tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    _, weights, config = make()
+    folder = write_folder(tmp_path / "mine", weights, config)
+    classes = {
+        "a_vit": "ViTForImageClassification",
+        "a_headless_vit": "ViTModel",
+        "a_deit": "DeiTForImageClassification",
+        "a_distilled_deit": "DeiTForImageClassificationWithTeacher",
+        "a_dinov2": "Dinov2Model",
+        "a_dinov2_with_registers": "Dinov2WithRegistersModel",
+        "a_clip": "CLIPVisionModelWithProjection",
+    }
+    theirs = getattr(transformers, classes[make.__name__]).from_pretrained(folder).eval()
+    for size in (20, 12):
+        x = pictures(size, size)
+        resampled = {} if "dino" in make.__name__ else {"interpolate_pos_encoding": True}
+        with torch.no_grad():
+            given = theirs(x, **resampled)
+            ours = load_network(folder, image_size=size).model(x)
+        expected = next(
+            given[key]
+            for key in ("logits", "image_embeds", "last_hidden_state")
+            if given.get(key) is not None
+        )
+        expected = expected[:, 0] if expected.ndim == 3 else expected
+        torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_weights_in_shards_are_joined(tmp_path: Path) -> None:
+    model, weights, config = a_vit()
+    found = load_network(write_folder(tmp_path / "mine", weights, config, shards=3)).model
+    with torch.no_grad():
+        torch.testing.assert_close(found(pictures(20, 20)), model(pictures(20, 20)))
+    index = tmp_path / "mine" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
+    with pytest.raises(NetworkError, match="names no files of the folder"):
+        load_network(tmp_path / "mine")
+    index.unlink()
+    with pytest.raises(NetworkError, match=r"neither model.safetensors nor pytorch_model.bin"):
+        load_network(tmp_path / "mine")
+
+
+def test_the_class_names_of_a_folder_are_taken(tmp_path: Path) -> None:
+    _, weights, config = a_vit()
+    labels = {"id2label": {"0": "cat", "1": "dog", "2": "owl"}}
+    assert load_network(write_folder(tmp_path / "a", weights, config | labels)).classes == [
+        "cat",
+        "dog",
+        "owl",
+    ]
+    made_up = {"id2label": {str(i): f"LABEL_{i}" for i in range(3)}}
+    assert load_network(write_folder(tmp_path / "b", weights, config | made_up)).classes is None
+    assert (
+        load_network(write_folder(tmp_path / "c", weights, config | {"id2label": {"0": "cat"}})).classes
+        is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("processor", "resize", "mean"),
+    [
+        (PROCESSOR, {"mode": "shorter", "size": [23], "filter": "bicubic"}, [0.1, 0.2, 0.3]),
+        (
+            PROCESSOR | {"size": {"height": 23, "width": 23}, "resample": 2},
+            {"mode": "exact", "size": [23, 23], "filter": "bilinear"},
+            [0.1, 0.2, 0.3],
+        ),
+        (
+            {"size": 20, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2},
+            {"mode": "exact", "size": [20, 20], "filter": "bilinear"},
+            [0.5] * 3,
+        ),
+        (
+            PROCESSOR | {"do_normalize": False},
+            {"mode": "shorter", "size": [23], "filter": "bicubic"},
+            [0.0] * 3,
+        ),
+        (None, {"mode": "exact", "size": [20, 20], "filter": "bilinear"}, [0.5] * 3),
+    ],
+)
+def test_preprocessing_is_that_of_the_folder(
+    processor: dict[str, Any] | None, resize: dict[str, Any], mean: list[float], tmp_path: Path
+) -> None:
+    _, weights, config = a_vit()
+    found = load_network(write_folder(tmp_path / "mine", weights, config, processor))
+    document, means, deviations = preprocessing_of(found.model, read(found.model), None, None, None)
+    assert document == {"resize": resize}
+    assert means == mean
+    assert (deviations == [1.0] * 3) == (mean == [0.0] * 3)
+    assert bool([note for note in found.notices if "preprocessor_config.json" in note]) == (processor is None)
+
+
+def test_dinov2_gets_the_size_of_its_preprocessing(tmp_path: Path) -> None:
+    _, weights, config = a_dinov2()
+    smaller = PROCESSOR | {"crop_size": 12, "size": {"shortest_edge": 14}}
+    found = load_network(write_folder(tmp_path / "mine", weights, config, smaller))
+    assert found.model.patch_embed.img_size == (12, 12)
+    assert "its positions are resampled from 5x5 to 3x3 patches" in found.notices
+
+
+@pytest.mark.parametrize(
+    ("config", "without", "message"),
+    [
+        ({"model_type": "dinov2", "use_swiglu_ffn": True}, "", "SwiGLU"),
+        ({"model_type": "siglip_vision_model"}, "", "pooling by attention"),
+        ({"model_type": "swin"}, "", "attention in windows"),
+        ({"model_type": "vit", "hidden_act": "mish"}, "", "activation function 'mish'"),
+        ({"model_type": "vit"}, "vit.encoder.layer.1.output.dense.weight", "lacks tensors of a vit"),
+        ({"model_type": "vit"}, "vit.embeddings.cls_token", "no class token"),
+        ({"model_type": "vit", "patch_size": 5}, "", "do not fit images"),
+        ({"model_type": "vit", "num_attention_heads": "x"}, "", "no usable 'num_attention_heads'"),
+    ],
+)
+def test_other_folders_are_refused_by_name(
+    config: dict[str, Any], without: str, message: str, tmp_path: Path
+) -> None:
+    _, weights, _ = a_vit()
+    weights.pop(without, None)
+    with pytest.raises(NetworkError, match=message):
+        load_network(write_folder(tmp_path / "mine", weights, config))
+
+
+def test_damaged_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match=r"no config.json"):
+        load_network(tmp_path)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(FileError, match="no JSON object"):
+        load_network(tmp_path)
+    _, weights, config = a_vit()
+    weights["vit.layernorm.bias"] = weights["vit.layernorm.bias"] + torch.inf
+    with pytest.raises(NetworkError, match="not finite"):
+        load_network(write_folder(tmp_path / "mine", weights, config))
+
+
+def test_a_folder_of_timm_is_loaded(tmp_path: Path) -> None:
+    weights = random(load_network("vit_tiny_patch16_224", pretrained=False, arguments={"depth": 1}).model)
+    document = {"architecture": "vit_tiny_patch16_224", "model_args": {"depth": 1}, "pretrained_cfg": {}}
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    safetensors.save_file(weights.state_dict(), tmp_path / "model.safetensors")
+    x = pictures(224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(load_network(tmp_path).model(x), weights(x))
+
+
+def test_positions_of_a_checkpoint_are_resampled_as_timm_does_it(tmp_path: Path) -> None:
+    shape = {"embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 3, "reg_tokens": 2}
+    own = random(VisionTransformer(img_size=64, patch_size=16, **shape))
+    torch.save(own.state_dict(), tmp_path / "mine.pth")
+    small = {key: value for key, value in shape.items() if key != "num_classes"}
+    load = partial(load_network, tmp_path / "mine.pth", architecture="vit_tiny_patch16_224", arguments=small)
+    found = load(image_size=(48, 80))
+    # timm's own way to another size.
+    own.set_input_size(img_size=(48, 80))
+    x = pictures(48, 80)
+    with torch.no_grad():
+        torch.testing.assert_close(found.model(x), own(x))
+    assert found.name == "mine"
+    with pytest.raises(
+        NetworkError, match=r"images of 64x64 pixels, the network takes 224x224: --image-size 64"
+    ):
+        load()
+    with pytest.raises(NetworkError, match="patches are 16x16, the network's 32x32"):
+        load_network(
+            tmp_path / "mine.pth", architecture="vit_tiny_patch16_224", arguments=small | {"patch_size": 32}
+        )
+
+
+def test_a_source_without_weights_or_architecture_is_refused(tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "mine.pth")
+    for source, message in (
+        (tmp_path / "mine.pth", "no architecture in it"),
+        (tmp_path / "none.pth", "does not exist"),
+        ("nosuch", "neither a file, a folder nor the name of a timm model"),
+    ):
+        with pytest.raises(QuasarError, match=message):
+            load_network(source)
+    for size in ((1, 2, 3), 0, (0, 4)):
+        with pytest.raises(NetworkError, match="image size must be"):
+            load_network("vit_tiny_patch16_224", image_size=size)
+
+
+def test_too_many_tokens_are_refused_before_the_calibration() -> None:
+    def images() -> Any:
+        raise AssertionError("a calibration image was read")
+        yield
+
+    model = VisionTransformer(**SHAPE | {"img_size": 132})
+    with pytest.raises(
+        UnsupportedModelError, match=r"1090 is outside .* fits is 124x124: .*--image-size 124$"
+    ):
+        export_timm(model, images())
+    wide = VisionTransformer(**SHAPE | {"img_size": (64, 512)})
+    with pytest.raises(UnsupportedModelError, match=r"2049 is outside .* --image-size 44x352$"):
+        export_timm(wide, images())
+    large = VisionTransformer(**SHAPE | {"embed_dim": 1040})
+    with pytest.raises(UnsupportedModelError, match=r"embed: 1040 is outside \[1, 1024\]$"):
+        export_timm(large, images())
+
+
+def test_a_folder_becomes_a_subnet(tmp_path: Path) -> None:
+    model, weights, config = a_clip()
+    found = load_network(write_folder(tmp_path / "tower", weights, config))
+    images = np.random.default_rng(0).integers(0, 256, (8, 30, 40, 3), np.uint8)
+    subnet = export_timm(found.model, list(images), eight_bit_fraction=1)
+    assert subnet.name == subnet.config["provenance"]["architecture"] == "tower"
+    assert subnet.config["provenance"]["mean"] == [0.1, 0.2, 0.3]
+    assert len(subnet.classes) == model.num_classes
