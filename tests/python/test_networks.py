@@ -19,6 +19,7 @@ from timm.models.deit import VisionTransformerDistilled  # noqa: E402
 from timm.models.vision_transformer import VisionTransformer  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+from hugging_face_folders import CONFIG, LABELS, PROCESSOR, as_transformers, write_folder  # noqa: E402
 from quasar_rt.errors import FileError, QuasarError  # noqa: E402
 from quasar_rt.export import UnsupportedModelError, export_timm  # noqa: E402
 from quasar_rt.export.inputs import preprocessing_of  # noqa: E402
@@ -27,28 +28,6 @@ from quasar_rt.networks import NetworkError, load_network  # noqa: E402
 
 #: An even and an odd grid, two heads of 16 channels.
 SHAPE: dict[str, Any] = dict(img_size=20, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=3)
-CONFIG: dict[str, Any] = {
-    "hidden_size": 32,
-    "image_size": 20,
-    "intermediate_size": 128,
-    "layer_norm_eps": 1e-6,
-    "num_attention_heads": 2,
-    "num_channels": 3,
-    "num_hidden_layers": 2,
-    "patch_size": 4,
-}
-PROCESSOR: dict[str, Any] = {
-    "crop_size": {"height": 20, "width": 20},
-    "do_center_crop": True,
-    "do_normalize": True,
-    "do_rescale": True,
-    "do_resize": True,
-    "image_mean": [0.1, 0.2, 0.3],
-    "image_std": [0.4, 0.5, 0.6],
-    "resample": 3,
-    "rescale_factor": 1 / 255,
-    "size": {"shortest_edge": 23},
-}
 
 
 def random(model: nn.Module) -> nn.Module:
@@ -62,103 +41,6 @@ def random(model: nn.Module) -> nn.Module:
 
 def pictures(*size: int) -> Tensor:
     return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
-
-
-def block_names(kind: str, i: int) -> dict[str, str]:
-    """Returns transformers' names of a block's tensors by timm's."""
-    if kind == "clip":
-        at = f"vision_model.encoder.layers.{i}"
-        inner = {
-            "q": "self_attn.q_proj",
-            "k": "self_attn.k_proj",
-            "v": "self_attn.v_proj",
-            "proj": "self_attn.out_proj",
-        }
-        outer = {"norm1": "layer_norm1", "norm2": "layer_norm2", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
-    else:
-        at = f"encoder.layer.{i}"
-        part = "attention.attention"
-        inner = {
-            "q": f"{part}.query",
-            "k": f"{part}.key",
-            "v": f"{part}.value",
-            "proj": "attention.output.dense",
-        }
-        outer = {
-            "norm1": "layernorm_before",
-            "norm2": "layernorm_after",
-            "mlp.fc1": "intermediate.dense",
-            "mlp.fc2": "output.dense",
-        }
-        if kind == "dinov2":
-            outer = {name: name for name in outer}
-    names = {f"attn.{name}": own for name, own in inner.items()} | outer
-    return {name: f"{at}.{own}" for name, own in names.items()}
-
-
-def as_transformers(model: nn.Module, kind: str, prefix: str = "") -> dict[str, Tensor]:
-    """Returns the tensors of a timm model with the names that transformers gives them."""
-    own = {key: value.detach() for key, value in model.state_dict().items()}
-    position = own.pop("pos_embed")
-    registers = own.pop("reg_token", None)
-    if registers is not None and kind == "dinov2":
-        position = torch.cat([position[:, :1], position[:, 1 + registers.shape[1] :]], dim=1)
-    clip = kind == "clip"
-    start = "vision_model.embeddings" if clip else "embeddings"
-    state = {
-        f"{start}.patch_embedding" if clip else f"{start}.patch_embeddings.projection": "patch_embed.proj",
-        "vision_model.post_layernorm" if clip else "layernorm": "norm",
-        "vision_model.pre_layrnorm": "norm_pre",
-    }
-    found: dict[str, Tensor] = {}
-    for theirs, ours in state.items():
-        for part in ("weight", "bias"):
-            if f"{ours}.{part}" in own:
-                found[f"{theirs}.{part}"] = own.pop(f"{ours}.{part}")
-    if clip:
-        found[f"{start}.class_embedding"] = own.pop("cls_token").flatten()
-        found[f"{start}.position_embedding.weight"] = position[0]
-        found[f"{start}.position_ids"] = torch.arange(position.shape[1])[None]
-    else:
-        found[f"{start}.cls_token"], found[f"{start}.position_embeddings"] = own.pop("cls_token"), position
-    for name, token in (("distillation_token", own.pop("dist_token", None)), ("register_tokens", registers)):
-        if token is not None:
-            found[f"{start}.{name if kind == 'dinov2' else 'distillation_token'}"] = token
-    for i in range(len(model.blocks)):
-        for ours, theirs in block_names(kind, i).items():
-            for part in ("weight", "bias"):
-                if ours in ("attn.q", "attn.k", "attn.v"):
-                    if f"blocks.{i}.attn.qkv.{part}" in own:
-                        thirds = own[f"blocks.{i}.attn.qkv.{part}"].chunk(3)
-                        found[f"{theirs}.{part}"] = thirds["qkv".index(ours[-1])]
-                else:
-                    found[f"{theirs}.{part}"] = own.pop(f"blocks.{i}.{ours}.{part}")
-        for number in (1, 2):
-            if (gamma := own.pop(f"blocks.{i}.ls{number}.gamma", None)) is not None:
-                found[f"encoder.layer.{i}.layer_scale{number}.lambda1"] = gamma
-    return {prefix + key: value.contiguous() for key, value in found.items()}
-
-
-def write_folder(
-    folder: Path,
-    weights: dict[str, Tensor],
-    config: dict[str, Any],
-    processor: dict[str, Any] | None = PROCESSOR,
-    shards: int = 1,
-) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(CONFIG | config))
-    if processor is not None:
-        (folder / "preprocessor_config.json").write_text(json.dumps(processor))
-    if shards == 1:
-        safetensors.save_file(weights, folder / "model.safetensors")
-        return folder
-    names = [f"model-{i + 1:05}-of-{shards:05}.safetensors" for i in range(shards)]
-    places = {key: names[i % shards] for i, key in enumerate(weights)}
-    for name in names:
-        safetensors.save_file({key: weights[key] for key in weights if places[key] == name}, folder / name)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
-    return folder
 
 
 def vit(**changes: Any) -> nn.Module:
@@ -177,7 +59,7 @@ def head_of(model: nn.Module, **names: str) -> dict[str, Tensor]:
 def a_vit() -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
     model = vit()
     weights = as_transformers(model, "vit", "vit.") | head_of(model, head="classifier")
-    return model, weights, {"model_type": "vit", "hidden_act": "gelu"}
+    return model, weights, {"model_type": "vit", "hidden_act": "gelu"} | LABELS
 
 
 def a_headless_vit() -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
@@ -193,13 +75,13 @@ def a_headless_vit() -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
 def a_deit() -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
     model = vit(reg_tokens=1)
     weights = as_transformers(model, "deit", "deit.") | head_of(model, head="classifier")
-    return model, weights, {"model_type": "deit"}
+    return model, weights, {"model_type": "deit"} | LABELS
 
 
 def a_distilled_deit() -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
     model = random(VisionTransformerDistilled(**SHAPE, norm_layer=partial(nn.LayerNorm, eps=1e-6)))
     heads = head_of(model, head="cls_classifier", head_dist="distillation_classifier")
-    return model, as_transformers(model, "deit", "deit.") | heads, {"model_type": "deit"}
+    return model, as_transformers(model, "deit", "deit.") | heads, {"model_type": "deit"} | LABELS
 
 
 def a_dinov2() -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
@@ -225,7 +107,7 @@ def a_clip() -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
         "text_model.final_layer_norm.weight": torch.zeros(8),
         "logit_scale": torch.zeros(()),
     }
-    tower = {key: value for key, value in CONFIG.items() if key != "layer_norm_eps"}
+    tower = {key: value for key, value in CONFIG.items() if key != "layer_norm_eps"} | {"projection_dim": 3}
     return model, weights, {"model_type": "clip", "projection_dim": 3, "vision_config": tower}
 
 
@@ -295,8 +177,7 @@ def test_the_class_names_of_a_folder_are_taken(tmp_path: Path) -> None:
         "dog",
         "owl",
     ]
-    made_up = {"id2label": {str(i): f"LABEL_{i}" for i in range(3)}}
-    assert load_network(write_folder(tmp_path / "b", weights, config | made_up)).classes is None
+    assert load_network(write_folder(tmp_path / "b", weights, config | LABELS)).classes is None
     assert (
         load_network(write_folder(tmp_path / "c", weights, config | {"id2label": {"0": "cat"}})).classes
         is None

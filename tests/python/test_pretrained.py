@@ -14,7 +14,9 @@ timm = pytest.importorskip("timm", reason="needs the [host] extra")
 
 from safetensors.torch import save_file  # noqa: E402
 
+from hugging_face_folders import as_transformers, write_folder  # noqa: E402
 from quasar_rt import FileError, InvalidValueError  # noqa: E402
+from quasar_rt.networks import NetworkError, load_network  # noqa: E402
 from quasar_rt.space import Space  # noqa: E402
 from quasar_rt.train.model import ViT, ViTConfig  # noqa: E402
 from quasar_rt.train.pretrained import load_timm  # noqa: E402
@@ -137,10 +139,40 @@ def test_positions_of_another_grid_are_resampled() -> None:
         torch.testing.assert_close(model(images()), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_head_of_other_classes_stays_as_it_was() -> None:
+@pytest.mark.parametrize(("classes", "words"), [(9, "has 9 classes"), (0, "has no classifier")])
+def test_a_head_of_other_classes_stays_as_it_was(tmp_path: Path, classes: int, words: str) -> None:
     model, before = ours(), ours()
-    load(model, theirs(num_classes=9).state_dict())
+    torch.save(theirs(num_classes=classes).state_dict(), tmp_path / "a.pth")
+    notices: list[str] = []
+    load_timm(model, tmp_path / "a.pth", notice=notices.append)
     assert torch.equal(model.head.weight[:, :24], before.head.weight[:, :24])
+    assert len(notices) == 1
+    assert words in notices[0]
+    assert "6 classes starts from random weights" in notices[0]
+
+
+def test_a_folder_starts_a_network_of_another_size(tmp_path: Path) -> None:
+    net = theirs(img_size=48, init_values=0.3)
+    config = {"model_type": "dinov2", "image_size": 48, "patch_size": 8, "num_attention_heads": 3}
+    config |= {"layer_norm_eps": 1e-6}
+    write_folder(tmp_path / "mine", as_transformers(net, "dinov2"), config, None)
+    model, notices = ours(), []
+    model.activate(load_timm(model, tmp_path / "mine", notice=notices.append))
+    assert any("resampled from 6x6 to 4x4" in notice for notice in notices)
+    assert any("has no classifier" in notice for notice in notices)
+    own = load_network(tmp_path / "mine", image_size=32).model
+    model.head.weight.data[:, :24], model.head.bias.data = net.head.weight, net.head.bias
+    with torch.no_grad():
+        expected = net.head(own(normalised(images())))
+        torch.testing.assert_close(model(images()), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_another_activation_is_refused(tmp_path: Path) -> None:
+    net = theirs(act_layer="quick_gelu")
+    config = {"model_type": "vit", "hidden_act": "quick_gelu", "image_size": 32, "patch_size": 8}
+    write_folder(tmp_path / "mine", as_transformers(net, "vit"), config | {"num_attention_heads": 3}, None)
+    with pytest.raises(InvalidValueError, match="its activation is QuickGELU, this network's GELU"):
+        load_timm(ours(), tmp_path / "mine")
 
 
 def test_a_name_is_looked_up_in_timm() -> None:
@@ -182,7 +214,9 @@ def test_what_differs_is_named(change: dict[str, Any], message: str) -> None:
 
 
 def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="'nosuch' is neither a file nor the name of a timm model"):
+    with pytest.raises(
+        NetworkError, match="'nosuch' is neither a file, a folder nor the name of a timm model"
+    ):
         load_timm(ours(), "nosuch")
     with pytest.raises(InvalidValueError, match="'resnet18' is no plain timm VisionTransformer"):
         load_timm(ours(), "resnet18", pretrained=False)
@@ -190,7 +224,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(text)
         with pytest.raises(FileError, match=f"{name}' is no checkpoint of tensors"):
             load_timm(ours(), tmp_path / name)
-    with pytest.raises(FileError, match="is a folder: give a checkpoint's path"):
+    with pytest.raises(NetworkError, match=r"cannot be loaded: it has no config.json"):
         load_timm(ours(), tmp_path)
     torch.save({"model": {"a": 1}}, tmp_path / "d.pth")
     with pytest.raises(FileError, match="is no checkpoint of tensors"):

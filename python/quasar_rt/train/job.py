@@ -123,7 +123,8 @@ class Job:
         if self.recipe.init != "random" and not self.exists(self.finished("float")):
             from .pretrained import load_timm
 
-            self.group.from_first(lambda: load_timm(model, self.recipe.init.removeprefix("timm:")))
+            source = self.recipe.init.removeprefix("timm:")
+            self.group.from_first(lambda: load_timm(model, source, notice=self.log))
             self.group.broadcast(model)
             self.log(f"started from {self.recipe.init}")
 

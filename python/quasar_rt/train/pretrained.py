@@ -1,25 +1,26 @@
-"""Starts a supernet or a network from a timm Vision Transformer: a model's name or a checkpoint.
+"""Starts a supernet or a network from a float Vision Transformer: a timm model, a checkpoint, a folder or an ONNX file.
 
-Depends on: torch, timm, `quasar_rt.space`, `quasar_rt.train.model`.
+Depends on: torch, timm, `quasar_rt.networks`, `quasar_rt.space`, `quasar_rt.train.model`.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 import torch
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
+from torch.nn import functional as F
 
-from ..errors import FileError, InvalidValueError
+from ..errors import InvalidValueError
+from ..networks import load_network
 from ..space import Architecture, BlockShape
-from ..weights import make_timm, read_weights
+from ..weights import read_weights
 from .block import Block
 from .model import ViT, ViTConfig
 
@@ -29,30 +30,38 @@ __all__ = ["load_timm"]
 SMALL = 0.1
 
 
-def load_timm(model: ViT, source: str | os.PathLike[str], pretrained: bool = True) -> Architecture:
+def load_timm(
+    model: ViT,
+    source: str | os.PathLike[str],
+    pretrained: bool = True,
+    notice: Callable[[str], object] = lambda _: None,
+) -> Architecture:
     """Fills the leading part of the largest network from a timm ``VisionTransformer`` (ViT, DeiT, DeiT III).
 
     With the returned architecture active, the model computes the checkpoint's logits in float (of images of the
     checkpoint's size; positions of another grid are resampled). The rest keeps its initial values, made small where
     the checkpoint's part would feel them, so that larger networks start close to it. A layer scale that the model has
     and the checkpoint lacks becomes 1; one that the model lacks is multiplied into proj and fc2. A head of another
-    number of classes is not taken over.
+    number of classes is not taken over, and the model's keeps its initial values.
 
     Args:
         model: with stride = kernel and no padding; it is changed in place.
-        source: a timm model's name (``deit_tiny_patch16_224``) or the path of a checkpoint of one (``.pth``,
-            ``.safetensors``; what timm and DeiT write, the state alone or under ``model`` or ``state_dict``).
+        source: a timm model's name (``deit_tiny_patch16_224``), the path of a checkpoint of one (``.pth``,
+            ``.safetensors``; what timm and DeiT write, the state alone or under ``model`` or ``state_dict``), or a
+            folder or an ONNX file that `quasar_rt.networks.load_network` takes.
         pretrained: for a name: timm's weights (downloaded), else its random initial ones.
+        notice: gets sentences about what was changed or not taken over.
 
     Returns:
         The checkpoint's own shape, all rows 8-bit.
 
     Raises:
-        quasar_rt.FileError: neither a model's name nor a file that can be read.
+        quasar_rt.FileError: a file cannot be read.
+        quasar_rt.networks.NetworkError: there is no network of that name, or the file's cannot be loaded.
         quasar_rt.InvalidValueError: names what of the checkpoint does not fit the model.
     """
-    found = _Checkpoint(str(source), *_read(source, pretrained))
     config = model.config
+    found = _Checkpoint(str(source), *_read(source, pretrained, (config.height, config.width), notice))
     architecture, patch = found.architecture(config)
     d = architecture.embed
     values = {
@@ -62,9 +71,7 @@ def load_timm(model: ViT, source: str | os.PathLike[str], pretrained: bool = Tru
         "norm.bias": found.take("norm.bias", d),
         **found.tokens(d, config.grid),
     }
-    head = found.take("head.weight"), found.take("head.bias")
-    if len(head[0]) == config.classes:
-        values["head.weight"], values["head.bias"] = head
+    values |= found.head(d, config.classes, notice)
     for i, shape in enumerate(architecture.blocks):
         values |= found.block(f"blocks.{i}", shape, d, config.layer_scale is not None)
     left = ", ".join(sorted(found.state)[:4])
@@ -149,6 +156,20 @@ class _Checkpoint:
             )[0]
         return {"prefix": token, "position": position}
 
+    def head(self, d: int, classes: int, notice: Callable[[str], object]) -> dict[str, Tensor]:
+        """Takes the classifier, if it has this number of classes."""
+        if "head.weight" not in self.state:
+            notice(f"'{self.source}' has no classifier; that of {classes} classes starts from random weights")
+            return {}
+        rows = len(self.state["head.weight"])
+        values = {"head.weight": self.take("head.weight", rows, d), "head.bias": self.take("head.bias", rows)}
+        if rows == classes:
+            return values
+        notice(
+            f"'{self.source}' has {rows} classes; the classifier of {classes} classes starts from random weights"
+        )
+        return {}
+
     def block(self, name: str, shape: BlockShape, d: int, layer_scale: bool) -> dict[str, Tensor]:
         """Takes a block's tensors; a layer scale that the network lacks is multiplied into proj and fc2."""
         values = {
@@ -178,24 +199,26 @@ class _Checkpoint:
         return values
 
 
-def _read(source: str | os.PathLike[str], pretrained: bool) -> tuple[dict[str, Tensor], int | None]:
+def _read(
+    source: str | os.PathLike[str], pretrained: bool, size: tuple[int, int], notice: Callable[[str], object]
+) -> tuple[dict[str, Tensor], int | None]:
     """Reads the checkpoint's tensors, and its head dimension where that is known."""
     path = Path(source)
-    if path.is_dir():
-        raise FileError(f"'{source}' is a folder: give a checkpoint's path, or the name of a timm model")
-    if path.exists():
+    whole = path.is_dir() or path.suffix.lower() == ".onnx"
+    if path.exists() and not whole:
         return read_weights(path), None
-    name = str(source)
-    if not timm.is_model(name.split(".")[0]):
-        raise FileError(f"'{source}' is neither a file nor the name of a timm model")
-    try:
-        net = make_timm(name, pretrained=pretrained)
-    except (OSError, RuntimeError) as error:
-        raise FileError(
-            f"timm could not make '{source}': {error}; give a checkpoint's path instead"
-        ) from error
+    found = load_network(source, pretrained=pretrained, image_size=size if whole else None)
+    for sentence in found.notices:
+        notice(f"'{source}': {sentence}")
+    net = found.model
+    points = torch.linspace(-8, 8, 1601)
     if type(net) is not VisionTransformer or net.global_pool != "token":
         raise InvalidValueError(f"'{source}' is no plain timm VisionTransformer with a class token")
+    if any((block.mlp.act(points) - F.gelu(points)).abs().max() > 1e-6 for block in net.blocks):
+        act = type(net.blocks[0].mlp.act).__name__
+        raise InvalidValueError(
+            f"'{source}' cannot start this network: its activation is {act}, this network's GELU"
+        )
     return dict(net.state_dict()), net.blocks[0].attn.head_dim
 
 

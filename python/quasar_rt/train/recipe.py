@@ -187,13 +187,14 @@ class Quantization:
 class Recipe:
     """Everything that a run depends on, with the data, the space's file and the code.
 
-    `space` is the name of a packaged space or the path of its TOML file. `init` is ``random``, ``timm:NAME`` or the
-    path of a checkpoint that timm reads. `layer_scale` is the initial value of a learned factor on each channel of both
-    residual branches (0: no such factors). `drop_path` is the probability with which a sample skips a branch of the
-    last block in training; it falls linearly to 0 at the first block (stochastic depth, Huang et al. 2016). `baseline`
-    also trains one network's last epochs in float, to compare with. `supernet_stage` is for spaces of several networks,
-    `quantized_stage` for one network. `teacher` is a trained network to learn from. `checkpoint_every` (steps, 0: none)
-    and `checkpoint_minutes` are the intervals of checkpoints within an epoch; each epoch ends with one.
+    `space` is the name of a packaged space or the path of its TOML file. `init` is ``random``, ``timm:NAME``, or the
+    path of a checkpoint of timm, of a folder of Hugging Face's transformers or of an ONNX file. `layer_scale` is the
+    initial value of a learned factor on each channel of both residual branches (0: no such factors). `drop_path` is
+    the probability with which a sample skips a branch of the last block in training; it falls linearly to 0 at the
+    first block (stochastic depth, Huang et al. 2016). `baseline` also trains one network's last epochs in float, to
+    compare with. `supernet_stage` is for spaces of several networks, `quantized_stage` for one network. `teacher` is
+    a trained network to learn from. `checkpoint_every` (steps, 0: none) and `checkpoint_minutes` are the intervals of
+    checkpoints within an epoch; each epoch ends with one.
     """
 
     name: str
@@ -445,7 +446,7 @@ def _rules(recipe: Recipe) -> dict[str, bool]:
     rules = {
         f"name must be {NAME_RULE}": is_name(recipe.name),
         "seed must be in [0, 2^63)": 0 <= recipe.seed < 2**63,
-        "init must be 'random', 'timm:NAME' or a file": recipe.init.strip() not in ("", "timm:"),
+        "init must be 'random', 'timm:NAME', a file or a folder": recipe.init.strip() not in ("", "timm:"),
         f"data.name must be one of {', '.join(DATA_SETS)}, or the path of a folder (with a '/')": (
             d.name in DATA_SETS or "/" in d.name or os.sep in d.name
         ),
