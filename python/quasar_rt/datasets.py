@@ -28,6 +28,7 @@ __all__ = [
     "ImageFolder",
     "LabelledFiles",
     "fashion_mnist_root",
+    "files_by_class",
     "held_out",
     "image_files",
     "labels_by_name",
@@ -273,7 +274,7 @@ def read_image_folder(root: str | os.PathLike[str]) -> ImageFolder:
     tests = [root / name for name in ("val", "test") if (root / name).is_dir()]
     if train.is_dir() != bool(tests):
         raise DatasetError(f"'{root}' has one of 'train' and 'val' but not the other: {how}")
-    found = _files_by_class(train if tests else root)
+    found = files_by_class(train if tests else root)
     if len(found) < 2:
         raise DatasetError(
             f"'{train if tests else root}' has fewer than two class folders with images: {how}"
@@ -281,7 +282,7 @@ def read_image_folder(root: str | os.PathLike[str]) -> ImageFolder:
     kept: Iterator[tuple[str, int]]
     aside: Iterator[tuple[str, int]]
     if tests:
-        held = _files_by_class(tests[0])
+        held = files_by_class(tests[0])
         for name in held:
             if name not in found:
                 raise DatasetError(f"'{tests[0] / name}' is a class that '{train}' lacks")
@@ -310,7 +311,7 @@ def held_out(count: int) -> set[int]:
     return set(chosen.tolist())
 
 
-def _files_by_class(root: Path) -> dict[str, Texts]:
+def files_by_class(root: Path) -> dict[str, Texts]:
     """Returns the image files of each folder in `root` that holds any, in the order of the folders' names."""
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     return {folder.name: files for folder in folders if len(files := Texts(map(str, image_files(folder))))}

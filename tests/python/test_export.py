@@ -424,6 +424,38 @@ def exported(tmp_path: Path, model: VisionTransformer, *options: str) -> Any:
     return CliRunner().invoke(export_command, command)
 
 
+def test_the_tool_names_the_subnet_and_its_classes_after_what_it_reads(tmp_path: Path) -> None:
+    model = vit_tiny(2)
+    for name in ("dog", "cat", "empty"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+    for i, picture in enumerate(pictures_for(model, 6)):
+        Image.fromarray(picture).save(tmp_path / "images" / ("cat", "dog")[i % 2] / f"{i}.png")
+    done = exported(tmp_path, model, "--embedding")
+    # The helper puts images next to the folders, which are still one for each class.
+    assert done.exit_code == 0, done.output
+    subnet = Subnet.load(tmp_path / "model.qvit")
+    assert (subnet.name, subnet.classes) == ("model", ["cat", "dog"])
+    assert subnet.config["provenance"]["architecture"] == "vit_tiny_patch16_224"
+    done = exported(tmp_path, vit_tiny(3), "--name", "mine")
+    subnet = Subnet.load(tmp_path / "model.qvit")
+    assert (subnet.name, subnet.classes) == ("mine", ["class 0", "class 1", "class 2"])
+
+
+def test_the_tool_needs_a_source_of_weights(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    common = ["--calibration", str(tmp_path / "images"), "--out", str(tmp_path / "a.qvit")]
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "images" / "a.png")
+    for arguments, message in (
+        ([], "give a network"),
+        (["--model", "vit_tiny_patch16_224"], "give the weights of vit_tiny_patch16_224"),
+        (["--model", str(tmp_path)], "it has no config.json"),
+        (["--model", str(tmp_path), "--image-size", "4x5x6"], "neither a side nor HEIGHTxWIDTH"),
+    ):
+        refused = CliRunner().invoke(export_command, [*common, *arguments])
+        assert refused.exit_code == 2
+        assert message in " ".join(refused.output.split())
+
+
 def vit_tiny(classes: int) -> VisionTransformer:
     torch.manual_seed(0)
     model: VisionTransformer = timm.create_model(

@@ -750,6 +750,15 @@ def test_the_imagenet_recipe_trains_on_a_small_folder(tmp_path: Path) -> None:
     )
 
 
+def test_a_rectangular_network_takes_square_images(tmp_path: Path) -> None:
+    recipe = folder_recipe(tmp_path, folder_of_images(tmp_path / "images", split=False))
+    settings = Space.load(recipe.space).to_toml().replace("height = 8", "height = 12")
+    space = Space.from_toml(settings)
+    loaded = data.load(recipe, space=space)
+    assert loaded.preprocess["resize"]["mode"] == "exact"
+    assert loaded.train.first(3)[0].shape[2:] == loaded.test().first(3)[0].shape[2:] == (12, 8)
+
+
 def test_a_folders_batches_depend_on_the_step_alone(tmp_path: Path) -> None:
     root = folder_of_images(tmp_path / "images", split=False)
     recipe = folder_recipe(tmp_path, root, "data.shift=2")

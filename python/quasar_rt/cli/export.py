@@ -16,7 +16,7 @@ import click
 
 from ..errors import QuasarError
 from ..files import read_small_text, reason, write_text
-from ..image_sets import images_of
+from ..image_sets import folder_classes, images_of
 from .output import Failure, bars, echo, print_records
 from .timm_network import load_network, model_arguments
 
@@ -72,7 +72,8 @@ def _resize(ctx: click.Context, parameter: click.Parameter, value: str | None) -
 @click.option(
     "--classes",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A text file, one class name a line.",
+    help="A text file, one class name a line. By default the names in a Hugging Face folder, or those of the folders "
+    "in --calibration if there is one for each class.",
 )
 @click.option(
     "--eight-bit",
@@ -158,6 +159,8 @@ def command(
     network = load_network(model, checkpoint, pretrained, model_arg, image_size)
     try:
         names = read_small_text(classes).splitlines() if classes else network.classes
+        if names is None and (names := folder_classes(calibration, getattr(network.model, "num_classes", 0))):
+            echo(f"class names: the folders in {calibration}", err=True)
     except (OSError, ValueError) as error:
         raise Failure(f"the class names cannot be read from '{classes}': {reason(error)}") from error
     layers: list[Any] = []

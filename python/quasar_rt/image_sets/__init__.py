@@ -8,7 +8,7 @@ Hugging Face data sets the extra ``[datasets]``; nothing here needs PyTorch. Dep
 from __future__ import annotations
 
 from .base import ImageFiles, Images, ImageSet, Part, Records
-from .opening import images_of, is_named, labelled_images, read_image_set
+from .opening import folder_classes, images_of, is_named, labelled_images, read_image_set
 
 __all__ = [
     "ImageFiles",
@@ -16,6 +16,7 @@ __all__ = [
     "Images",
     "Part",
     "Records",
+    "folder_classes",
     "images_of",
     "is_named",
     "labelled_images",

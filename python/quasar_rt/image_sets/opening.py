@@ -11,6 +11,7 @@ import numpy as np
 from ..datasets import (
     DatasetError,
     LabelledFiles,
+    files_by_class,
     held_out,
     image_files,
     read_image_folder,
@@ -20,7 +21,7 @@ from .base import ImageFiles, Images, ImageSet, Part, Source
 from .hugging_face import SAVED, HuggingFace
 from .shards import Shards
 
-__all__ = ["images_of", "is_named", "labelled_images", "read_image_set"]
+__all__ = ["folder_classes", "images_of", "is_named", "labelled_images", "read_image_set"]
 
 _KINDS = {"wds": Shards, "hf": HuggingFace}
 
@@ -95,6 +96,19 @@ def images_of(name: str | os.PathLike[str]) -> Images:
     if not len(files):
         raise DatasetError(f"no image in {name}: give a folder with PNG or JPEG files")
     return Images(files)
+
+
+def folder_classes(name: str | os.PathLike[str], count: int) -> list[str] | None:
+    """Returns the names of the class folders of a folder of images, sorted, if there are `count`; otherwise None.
+
+    The folders are those of ``NAME/train``, where there is one, or of ``NAME``.
+    """
+    root = Path(name)
+    if is_named(os.fspath(name)) or not root.is_dir():
+        return None
+    train = root / "train"
+    names = list(files_by_class(train if train.is_dir() else root))
+    return names if len(names) == count > 1 else None
 
 
 def _kind(name: str) -> str | None:

@@ -243,13 +243,11 @@ def _load_folder(recipe: Recipe, shape: Shape, root: str | os.PathLike[str] | No
         place = root or d.name
     found = read_image_set(place)
     _check_classes(str(place), found.classes, shape)
-    document = {
-        "resize": {
-            "mode": "shorter",
-            "size": [round(min(shape.height, shape.width) / _CROP)],
-            "filter": "bicubic",
-        }
-    }
+    edges = [round(side / _CROP) for side in (shape.height, shape.width)]
+    # An image of another shape need not cover a rectangle after its shorter side fits.
+    square = shape.height == shape.width
+    resize = {"mode": "shorter", "size": edges[:1]} if square else {"mode": "exact", "size": edges}
+    document = {"resize": {**resize, "filter": "bicubic"}}
 
     def split(part: Part) -> FileSplit:
         return FileSplit(part.images, torch.from_numpy(part.labels), shape, document, max(1, d.workers))
