@@ -6,8 +6,9 @@ array([4, 8], dtype=uint8)
 
 The path of a frame is at the top: `images` decodes a file or an array, `frame` describes a camera's bytes, `engine`
 runs a `subnet` on a `device`, `prediction` and `profile` hold the results, `errors` the exceptions. The rest is
-grouped: `rows` (packed weights), `build` and `export` (float network to subnet), `train` and `nas` (over a `space`),
-`hardware` and `accelerator` (model and compiler), `oracle`, `verify`, `evaluate`, `bench` and `cli`.
+grouped: `rows` (packed weights), `networks`, `build`, `export` and `fitting` (float network to subnet), `train` and
+`nas` (over a `space`), `hardware` and `accelerator` (model and compiler), `oracle`, `verify`, `evaluate`, `bench` and
+`cli`.
 
 Names are imported on first use, so that ``import quasar_rt`` and the command line start fast.
 """
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from .device import Tier as Tier
     from .device import devices as devices
     from .engine import Engine as Engine
+    from .fitting import Fit as Fit
+    from .fitting import fit as fit
     from .frame import Frame as Frame
     from .metrics import Metrics as Metrics
     from .metrics import Percentiles as Percentiles
@@ -55,6 +58,7 @@ _HOME = {
         "build": ["random_subnet"],
         "device": ["Device", "Tier", "devices"],
         "engine": ["Engine"],
+        "fitting": ["Fit", "fit"],
         "frame": ["Frame"],
         "metrics": ["Metrics", "Percentiles"],
         "nas": ["SearchResult", "search"],

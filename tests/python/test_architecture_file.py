@@ -23,9 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def record(folder: Path) -> dict[str, Any]:
-    table: dict[str, Any] = Subnet.load(folder / "digits-zcu102-21000fps.qvit").config["provenance"][
-        "search"
-    ]
+    table: dict[str, Any] = Subnet.load(folder / "digits-zcu102-21000fps.qvit").config["provenance"]["search"]
     return table
 
 

@@ -1,0 +1,140 @@
+r"""Make subnets of your own trained network that reach frame rates on a board: no supernet, no labels.
+
+\b
+  quasar-rt fit --model ./dinov2-small --embedding --calibration photos/ --board kv260 --fps 60 --fps 80 --out fit/
+  quasar-rt fit --model deit_small_patch16_224 --checkpoint deit.pth --calibration photos/ --board zcu102 --out fit/
+
+Without --fps, a curve of five subnets shows what the board offers, from 8 bits in all rows to 4. The folder --out gets
+the subnets (.qvit), report.json, hardware.toml and fit.png; a fit that was interrupted goes on there.
+
+Frame rates are modelled, event by event, from the files that were written; errors are measured on a quarter of the
+images, which is held out. Needs the [host] extra: pip install 'quasar-rt[host]'.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import QuasarError
+from ..nas.options import DEFAULT_BOARD
+from . import complete
+from .float_network import float_network, open_float_network
+from .options import as_json
+from .output import Failure, bars, echo, print_json, print_records
+
+if TYPE_CHECKING:
+    from ..fitting import Fit, Fitted
+
+
+@click.command("fit", help=(__doc__ or "").replace(r"\b", "\b"))
+@float_network
+@click.option(
+    "--board",
+    metavar="NAME|FILE",
+    shell_complete=complete.boards,
+    help=f"A shipped board, or a TOML file of your own. [the one in --hardware, or {DEFAULT_BOARD}]",
+)
+@click.option("--fps", type=float, multiple=True, help="A frame rate to reach, frames a second. Repeatable.")
+@click.option(
+    "--curve",
+    type=click.IntRange(2, 100),
+    help="This many subnets from 8 bits in all rows to 4 instead. [5 without --fps]",
+)
+@click.option(
+    "--fps-of",
+    type=click.Choice(["board", "accelerator"]),
+    default="board",
+    show_default=True,
+    help="What --fps means: what a user gets, with the processor's gaps and limit, or the accelerator alone.",
+)
+@click.option(
+    "--hardware",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A configuration of the accelerator (TOML). [the fastest one for the network]",
+)
+@click.option(
+    "--space",
+    shell_complete=complete.spaces,
+    metavar="NAME|FILE",
+    help="Make the configuration for this search space rather than for the network alone.",
+)
+@click.option("--clock", type=float, metavar="MHZ", help="The fabric's clock. [the board's default]")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder for the results.",
+)
+@as_json
+def command(
+    board: str | None,
+    fps: tuple[float, ...],
+    curve: int | None,
+    fps_of: Any,
+    hardware: Path | None,
+    space: str | None,
+    clock: float | None,
+    out: Path,
+    as_json: bool,
+    **source: Any,
+) -> None:
+    """Fits a network, and prints what was found."""
+    try:
+        from ..fitting import fit
+        from ..hardware import Board, Hardware
+    except ImportError as error:
+        raise Failure(f"{error}; install the host extra: pip install 'quasar-rt[host]'") from error
+    from ..space import Space
+
+    network, files, options = open_float_network(**source)
+    try:
+        chosen = None if board is None else Board.load(board)
+        with bars() as bar:
+            found = fit(
+                network.model,
+                files,
+                out=out,
+                board=chosen,
+                fps=fps,
+                curve=curve,
+                fps_of=fps_of,
+                hardware=None if hardware is None else Hardware.load(hardware, chosen),
+                space=None if space is None else Space.load(space),
+                clock_mhz=clock,
+                progress=lambda what, done, total: bar("fit", done, total),
+                **options,
+            )
+    except (QuasarError, ValueError) as error:
+        raise Failure(str(error)) from error
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        _show(found, out)
+
+
+def _show(found: Fit, out: Path) -> None:
+    agreement = "same class" if len(found.fitted[0].subnet.classes) else "same neighbour"
+
+    def wanted(one: Fitted) -> str:
+        return "" if one.wanted_fps is None else f"{one.wanted_fps:,.1f}"
+
+    print_records(
+        found.fitted,
+        {
+            "subnet": lambda one: one.path.name,
+            ">wanted": wanted,
+            ">frames/s": lambda one: f"{one.rates.fps:,.1f}",
+            ">accelerator": lambda one: f"{one.rates.accelerator_fps:,.1f}",
+            ">8-bit weights": lambda one: f"{one.eight_bit_weights:.0%}",
+            ">error": lambda one: f"{one.errors.relative:.3f}",
+            f">{agreement}": lambda one: f"{one.errors.agreement:.1%}",
+        },
+    )
+    echo(
+        f"On {found.board}, modelled: frames a second with the host's gaps, and of the accelerator alone. Measured on "
+        f"{found.held_out_images} images held out: relative error of the outputs, agreement with the float network."
+    )
+    echo(f"{out}: the subnets, report.json, hardware.toml, fit.png", err=True)

@@ -1,0 +1,147 @@
+"""Options that name a float network and its calibration images, and what they stand for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import QuasarError
+from ..files import read_small_text, reason
+from ..image_sets import folder_classes, images_of
+from .output import Failure, echo
+from .timm_network import load_network, model_arguments
+
+if TYPE_CHECKING:
+    from ..networks import LoadedNetwork
+
+__all__ = ["float_network", "open_float_network"]
+
+
+def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[float] | None:
+    try:
+        return None if value is None else [float(number) for number in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a number, or numbers with commas between them") from None
+
+
+def _resize(ctx: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    try:
+        document = None if value is None else json.loads(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not JSON: {error}") from None
+    if document is not None and not isinstance(document, dict):
+        raise click.BadParameter(f"{value!r} is not a JSON object")
+    return document
+
+
+#: In the order of the help.
+_OPTIONS: list[Callable[..., Any]] = [
+    click.option(
+        "--model",
+        metavar="ARCHITECTURE|FOLDER|FILE.onnx",
+        help="A timm architecture (vit_*, deit_* or deit3_*), a folder of Hugging Face's transformers (ViT, DeiT, "
+        "DINOv2, CLIP) or of timm, or an ONNX file of a plain ViT.",
+    ),
+    click.option(
+        "--checkpoint",
+        type=click.Path(exists=True, path_type=Path),
+        help="A timm state dict (.pth, .safetensors) of the architecture.",
+    ),
+    click.option("--pretrained", is_flag=True, help="Let timm download its own weights instead."),
+    model_arguments,
+    click.option(
+        "--calibration",
+        required=True,
+        metavar="DIR|wds:SHARDS|hf:NAME",
+        help="A folder of images (searched in depth), WebDataset shards ([webdataset] extra) or a Hugging Face data "
+        "set ([datasets] extra); its images are taken at equal distances.",
+    ),
+    click.option(
+        "--images",
+        default=64,
+        show_default=True,
+        type=click.IntRange(1),
+        help="How many calibration images to use at most.",
+    ),
+    click.option(
+        "--classes",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="A text file, one class name a line. By default the names in a Hugging Face folder, or those of the "
+        "folders in --calibration if there is one for each class.",
+    ),
+    click.option(
+        "--embedding",
+        is_flag=True,
+        help="Also give an image's embedding, for retrieval (Engine.embed); a model without a classifier gives it "
+        "alone.",
+    ),
+    click.option(
+        "--mean",
+        callback=_numbers,
+        metavar="M[,M,M]",
+        help="Mean of pixel/255 by channel; timm's configuration by default.",
+    ),
+    click.option(
+        "--std",
+        callback=_numbers,
+        metavar="S[,S,S]",
+        help="Standard deviation of pixel/255 by channel; timm's configuration by default.",
+    ),
+    click.option(
+        "--resize",
+        callback=_resize,
+        metavar="JSON",
+        help='How images come to the model\'s size, e.g. \'{"mode": "exact", "size": [48, 96], "filter": "bicubic"}\' '
+        "(docs/subnet-file.md); timm's configuration by default.",
+    ),
+    click.option(
+        "--name",
+        help="The subnet's name; by default that of the checkpoint's file, the folder or the timm model.",
+    ),
+]
+
+
+def float_network(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options; the command passes their values to `open_float_network`."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def open_float_network(
+    *,
+    model: str | None,
+    checkpoint: Path | None,
+    pretrained: bool,
+    model_arg: tuple[str, ...],
+    image_size: tuple[int, int] | None,
+    calibration: str,
+    images: int,
+    classes: Path | None,
+    name: str | None,
+    **options: Any,
+) -> tuple[LoadedNetwork, Any, dict[str, Any]]:
+    """Returns the network, the calibration images, and the other options as `quasar_rt.export.export_timm` takes them.
+
+    Raises:
+        click.UsageError: no network is named.
+        Failure: the network, the images or the class names cannot be read.
+    """
+    if checkpoint is None and model is None:
+        raise click.UsageError("give a network: --model, or --model and --checkpoint")
+    try:
+        files = images_of(calibration).spread(images)
+    except QuasarError as error:
+        raise Failure(str(error)) from error
+    network = load_network(model, checkpoint, pretrained, model_arg, image_size)
+    try:
+        names = read_small_text(classes).splitlines() if classes else network.classes
+        if names is None and (names := folder_classes(calibration, getattr(network.model, "num_classes", 0))):
+            echo(f"class names: the folders in {calibration}", err=True)
+    except (OSError, ValueError) as error:
+        raise Failure(f"the class names cannot be read from '{classes}': {reason(error)}") from error
+    return network, files, {"classes": names, "name": name or network.name, **options}

@@ -1,0 +1,313 @@
+"""From a float network to subnets for frame rates: measures, chooses, quantizes, replays."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..engine import Engine
+from ..errors import InvalidValueError
+from ..export.inputs import calibration_batches
+from ..export.layerwise import LayerReport
+from ..export.network import Calibrated, measure_worth
+from ..export.post_training import Prepared, prepare
+from ..files import make_folder, replacing
+from ..hardware import Board, Hardware, RatesOf, Workload, rates
+from ..images import ImageLike
+from ..nas.options import DEFAULT_BOARD
+from ..space import Space
+from ..subnet import Subnet
+from .choice import Choice, Choices, unreachable
+from .result import Errors, Fit, Fitted
+from .shape import workload_of
+
+__all__ = ["CURVE", "HELD_OUT", "fit"]
+
+#: One of this many calibration images is held out: the errors are measured on these.
+HELD_OUT = 4
+#: Subnets of a curve without frame rates, from 8 bits in all rows to 4.
+CURVE = 5
+
+Progress = Callable[[str, int, int], object]
+
+
+def fit(
+    model: nn.Module | str | os.PathLike[str],
+    calibration: Iterable[ImageLike],
+    *,
+    out: str | os.PathLike[str],
+    board: Board | str | None = None,
+    fps: float | Sequence[float] = (),
+    curve: int | None = None,
+    fps_of: RatesOf = "board",
+    hardware: Hardware | None = None,
+    space: Space | None = None,
+    clock_mhz: float | None = None,
+    tune: int = 0,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Fit:
+    """Makes subnets of a trained network that reach frame rates on a board; no supernet and no labels are needed.
+
+    The patch embedding and the head have 8-bit rows. What 8 bits are worth for each other row is measured on the
+    calibration images; the rows that get them are an exact knapsack over all matrices by the board's cost tables. Each
+    result is quantized with GPTQ, read back from its file and replayed event by event. A quarter of the images is held
+    out, to measure the errors.
+
+    Args:
+        model: a timm ``VisionTransformer``, or what `quasar_rt.networks.load_network` takes: a folder of Hugging Face's
+            transformers, an ONNX file, a timm model's name.
+        calibration: images as `Engine.infer` takes them; a few dozen, of the kind that the network will see.
+        out: the folder for the subnets, the report and the measured worth. A fit that was interrupted goes on there.
+        board: a board, or the name or path of one; by default that of `hardware`, or zcu102.
+        fps: the frame rates wanted, frames a second.
+        curve: this many subnets from 8 bits in all rows to 4 instead, at equal distances in frame rate. Without `fps`
+            and `curve` there are 5.
+        fps_of: ``board``: the rate that a user gets, with the gaps in which the processor starts segments and at most
+            the processor's own rate; ``accelerator``: that of the accelerator alone.
+        hardware: the accelerator's configuration; by default the one that runs the network fastest on the board.
+        space: a space for which the default configuration is made instead.
+        clock_mhz: the clock of the default configuration.
+        tune: steps of tuning without labels after GPTQ (`quasar_rt.export.tuning`); 0 for none.
+        progress: gets, after each stage, its name, the number of stages done and their total.
+        options: as `quasar_rt.export.export_timm` takes them: classes, name, mean, std, resize, percentile, equalize,
+            embedding, batch_size.
+
+    Raises:
+        quasar_rt.InvalidValueError: a rate that the board does not reach with 4 bits in all rows (the message has the
+            fastest one), too few images, or a folder with a fit of another network or other images.
+        quasar_rt.DoesNotFitError: the board is too small, whatever the array.
+        Others: those of `quasar_rt.export.export_timm`.
+    """
+    wanted = _checked_rates(fps, curve)
+    images = list(calibration)
+    if len(images) < 2:
+        raise InvalidValueError(f"a fit needs two images or more, better 32; {len(images)} were given")
+    held_out = images[HELD_OUT - 1 :: HELD_OUT] or images[-1:]
+    used = [
+        image for i, image in enumerate(images) if i % HELD_OUT != HELD_OUT - 1 and len(images) >= HELD_OUT
+    ]
+    if not isinstance(model, nn.Module):
+        from ..networks import load_network
+
+        loaded = load_network(model)
+        model = loaded.model
+        options = {"name": loaded.name, "classes": loaded.classes, **options}
+    prepared = prepare(model, used or images[:-1], **options)
+    target = _Target(prepared, _configured(prepared, board, hardware, space, clock_mhz), fps_of)
+    target.check(wanted)
+    folder = Path(out)
+    job = _Job(model, prepared, target, folder, held_out, tune, progress, len(wanted) or curve or CURVE)
+    return job.run(wanted, curve or CURVE)
+
+
+def _checked_rates(fps: float | Sequence[float], curve: int | None) -> list[float]:
+    wanted = [float(rate) for rate in np.atleast_1d(np.asarray(fps, np.float64))]
+    if any(not 0 < rate < np.inf for rate in wanted):
+        raise InvalidValueError(f"frame rates must be positive and finite, not {wanted}")
+    if curve is not None and (wanted or not 2 <= curve <= 100):
+        raise InvalidValueError("give frame rates, or a curve of 2 to 100 subnets, not both")
+    return sorted(set(wanted))
+
+
+def _configured(
+    prepared: Prepared,
+    board: Board | str | None,
+    hardware: Hardware | None,
+    space: Space | None,
+    clock_mhz: float | None,
+) -> Hardware:
+    """Returns the given configuration, or the one of the board that is fastest for the space or the network."""
+    if hardware is not None:
+        given = board.name if isinstance(board, Board) else board
+        if given is not None and Board.load(given).name != hardware.board.name:
+            raise InvalidValueError(f"the configuration is for {hardware.board.name}, not for {given}")
+        return hardware if clock_mhz is None else hardware.with_clock(clock_mhz)
+    networks = [workload_of(prepared, width) for width in (4, 8)]
+    return Hardware.for_board(board or DEFAULT_BOARD, space or networks, clock_mhz)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A network on a configuration, and which of its frame rates counts."""
+
+    prepared: Prepared
+    hardware: Hardware
+    reading: RatesOf
+
+    def check(self, wanted: Sequence[float]) -> None:
+        """Refuses rates that not even 4-bit rows reach, before anything is measured."""
+        fastest = rates(workload_of(self.prepared, 4), self.hardware)
+        for rate in wanted:
+            if rate > fastest.of(self.reading):
+                raise unreachable(rate, fastest, self.reading, self.hardware)
+
+    def choices(self, worth: dict[str, NDArray[np.float64]]) -> Choices:
+        workload = workload_of(self.prepared, 8)
+        return Choices(self.prepared.net, worth, workload, self.hardware, self.reading)
+
+
+class _Job:
+    """The stages of a fit, and the files in which it goes on after an interruption."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        prepared: Prepared,
+        target: _Target,
+        folder: Path,
+        held_out: list[ImageLike],
+        tune: int,
+        progress: Progress | None,
+        passes: int,
+    ) -> None:
+        self._prepared, self._target, self._folder, self._held_out = prepared, target, folder, held_out
+        self._tune, self._progress, self._done = tune, progress, count(1)
+        self._stages = prepared.stages(passes + 1)
+        self._identity = _identity(model, prepared, tune)
+        self._exact = _float_outputs(model, prepared, held_out)
+        self._calibrated: Calibrated | None = None
+        make_folder(folder)
+
+    def run(self, wanted: Sequence[float], curve: int) -> Fit:
+        worth = self._worth()
+        choices = self._target.choices(worth)
+        chosen = (
+            self._curve(choices, curve) if not wanted else [(rate, choices.meeting(rate)) for rate in wanted]
+        )
+        fitted = [self._fitted(rate, choice) for rate, choice in chosen]
+        found = Fit(
+            name=self._prepared.name,
+            board=self._target.hardware.board.name,
+            fps_of=self._target.reading,
+            hardware=self._target.hardware,
+            calibration_images=sum(len(batch) for batch in self._prepared.batches),
+            held_out_images=len(self._held_out),
+            tune=self._tune,
+            fitted=fitted,
+        )
+        found.save(self._folder)
+        return found
+
+    def _curve(self, choices: Choices, points: int) -> list[tuple[float | None, Choice]]:
+        slowest, fastest = choices.all_of(8), choices.all_of(4)
+        low, high = (choice.rates.of(self._target.reading) for choice in (slowest, fastest))
+        between = [low + (high - low) * i / (points - 1) for i in range(1, points - 1)]
+        return [(None, slowest), *((rate, choices.meeting(rate)) for rate in between), (None, fastest)]
+
+    def _step(self, what: str) -> None:
+        if self._progress is not None:
+            self._progress(what, min(next(self._done), self._stages), self._stages)
+
+    def _calibration(self) -> Calibrated:
+        if self._calibrated is None:
+            self._calibrated = self._prepared.calibrate(self._step)
+        return self._calibrated
+
+    def _worth(self) -> dict[str, NDArray[np.float64]]:
+        """Returns the worth of 8 bits for each row: measured, or read where an earlier run has left it."""
+        path = self._folder / "worth.npz"
+        if path.exists():
+            with np.load(path, allow_pickle=False) as stored:
+                found = dict(stored)
+            if str(found.pop("identity", "")) == self._identity:
+                return found
+            raise InvalidValueError(
+                f"'{self._folder}' holds a fit of another network, of other images or options: take another folder, "
+                "or remove it"
+            )
+        worth = measure_worth(self._calibration(), on_layer=lambda layer: self._step(f"measure {layer.name}"))
+        with replacing(path) as file:
+            np.savez(file, allow_pickle=False, identity=np.array(self._identity), **worth)
+        return worth
+
+    def _fitted(self, wanted: float | None, choice: Choice) -> Fitted:
+        """Returns the subnet of a choice, quantized or as an earlier run has left it."""
+        prepared, target = self._prepared, self._target
+        digest = hashlib.sha256(b"".join(bits.tobytes() for bits in choice.widths.values())).hexdigest()
+        mark = {"identity": self._identity, "widths_sha256": digest}
+        rate = choice.rates.of(target.reading)
+        path = self._folder / f"{prepared.name}-{target.hardware.board.name}-{wanted or round(rate):.6g}fps.qvit"
+        subnet = _left(path, mark)
+        if subnet is None:
+            layers: list[LayerReport] = []
+
+            def on_layer(layer: LayerReport) -> None:
+                layers.append(layer)
+                self._step(f"{rate:.0f} frames/s: {layer.name}")
+
+            calibrated = self._calibration()
+            parts = calibrated.quantize(lambda name, _rows, _worth: choice.widths[name], on_layer=on_layer)
+            recorded = {"fit": mark, "method": "gptq", "layers": [layer.as_dict() for layer in layers]}
+            prepared.subnet(parts, recorded).save(path)
+            # What counts is what was written.
+            subnet = Subnet.load(path)
+        workload = Workload.of_subnet(subnet)
+        return Fitted(
+            path=path,
+            wanted_fps=wanted,
+            rates=rates(workload, target.hardware),
+            errors=_errors(subnet, self._held_out, self._exact),
+            subnet=subnet,
+        )
+
+
+def _identity(model: nn.Module, prepared: Prepared, tune: int) -> str:
+    """Returns a hash of all that the worth and the codes follow from, but for the widths."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().double().numpy().tobytes())
+    for batch in prepared.batches:
+        digest.update(batch.numpy().tobytes())
+    options = (prepared.percentile, prepared.equalize, prepared.embedding, prepared.preprocessing, tune)
+    digest.update(repr(options).encode())
+    return digest.hexdigest()
+
+
+def _float_outputs(model: nn.Module, prepared: Prepared, images: list[ImageLike]) -> NDArray[np.float32]:
+    """Returns the float network's logits, or its embeddings, of images: float32 [images, values]."""
+    batches = calibration_batches(
+        images, prepared.net, prepared.preprocessing, prepared.mean, prepared.std, len(prepared.batches[0])
+    )
+    training, parameter = model.training, next(model.parameters())
+    model.eval()
+    try:
+        with torch.no_grad():
+            outputs = [model(batch.to(parameter.device, parameter.dtype)).float().cpu() for batch in batches]
+    finally:
+        model.train(training)
+    found: NDArray[np.float32] = torch.cat(outputs).numpy()
+    return found
+
+
+def _errors(subnet: Subnet, images: list[ImageLike], exact: NDArray[np.float32]) -> Errors:
+    classes = len(subnet.classes) > 0
+    outputs = []
+    with Engine(subnet) as engine:
+        for image in images:
+            prediction = engine.infer(image)
+            if classes:
+                outputs.append(prediction.logits)
+            else:
+                assert prediction.embedding is not None
+                outputs.append(prediction.embedding.values)
+    return Errors.between(np.stack(outputs), exact, classes)
+
+
+def _left(path: Path, fit: dict[str, str]) -> Subnet | None:
+    """Returns the subnet that an earlier run has left, if it is of this fit and has these widths."""
+    if not path.exists():
+        return None
+    subnet = Subnet.load(path)
+    return subnet if subnet.config["provenance"].get("fit") == fit else None

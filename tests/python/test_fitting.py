@@ -1,0 +1,167 @@
+"""Fits of a user's own network to frame rates (`quasar_rt.fitting`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+timm = pytest.importorskip("timm")
+torch = pytest.importorskip("torch")
+
+from click.testing import CliRunner  # noqa: E402
+from PIL import Image  # noqa: E402
+
+import quasar_rt  # noqa: E402
+from quasar_rt import InvalidValueError, Subnet  # noqa: E402
+from quasar_rt.cli.fit import command  # noqa: E402
+from quasar_rt.export.timm_reader import read  # noqa: E402
+from quasar_rt.export.widths import products_of, widths_of_share  # noqa: E402
+from quasar_rt.fitting.choice import Choices  # noqa: E402
+from quasar_rt.fitting.result import Errors  # noqa: E402
+from quasar_rt.hardware import Hardware, Workload, rates  # noqa: E402
+
+OPTIONS: dict[str, Any] = {"board": "zcu102", "resize": {"mode": "none"}}
+
+
+@pytest.fixture(scope="module")
+def network() -> Any:
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=5, img_size=32, patch_size=8, depth=2)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.15) if parameter.ndim > 1 else None
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[npt.NDArray[np.uint8]]:
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 255, (16, 4, 4, 3), dtype=np.uint8)
+    return [np.kron(picture, np.ones((8, 8, 1), np.uint8)) for picture in coarse]
+
+
+@pytest.fixture(scope="module")
+def fitted(network: Any, pictures: Any, tmp_path_factory: Any) -> tuple[quasar_rt.Fit, Path]:
+    folder = tmp_path_factory.mktemp("fit") / "out"
+    return quasar_rt.fit(network, pictures, out=folder, curve=3, name="net", **OPTIONS), folder
+
+
+def test_more_frames_a_second_cost_error(fitted: tuple[quasar_rt.Fit, Path]) -> None:
+    subnets = fitted[0].fitted
+    assert [one.eight_bit_weights for one in subnets][::2] == [1.0, 0.0]
+    found = [(one.rates.fps, one.errors.relative) for one in subnets]
+    assert found == sorted(found)
+    assert len(set(found)) == 3
+
+
+def test_each_file_reaches_its_rate_and_is_in_the_report(fitted: tuple[quasar_rt.Fit, Path]) -> None:
+    fit, folder = fitted
+    report = json.loads((folder / "report.json").read_text())
+    hardware = Hardware.load(folder / "hardware.toml")
+    for one, entry in zip(fit.fitted, report["subnets"], strict=True):
+        subnet = Subnet.load(folder / entry["file"])
+        assert subnet.sha256 == entry["sha256"]
+        assert rates(subnet, hardware) == one.rates
+        assert entry["modelled"]["fps"] == one.rates.fps
+        assert one.wanted_fps is None or one.rates.fps >= one.wanted_fps
+        of_rows = np.mean([share for block in entry["eight_bit_rows"] for share in block.values()])
+        assert bool(of_rows) == bool(entry["eight_bit_weights"])
+    assert (folder / "fit.png").stat().st_size > 1000
+
+
+def test_a_second_run_goes_on_from_the_files(
+    fitted: tuple[quasar_rt.Fit, Path], network: Any, pictures: Any
+) -> None:
+    fit, folder = fitted
+    kept, removed = fit.fitted[0].path, fit.fitted[1].path
+    before, changed = removed.read_bytes(), kept.stat().st_mtime_ns
+    removed.unlink()
+    again = quasar_rt.fit(network, pictures, out=folder, curve=3, name="net", **OPTIONS)
+    assert removed.read_bytes() == before
+    assert kept.stat().st_mtime_ns == changed
+    assert [one.rates for one in again.fitted] == [one.rates for one in fit.fitted]
+    with pytest.raises(InvalidValueError, match="another network, of other images"):
+        quasar_rt.fit(network, pictures[::-1], out=folder, curve=3, name="net", **OPTIONS)
+
+
+@pytest.mark.parametrize("reading", ["board", "accelerator"])
+def test_no_drawn_rate_is_missed(network: Any, reading: Any) -> None:
+    net, rng = read(network), np.random.default_rng(1)
+    shapes = {f"blocks.{i}.{name}": rows for i in range(2) for name, rows in SHAPES.items()}
+    worth = {name: rng.exponential(size=rows) for name, rows in shapes.items()}
+    subnet = quasar_rt.random_subnet(
+        embed=192, depth=2, heads=3, image_size=32, kernel=8, classes=5, eight_bit_fraction=1.0
+    )
+    for board in ("zcu102", "kv260"):
+        workload = Workload.of_subnet(subnet)
+        hardware = Hardware.for_board(board, workload)
+        choices = Choices(net, worth, workload, hardware, reading)
+        ends = [choices.all_of(width).rates.of(reading) for width in (8, 4)]
+        last = np.inf
+        for wanted in np.sort(rng.uniform(*ends, size=10)):
+            choice = choices.meeting(float(wanted))
+            assert choice.rates.of(reading) >= wanted
+            assert choice.worth <= last
+            last = choice.worth
+        assert choices.meeting(ends[0] * 0.9).worth == choices.all_of(8).worth
+        with pytest.raises(InvalidValueError, match=f"beyond {board}"):
+            choices.meeting(ends[1] * 1.01)
+
+
+SHAPES = {"qkv": 576, "proj": 192, "fc1": 768, "fc2": 192}
+
+
+def test_a_share_takes_the_rows_of_most_worth_for_a_weight(network: Any) -> None:
+    net, rng = read(network), np.random.default_rng(2)
+    worth = {f"blocks.{i}.{name}": rng.exponential(size=n) for i in range(2) for name, n in SHAPES.items()}
+    worth["blocks.0.fc2"] *= 3
+    bits = widths_of_share(net, worth, 0.3)
+    columns = {name: 768 if name.endswith("fc2") else 192 for name in bits}
+    weights = sum(columns[name] * len(rows) for name, rows in bits.items())
+    chosen = sum(columns[name] * int((rows == 8).sum()) for name, rows in bits.items())
+    assert chosen / weights == pytest.approx(0.3, abs=0.005)
+    # Rows come in pairs of their product, so the threshold is sharp only up to one pair.
+    for block in products_of(net, worth):
+        for product in block:
+            density = product.worth / product.columns
+            eight = bits[product.matrix][product.rows] == 8
+            assert not eight.any() or density[eight].min() >= density[~eight].max(initial=0)
+
+
+def test_rates_beyond_the_board_are_refused_before_any_work(
+    network: Any, pictures: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidValueError, match=r"beyond zcu102.*4 bits in all rows.*Take a lower rate"):
+        quasar_rt.fit(network, pictures, out=tmp_path / "out", fps=1e6, **OPTIONS)
+    for wrong in ({"fps": [-1]}, {"fps": 10, "curve": 3}, {"curve": 1}):
+        with pytest.raises(InvalidValueError):
+            quasar_rt.fit(network, pictures, out=tmp_path / "out", **OPTIONS, **wrong)
+    assert not (tmp_path / "out").exists()
+
+
+def test_errors_by_hand() -> None:
+    exact = np.array([[1, 0], [0, 1], [0.8, 0.1]], np.float32)
+    found = Errors.between(exact + np.float32(0.1), exact, classes=True)
+    spread = np.linalg.norm(exact - exact.mean(axis=0), axis=1).mean()
+    assert found.relative == pytest.approx(np.sqrt(2) * 0.1 / spread, rel=1e-5)
+    assert found.agreement == 1
+    assert Errors.between(exact[::-1], exact, classes=False).agreement < 1
+
+
+def test_the_command_prints_a_table(network: Any, pictures: Any, tmp_path: Path) -> None:
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    (tmp_path / "images").mkdir()
+    for i, picture in enumerate(pictures[:8]):
+        Image.fromarray(picture).save(tmp_path / "images" / f"{i}.png")
+    arguments = ["--model", "vit_tiny_patch16_224", "--checkpoint", str(tmp_path / "net.pth")]
+    arguments += ["--model-arg", "img_size=32", "--model-arg", "patch_size=8", "--model-arg", "depth=2"]
+    arguments += ["--calibration", str(tmp_path / "images"), "--out", str(tmp_path / "out"), "--fps", "100"]
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 0, result.output
+    assert "net-zcu102-100fps.qvit" in result.output
+    assert "100%" in result.output
+    assert quasar_rt.Engine(tmp_path / "out" / "net-zcu102-100fps.qvit").infer(pictures[0]).label
