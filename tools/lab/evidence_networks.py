@@ -1,7 +1,7 @@
 """Small trained networks for docs/evidence.md, quantized with given widths of rows, and what they lose.
 
-May depend on torch, timm, `quasar_rt.export` and `quasar_rt.train`. The rows of an exported network are those that a
-caller chooses: `rounded` puts that choice in the place of the exporter's own (`layerwise.choose_bits`).
+May depend on torch, timm, `quasar_rt.export` and `quasar_rt.train`. The 8-bit rows of a network are those that a caller
+chooses.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-from unittest import mock
 
 import numpy as np
 import torch
@@ -24,7 +23,8 @@ from torch.nn import functional as F
 from quasar_rt import Engine, Subnet
 from quasar_rt.build import build_subnet
 from quasar_rt.datasets import load_digits, load_fashion_mnist
-from quasar_rt.export import export_timm, layerwise
+from quasar_rt.export import layerwise
+from quasar_rt.export.post_training import prepare
 from quasar_rt.space import Architecture, BlockShape
 from quasar_rt.train.model import ViT, ViTConfig
 from quasar_rt.train.widths import gather_statistics
@@ -272,30 +272,23 @@ def rounded(
         the subnet, and the exporter's own score of each row: the loss that the row's 4 bits cost over 8, to second
         order, after rounding by `method` in a network whose matrices before this one have these widths.
     """
-    shapes = matrices(task)
-    # The exporter chooses rows of q, of k and of v one after the other, and of the other matrices at once.
-    runs = iter(run for name in shapes for run in np.split(eight[name], 3 if name.endswith(".qkv") else 1))
-    worths: list[NDArray[np.float64]] = []
+    prepared = prepare(
+        model,
+        _normalised(task, images),
+        mean=[task.mean],
+        std=[task.std],
+        resize={"mode": "none"},
+        percentile=0.9999,
+        batch_size=64,
+    )
+    scores: dict[str, NDArray[np.float64]] = {}
 
-    def chosen(worth: NDArray[np.float64], _fraction: float) -> NDArray[np.uint8]:
-        worths.append(worth)
-        return np.where(next(runs), 8, 4).astype(np.uint8)
+    def widths(name: str, _rows: int, worth: layerwise.Worth) -> NDArray[np.uint8]:
+        scores[name] = worth()
+        return np.where(eight[name], 8, 4).astype(np.uint8)
 
-    with mock.patch.object(layerwise, "choose_bits", chosen):
-        subnet = export_timm(
-            model,
-            _normalised(task, images),
-            eight_bit_fraction=0.5,  # neither 0 nor 1, so that rows are chosen
-            mean=[task.mean],
-            std=[task.std],
-            resize={"mode": "none"},
-            percentile=0.9999,
-            method=method,
-            batch_size=64,
-        )
-    ends = np.cumsum([rows for rows, _ in shapes.values()])
-    scores = np.split(np.concatenate(worths), ends[:-1])
-    return subnet, dict(zip(shapes, scores, strict=True))
+    parts = prepared.calibrate(lambda _: None).quantize(widths, method)
+    return prepared.subnet(parts, {"method": method}), scores
 
 
 def _normalised(task: Task, images: Images) -> Tensor:
