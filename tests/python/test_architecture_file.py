@@ -34,8 +34,12 @@ def test_a_searchs_subnet_gives_its_architecture_and_its_record(folder: Path, re
     assert found.architecture.to_dict() == record["architecture"]
     assert found.architecture.embed == Subnet.load(path).config["embed"]
     line = search_line(record)
-    assert "zcu102 at 110,000 FPS" in line
-    assert f"modelled: {record['modelled']['fps']:,.1f} FPS" in line
+    assert "zcu102 at 21,000 FPS" in line
+    with_host = f"{record['replayed_fps_with_host']:,.1f} FPS with the processor"
+    alone = f"{record['modelled']['fps']:,.1f} FPS"
+    assert f"modelled: {with_host}, {alone} of the accelerator alone" in line
+    earlier = {key: value for key, value in record.items() if key != "replayed_fps_with_host"}
+    assert search_line(earlier).endswith(f"modelled: {alone}")
     assert "`digits` (proxy score, seed 0)" in line
 
 
@@ -98,6 +102,7 @@ def test_other_json_is_refused_with_what_is_wrong(tmp_path: Path, text: str, mes
         ({"target_fps": 10**400}, "OverflowError"),
         ({"modelled": {"fps": float("nan")}}, r"modelled\.fps is nan"),
         ({"modelled": 7}, "TypeError"),
+        ({"replayed_fps_with_host": "many"}, "replayed_fps_with_host is 'many'"),
         ({"settings": {"space": "digits", "seed": 0.5}}, r"settings\.seed is 0\.5"),
         ({"score": float("inf")}, "inf is no number of JSON"),
         ({"more": [2**64]}, "beyond 64 bits"),

@@ -79,7 +79,7 @@ def test_it_opens_with_every_point_and_says_what_the_score_is(browser, page, fou
     assert "not measured" in text(browser, "footer")
     labels = browser.run("[...document.querySelectorAll('.axis-label')].map((e) => e.textContent)")
     board = found.document["boards"]["zcu102"]["label"]
-    assert labels[:2] == [f"modelled FPS ({board})", "proxy score (not an accuracy)"]
+    assert labels[:2] == [f"modelled FPS with the processor ({board})", "proxy score (not an accuracy)"]
 
 
 def test_hovering_and_focusing_a_point_shows_its_figures(browser, page, found):
@@ -91,7 +91,8 @@ def test_hovering_and_focusing_a_point_shows_its_figures(browser, page, found):
     tip = text(browser, "#tip")
     assert f"Subnet #{point.id}" in tip
     assert f"{point.score:.4f}" in tip
-    assert "modelled FPS" in tip
+    assert "FPS with the processor" in tip
+    assert "FPS, accelerator alone" in tip
     browser.hover("#title")
     assert browser.run("document.querySelector('#tip').hidden")
     browser.run(f"document.querySelector(\"[data-subnet='{point.id}']\").focus()")
@@ -192,7 +193,7 @@ def test_the_address_restores_the_state(browser, page, found):
     browser.open(f"{page.as_uri()}#board={other}&subnet={point.id}&sort=score-up&cloud=0")
     assert text(browser, "#detail-title").startswith(f"Subnet #{point.id} on {other}")
     assert browser.run("document.querySelector('#chart .cloud')") is None
-    assert rows(browser, 3)[0] == f"{min(p.score for p in found.front):.4f}"
+    assert rows(browser, 4)[0] == f"{min(p.score for p in found.front):.4f}"
     browser.open(f"{page.as_uri()}#board=nowhere&subnet=99999&sort=nothing&target=x")
     assert text(browser, "#detail-title").startswith(f"Subnet #{found.targets[0].point.id} on zcu102")
 

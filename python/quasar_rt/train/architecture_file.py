@@ -108,7 +108,13 @@ def _check_plain(value: Any, depth: int = 0) -> None:
 def search_line(record: Mapping[str, Any]) -> str:
     """Describes in words the search that found a network, from its record."""
     settings, fps, target = record["settings"], record["modelled"]["fps"], record["target_fps"]
-    for key, value in (("target_fps", target), ("modelled.fps", fps)):
+    # Records of earlier versions have no other rate than the accelerator's.
+    with_host = record.get("replayed_fps_with_host", fps)
+    for key, value in (
+        ("target_fps", target),
+        ("modelled.fps", fps),
+        ("replayed_fps_with_host", with_host),
+    ):
         if type(value) not in (int, float) or not 0 < value < math.inf:
             raise ValueError(f"{key} is {value!r}, no positive number")
     words = {"board": record["board"], "settings.space": settings["space"]}
@@ -123,7 +129,8 @@ def search_line(record: Mapping[str, Any]) -> str:
         if isinstance(supernet, str) and supernet.isalnum()
         else "proxy score"
     )
+    board = f"{with_host:,.1f} FPS with the processor, " if "replayed_fps_with_host" in record else ""
     return (
         f"search of the space `{settings['space']}` ({by}, seed {settings['seed']}) for {record['board']} at "
-        f"{target:,.10g} FPS; modelled: {fps:,.1f} FPS"
+        f"{target:,.10g} FPS; modelled: {board}{fps:,.1f} FPS{' of the accelerator alone' if board else ''}"
     )
