@@ -29,7 +29,7 @@ from quasar_rt.train import data as datasets  # noqa: E402
 from quasar_rt.train import distributed, load_supernet  # noqa: E402
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "search.py"
-SETTINGS = dict(fps=[19000.0, 21000.0], population=6, generations=2)
+SETTINGS = dict(fps=[60000.0, 110000.0], fps_of="accelerator", population=6, generations=2)
 ON_ENGINE = "search images (integer engine)"
 FILES = ("front.json", "front.csv", "front.png", "index.html", "scores.jsonl")
 
@@ -175,7 +175,9 @@ def two_rounds(digits_supernet, monkeypatch):
     """The arguments of a small search that scores its survivors again, on 120 images instead of 40."""
     monkeypatch.setattr(supernet, "ROUND_IMAGES", (40, 120))
     monkeypatch.setattr(check, "SAMPLE", 2)
-    return dict(supernet=digits_supernet, threads=1, fps=19000, population=6, generations=3)
+    return dict(
+        supernet=digits_supernet, threads=1, fps=60000, fps_of="accelerator", population=6, generations=3
+    )
 
 
 def test_survivors_are_scored_on_more_images(two_rounds):
@@ -213,7 +215,9 @@ def test_fronts_of_latency_and_energy_have_the_scores_of_the_last_round(digits_s
 
 def test_a_model_of_the_scores_chooses_the_candidates_and_estimates_the_front(digits_supernet, monkeypatch):
     monkeypatch.setattr(check, "SAMPLE", 2)
-    arguments = dict(supernet=digits_supernet, threads=1, fps=19000, population=6, generations=3)
+    arguments = dict(
+        supernet=digits_supernet, threads=1, fps=60000, fps_of="accelerator", population=6, generations=3
+    )
     record = search(**arguments).document["search"]
     assert record["predictor"]["samples"] == 12  # all but the first generation
     yardstick = record["yardstick"]
@@ -234,7 +238,8 @@ def test_networks_can_be_trained_on_their_own(digits_supernet, tmp_path, monkeyp
         supernet=digits_supernet,
         threads=1,
         out=tmp_path / "out",
-        fps=21000,
+        fps=110000,
+        fps_of="accelerator",
         population=4,
         generations=1,
         retrain=2,
@@ -249,14 +254,25 @@ def test_networks_can_be_trained_on_their_own(digits_supernet, tmp_path, monkeyp
 def test_the_test_images_are_read_when_asked_for(digits_supernet, monkeypatch):
     monkeypatch.setattr(check, "SAMPLE", 2)
     monkeypatch.setattr(check, "FINALISTS", 1)
-    result = search(supernet=digits_supernet, threads=1, fps=21000, population=4, generations=1, test=True)
+    result = search(
+        supernet=digits_supernet,
+        threads=1,
+        fps=110000,
+        fps_of="accelerator",
+        population=4,
+        generations=1,
+        test=True,
+    )
     assert result.targets[0].point.integer.split == "test images"
     assert result.document["search"]["images"]["test_images_read"] is True
     assert "Test images were read" in " ".join(result.notes)
 
 
 def arguments(path: Path, out: Path) -> list[str]:
-    fps = [word for target in SETTINGS["fps"] for word in ("--fps", str(target))]
+    fps = [word for target in SETTINGS["fps"] for word in ("--fps", str(target))] + [
+        "--fps-of",
+        "accelerator",
+    ]
     size = ["--population", "6", "--generations", "2", "--threads", "1"]
     return [str(TOOL), "--supernet", str(path), *fps, *size, "--out", str(out)]
 
@@ -322,7 +338,7 @@ def test_a_search_leaves_the_group_of_processes_at_its_end_and_when_it_fails(dig
     monkeypatch.setattr(distributed.Group, "leave", lambda self: left.append(self))
     monkeypatch.setattr(check, "SAMPLE", 2)
     monkeypatch.setattr(check, "FINALISTS", 1)
-    search(supernet=digits_supernet, threads=1, fps=19000, population=4, generations=1)
+    search(supernet=digits_supernet, threads=1, fps=60000, fps_of="accelerator", population=4, generations=1)
     assert len(left) == 1
     with pytest.raises(QuasarError, match="nowhere"):
         search(supernet=digits_supernet, threads=1, board="nowhere")
@@ -382,12 +398,24 @@ def test_state_lines_are_counts_of_images(found):
 def test_one_command_trains_searches_and_exports(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(check, "SAMPLE", 2)
-    arguments = ["search", "--recipe", "digits", "--fps", "19000", "--threads", "1", "--out", "found"]
+    arguments = [
+        "search",
+        "--recipe",
+        "digits",
+        "--fps",
+        "60000",
+        "--fps-of",
+        "accelerator",
+        "--threads",
+        "1",
+        "--out",
+        "found",
+    ]
     for key in ("float_stage.epochs=1", "supernet_stage.epochs=1"):
         arguments += ["--set", key]
     first = CliRunner().invoke(cli, [*arguments, "--population", "4", "--generations", "2"])
     assert first.exit_code == 0, first.output
-    subnet = Path("found/digits-zcu102-19000fps.qvit")
+    subnet = Path("found/digits-zcu102-60000fps.qvit")
     with Engine(subnet) as engine:
         assert engine.subnet.trained
     trained = Path("runs/digits/supernet.pt").stat().st_mtime_ns

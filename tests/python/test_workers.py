@@ -23,7 +23,7 @@ from quasar_rt.nas.options import Options  # noqa: E402
 from quasar_rt.nas.supernet import Supernet  # noqa: E402
 from quasar_rt.nas.workers import WorkersError, open_workers  # noqa: E402
 
-SETTINGS: dict[str, Any] = dict(fps=[19000.0, 21000.0], population=6, generations=2)
+SETTINGS: dict[str, Any] = dict(fps=[60000.0, 110000.0], fps_of="accelerator", population=6, generations=2)
 FILES = ("front.json", "front.csv")
 
 
