@@ -752,11 +752,11 @@ def test_the_imagenet_recipe_trains_on_a_small_folder(tmp_path: Path) -> None:
 
 def test_a_rectangular_network_takes_square_images(tmp_path: Path) -> None:
     recipe = folder_recipe(tmp_path, folder_of_images(tmp_path / "images", split=False))
-    settings = Space.load(recipe.space).to_toml().replace("height = 8", "height = 12")
+    settings = Space.load(recipe.space).to_toml().replace("height = 32", "height = 24")
     space = Space.from_toml(settings)
     loaded = data.load(recipe, space=space)
-    assert loaded.preprocess["resize"]["mode"] == "exact"
-    assert loaded.train.first(3)[0].shape[2:] == loaded.test().first(3)[0].shape[2:] == (12, 8)
+    assert loaded.document["resize"]["mode"] == "exact"
+    assert loaded.train.first(3)[0].shape[2:] == loaded.test().first(3)[0].shape[2:] == (24, 32)
 
 
 def test_a_folders_batches_depend_on_the_step_alone(tmp_path: Path) -> None:

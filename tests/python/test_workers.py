@@ -14,14 +14,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 torch = pytest.importorskip("torch", reason="needs the [host] extra")
 
 from quasar_rt import QuasarError, search  # noqa: E402
-from quasar_rt.nas import check, supernet  # noqa: E402
+from quasar_rt.cli import cli  # noqa: E402
+from quasar_rt.nas import check, supernet, workers  # noqa: E402
 from quasar_rt.nas.options import Options  # noqa: E402
 from quasar_rt.nas.supernet import Supernet  # noqa: E402
-from quasar_rt.nas.workers import WorkersError, open_workers  # noqa: E402
+from quasar_rt.nas.workers import LostWorkersError, WorkersError, open_workers  # noqa: E402
 
 SETTINGS: dict[str, Any] = dict(fps=[60000.0, 110000.0], fps_of="accelerator", population=6, generations=2)
 FILES = ("front.json", "front.csv")
@@ -134,6 +136,53 @@ def test_an_address_without_a_port_is_refused(address: str, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))
     with pytest.raises(QuasarError, match="HOST:PORT"):
         open_workers(f"ray:{address}")
+
+
+class SilentRay(types.ModuleType):
+    """A Ray whose cluster never answers; what would wait for the cluster fails."""
+
+    def __init__(self) -> None:
+        super().__init__("ray")
+        errors = types.SimpleNamespace(RayError=type("RayError", (Exception,), {}))
+        task = types.SimpleNamespace(remote=lambda *_: object())
+        self.__dict__.update(
+            exceptions=errors,
+            init=lambda **_: None,
+            is_initialized=lambda: False,
+            cluster_resources=lambda: {"CPU": 1},
+            remote=lambda **_: lambda function: task,
+            put=lambda value: value,
+            wait=lambda waiting, timeout: ([], waiting),
+            get_runtime_context=lambda: types.SimpleNamespace(gcs_address="127.0.0.1:1"),
+        )
+
+
+def test_a_cluster_that_is_gone_ends_a_search_with_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ray = SilentRay()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(workers, "_AWAY", 0.0)
+    for change, message in (
+        ({}, "the cluster's head at 127.0.0.1:1 is gone"),
+        (
+            {"wait": lambda *_, **__: (_ for _ in ()).throw(ray.exceptions.RayError("the\nraylet died"))},
+            "raylet died",
+        ),
+    ):
+        ray.__dict__.update(change)
+        found = open_workers("ray")
+        with pytest.raises(LostWorkersError, match=message) as caught:
+            list(found.map(str, [1, 2]))
+        found.close()
+
+    def search(**_: object) -> None:
+        raise caught.value
+
+    monkeypatch.setattr("quasar_rt.nas.search", search)
+    run = CliRunner().invoke(cli, ["search", "--out", str(tmp_path / "out")])
+    assert run.exit_code == 1
+    assert run.stderr.startswith("Error: the cluster went away: the raylet died")
 
 
 # With Ray: make test-clusters.

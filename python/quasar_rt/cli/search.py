@@ -34,6 +34,7 @@ import click
 
 from ..errors import InfeasibleError, QuasarError
 from ..nas.options import DEFAULT_BOARD, DEFAULT_SPACE, SearchOptions
+from ..nas.workers import LostWorkersError
 from ..options import about
 from . import complete
 from .options import declared
@@ -91,7 +92,7 @@ def command(
                 several = search_boards(boards, out=out, progress=progress, **given)
             else:
                 result = search(out=out, progress=progress, **given)
-    except InfeasibleError as error:
+    except (InfeasibleError, LostWorkersError) as error:
         raise Unmet(str(error)) from error
     except (QuasarError, ImportError, OSError, ValueError) as error:
         raise Failure(str(error)) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
@@ -15,17 +16,23 @@ from typing import Any, Protocol, TypeVar
 
 from ..errors import InvalidValueError, QuasarError
 
-__all__ = ["RayWorkers", "Workers", "WorkersError", "open_workers"]
+__all__ = ["LostWorkersError", "RayWorkers", "Workers", "WorkersError", "open_workers"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 #: Times that a task is run again after its worker was lost. A task that ends its worker each time would go on for ever.
 RETRIES = 10
+#: Seconds between looks at the cluster's head, and for which it may be away. Ray ends the process after 60 of them.
+_LOOK, _AWAY = 5.0, 25.0
 
 
 class WorkersError(QuasarError, RuntimeError):
-    """The workers of a cluster cannot be reached, or a task was lost too often."""
+    """The workers of a cluster cannot be reached."""
+
+
+class LostWorkersError(WorkersError):
+    """The cluster went away during a search, or a task was lost too often."""
 
 
 class Workers(Protocol):
@@ -103,6 +110,10 @@ class RayWorkers:
             )
         remote = ray.remote(num_cpus=threads, num_gpus=int(gpus), max_retries=RETRIES)
         self._run = remote(_run)
+        # Ray's client, for clusters from elsewhere, reports a lost connection by itself.
+        client = (address or "").startswith("ray://")
+        self._head = None if client else ray.get_runtime_context().gcs_address
+        self._lost = False
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[int, R]]:
         """Yields each item's index and ``function(item)``, as they come.
@@ -110,7 +121,7 @@ class RayWorkers:
         The function and what it holds go to each worker once.
 
         Raises:
-            WorkersError: a task was lost too often.
+            LostWorkersError: the cluster went away, or a task was lost too often.
             Exception: what the function raises.
         """
         ray = self._ray
@@ -118,14 +129,41 @@ class RayWorkers:
         holder = [ray.put(function)]
         index = {self._run.remote(version("quasar-rt"), holder, item): k for k, item in enumerate(items)}
         waiting = list(index)
+        seen = time.monotonic()
         try:
             while waiting:
-                done, waiting = ray.wait(waiting)
+                done, waiting = self._wait(waiting)
                 for one in done:
                     yield index[one], self._get(one)
+                if done or self._head_answers():
+                    seen = time.monotonic()
+                elif time.monotonic() - seen > _AWAY:
+                    self._lost = True
+                    raise LostWorkersError(
+                        f"the cluster's head at {self._head} is gone; start the cluster and give the same command again"
+                    )
         finally:
-            for one in waiting:
+            # Ray would wait for a head that is gone, and then end the process.
+            for one in () if self._lost else waiting:
                 ray.cancel(one)
+
+    def _wait(self, waiting: list[Any]) -> tuple[list[Any], list[Any]]:
+        try:
+            done, others = self._ray.wait(waiting, timeout=_LOOK)
+        except (self._ray.exceptions.RayError, ConnectionError) as error:
+            self._lost = True
+            raise LostWorkersError(f"the cluster went away: {' '.join(str(error).split())[:300]}") from error
+        return done, others
+
+    def _head_answers(self) -> bool:
+        if self._head is None:
+            return True
+        host, _, port = self._head.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=_LOOK).close()
+        except OSError:
+            return False
+        return True
 
     def _get(self, reference: Any) -> Any:
         exceptions = self._ray.exceptions
@@ -135,14 +173,14 @@ class RayWorkers:
             # The function's own error.
             raise error.cause if isinstance(error.cause, Exception) else error from error
         except exceptions.RayError as error:
-            raise WorkersError(
+            raise LostWorkersError(
                 f"a subnet's worker was lost {RETRIES + 1} times, or the cluster went away; often a worker has too "
                 f"little memory: give each more --threads, so that fewer run on a machine ({type(error).__name__})"
             ) from error
 
     def close(self) -> None:
         """Leaves the cluster; ends Ray where this started it."""
-        if self._mine and self._ray.is_initialized():
+        if self._mine and not self._lost and self._ray.is_initialized():
             self._ray.shutdown()
 
 
