@@ -260,6 +260,23 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
         load_network(write_folder(tmp_path / "mine", weights, config))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": {"shortest_edge": 0}}, "crops 20x20 pixels out of 0x0"),
+        ({"size": {"shortest_edge": 12}}, "crops 20x20 pixels out of 12x12"),
+        ({"size": {"longest_edge": 12}}, "a preprocessing size of"),
+        ({"size": {"shortest_edge": "many"}}, "unusable value"),
+        ({"image_mean": 3}, "unusable value"),
+        ({"rescale_factor": 1 / 127.5}, "scales pixels by 0.0078"),
+    ],
+)
+def test_other_preprocessing_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    _, weights, config = a_vit()
+    with pytest.raises(NetworkError, match=message):
+        load_network(write_folder(tmp_path / "mine", weights, config, PROCESSOR | changes))
+
+
 def test_a_folder_of_timm_is_loaded(tmp_path: Path) -> None:
     weights = random(load_network("vit_tiny_patch16_224", pretrained=False, arguments={"depth": 1}).model)
     document = {"architecture": "vit_tiny_patch16_224", "model_args": {"depth": 1}, "pretrained_cfg": {}}

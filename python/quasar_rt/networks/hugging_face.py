@@ -19,7 +19,7 @@ from timm.data.constants import (
 )
 from torch import Tensor
 
-from ..errors import FileError
+from ..errors import FileError, QuasarError
 from ..files import read_small_text, reason
 from ..weights import make_timm, read_weights
 from .vit import LoadedNetwork, NetworkError, crop_of, name_of, require, resample, vision_transformer
@@ -112,7 +112,16 @@ def load_folder(folder: Path, size: tuple[int, int] | None) -> LoadedNetwork:
                 f"timm could not make '{folder}': {' '.join(str(error).split())[:400]}"
             ) from error
         return LoadedNetwork(model, name_of(folder), model.pretrained_cfg.get("label_names"))
-    return _Folder(folder, config).load(size)
+    try:
+        return _Folder(folder, config).load(size)
+    except QuasarError:
+        raise
+    # Of values of other kinds than transformers writes.
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        problem = " ".join(str(error).split())[:200]
+        raise NetworkError(
+            f"'{folder}' cannot be loaded: config.json or the preprocessing has an unusable value ({problem})"
+        ) from error
 
 
 class _Folder:
@@ -290,6 +299,10 @@ class _Folder:
             self.notices.append("its preprocessing does not resize; images are resized to the network's size")
             resized, square = _edges(own, True)
         crop = _edges(document["crop_size"], True)[0] if _crops(document) else resized
+        self.require(
+            all(0 < cut <= edge for cut, edge in zip(crop, resized, strict=True)),
+            f"its preprocessing crops {crop[0]}x{crop[1]} pixels out of {resized[0]}x{resized[1]}",
+        )
         factor = document.get("rescale_factor", 1 / 255)
         self.require(
             document.get("do_rescale", True) and abs(factor * 255 - 1) < 1e-3,
