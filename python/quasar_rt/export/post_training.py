@@ -132,7 +132,7 @@ class Prepared:
     batches: list[Tensor]
     """Normalised calibration images [images, channels, height, width]."""
     name: str
-    architecture: str
+    architecture: str | None
     classes: list[str]
     preprocessing: dict[str, Any]
     mean: list[float]
@@ -161,7 +161,7 @@ class Prepared:
         net = self.net
         recorded = {
             "exporter": "post-training quantization of a timm VisionTransformer",
-            "architecture": self.architecture,
+            **({"architecture": self.architecture} if self.architecture else {}),
             "timm": timm.__version__,
             "calibration_images": sum(len(batch) for batch in self.batches),
             "ranges": "least error" if self.percentile is None else f"quantile {self.percentile}",
@@ -223,11 +223,11 @@ def prepare(
     )
     net.cast(torch.float32)
     _check_same_function(model, net, batches[0])
-    architecture = str(getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__)
+    architecture = getattr(model, "pretrained_cfg", {}).get("architecture")
     return Prepared(
         net=net,
         batches=batches,
-        name=name or architecture,
+        name=name or architecture or type(model).__name__,
         architecture=architecture,
         classes=names,
         preprocessing=preprocessing,
