@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..build import Affine
-from .float_vit import ViT, forward
+from .float_vit import Probe, ViT, forward
 from .team import Team
 
 __all__ = ["Ranges", "Statistics", "balance", "find_ranges", "gather_statistics", "largest_channels"]
@@ -62,14 +62,9 @@ class Statistics:
 
 
 def gather_statistics(net: ViT, batches: list[Tensor], team: Team) -> Statistics:
-    """Runs the float network forward and backward on batches [images, channels, height, width].
-
-    The model's own prediction is the label. The loss of a network without classes is the sum of the unit embedding's
-    values with signs that a seeded generator gives: the expected square of its gradient is that of the squared error.
-    """
+    """Runs the float network forward and backward on batches [images, channels, height, width]."""
 
     def part(numbered: tuple[int, Tensor]) -> Statistics:
-        number, batch = numbered
         found = Statistics()
 
         def probe(name: str, value: Tensor) -> Tensor:
@@ -77,27 +72,43 @@ def gather_statistics(net: ViT, batches: list[Tensor], team: Team) -> Statistics
                 groups = _groups(name, value.detach())
                 found.add(Statistics({name: groups.amin(dim=1)}, {name: groups.amax(dim=1)}))
             if _stored(name) or _is_matrix_output(name):
-                value = value if value.requires_grad else value.clone().requires_grad_()
-                value.register_hook(lambda gradient: add(name, gradient))
+                return _observed(value, lambda gradient: add(name, gradient))
             return value
 
         def add(name: str, gradient: Tensor) -> None:
             dims = (0, 2) if _by_head(name) else tuple(range(gradient.ndim - 1))
             found.add(Statistics(gradients={name: gradient.square().sum(dim=dims)}))
 
-        out = forward(net, batch, probe)
-        if len(net.head.weight):
-            loss = F.cross_entropy(out, out.detach().argmax(dim=1), reduction="sum")
-        else:
-            signs = torch.randint(2, out.shape, generator=torch.Generator().manual_seed(number)) * 2 - 1
-            loss = (F.normalize(out) * signs).sum()
-        loss.backward()
+        _run_backward(net, numbered, probe)
         return found
 
     total = Statistics()
     for found in team.map(part, enumerate(batches)):
         total.add(found)
     return total
+
+
+def _observed(value: Tensor, see: Callable[[Tensor], None]) -> Tensor:
+    """Returns the value, whose gradient `see` gets on the way back."""
+    value = value if value.requires_grad else value.clone().requires_grad_()
+    value.register_hook(see)
+    return value
+
+
+def _run_backward(net: ViT, numbered: tuple[int, Tensor], probe: Probe) -> None:
+    """Runs forward, then backward, on a batch with its number.
+
+    The model's own prediction is the label. The loss of a network without classes is the sum of the unit embedding's
+    values with signs that a seeded generator gives: the expected square of its gradient is that of the squared error.
+    """
+    number, batch = numbered
+    out = forward(net, batch, probe)
+    if len(net.head.weight):
+        loss = F.cross_entropy(out, out.detach().argmax(dim=1), reduction="sum")
+    else:
+        signs = torch.randint(2, out.shape, generator=torch.Generator().manual_seed(number)) * 2 - 1
+        loss = (F.normalize(out) * signs).sum()
+    loss.backward()
 
 
 @dataclass
@@ -123,16 +134,13 @@ def find_ranges(
     """Chooses the range of every stored activation.
 
     Without a percentile it is the range whose grid has the least squared error, clipping and rounding together, each
-    channel weighted by the squared gradients of the loss. A `percentile` is the share of the values that the range
-    covers on each side.
+    value weighted by the squared gradients of the loss: of the value itself in a network without classes, so that the
+    outliers of tokens that decide the embedding keep their codes. A classifier's gradient is that of a few uncertain
+    images, and the mean over its channel serves better. A `percentile` is the share of the values that the range covers
+    on each side.
     """
 
-    def counts(name: str, value: Tensor) -> Tensor | None:
-        if not _stored(name):
-            return None
-        weights = statistics.gradients[name] if percentile is None else torch.ones(())
-        if _by_head(name):
-            weights = weights.view(1, -1, 1, value.shape[-1]) if weights.ndim else weights
+    def histogram(name: str, value: Tensor, weights: Tensor) -> Tensor:
         low, high = statistics.low[name], statistics.high[name]
         values = _groups(name, value)
         width = (high - low).clamp_min(1e-30) / BINS
@@ -141,7 +149,34 @@ def find_ranges(
         weights = _groups(name, weights.double().expand_as(value)).flatten()
         return torch.bincount(index.flatten(), weights, minlength=BINS * len(low)).view(len(low), BINS)
 
-    histograms = _over_images(net, batches, team, counts, torch.add)
+    def by_channel(name: str, value: Tensor) -> Tensor | None:
+        if not _stored(name):
+            return None
+        weights = statistics.gradients[name] if percentile is None else torch.ones(())
+        if _by_head(name):
+            weights = weights.view(1, -1, 1, value.shape[-1]) if weights.ndim else weights
+        return histogram(name, value, weights)
+
+    def by_value(numbered: tuple[int, Tensor]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+
+        def probe(name: str, value: Tensor) -> Tensor:
+            if not _stored(name):
+                return value
+            seen = value.detach()
+
+            def add(gradient: Tensor) -> None:
+                found[name] = histogram(name, seen, gradient.square())
+
+            return _observed(value, add)
+
+        _run_backward(net, numbered, probe)
+        return found
+
+    if percentile is not None or len(net.head.weight):
+        histograms = _over_images(net, batches, team, by_channel, torch.add)
+    else:
+        histograms = _merged(team.map(by_value, enumerate(batches)), torch.add)
     flat = {f"blocks.{i}.fc1.out": _flat_below(block.activation) for i, block in enumerate(net.blocks)}
 
     def choose(name: str) -> tuple[Float, Float]:
@@ -273,38 +308,46 @@ def _over_images(
             forward(net, batch, probe)
         return found
 
+    return _merged(team.map(part, batches), merge)
+
+
+def _merged(
+    parts: Iterable[dict[str, Tensor]], merge: Callable[[Tensor, Tensor], Tensor]
+) -> dict[str, Tensor]:
     total: dict[str, Tensor] = {}
-    for found in team.map(part, batches):
+    for found in parts:
         for name, measured in found.items():
             total[name] = merge(total[name], measured) if name in total else measured
     return total
 
 
-def balance(net: ViT, largest: dict[str, Tensor]) -> None:
+def balance(net: ViT, largest: dict[str, Tensor], alpha: float) -> None:
     """Evens out the channels of each LayerNorm and of v; the matrix behind them takes up the difference.
 
     One scale serves all channels of a stored activation. The float function stays the same, because a factor moves
     from a LayerNorm's gain and offset into the columns of qkv or fc1, and from v's rows into proj's columns (attention
-    only averages v). `largest` is that of `largest_channels`.
+    only averages v). `largest` is that of `largest_channels`, `alpha` the share of a channel's excess that moves.
     """
     for i, block in enumerate(net.blocks):
         for norm, layer, name in ((block.norm1, block.qkv, "qkv"), (block.norm2, block.fc1, "fc1")):
-            factor = _factors(layer.weight, largest[f"blocks.{i}.{name}"])
+            factor = _factors(layer.weight, largest[f"blocks.{i}.{name}"], alpha)
             norm.gamma, norm.beta = norm.gamma / factor, norm.beta / factor
             layer.weight = layer.weight * factor
-        factor = _factors(block.proj.weight, largest[f"blocks.{i}.proj"])
+        factor = _factors(block.proj.weight, largest[f"blocks.{i}.proj"], alpha)
         rows = torch.cat([torch.ones(2 * len(factor)), factor])
         block.qkv.weight, block.qkv.bias = block.qkv.weight / rows[:, None], block.qkv.bias / rows
         block.proj.weight = block.proj.weight * factor
 
 
-def _factors(weight: Tensor, largest: Tensor) -> Tensor:
-    """Returns what to divide each channel by, so that half of its excess (in the geometric sense) moves into `weight`.
+def _factors(weight: Tensor, largest: Tensor, alpha: float) -> Tensor:
+    """Returns what to divide each channel by: `alpha` of its excess (in the geometric sense) moves into `weight`.
 
-    SmoothQuant, arXiv 2211.10438, equation 4, with alpha = 1/2.
+    SmoothQuant, arXiv 2211.10438, equation 4.
     """
     weight_max = weight.abs().amax(dim=0)
     alive = (largest > 0) & (weight_max > 0)
-    factor = torch.where(alive, (largest / weight_max.clamp(min=1e-12)).sqrt(), torch.ones(()))
+    least = weight_max.clamp(min=1e-12)
+    factor = (largest / least).sqrt() * (largest * least) ** (alpha - 0.5)
+    factor = torch.where(alive, factor, torch.ones(()))
     factor = factor / factor[alive].log().mean().exp() if alive.any() else factor
     return torch.where(alive, factor.clamp(1e-2, 1e2), torch.ones(()))

@@ -310,7 +310,8 @@ class _Run:
             lambda pair: _observed(layer, *pair), zip(inputs.found, inputs.exact, strict=True)
         ):
             seen.merge(part)
-        rounding = _Rounding(layer, seen, method or self.method)
+        # Features of all kinds of pictures are more than the calibration images show (docs/exporting.md).
+        rounding = _Rounding(layer, seen, method or self.method, follow=len(self.net.head.weight) > 0)
 
         def worth() -> NDArray[np.float64]:
             four, eight = map(rounding.errors, self.team.map(rounding.all_rows, (4, 8)))
@@ -360,14 +361,17 @@ class _Run:
 
 
 class _Rounding:
-    """Rounds the rows of a matrix to 4 or 8 bits."""
+    """Rounds the rows of a matrix to 4 or 8 bits.
 
-    def __init__(self, layer: Linear, seen: Observed, method: Method) -> None:
+    With `follow` GPTQ's target follows what the float network gives, so that it makes up for errors of earlier layers.
+    """
+
+    def __init__(self, layer: Linear, seen: Observed, method: Method, follow: bool) -> None:
         self._layer, self._seen, self._method = layer, seen, method
         self._rounded: dict[int, Rows] = {}
         if method == "gptq":
             self._covariance = seen.covariance()
-            self._target = seen.target(self._covariance)
+            self._target = seen.target(self._covariance) if follow else layer.weight.double()
 
     def all_rows(self, width: int) -> Rows:
         """Rounds all rows to one width; keeps them for `rows`."""

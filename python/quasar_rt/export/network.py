@@ -16,6 +16,9 @@ from .team import Team
 
 __all__ = ["Calibrated", "calibrate", "measure_worth"]
 
+#: The share of a channel's excess that `balance` moves into the weights: 8-bit rows bear more of it.
+ALPHA_EIGHT, ALPHA_MIXED = 0.75, 0.5
+
 
 @dataclass(frozen=True)
 class Calibrated:
@@ -73,7 +76,12 @@ def calibrate(
     """
     with Team() as team:
         if equalize:
-            balance(net, largest_channels(net, batches, team))
+            all_eight = all(
+                set(fractions(f"blocks.{i}.{matrix}")) == {1.0}
+                for i in range(len(net.blocks))
+                for matrix in ("qkv", "proj", "fc1", "fc2")
+            )
+            balance(net, largest_channels(net, batches, team), ALPHA_EIGHT if all_eight else ALPHA_MIXED)
         on_stage("channels")
         statistics = gather_statistics(net, batches, team)
         on_stage("gradients")
