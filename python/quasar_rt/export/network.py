@@ -60,6 +60,7 @@ def calibrate(
     batches: list[Tensor],
     *,
     std: list[float],
+    all_eight: bool = False,
     equalize: bool = True,
     percentile: float | None = None,
     on_stage: Callable[[str], object] = lambda _: None,
@@ -70,17 +71,13 @@ def calibrate(
         net: the float network, whose balanced channels are changed in place.
         batches: normalised calibration images [images, channels, height, width]; a few batches are in memory at once.
         std: of pixel/255 by channel.
+        all_eight: True if all rows will have 8 bits.
         equalize: False leaves the channels as they are.
         percentile: as `find_ranges` takes it.
         on_stage: gets the name of each stage.
     """
     with Team() as team:
         if equalize:
-            all_eight = all(
-                set(fractions(f"blocks.{i}.{matrix}")) == {1.0}
-                for i in range(len(net.blocks))
-                for matrix in ("qkv", "proj", "fc1", "fc2")
-            )
             balance(net, largest_channels(net, batches, team), ALPHA_EIGHT if all_eight else ALPHA_MIXED)
         on_stage("channels")
         statistics = gather_statistics(net, batches, team)

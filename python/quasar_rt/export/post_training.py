@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from ..build import NetworkSpec, build_subnet
 from ..images import ImageLike
 from ..subnet import Subnet
+from . import rotation
 from .float_vit import ViT, forward
 from .inputs import calibration_batches, preprocessing_of
 from .layerwise import LayerReport, Method, Quantized, norm_spec
@@ -38,6 +40,7 @@ def export_timm(
     resize: dict[str, Any] | None = None,
     percentile: float | None = None,
     equalize: bool = True,
+    rotate: bool = False,
     method: Method = "gptq",
     embedding: bool = False,
     batch_size: int = 16,
@@ -65,6 +68,8 @@ def export_timm(
             range is that of the least squared error, clipping and rounding together, each channel weighted by what an
             error of it costs the loss.
         equalize: True first evens out the ranges of the channels that each LayerNorm gives, and of v's.
+        rotate: True first rotates q, k and v by head and, where no embedding and no norm of the patches forbids it, the
+            residual stream (`quasar_rt.export.rotation`). The float function stays the same.
         method: ``"gptq"`` rounds each row for the least error of its outputs (`quasar_rt.export.gptq`) and corrects
             the biases; ``"nearest"`` rounds each weight to the nearest code.
         embedding: True for a subnet that gives the image's embedding, the head's input, as well as its classes
@@ -108,10 +113,11 @@ def export_timm(
         resize=resize,
         percentile=percentile,
         equalize=equalize,
+        rotate=rotate,
         embedding=embedding,
         batch_size=batch_size,
     )
-    calibrated = prepared.calibrate(step)
+    calibrated = prepared.calibrate(step, all_eight=eight_bit_fraction == 1)
     if chosen:
         worth = measure_worth(calibrated, method, lambda layer: step(layer.name))
         bits = widths_of_share(prepared.net, worth, eight_bit_fraction)
@@ -139,18 +145,21 @@ class Prepared:
     std: list[float]
     percentile: float | None
     equalize: bool
+    rotated: str
+    """A record of what was rotated."""
     embedding: bool
 
     def stages(self, passes: int) -> int:
         """Returns the stages of a calibration and of that many passes over all matrices."""
         return 3 + passes * (1 + 4 * len(self.net.blocks) + len(self.net.heads()) * bool(self.classes))
 
-    def calibrate(self, on_stage: Callable[[str], object]) -> Calibrated:
-        """Calibrates the network, which is changed in place."""
+    def calibrate(self, on_stage: Callable[[str], object], all_eight: bool = False) -> Calibrated:
+        """Calibrates a copy of the network."""
         return calibrate(
-            self.net,
+            copy.deepcopy(self.net),
             self.batches,
             std=self.std,
+            all_eight=all_eight,
             equalize=self.equalize,
             percentile=self.percentile,
             on_stage=on_stage,
@@ -166,6 +175,7 @@ class Prepared:
             "calibration_images": sum(len(batch) for batch in self.batches),
             "ranges": "least error" if self.percentile is None else f"quantile {self.percentile}",
             "equalize": self.equalize,
+            "rotated": self.rotated,
             "mean": self.mean,
             "std": self.std,
             **provenance,
@@ -206,6 +216,7 @@ def prepare(
     resize: dict[str, Any] | None = None,
     percentile: float | None = None,
     equalize: bool = True,
+    rotate: bool = False,
     embedding: bool = False,
     batch_size: int = 16,
 ) -> Prepared:
@@ -235,6 +246,7 @@ def prepare(
         std=deviations,
         percentile=percentile,
         equalize=equalize,
+        rotated=rotation.rotate(net, embedding) if rotate else "nothing",
         embedding=embedding,
     )
 

@@ -51,7 +51,8 @@ def requantized(model: trained.ViT, images: Tensor, spec: NetworkSpec) -> Networ
         return np.concatenate([choose_bits(run, share) for run, share in zip(runs, fractions, strict=True)])
 
     net = read_trained(model)
-    parts = calibrate(net, _batches(model, images), std=list(c.std)).quantize(widths)
+    all_eight = all(set(block.eight_bit) == {1.0} for block in blocks)
+    parts = calibrate(net, _batches(model, images), std=list(c.std), all_eight=all_eight).quantize(widths)
     return dataclasses.replace(spec, norm=norm_spec(net.norm), **vars(parts))
 
 

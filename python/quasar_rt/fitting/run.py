@@ -176,7 +176,7 @@ class _Job:
         self._stages = prepared.stages(passes + 1)
         self._identity = _identity(model, prepared, tune)
         self._exact = _float_outputs(model, prepared, held_out)
-        self._calibrated: Calibrated | None = None
+        self._calibrations: dict[bool, Calibrated] = {}
         make_folder(folder)
 
     def run(self, wanted: Sequence[float], curve: int) -> Fit:
@@ -209,10 +209,10 @@ class _Job:
         if self._progress is not None:
             self._progress(what, min(next(self._done), self._stages), self._stages)
 
-    def _calibration(self) -> Calibrated:
-        if self._calibrated is None:
-            self._calibrated = self._prepared.calibrate(self._step)
-        return self._calibrated
+    def _calibration(self, all_eight: bool = False) -> Calibrated:
+        if all_eight not in self._calibrations:
+            self._calibrations[all_eight] = self._prepared.calibrate(self._step, all_eight)
+        return self._calibrations[all_eight]
 
     def _worth(self) -> dict[str, NDArray[np.float64]]:
         """Returns the worth of 8 bits for each row: measured, or read where an earlier run has left it."""
@@ -237,7 +237,9 @@ class _Job:
         digest = hashlib.sha256(b"".join(bits.tobytes() for bits in choice.widths.values())).hexdigest()
         mark = {"identity": self._identity, "widths_sha256": digest}
         rate = choice.rates.of(target.reading)
-        path = self._folder / f"{prepared.name}-{target.hardware.board.name}-{wanted or round(rate):.6g}fps.qvit"
+        path = (
+            self._folder / f"{prepared.name}-{target.hardware.board.name}-{wanted or round(rate):.6g}fps.qvit"
+        )
         subnet = _left(path, mark)
         if subnet is None:
             layers: list[LayerReport] = []
@@ -246,7 +248,8 @@ class _Job:
                 layers.append(layer)
                 self._step(f"{rate:.0f} frames/s: {layer.name}")
 
-            calibrated = self._calibration()
+            all_eight = all(bool((bits == 8).all()) for bits in choice.widths.values())
+            calibrated = self._calibration(all_eight)
             parts = calibrated.quantize(lambda name, _rows, _worth: choice.widths[name], on_layer=on_layer)
             recorded = {"fit": mark, "method": "gptq", "layers": [layer.as_dict() for layer in layers]}
             prepared.subnet(parts, recorded).save(path)
@@ -270,7 +273,14 @@ def _identity(model: nn.Module, prepared: Prepared, tune: int) -> str:
         digest.update(tensor.detach().cpu().double().numpy().tobytes())
     for batch in prepared.batches:
         digest.update(batch.numpy().tobytes())
-    options = (prepared.percentile, prepared.equalize, prepared.embedding, prepared.preprocessing, tune)
+    options = (
+        prepared.percentile,
+        prepared.equalize,
+        prepared.rotated,
+        prepared.embedding,
+        prepared.preprocessing,
+        tune,
+    )
     digest.update(repr(options).encode())
     return digest.hexdigest()
 
