@@ -86,5 +86,5 @@ _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".tar", ".npz", ".npy")
 
 
 def _require_file(path: Path) -> None:
-    why = why_unreadable(path)
-    require(why is None, path, f"it {why}")
+    if (why := why_unreadable(path)) is not None:
+        raise NetworkError(f"{path} {why}")
