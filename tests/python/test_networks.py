@@ -310,6 +310,27 @@ def test_positions_of_a_checkpoint_are_resampled_as_timm_does_it(tmp_path: Path)
         )
 
 
+def test_checkpoints_keep_their_heads_and_metas_names_are_converted(tmp_path: Path) -> None:
+    shape = {"depth": 1, "embed_dim": 32, "num_heads": 2}
+    for architecture, own, extra in (
+        ("deit_tiny_distilled_patch16_224", random(VisionTransformerDistilled(**shape, num_classes=4)), {}),
+        (
+            "vit_small_patch14_dinov2",
+            random(VisionTransformer(img_size=42, patch_size=14, **shape, num_classes=0, init_values=1.0)),
+            {"mask_token": torch.zeros(1, 32)},
+        ),
+    ):
+        size = own.patch_embed.img_size
+        torch.save(own.state_dict() | extra, tmp_path / "mine.pth")
+        found = load_network(
+            tmp_path / "mine.pth", architecture=architecture, arguments=shape, image_size=size
+        )
+        with torch.no_grad():
+            torch.testing.assert_close(found.model(pictures(*size)), own(pictures(*size)))
+    with pytest.raises(NetworkError, match="has its own shape"):
+        load_network(tmp_path, arguments=shape)
+
+
 def test_a_source_without_weights_or_architecture_is_refused(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "mine.pth")
     for source, message in (

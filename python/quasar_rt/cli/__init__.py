@@ -32,7 +32,7 @@ _COMMANDS = {
     "search": "Search a space of networks for the best ones at each frame rate of a board.",
     "estimate": "Model a network on a board: frame rate, latency, limits, resources.",
     "fit": "Make subnets of your trained network for a board's frame rates. Needs the [host] extra.",
-    "export": "Turn a timm Vision Transformer into a subnet file. Needs the [host] extra.",
+    "export": "Turn a float Vision Transformer into a subnet file. Needs the [host] extra.",
     "onnx": "Write a subnet as an ONNX model. Needs the [onnx] extra.",
     "verify": "Run every backend and tier on the same inputs and compare the bits.",
     "completion": "Print the script that lets bash, zsh or fish complete commands and names.",

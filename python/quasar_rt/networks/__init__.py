@@ -1,7 +1,7 @@
-"""Float networks that others trained: timm's models and checkpoints, and folders of Hugging Face's transformers.
+"""Float networks that others trained: timm's, folders of Hugging Face's transformers, and ONNX files.
 
-Each becomes a timm ``VisionTransformer`` with the preprocessing in its ``pretrained_cfg``: export and training
-read one kind of network. No code in a file is run. Depends on: torch, timm, `quasar_rt.weights`.
+Each becomes a timm ``VisionTransformer`` with the preprocessing in its ``pretrained_cfg``: export and training read one
+kind of network. No code in a file is run. Depends on: torch, timm, `quasar_rt.weights`; onnx for ONNX files.
 """
 
 from __future__ import annotations

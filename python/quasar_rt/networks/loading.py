@@ -16,6 +16,9 @@ from .vit import LoadedNetwork, NetworkError, Size, require, size_of
 
 __all__ = ["load_network"]
 
+#: Suffixes of checkpoints: a name with one of them is that of a file, even if there is none.
+_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".tar", ".npz", ".npy")
+
 
 def load_network(
     source: str | os.PathLike[str],
@@ -28,13 +31,13 @@ def load_network(
     """Loads a network that others trained, as a timm model on the CPU.
 
     Args:
-        source: a folder of Hugging Face's transformers or of timm (``config.json`` and weights), a checkpoint of timm
-            (``.pth``, ``.safetensors``, ...), or the name of a timm model.
+        source: a folder of Hugging Face's transformers or of timm (``config.json`` and weights), an ONNX file of a
+            plain Vision Transformer, a checkpoint of timm (``.pth``, ``.safetensors``, ...), or a timm model's name.
         architecture: the checkpoint's timm architecture.
         pretrained: for a timm model's name: its weights (downloaded), else random initial ones.
         arguments: for ``timm.create_model``, of a name or a checkpoint.
         image_size: height and width, or a side; positions of another grid are resampled. By default the size of timm's
-            architecture or of the folder's preprocessing.
+            architecture, of the folder's preprocessing, or of the ONNX file (224 where it is open).
 
     Raises:
         NetworkError: the message names what cannot be loaded, and why.
@@ -42,20 +45,15 @@ def load_network(
     """
     name, path, options = str(source), Path(source), dict(arguments or {})
     size = None if image_size is None else size_of(image_size)
+    graph = path.suffix.lower() == ".onnx"
+    if graph or path.is_dir():
+        require(
+            not options, path, "it has its own shape; arguments for timm.create_model go with an architecture"
+        )
     if path.is_dir():
-        require(
-            not options,
-            path,
-            "arguments for timm.create_model belong to an architecture's name or checkpoint",
-        )
         return load_folder(path, size)
-    if path.suffix.lower() == ".onnx":
+    if graph:
         _require_file(path)
-        require(
-            not options,
-            path,
-            "arguments for timm.create_model belong to an architecture's name or checkpoint",
-        )
         try:
             from .onnx_vit import load_onnx
         except ImportError as error:
@@ -79,10 +77,6 @@ def load_network(
     if ":" not in name and not timm.is_model(name.split(".")[0]):
         raise NetworkError(f"'{name}' is neither a file, a folder nor the name of a timm model")
     return load_named(name, pretrained, options)
-
-
-#: Suffixes of checkpoints: a name with one of them is that of a file, even if there is none.
-_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".tar", ".npz", ".npy")
 
 
 def _require_file(path: Path) -> None:
