@@ -19,6 +19,7 @@ pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 from click.testing import CliRunner  # noqa: E402
 from timm.models.vision_transformer import VisionTransformer  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
 
 from quasar_rt import Engine, Subnet, datasets, oracle  # noqa: E402
 from quasar_rt.cli import cli  # noqa: E402
@@ -196,6 +197,38 @@ def test_a_range_clips_outliers_where_that_costs_the_loss_less(
         everything = find_ranges(net, batches, statistics, 1.0, team)
         assert everything.low[point] == statistics.low[point].numpy()
         assert everything.high[point] == statistics.high[point].numpy()
+
+
+def test_a_range_of_a_network_without_classes_fits_the_tokens_that_decide_the_embedding(
+    trained: VisionTransformer, pictures: npt.NDArray[np.uint8]
+) -> None:
+    model = deepcopy(trained)
+    model.reset_classifier(0)
+    net = read(model, headless=True)
+    net.cast(torch.float32)
+    # The patches, not the class token, have a hidden channel of large values.
+    fc1 = net.blocks[-1].fc1
+    direction = F.normalize(fc1.weight[0], dim=0)
+    net.position, net.prefix = net.position + 20 * direction, net.prefix - 20 * direction
+    fc1.weight[0] *= 10
+    batches = list(normalised(pictures[:16]).split(4))
+    point = "blocks.2.fc2.in"
+    largest: list[Any] = []
+
+    def probe(name: str, value: Any) -> Any:
+        if name == point:
+            largest.append(value.amax(dim=(0, 2)))
+        return value
+
+    with Team() as team:
+        ranges = find_ranges(net, batches, gather_statistics(net, batches, team), None, team)
+    with torch.no_grad():
+        for batch in batches:
+            forward(net, batch, probe)
+    by_token = torch.stack(largest).amax(dim=0)
+    assert by_token[1:].max() > 1.5 * by_token[0]
+    # After the last attention only the class token counts.
+    assert ranges.high[point][0] < 1.1 * by_token[0]
 
 
 def test_a_range_holds_its_share_of_the_values(
