@@ -37,7 +37,16 @@ from .float_vit import Block, Linear, Norm, ViT, patches_of
 from .gptq import Observed, Rows, gptq_rows, nearest_rows
 from .team import Team
 
-__all__ = ["LayerReport", "Method", "Quantized", "Widths", "Worth", "norm_spec", "quantize_layers"]
+__all__ = [
+    "LayerReport",
+    "Method",
+    "Quantized",
+    "Widths",
+    "Worth",
+    "norm_spec",
+    "normed_patches",
+    "quantize_layers",
+]
 
 #: ``gptq``: `quasar_rt.export.gptq` with corrected biases; ``nearest``: each weight to the nearest code.
 Method = Literal["gptq", "nearest"]
@@ -207,7 +216,8 @@ class _Run:
             exact_patches, patches_found = outputs + net.position, y + net.position
             if net.norm_pre is not None:
                 exact_patches = _norm(net.norm_pre, exact_patches)
-                patches_found = self._normed_patches(patches_found)
+                assert self.embed_norm is not None
+                patches_found = normed_patches(self.embed_norm, patches_found)
             self.exact.append(torch.cat([prefix, exact_patches], dim=1))
             self.stream.append(self._on_grid(torch.cat([prefix, patches_found], dim=1)))
         return LinearSpec(raw.weight * deviation.numpy(), raw.bias, raw.bits, raw.scales)
@@ -347,15 +357,6 @@ class _Run:
     def _each(self, function: Callable[[Tensor], Tensor], inputs: list[Tensor]) -> list[Tensor]:
         return list(self.team.map(function, inputs))
 
-    def _normed_patches(self, x: Tensor) -> Tensor:
-        """Computes the integer LayerNorm of the embedded patches; returns the values of its codes."""
-        assert self.embed_norm is not None
-        tensors, layer = embed_norm_tensors(self.embed_norm)
-        on_grid = _round(x / self.embed_norm.scale).clamp(-32767, 32767).int()
-        codes = _integer_norm(tensors, "embed_norm", on_grid)
-        bias, step = torch.from_numpy(layer.bias), torch.from_numpy(layer.step)
-        return ((127 * codes.double() + bias) * step).float()
-
     def _on_grid(self, x: Tensor) -> Tensor:
         return _round(x / self.residual_scale).clamp(-32767, 32767) * self.residual_scale
 
@@ -430,6 +431,14 @@ def _observed(layer: Linear, x: Tensor, y: Tensor) -> Observed:
 
 def _norm(norm: Norm, x: Tensor) -> Tensor:
     return F.layer_norm(x, (x.shape[-1],), norm.gamma, norm.beta, norm.eps)
+
+
+def normed_patches(spec: EmbedNormSpec, x: Tensor) -> Tensor:
+    """Computes the integer LayerNorm of the embedded patches; returns the values of its codes."""
+    tensors, layer = embed_norm_tensors(spec)
+    codes = _integer_norm(tensors, "embed_norm", _round(x / spec.scale).clamp(-32767, 32767).int())
+    bias, step = torch.from_numpy(layer.bias), torch.from_numpy(layer.step)
+    return ((127 * codes.double() + bias) * step).float()
 
 
 def norm_spec(part: Norm) -> NormSpec:

@@ -23,6 +23,7 @@ from .layerwise import LayerReport, Method, Quantized, norm_spec
 from .network import Calibrated, calibrate, measure_worth
 from .team import MEMBERS
 from .timm_reader import read, require
+from .tuning import tune as tuned
 from .widths import widths_of_share
 
 __all__ = ["Prepared", "export_timm", "prepare"]
@@ -43,6 +44,7 @@ def export_timm(
     rotate: bool = False,
     method: Method = "gptq",
     embedding: bool = False,
+    tune: int = 0,
     batch_size: int = 16,
     report: Callable[[LayerReport], object] | None = None,
     progress: Callable[[str, int, int], object] | None = None,
@@ -74,6 +76,7 @@ def export_timm(
             the biases; ``"nearest"`` rounds each weight to the nearest code.
         embedding: True for a subnet that gives the image's embedding, the head's input, as well as its classes
             (`quasar_rt.Engine.embed`). The model may have no classifier then (``num_classes=0``).
+        tune: steps of tuning of each block on the calibration images (`quasar_rt.export.tuning`), 0 for none.
         batch_size: calibration images at a time.
         report: gets the error of each matrix before and after.
         progress: gets, after each stage, its name, the number of stages done and their total.
@@ -91,12 +94,14 @@ def export_timm(
         raise ValueError(f"eight_bit_fraction must be in [0, 1], not {eight_bit_fraction}")
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, not {method!r}")
+    if tune < 0:
+        raise ValueError(f"tune must be 0 or more steps, not {tune}")
     chosen = eight_bit_fraction not in (0, 1)
     done = count(1)
 
     def step(what: str) -> None:
         if progress is not None:
-            progress(what, next(done), prepared.stages(passes=1 + chosen))
+            progress(what, next(done), prepared.stages(1 + chosen, tune))
 
     def on_layer(layer: LayerReport) -> None:
         if report is not None:
@@ -127,7 +132,13 @@ def export_timm(
         parts = calibrated.quantize(
             lambda _name, rows, _worth: np.full(rows, width, np.uint8), method, on_layer
         )
-    return prepared.subnet(parts, {"eight_bit_fraction": eight_bit_fraction, "method": method})
+    if tune:
+        parts = tuned(
+            calibrated.net, parts, prepared.batches, steps=tune, progress=lambda one: step(f"tune {one.block}")
+        )
+    return prepared.subnet(
+        parts, {"eight_bit_fraction": eight_bit_fraction, "method": method, "tuning_steps": tune}
+    )
 
 
 @dataclass(frozen=True)
@@ -149,9 +160,10 @@ class Prepared:
     """A record of what was rotated."""
     embedding: bool
 
-    def stages(self, passes: int) -> int:
-        """Returns the stages of a calibration and of that many passes over all matrices."""
-        return 3 + passes * (1 + 4 * len(self.net.blocks) + len(self.net.heads()) * bool(self.classes))
+    def stages(self, passes: int, tunings: int) -> int:
+        """Returns the stages of a calibration, passes over all matrices, and steps of tuning of each block."""
+        blocks, heads = len(self.net.blocks), len(self.net.heads()) * bool(self.classes)
+        return 3 + passes * (1 + 4 * blocks + heads) + tunings * blocks
 
     def calibrate(self, on_stage: Callable[[str], object], all_eight: bool = False) -> Calibrated:
         """Calibrates a copy of the network."""

@@ -107,8 +107,11 @@ class Block(nn.Module):
         x = self._add(x, _kept(self.proj.update(y, self._gamma(self.gamma1)), keep, 0), residual_scale)
 
         y = norm_codes(self.norm2, self.norm2_out, x, residual_scale)
-        y = gelu(self.fc1.requantized(y, self.fc1_out), self.act_out)
+        y = self._activated(self.fc1.requantized(y, self.fc1_out))
         return self._add(x, _kept(self.fc2.update(y, self._gamma(self.gamma2)), keep, 1), residual_scale)
+
+    def _activated(self, x: Unrounded) -> Unrounded:
+        return gelu(x, self.act_out)
 
     def _gamma(self, gamma: Tensor | None) -> Tensor | None:
         return None if gamma is None else leading(gamma, self.embed)

@@ -32,6 +32,7 @@ __all__ = [
     "leading",
     "round_half_up",
     "scale_gradient",
+    "ste_codes",
 ]
 
 #: Largest code of a row, by its width (narrow range).
@@ -137,8 +138,7 @@ class RowLinear(nn.Module):
         learned = scale_gradient(self._part(self.log_step), 1 / math.sqrt(7 * self.columns)).exp()
         largest = weight.detach().abs().amax(dim=1) / 127
         scale = torch.where(self.eight, largest, learned).clamp_min(1e-12)
-        codes: Tensor = _Round.apply(weight, scale.unsqueeze(1), -limit, limit)
-        return codes, scale
+        return ste_codes(weight, scale.unsqueeze(1), -limit, limit), scale
 
     def integer(
         self,
@@ -478,6 +478,12 @@ class _Round(torch.autograd.Function):
         by_x = torch.where(inside, gradient, 0.0).div_(scale)
         by_scale = (by_x * x).sum(dim=1, keepdim=True)
         return by_x, by_scale.div_(scale).neg_(), None, None
+
+
+def ste_codes(x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Returns the codes of x [rows, columns], straight through between `low` and `high`; the others are [rows, 1]."""
+    codes: Tensor = _Round.apply(x, scale, low, high)
+    return codes
 
 
 def layer_norm(x: Tensor, gain: Tensor, bias: Tensor, frac: int, epsilon: int) -> Tensor:
