@@ -17,6 +17,7 @@ from torch import nn  # noqa: E402
 
 from quasar_rt import Engine  # noqa: E402
 from quasar_rt.export import export_timm, tuning  # noqa: E402
+from quasar_rt.export.float_vit import embedded, forward_block, outputs  # noqa: E402
 from quasar_rt.export.network import quantize_network  # noqa: E402
 from quasar_rt.export.student import Student  # noqa: E402
 from quasar_rt.export.timm_reader import read  # noqa: E402
@@ -59,6 +60,21 @@ def arrays(parts: Any) -> list[Any]:
     return found
 
 
+def through(net: Any, images: Any, parts: Any = None) -> Any:
+    """Returns the tokens behind the last block, of the float network or of its quantized parts."""
+    with torch.no_grad():
+        if parts is None:
+            x = embedded(net, images)
+            for block in net.blocks:
+                x = forward_block(block, x)
+            return x
+        student = Student(net, parts)
+        x = student.embedded(images)
+        for block in student.blocks:
+            x = block.quantized(x, student.residual_scale)
+        return x
+
+
 def same(first: Any, second: Any) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(arrays(first), arrays(second), strict=True))
 
@@ -83,7 +99,7 @@ def tuned(case: tuple[Any, Any, list[Any]], **change: Any) -> tuple[Any, list[tu
     ],
 )
 def test_student_starts_as_the_exported_network(change: dict[str, Any]) -> None:
-    """The student's parts are those it got, and its logits are the integer engine's, to within rounding."""
+    """The student's codes are those it got, and its last tokens give the integer engine's logits, but for the head."""
     model = small_model(**change)
     pictures = pictures_for(model)
     batch = normalised(pictures, 0.5, 0.5)
@@ -98,26 +114,38 @@ def test_student_starts_as_the_exported_network(change: dict[str, Any]) -> None:
     )  # fmt: skip
     with Engine(subnet) as engine, torch.no_grad():
         found = np.stack([p.logits for p in engine.infer_batch(pictures)])
-        expected = Student(net, parts).eval()(batch).logits.numpy()
-        exact = tuning._Teacher(net, "cpu")(batch).logits.numpy()
-    # Two runs of integers differ where a rounding is nearly a tie; the quantization itself costs ten times as much.
-    assert np.abs(found - expected).mean() < 0.15 * np.abs(found - exact).mean()
+        expected = outputs(net, through(net, batch, parts)).numpy()
+        exact = outputs(net, through(net, batch)).numpy()
+    # The last LayerNorm's codes and the head's 8-bit rows differ; the 4-bit rows cost many times as much.
+    assert np.abs(found - expected).mean() < 0.2 * np.abs(found - exact).mean()
 
 
 def test_error_on_other_images_falls() -> None:
     case = quantized()
-    result, reports = tuned(case, steps=60)
-    assert min(report.error for report in reports) < 0.9 * reports[0].error_before
-    assert not same(result, case[1])
-    for old, new in zip(case[1].blocks, result.blocks, strict=True):
+    net, parts, _ = case
+    result, reports = tuned(case, steps=40)
+    last = [report for report in reports if report.error is not None]
+    assert [report.block for report in last] == ["blocks.0", "blocks.1"]
+    assert all(report.error < 0.9 * report.error_before for report in last)
+    for old, new in zip(parts.blocks, result.blocks, strict=True):
         for name in MATRICES:
             np.testing.assert_array_equal(getattr(old, name).bits, getattr(new, name).bits)
+    others = normalised(pictures_for(small_model(), 60)[40:], 0.5, 0.5)
+    exact = outputs(net, through(net, others))
+    first, second = (
+        float((outputs(net, through(net, others, p)) - exact).square().mean()) for p in (parts, result)
+    )
+    assert second < 0.9 * first
 
 
-def test_a_worse_network_is_not_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_that_comes_no_closer_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "RATES", dict.fromkeys(tuning.RATES, 1.0))
     case = quantized()
-    assert tuned(case, steps=3)[0] is case[1]
+    result, reports = tuned(case, steps=3)
+    assert all(report.error is None or report.error > report.error_before for report in reports)
+    # Grids pass through a logarithm.
+    for first, second in zip(arrays(result), arrays(case[1]), strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-6)
 
 
 def test_same_bits_on_any_number_of_threads_and_devices() -> None:
@@ -134,23 +162,19 @@ def test_same_bits_on_any_number_of_threads_and_devices() -> None:
     assert not same(one, tuned(case, seed=1)[0])
 
 
-def test_continues_after_an_interruption_with_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tuning, "SAVE_EVERY", 2)
+def test_continues_after_an_interruption_with_the_same_bits(tmp_path: Path) -> None:
     case = quantized()
     path = tmp_path / "tuning.pt"
     whole, all_reports = tuned(case)
 
     def interrupt(report: tuning.TuningReport) -> None:
-        if report.step == 7:
+        if report.block == "blocks.1" and report.step == 7:
             raise Interrupted
 
     with pytest.raises(Interrupted):
         tuned(case, checkpoint=path, progress=interrupt)
     result, reports = tuned(case, checkpoint=path)
-    assert [report.step for report in reports] == list(range(7, 13))
-    assert reports == all_reports[6:]
+    assert reports == all_reports[12:]
     assert same(result, whole)
     again, none = tuned(case, checkpoint=path)
     assert not none

@@ -10,7 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Block", "Linear", "Norm", "Probe", "ViT", "forward", "patches_of"]
+__all__ = [
+    "Block",
+    "Linear",
+    "Norm",
+    "Probe",
+    "ViT",
+    "embedded",
+    "forward",
+    "forward_block",
+    "outputs",
+    "patches_of",
+]
 
 
 @dataclass
@@ -101,45 +112,64 @@ def patches_of(net: ViT, images: Tensor) -> Tensor:
 Probe = Callable[[str, Tensor], Tensor]
 
 
+def unprobed(_: str, value: Tensor) -> Tensor:
+    """Looks at nothing."""
+    return value
+
+
 def forward(net: ViT, images: Tensor, probe: Probe) -> Tensor:
     """Computes the logits [batch, classes] of normalised images [batch, channels, height, width] in float.
 
     A network without classes gives the head's input, the embedding [batch, embed]; of a pair of tokens the mean.
     """
-
-    def norm(name: str, part: Norm, x: Tensor) -> Tensor:
-        return probe(f"{name}.out", F.layer_norm(x, (x.shape[-1],), part.gamma, part.beta, part.eps))
-
-    def linear(name: str, layer: Linear, x: Tensor) -> Tensor:
-        return probe(f"{name}.out", F.linear(probe(f"{name}.in", x), layer.weight, layer.bias))
-
-    x = F.linear(patches_of(net, images), net.embed.weight, net.embed.bias) + net.position
-    if net.norm_pre is not None:
-        x = norm("norm_pre", net.norm_pre, probe("embed_sum", x))
-    x = torch.cat([net.prefix.expand(len(x), -1, -1), x], dim=1)
-    x = probe("residual", x)
+    x = embedded(net, images, probe)
     for i, block in enumerate(net.blocks):
-        name = f"blocks.{i}"
-        batch, tokens, _ = x.shape
-        y = linear(f"{name}.qkv", block.qkv, norm(f"{name}.norm1", block.norm1, x))
-        q, k, v = y.reshape(batch, tokens, 3, block.heads, block.head_dim).permute(2, 0, 3, 1, 4)
-        q, k, v = (probe(f"{name}.{part}", value) for part, value in (("q", q), ("k", k), ("v", v)))
-        a = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(block.head_dim), dim=-1) @ v
-        a = a.transpose(1, 2).reshape(batch, tokens, -1)
-        x = probe("residual", x + linear(f"{name}.proj", block.proj, a))
-        y = linear(f"{name}.fc1", block.fc1, norm(f"{name}.norm2", block.norm2, x))
-        x = probe("residual", x + linear(f"{name}.fc2", block.fc2, block.activation(y)))
+        x = forward_block(block, x, probe, f"blocks.{i}")
+    return outputs(net, x, probe)
+
+
+def outputs(net: ViT, x: Tensor, probe: Probe = unprobed) -> Tensor:
+    """Computes `forward`'s result from the residual stream behind the last block."""
     patch_tokens = x[:, len(net.prefix) :]
     if net.pool == "token_pair":
-        pair = norm("norm", net.norm, x[:, :2])
+        pair = _norm(probe, "norm", net.norm, x[:, :2])
         if not len(net.head.weight):
             return pair.mean(dim=1)
-        parts = [linear(name, head, pair[:, i]) for i, (name, head) in enumerate(net.heads().items())]
-        return torch.stack(parts).sum(dim=0)
+        heads = enumerate(net.heads().items())
+        return torch.stack([_linear(probe, name, head, pair[:, i]) for i, (name, head) in heads]).sum(dim=0)
     if net.pool == "token":
-        pooled = norm("norm", net.norm, x[:, 0])
+        pooled = _norm(probe, "norm", net.norm, x[:, 0])
     elif net.pool == "mean":
-        pooled = norm("norm", net.norm, patch_tokens.mean(dim=1))
+        pooled = _norm(probe, "norm", net.norm, patch_tokens.mean(dim=1))
     else:
-        pooled = norm("norm", net.norm, patch_tokens).mean(dim=1)
-    return linear("head", net.head, pooled) if len(net.head.weight) else pooled
+        pooled = _norm(probe, "norm", net.norm, patch_tokens).mean(dim=1)
+    return _linear(probe, "head", net.head, pooled) if len(net.head.weight) else pooled
+
+
+def embedded(net: ViT, images: Tensor, probe: Probe = unprobed) -> Tensor:
+    """Computes the residual stream in front of the first block [batch, tokens, embed]."""
+    x = F.linear(patches_of(net, images), net.embed.weight, net.embed.bias) + net.position
+    if net.norm_pre is not None:
+        x = _norm(probe, "norm_pre", net.norm_pre, probe("embed_sum", x))
+    return probe("residual", torch.cat([net.prefix.expand(len(x), -1, -1), x], dim=1))
+
+
+def forward_block(block: Block, x: Tensor, probe: Probe = unprobed, name: str = "") -> Tensor:
+    """Computes the residual stream behind a block."""
+    batch, tokens, _ = x.shape
+    y = _linear(probe, f"{name}.qkv", block.qkv, _norm(probe, f"{name}.norm1", block.norm1, x))
+    q, k, v = y.reshape(batch, tokens, 3, block.heads, block.head_dim).permute(2, 0, 3, 1, 4)
+    q, k, v = (probe(f"{name}.{part}", value) for part, value in (("q", q), ("k", k), ("v", v)))
+    a = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(block.head_dim), dim=-1) @ v
+    a = a.transpose(1, 2).reshape(batch, tokens, -1)
+    x = probe("residual", x + _linear(probe, f"{name}.proj", block.proj, a))
+    y = _linear(probe, f"{name}.fc1", block.fc1, _norm(probe, f"{name}.norm2", block.norm2, x))
+    return probe("residual", x + _linear(probe, f"{name}.fc2", block.fc2, block.activation(y)))
+
+
+def _norm(probe: Probe, name: str, part: Norm, x: Tensor) -> Tensor:
+    return probe(f"{name}.out", F.layer_norm(x, (x.shape[-1],), part.gamma, part.beta, part.eps))
+
+
+def _linear(probe: Probe, name: str, layer: Linear, x: Tensor) -> Tensor:
+    return probe(f"{name}.out", F.linear(probe(f"{name}.in", x), layer.weight, layer.bias))

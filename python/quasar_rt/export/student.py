@@ -1,15 +1,16 @@
 """The quantized network in a form with gradients: the student of `quasar_rt.export.tuning`.
 
 It computes what the integer model computes, and at first what `quantize_layers` gave. Codes, row scales, biases,
-LayerNorms and activation grids can then change; widths, patch embedding, last LayerNorm and heads stay. Depends on:
+LayerNorms and activation grids of the blocks can then change. Depends on:
 torch, `quasar_rt.build`, `quasar_rt.train` (blocks with straight-through gradients).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,12 +20,12 @@ from torch.nn import functional as F
 from ..build import Affine, BlockSpec, LinearSpec, NormSpec
 from ..space import BlockShape
 from ..train import block as trained
-from ..train.block import affine, norm_codes, on_grid
+from ..train.block import on_grid
 from ..train.quantizers import LIMITS, ActQuantizer, RowLinear, Unrounded, ste_codes
 from .float_vit import Block, ViT, patches_of
-from .layerwise import Quantized, norm_spec, normed_patches
+from .layerwise import Quantized, normed_patches
 
-__all__ = ["Knob", "Output", "Student", "pooled"]
+__all__ = ["Knob", "Student", "StudentBlock"]
 
 #: A latent weight starts at most so far from its code, in codes. Near the border (0.5) many would change at once.
 CELL = 0.4
@@ -39,15 +40,6 @@ class Knob:
     kind: str
     value: Tensor
     unit: Tensor
-
-
-@dataclass(frozen=True)
-class Output:
-    """Holds a network's last tokens, its features (the head's input), and its logits, empty without classes."""
-
-    tokens: Tensor
-    features: Tensor
-    logits: Tensor
 
 
 class _Rows(RowLinear):
@@ -94,7 +86,7 @@ class _Rows(RowLinear):
         yield Knob("biases", self.bias, length)
 
 
-class _Block(trained.Block):
+class StudentBlock(trained.Block):
     """A block of `quasar_rt.train` that computes what a `BlockSpec` describes, with any activation function."""
 
     def __init__(self, block: Block, spec: BlockSpec) -> None:
@@ -121,8 +113,16 @@ class _Block(trained.Block):
         values = self.activation(x.codes() * x.scale) / scale + self.act_out.zero_point
         return Unrounded(values, scale, self.act_out.zero_point)
 
-    def knobs(self) -> Iterator[Knob]:
+    def knobs(self) -> list[Knob]:
         """Lists what can be tuned."""
+        return list(self._knobs())
+
+    def keep_inside(self) -> None:
+        """Moves latent weights back that are beyond the outermost codes' cells."""
+        for part in (self.qkv, self.proj, self.fc1, self.fc2):
+            cast(_Rows, part).keep_inside()
+
+    def _knobs(self) -> Iterator[Knob]:
         inputs = {"qkv": "norm1_out", "proj": "attn_out", "fc1": "norm2_out", "fc2": "act_out"}
         for name, grid in inputs.items():
             yield from getattr(self, name).knobs(float(getattr(self, grid).scale.detach()))
@@ -144,94 +144,32 @@ class _Block(trained.Block):
         return dataclasses.replace(super().spec(), activation=self._spec.activation)
 
 
-class Student(nn.Module):
-    """The quantized network: normalised images [batch, channels, height, width] to `Output`.
+class Student:
+    """The quantized network up to its last block.
 
-    In evaluation mode LayerNorms and the residual stream are computed in integers.
+    In evaluation mode a block computes LayerNorms and the residual stream in integers.
     """
 
-    residual_scale: Tensor
-
     def __init__(self, net: ViT, parts: Quantized) -> None:
-        super().__init__()
         self._net, self._parts = net, parts
-        self.blocks = nn.ModuleList(
-            _Block(block, spec) for block, spec in zip(net.blocks, parts.blocks, strict=True)
-        )
-        self.norm, self.norm_out = _norm(norm_spec(net.norm)), ActQuantizer()
-        _set_grid(self.norm_out, parts.norm_out.scale, parts.norm_out.zero_point)
-        heads = {"head": parts.head, "head_dist": parts.head_dist, "embed": parts.embed}
-        for name, spec in heads.items():
-            for part in ("weight", "bias"):
-                tensor = None if spec is None else torch.from_numpy(np.asarray(getattr(spec, part))).float()
-                self.register_buffer(f"{name}_{part}", tensor)
-        self.register_buffer("position", net.position)
-        self.register_buffer("prefix", net.prefix)
-        self.register_buffer("residual_scale", torch.tensor(parts.residual_scale, dtype=torch.float32))
-
-    def forward(self, images: Tensor) -> Output:
-        """Computes the network."""
-        x = self.embedded(images)
-        for block in self.blocks:
-            x = block.quantized(x, self.residual_scale)
-        return self.output(x)
+        self._embed = [
+            torch.from_numpy(np.asarray(a)).float() for a in (parts.embed.weight, parts.embed.bias)
+        ]
+        self.blocks = [StudentBlock(*pair).eval() for pair in zip(net.blocks, parts.blocks, strict=True)]
+        self.residual_scale = torch.tensor(parts.residual_scale, dtype=torch.float32)
 
     @torch.no_grad()
     def embedded(self, images: Tensor) -> Tensor:
         """Returns the residual stream in front of the first block [batch, tokens, embed]."""
-        x = F.linear(patches_of(self._net, images), self.embed_weight, self.embed_bias) + self.position
+        x = F.linear(patches_of(self._net, images), *self._embed) + self._net.position
         if self._parts.embed_norm is not None:
-            x = normed_patches(self._parts.embed_norm, x.cpu()).to(x.device)
-        x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1)
+            x = normed_patches(self._parts.embed_norm, x)
+        x = torch.cat([self._net.prefix.expand(len(x), -1, -1), x], dim=1)
         return on_grid(x, self.residual_scale, training=False)
-
-    def output(self, x: Tensor) -> Output:
-        """Returns the outputs for the last block's tokens."""
-
-        def norm(y: Tensor) -> Tensor:
-            y = on_grid(y, self.residual_scale, self.training)
-            out = norm_codes(self.norm, self.norm_out, y, self.residual_scale)
-            return out.codes() * out.scale
-
-        features = pooled(self._net, x, norm)
-        heads = (
-            [self.head_weight] if self.head_dist_weight is None else [self.head_weight, self.head_dist_weight]
-        )
-        biases = [self.head_bias, self.head_dist_bias]
-        if not len(heads[0]):
-            logits = features.new_zeros(len(x), 0)
-        else:
-            logits = sum(F.linear(features[:, i], w, biases[i]) for i, w in enumerate(heads))
-        tokens = F.layer_norm(x, (x.shape[-1],), self.norm.weight, self.norm.bias, self.norm.eps)
-        return Output(tokens, features, logits)
-
-    def knobs(self) -> list[Knob]:
-        """Lists what can be tuned."""
-        return [knob for block in self.blocks for knob in block.knobs()] + [
-            Knob("grids", self.norm_out.log_scale, torch.ones_like(self.norm_out.log_scale))
-        ]
-
-    def keep_inside(self) -> None:
-        """Moves latent weights back that are beyond the outermost codes' cells."""
-        for part in self.modules():
-            if isinstance(part, _Rows):
-                part.keep_inside()
 
     def quantized(self) -> Quantized:
         """Returns the network's parts as they are now."""
-        return dataclasses.replace(
-            self._parts, blocks=[block.spec() for block in self.blocks], norm_out=affine(self.norm_out)
-        )
-
-
-def pooled(net: ViT, x: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
-    """Returns the features of each head [batch, heads, embed] from the last tokens, with the last LayerNorm `norm`."""
-    patches = x[:, len(net.prefix) :]
-    if net.pool in ("token", "token_pair"):
-        return norm(x[:, : 2 if net.pool == "token_pair" else 1])
-    if net.pool == "mean":
-        return norm(patches.mean(dim=1, keepdim=True))
-    return norm(patches).mean(dim=1, keepdim=True)
+        return dataclasses.replace(self._parts, blocks=[block.spec() for block in self.blocks])
 
 
 def _norm(spec: NormSpec) -> nn.LayerNorm:

@@ -1,9 +1,10 @@
-"""Tunes a quantized network without labels: its outputs come closer to the float network's.
+"""Tunes a quantized network without labels: block by block, its residual stream comes closer to the float network's.
 
-Quantization-aware distillation: the float network is the teacher, the quantized network (`student`) starts at the codes
-of `quantize_layers`. Gradients pass roundings straight through (Bengio et al., arXiv 1308.3432), row scales and
-activation grids are learned as in LSQ (arXiv 1902.08153). A latent weight starts inside its code's cell, where the
-float weight allows it, so nothing jumps at the start. Depends on: torch, `quasar_rt.train.checkpoint`.
+Block reconstruction (BRECQ, arXiv 2102.05426): the inputs of a block are what the tuned blocks before it give, the
+targets are what the float block gives on the float network's inputs, so a block also makes up for errors of earlier
+blocks. Gradients pass roundings straight through (Bengio et al., arXiv 1308.3432); row scales and activation grids are
+learned as in LSQ (arXiv 1902.08153). A latent weight starts inside its code's cell, where the float weight allows it,
+so nothing jumps at the start. Depends on: torch, `quasar_rt.train` (checkpoints).
 """
 
 from __future__ import annotations
@@ -20,12 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..train import checkpoint as files
-from .float_vit import Linear, Norm, ViT, forward
+from .float_vit import ViT, embedded, forward_block
 from .layerwise import Quantized
-from .student import Output, Student, pooled
+from .student import Knob, Student, StudentBlock
 from .team import Team
 
 __all__ = ["TuningReport", "tune"]
@@ -33,30 +33,27 @@ __all__ = ["TuningReport", "tune"]
 #: Images of a step, and those whose gradients are computed at a time (which settles the order of all sums).
 BATCH, PART = 16, 4
 #: What a step of Adam changes at most at first, in a knob's units, by its kind.
-RATES = {"codes": 4e-3, "steps": 5e-4, "biases": 2e-4, "norms": 2e-4, "grids": 5e-4}
+RATES = {"codes": 1e-2, "steps": 1e-3, "biases": 1e-3, "norms": 1e-3, "grids": 1e-3}
 #: Adam's decays of the two moments.
 DECAYS = (0.9, 0.99)
-#: Of the images, this share is held out (one in so many), and at most so many of them.
+#: Of the images, one in so many is held out, and at most so many of them.
 HELD_OUT, MOST_HELD_OUT = 8, 32
-#: Checks of the held-out images in a run, and steps between two checkpoints.
-CHECKS, SAVE_EVERY = 10, 10
-#: The least share of an image's sides that a training crop keeps.
-LEAST_CROP = 0.7
 
 
 @dataclass(frozen=True)
 class TuningReport:
-    """Reports a step; `error` is that of the held-out images at the last check.
+    """Reports a step of a block.
 
-    An error is the root of the mean squared difference of the features from the float network's, as a share of their
-    standard deviation over images.
+    An error is the mean squared difference from the float block's outputs as a share of their variance, that of the
+    patch tokens and that of the prefix tokens added up. `error` is None until the last step of a block.
     """
 
+    block: str
     step: int
     steps: int
     loss: float
-    error: float
     error_before: float
+    error: float | None
 
 
 def tune(
@@ -75,11 +72,12 @@ def tune(
     Args:
         net: the float network that `parts` were made from, balanced as then. It is not changed.
         parts: the result of `quantize_layers`.
-        batches: normalised images [images, channels, height, width] without labels; one in eight is held out, and the
-            state with the least error on these is returned, `parts` themselves if none is better.
-        steps: of `BATCH` images each.
-        seed: of the order of images and of their crops.
-        checkpoint: a file that is written every few steps. If it exists, the run continues where it ended.
+        batches: normalised images [images, channels, height, width] without labels; their mirror images are used as
+            well. The residual streams of all of them are in memory, for both networks. One image in eight is held out:
+            a block that comes no closer on these stays as it was.
+        steps: of each block, `BATCH` images each.
+        seed: of the order of images.
+        checkpoint: a file that is written after each block. If it exists, the run continues after its last block.
         progress: gets a report after each step.
         devices: of torch. By default all GPUs that torch sees, else the CPU.
 
@@ -92,17 +90,19 @@ def tune(
     images = torch.cat(list(batches))
     if steps < 1 or len(images) < 2:
         return parts
+    path = None if checkpoint is None else Path(checkpoint)
     with Team() as team:
-        run = _Run(net, parts, images, steps, seed, team, devices or _devices())
-        path = None if checkpoint is None else Path(checkpoint)
-        if path is not None and path.exists():
-            run.restore(path)
-        while run.step < steps:
-            loss = run.advance()
-            if path is not None and (run.step % SAVE_EVERY == 0 or run.step == steps):
-                files.save(run.state(), path)
-            progress(TuningReport(run.step, steps, loss, run.error, run.error_before))
-        return run.best()
+        run = _Run(net, parts, images, steps, seed, team, devices or _devices(), progress)
+        done = [] if path is None or not path.exists() else run.restore(path)
+        for number in range(len(net.blocks)):
+            if number < len(done):
+                run.set(number, done[number])
+            else:
+                run.tune_block(number)
+                if path is not None:
+                    files.save(run.state(number), path)
+            run.advance(number)
+        return run.student.quantized()
 
 
 def _devices() -> list[str]:
@@ -110,33 +110,8 @@ def _devices() -> list[str]:
     return [f"cuda:{i}" for i in range(count)] or ["cpu"]
 
 
-class _Teacher:
-    """The float network on a device."""
-
-    def __init__(self, net: ViT, device: str) -> None:
-        self._net = _moved(net, torch.device(device))
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Output:
-        last = images
-
-        def probe(name: str, value: Tensor) -> Tensor:
-            nonlocal last
-            last = value if name == "residual" else last
-            return value
-
-        net, part = self._net, self._net.norm
-        logits = forward(net, images, probe)
-
-        def norm(x: Tensor) -> Tensor:
-            return F.layer_norm(x, (x.shape[-1],), part.gamma, part.beta, part.eps)
-
-        features = pooled(net, last, norm)
-        return Output(norm(last), features, logits if len(net.head.weight) else logits[:, :0])
-
-
 class _Run:
-    """A run of `steps` steps; `step` of them are done."""
+    """Tunes blocks in order; `found` and `exact` are the residual streams of both networks in front of the next."""
 
     def __init__(
         self,
@@ -147,148 +122,144 @@ class _Run:
         seed: int,
         team: Team,
         devices: Sequence[str],
+        progress: Callable[[TuningReport], object],
     ) -> None:
-        self.steps, self.step, self.seed, self.team = steps, 0, seed, team
-        self.parts, self.devices = parts, list(devices)
-        held = torch.arange(len(images)) % HELD_OUT == HELD_OUT - 1
-        if not held.any():
-            held[-1] = True
-        self.images, self.held = images[~held], images[held][:MOST_HELD_OUT]
-        self.student = Student(net, parts).to(self.devices[0])
-        self.replicas = [self.student, *(copy.deepcopy(self.student).to(d) for d in self.devices[1:])]
-        self.teachers = [_Teacher(net, device) for device in self.devices]
-        self.knobs = self.student.knobs()
-        self.moments = [[torch.zeros_like(k.value) for k in self.knobs] for _ in range(2)]
+        self.net, self.steps, self.seed, self.team = net, steps, seed, team
+        self.devices, self.progress = list(devices), progress
         self.identity = _identity(images, parts, steps, seed)
-        self.spreads, self.exact = self._measure_teacher()
-        self.error = self.error_before = self.least = self._held_out_error()
-        self.best_values: list[Tensor] = []
+        self.student = Student(net, parts)
+        held = torch.arange(len(images)) % HELD_OUT == HELD_OUT - 1
+        held[-1] |= not held.any()
+        first, last = images[~held], images[held][:MOST_HELD_OUT]
+        self.count = 2 * len(first)
+        images = torch.cat([first, first.flip(-1), last])
+        self.found = self._each(self.student.embedded, images)
+        self.exact = self._each(lambda part: embedded(net, part), images)
 
-    def advance(self) -> float:
-        """Makes a step; returns its loss."""
-        self.student.train()
-        order, images = list(self._parts()), BATCH
-        loss, gradients = 0.0, [torch.zeros_like(k.value) for k in self.knobs]
-        for part_loss, part_gradients in self.team.map(self._gradients, enumerate(order)):
-            loss += part_loss / images
-            for total, gradient in zip(gradients, part_gradients, strict=True):
-                total.add_(gradient.to(total.device), alpha=1 / images)
-        self._adam(gradients)
-        self.step += 1
-        if self.step % max(1, self.steps // CHECKS) == 0 or self.step == self.steps:
-            self.error = self._held_out_error()
-            if self.error < self.least:
-                self.least, self.best_values = (
-                    self.error,
-                    [k.value.detach().cpu().clone() for k in self.knobs],
-                )
-        return loss
+    def tune_block(self, number: int) -> None:
+        """Tunes a block, and sets it back where the held-out images come no closer."""
+        block = self._block(number)
+        exact = self._each(lambda x: forward_block(self.net.blocks[number], x), self.exact)
+        loss = _Loss(exact, len(self.net.prefix))
+        before = [knob.value.detach().clone() for knob in block.knobs()]
+        error_before = self._held_out(block, exact, loss)
+        adam = _Adam(block.knobs(), self.steps)
+        replicas = [copy.deepcopy(block).to(device).train() for device in self.devices]
+        for step in range(self.steps):
+            total, gradients = 0.0, [torch.zeros_like(value) for value in before]
+            for value, found in self.team.map(
+                lambda part: _gradients(replicas, self.student.residual_scale, loss, *part),
+                self._parts(number, step, exact),
+            ):
+                total += value / BATCH
+                for mine, gradient in zip(gradients, found, strict=True):
+                    mine.add_(gradient.to(mine.device), alpha=1 / BATCH)
+            adam.step(gradients)
+            block.keep_inside()
+            for replica in replicas:
+                replica.load_state_dict(block.state_dict())
+            error = self._held_out(block, exact, loss) if step + 1 == self.steps else None
+            if error is not None and error >= error_before:
+                self.set(number, before)
+            self.progress(TuningReport(f"blocks.{number}", step + 1, self.steps, total, error_before, error))
 
-    def best(self) -> Quantized:
-        """Returns the state of the least error on held-out images."""
-        if not self.best_values:
-            return self.parts
-        self._set(self.best_values)
-        self.student.cpu()
-        return self.student.quantized()
+    def advance(self, number: int) -> None:
+        """Replaces both residual streams by those behind a block."""
+        block = self._block(number)
+        self.found = self._each(lambda x: block.quantized(x, self.student.residual_scale), self.found)
+        self.exact = self._each(lambda x: forward_block(self.net.blocks[number], x), self.exact)
 
-    def state(self) -> dict[str, Any]:
-        """Returns what a checkpoint holds."""
+    def state(self, number: int) -> dict[str, Any]:
+        """Returns what a checkpoint holds after a block."""
+        blocks = [self._block(i).knobs() for i in range(number + 1)]
         return {
             "tuning": self.identity,
-            "step": self.step,
-            "errors": [self.error, self.least],
-            "values": [k.value.detach().cpu() for k in self.knobs],
-            "moments": [[m.cpu() for m in moments] for moments in self.moments],
-            "best": self.best_values,
+            "blocks": [[knob.value.detach() for knob in knobs] for knobs in blocks],
         }
 
-    def restore(self, path: Path) -> None:
-        """Continues from a checkpoint."""
+    def restore(self, path: Path) -> list[list[Tensor]]:
+        """Returns the values of the blocks that are done."""
         state = files.load(path)
         if state.get("tuning") != self.identity:
             raise files.CheckpointError(
                 f"'{path}' is of a run with another network, images, steps or seed: remove it to begin anew"
             )
-        with files.reading(path), torch.no_grad():
-            self.step = int(state["step"])
-            self.error, self.least = state["errors"]
-            self._set(state["values"])
-            for mine, loaded in zip(self.moments, state["moments"], strict=True):
-                for moment, value in zip(mine, loaded, strict=True):
-                    moment.copy_(value)
-            self.best_values = state["best"]
+        blocks: list[list[Tensor]] = state["blocks"]
+        return blocks
 
     @torch.no_grad()
-    def _set(self, values: Sequence[Tensor]) -> None:
-        for knob, value in zip(self.knobs, values, strict=True):
+    def set(self, number: int, values: Sequence[Tensor]) -> None:
+        """Sets what is tuned of a block."""
+        for knob, value in zip(self._block(number).knobs(), values, strict=True):
             knob.value.copy_(value)
 
-    def _parts(self) -> Iterator[Tensor]:
-        """Yields the images of the next step, augmented, `PART` at a time."""
-        count = len(self.images)
-        places = torch.arange(self.step * BATCH, (self.step + 1) * BATCH)
-        index = [int(_permutation(count, self.seed, int(p) // count)[int(p) % count]) for p in places]
-        generator = torch.Generator().manual_seed(_number(self.seed, self.step))
-        for start in range(0, BATCH, PART):
-            yield torch.stack([_augmented(self.images[i], generator) for i in index[start : start + PART]])
-
-    def _gradients(self, numbered: tuple[int, Tensor]) -> tuple[float, list[Tensor]]:
-        """Returns the loss of a few images, summed, and its gradients."""
-        number, images = numbered
-        place = number % len(self.devices)
-        student = self.replicas[place]
-        images = images.to(self.devices[place])
-        exact = self.teachers[place](images)
-        values = [k.value for k in student.knobs()]
-        with torch.enable_grad():
-            loss = self._loss(student(images), exact) * len(images)
-            gradients = torch.autograd.grad(loss, values)
-        return float(loss.detach()), list(gradients)
-
-    def _loss(self, found: Output, exact: Output) -> Tensor:
-        pairs = zip(_tensors(found), _tensors(exact), self.spreads, strict=True)
-        terms = [F.mse_loss(x, y) / spread for x, y, spread in pairs if y.numel()]
-        return torch.stack(terms).sum()
+    def _block(self, number: int) -> StudentBlock:
+        return self.student.blocks[number]
 
     @torch.no_grad()
-    def _adam(self, gradients: list[Tensor]) -> None:
-        """Changes the student by Adam (Kingma and Ba, 2015), each knob in its own unit, with a cosine's rate."""
-        share = 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
-        corrections = [1 - decay ** (self.step + 1) for decay in DECAYS]
-        for knob, gradient, first, second in zip(self.knobs, gradients, *self.moments, strict=True):
+    def _each(self, function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+        return torch.cat(list(self.team.map(function, values.split(PART))))
+
+    def _parts(self, number: int, step: int, exact: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yields a step's inputs and targets, `PART` images at a time, numbered."""
+        generator = torch.Generator().manual_seed(_number(self.seed, number, step))
+        index = torch.randint(self.count, (BATCH,), generator=generator)
+        for i, part in enumerate(index.split(PART)):
+            yield i, self.found[part], exact[part]
+
+    def _held_out(self, block: StudentBlock, exact: Tensor, loss: _Loss) -> float:
+        found = self._each(
+            lambda x: block.quantized(x, self.student.residual_scale), self.found[self.count :]
+        )
+        return float(loss(found, exact[self.count :]))
+
+
+class _Loss:
+    """The squared error of a block's outputs as a share of their variance, of patch and of prefix tokens."""
+
+    def __init__(self, exact: Tensor, prefix: int) -> None:
+        self.prefix = prefix
+        self.patches = float(exact[:, prefix:].flatten(0, 1).var(dim=0).mean()) + 1e-12
+        self.tokens = float(exact[:, :prefix].var(dim=0).mean()) + 1e-12 if prefix else 1.0
+
+    def __call__(self, found: Tensor, exact: Tensor) -> Tensor:
+        square = (found - exact).square()
+        loss = square[:, self.prefix :].mean() / self.patches
+        return loss + square[:, : self.prefix].mean() / self.tokens if self.prefix else loss
+
+
+def _gradients(
+    replicas: list[StudentBlock], residual_scale: Tensor, loss: _Loss, number: int, x: Tensor, y: Tensor
+) -> tuple[float, list[Tensor]]:
+    """Returns the loss of a few images, summed, and its gradients."""
+    block = replicas[number % len(replicas)]
+    values = [knob.value for knob in block.knobs()]
+    device = values[0].device
+    with torch.enable_grad():
+        found = block.quantized(x.to(device), residual_scale.to(device))
+        total = loss(found, y.to(device)) * len(x)
+        return float(total.detach()), list(torch.autograd.grad(total, values))
+
+
+class _Adam:
+    """Adam (Kingma and Ba, arXiv 1412.6980), each knob in its own unit, at rates that fall to 0 along a cosine."""
+
+    def __init__(self, knobs: list[Knob], steps: int) -> None:
+        self.knobs, self.steps, self.done = knobs, steps, 0
+        self.first, self.second = ([torch.zeros_like(knob.value) for knob in knobs] for _ in range(2))
+
+    @torch.no_grad()
+    def step(self, gradients: list[Tensor]) -> None:
+        """Changes the knobs' values; changes the gradients, too."""
+        share = 0.5 * (1 + math.cos(math.pi * self.done / self.steps))
+        self.done += 1
+        first, second = (1 - decay**self.done for decay in DECAYS)
+        for knob, gradient, mean, square in zip(self.knobs, gradients, self.first, self.second, strict=True):
             gradient.mul_(knob.unit)
-            first.lerp_(gradient, 1 - DECAYS[0])
-            second.lerp_(gradient.square_(), 1 - DECAYS[1])
-            change = (first / corrections[0]) / ((second / corrections[1]).sqrt_() + 1e-12)
+            mean.lerp_(gradient, 1 - DECAYS[0])
+            square.lerp_(gradient.square_(), 1 - DECAYS[1])
+            change = (mean / first) / ((square / second).sqrt_() + 1e-20)
             knob.value.sub_(change.mul_(knob.unit).mul_(RATES[knob.kind] * share))
-        self.student.keep_inside()
-        for replica in self.replicas[1:]:
-            replica.load_state_dict(self.student.state_dict())
-
-    def _measure_teacher(self) -> tuple[list[float], list[Tensor]]:
-        """Returns the variances of the teacher's outputs on the held-out images, and its features for each part."""
-        outputs = [self.teachers[0](part.to(self.devices[0])) for part in self.held.split(PART)]
-        spreads = []
-        for tensors in zip(*(_tensors(output) for output in outputs), strict=True):
-            values = torch.cat(tensors).double()
-            values = values.flatten(0, 1) if values.ndim == 3 and values.shape[1] > 2 else values
-            spreads.append(float(values.var(dim=0, correction=0).mean()) + 1e-12 if values.numel() else 1.0)
-        return spreads, [output.features for output in outputs]
-
-    @torch.no_grad()
-    def _held_out_error(self) -> float:
-        self.student.eval()
-        square = 0.0
-        parts = self.held.split(PART)
-        found = self.team.map(lambda part: self.student(part.to(self.devices[0])).features, parts)
-        for features, exact in zip(found, self.exact, strict=True):
-            square += float((features - exact).square().sum(dtype=torch.float64))
-        return math.sqrt(square / sum(map(torch.numel, self.exact)) / self.spreads[1])
-
-
-def _tensors(output: Output) -> tuple[Tensor, Tensor, Tensor]:
-    return output.tokens, output.features, output.logits
 
 
 def _number(*values: int) -> int:
@@ -296,46 +267,12 @@ def _number(*values: int) -> int:
     return int.from_bytes(hashlib.sha256(repr(values).encode()).digest()[:7], "big")
 
 
-def _permutation(count: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(_number(seed, -1, epoch)))
-
-
-def _augmented(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Returns a random crop of an image [channels, height, width], resized to its size, mirrored half of the time."""
-    _, height, width = image.shape
-    size, y, x, mirrored = torch.rand(4, generator=generator).tolist()
-    size = LEAST_CROP + (1 - LEAST_CROP) * size
-    rows, columns = max(1, round(height * size)), max(1, round(width * size))
-    top, left = round(y * (height - rows)), round(x * (width - columns))
-    crop = image[None, :, top : top + rows, left : left + columns]
-    crop = F.interpolate(crop, (height, width), mode="bilinear", align_corners=False)[0]
-    return crop.flip(-1) if mirrored < 0.5 else crop
-
-
 def _identity(images: Tensor, parts: Quantized, steps: int, seed: int) -> str:
     """Returns a digest of what a run depends on."""
-    digest = hashlib.sha256(f"{steps} {seed} {BATCH} {tuple(images.shape)}".encode())
+    digest = hashlib.sha256(f"{steps} {seed} {BATCH} {PART} {RATES} {tuple(images.shape)}".encode())
     digest.update(images.contiguous().numpy().tobytes())
     for block in parts.blocks:
         for layer in (block.qkv, block.proj, block.fc1, block.fc2):
             for array in (layer.weight, layer.bias, layer.bits):
                 digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def _moved(net: ViT, device: torch.device) -> ViT:
-    """Returns a copy of the network on a device."""
-
-    def part(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.to(device)
-        if isinstance(value, (Linear, Norm)):
-            return type(value)(**{name: part(each) for name, each in vars(value).items()})
-        return value
-
-    copied = copy.copy(net)
-    copied.blocks = [copy.copy(block) for block in net.blocks]
-    for owner in (copied, *copied.blocks):
-        for name, value in vars(owner).items():
-            setattr(owner, name, part(value))
-    return copied
