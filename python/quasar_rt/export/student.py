@@ -155,7 +155,9 @@ class Student:
         self._embed = [
             torch.from_numpy(np.asarray(a)).float() for a in (parts.embed.weight, parts.embed.bias)
         ]
-        self.blocks = [StudentBlock(*pair).eval() for pair in zip(net.blocks, parts.blocks, strict=True)]
+        self.blocks: list[StudentBlock] = [
+            StudentBlock(*pair).eval() for pair in zip(net.blocks, parts.blocks, strict=True)
+        ]
         self.residual_scale = torch.tensor(parts.residual_scale, dtype=torch.float32)
 
     @torch.no_grad()

@@ -32,7 +32,7 @@ __all__ = ["TuningReport", "tune"]
 
 #: Images of a step, and those whose gradients are computed at a time (which settles the order of all sums).
 BATCH, PART = 16, 4
-#: What a step of Adam changes at most at first, in a knob's units, by its kind.
+#: The first step of Adam, about, in a knob's units, by its kind.
 RATES = {"codes": 1e-2, "steps": 1e-3, "biases": 1e-3, "norms": 1e-3, "grids": 1e-3}
 #: Adam's decays of the two moments.
 DECAYS = (0.9, 0.99)
