@@ -15,6 +15,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +95,15 @@ def tune(
     with Team() as team:
         run = _Run(net, parts, images, steps, seed, team, devices or _devices(), progress)
         done = [] if path is None or not path.exists() else run.restore(path)
-        for number in range(len(net.blocks)):
+        for number, block in enumerate(net.blocks):
+            exact = run.each(partial(forward_block, block), run.exact)
             if number < len(done):
                 run.set(number, done[number])
             else:
-                run.tune_block(number)
+                run.tune_block(number, exact)
                 if path is not None:
                     files.save(run.state(number), path)
-            run.advance(number)
+            run.advance(number, exact)
         return run.student.quantized()
 
 
@@ -133,13 +135,12 @@ class _Run:
         first, last = images[~held], images[held][:MOST_HELD_OUT]
         self.count = 2 * len(first)
         images = torch.cat([first, first.flip(-1), last])
-        self.found = self._each(self.student.embedded, images)
-        self.exact = self._each(lambda part: embedded(net, part), images)
+        self.found = self.each(self.student.embedded, images)
+        self.exact = self.each(lambda part: embedded(net, part), images)
 
-    def tune_block(self, number: int) -> None:
-        """Tunes a block, and sets it back where the held-out images come no closer."""
+    def tune_block(self, number: int, exact: Tensor) -> None:
+        """Tunes a block to give `exact`, and sets it back where the held-out images come no closer."""
         block = self._block(number)
-        exact = self._each(lambda x: forward_block(self.net.blocks[number], x), self.exact)
         loss = _Loss(exact, len(self.net.prefix))
         before = [knob.value.detach().clone() for knob in block.knobs()]
         error_before = self._held_out(block, exact, loss)
@@ -163,11 +164,11 @@ class _Run:
                 self.set(number, before)
             self.progress(TuningReport(f"blocks.{number}", step + 1, self.steps, total, error_before, error))
 
-    def advance(self, number: int) -> None:
-        """Replaces both residual streams by those behind a block."""
+    def advance(self, number: int, exact: Tensor) -> None:
+        """Replaces both residual streams by those behind a block; `exact` is that of the float network."""
         block = self._block(number)
-        self.found = self._each(lambda x: block.quantized(x, self.student.residual_scale), self.found)
-        self.exact = self._each(lambda x: forward_block(self.net.blocks[number], x), self.exact)
+        self.found = self.each(lambda x: block.quantized(x, self.student.residual_scale), self.found)
+        self.exact = exact
 
     def state(self, number: int) -> dict[str, Any]:
         """Returns what a checkpoint holds after a block."""
@@ -197,7 +198,8 @@ class _Run:
         return self.student.blocks[number]
 
     @torch.no_grad()
-    def _each(self, function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    def each(self, function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+        """Returns the function's results for all values, `PART` of them at a time."""
         return torch.cat(list(self.team.map(function, values.split(PART))))
 
     def _parts(self, number: int, step: int, exact: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -208,9 +210,7 @@ class _Run:
             yield i, self.found[part], exact[part]
 
     def _held_out(self, block: StudentBlock, exact: Tensor, loss: _Loss) -> float:
-        found = self._each(
-            lambda x: block.quantized(x, self.student.residual_scale), self.found[self.count :]
-        )
+        found = self.each(lambda x: block.quantized(x, self.student.residual_scale), self.found[self.count :])
         return float(loss(found, exact[self.count :]))
 
 
