@@ -88,6 +88,35 @@ def test_a_second_run_goes_on_from_the_files(
         quasar_rt.fit(network, pictures[::-1], out=folder, curve=3, name="net", **OPTIONS)
 
 
+def test_tuning_lowers_the_error_and_takes_the_measured_worth_along(
+    fitted: tuple[quasar_rt.Fit, Path], network: Any, pictures: Any, tmp_path: Path
+) -> None:
+    fit, folder = fitted
+    (tmp_path / "worth.npz").write_bytes((folder / "worth.npz").read_bytes())
+    stages: list[str] = []
+    tuned = quasar_rt.fit(
+        network,
+        pictures,
+        out=tmp_path,
+        fps=fit.fitted[1].rates.fps,
+        name="net",
+        tune=30,
+        progress=lambda what, done, total: stages.append(what),
+        **OPTIONS,
+    )
+    assert not [stage for stage in stages if "measure" in stage]
+    assert [stage for stage in stages if "tune blocks.1" in stage]
+    assert tuned.fitted[0].rates == fit.fitted[1].rates
+    assert tuned.fitted[0].errors.relative < fit.fitted[1].errors.relative
+    assert not list(tmp_path.glob("*.pt"))
+
+
+@pytest.mark.parametrize("steps", [-1, 5])
+def test_steps_are_checked(network: Any, pictures: Any, tmp_path: Path, steps: int) -> None:
+    with pytest.raises(InvalidValueError, match="tune must be" if steps < 0 else "two images"):
+        quasar_rt.fit(network, pictures[:1], out=tmp_path, tune=steps, **OPTIONS)
+
+
 @pytest.mark.parametrize("reading", ["board", "accelerator"])
 def test_no_drawn_rate_is_missed(network: Any, reading: Any) -> None:
     net, rng = read(network), np.random.default_rng(1)

@@ -134,7 +134,11 @@ def export_timm(
         )
     if tune:
         parts = tuned(
-            calibrated.net, parts, prepared.batches, steps=tune, progress=lambda one: step(f"tune {one.block}")
+            calibrated.net,
+            parts,
+            prepared.batches,
+            steps=tune,
+            progress=lambda one: step(f"tune {one.block}"),
         )
     return prepared.subnet(
         parts, {"eight_bit_fraction": eight_bit_fraction, "method": method, "tuning_steps": tune}

@@ -21,6 +21,7 @@ from ..export.inputs import calibration_batches
 from ..export.layerwise import LayerReport
 from ..export.network import Calibrated, measure_worth
 from ..export.post_training import Prepared, prepare
+from ..export.tuning import tune as tuned
 from ..files import make_folder, replacing
 from ..hardware import Board, Hardware, RatesOf, Workload, rates
 from ..images import ImageLike
@@ -78,7 +79,7 @@ def fit(
         hardware: the accelerator's configuration; by default the one that runs the network fastest on the board.
         space: a space for which the default configuration is made instead.
         clock_mhz: the clock of the default configuration.
-        tune: steps of tuning without labels after GPTQ (`quasar_rt.export.tuning`); 0 for none.
+        tune: steps of tuning of each block without labels (`quasar_rt.export.tuning`), a few hundred; 0 for none.
         progress: gets, after each stage, its name, the number of stages done and their total.
         options: as `quasar_rt.export.export_timm` takes them: classes, name, mean, std, resize, percentile, equalize,
             embedding, batch_size.
@@ -91,6 +92,8 @@ def fit(
     """
     wanted = _checked_rates(fps, curve)
     images = list(calibration)
+    if tune < 0:
+        raise InvalidValueError(f"tune must be 0 or more steps, not {tune}")
     if len(images) < 2:
         raise InvalidValueError(f"a fit needs two images or more, better 32; {len(images)} were given")
     held_out = images[HELD_OUT - 1 :: HELD_OUT] or images[-1:]
@@ -173,8 +176,8 @@ class _Job:
     ) -> None:
         self._prepared, self._target, self._folder, self._held_out = prepared, target, folder, held_out
         self._tune, self._progress, self._done = tune, progress, count(1)
-        self._stages = prepared.stages(passes + 1)
-        self._identity = _identity(model, prepared, tune)
+        self._stages = prepared.stages(passes + 1, passes * tune)
+        self._identity = _identity(model, prepared)
         self._exact = _float_outputs(model, prepared, held_out)
         self._calibrations: dict[bool, Calibrated] = {}
         make_folder(folder)
@@ -235,7 +238,7 @@ class _Job:
         """Returns the subnet of a choice, quantized or as an earlier run has left it."""
         prepared, target = self._prepared, self._target
         digest = hashlib.sha256(b"".join(bits.tobytes() for bits in choice.widths.values())).hexdigest()
-        mark = {"identity": self._identity, "widths_sha256": digest}
+        mark = {"identity": self._identity, "widths_sha256": digest, "tuning_steps": self._tune}
         rate = choice.rates.of(target.reading)
         path = (
             self._folder / f"{prepared.name}-{target.hardware.board.name}-{wanted or round(rate):.6g}fps.qvit"
@@ -251,10 +254,25 @@ class _Job:
             all_eight = all(bool((bits == 8).all()) for bits in choice.widths.values())
             calibrated = self._calibration(all_eight)
             parts = calibrated.quantize(lambda name, _rows, _worth: choice.widths[name], on_layer=on_layer)
-            recorded = {"fit": mark, "method": "gptq", "layers": [layer.as_dict() for layer in layers]}
+            if self._tune:
+                parts = tuned(
+                    calibrated.net,
+                    parts,
+                    prepared.batches,
+                    steps=self._tune,
+                    checkpoint=path.with_suffix(".tuning.pt"),
+                    progress=lambda report: self._step(f"{rate:.0f} frames/s: tune {report.block}"),
+                )
+            recorded = {
+                "fit": mark,
+                "tuning_steps": self._tune,
+                "method": "gptq",
+                "layers": [layer.as_dict() for layer in layers],
+            }
             prepared.subnet(parts, recorded).save(path)
             # What counts is what was written.
             subnet = Subnet.load(path)
+            path.with_suffix(".tuning.pt").unlink(missing_ok=True)
         workload = Workload.of_subnet(subnet)
         return Fitted(
             path=path,
@@ -265,8 +283,8 @@ class _Job:
         )
 
 
-def _identity(model: nn.Module, prepared: Prepared, tune: int) -> str:
-    """Returns a hash of all that the worth and the codes follow from, but for the widths."""
+def _identity(model: nn.Module, prepared: Prepared) -> str:
+    """Returns a hash of all that the rows' worth follows from."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -279,7 +297,6 @@ def _identity(model: nn.Module, prepared: Prepared, tune: int) -> str:
         prepared.rotated,
         prepared.embedding,
         prepared.preprocessing,
-        tune,
     )
     digest.update(repr(options).encode())
     return digest.hexdigest()
@@ -315,7 +332,7 @@ def _errors(subnet: Subnet, images: list[ImageLike], exact: NDArray[np.float32])
     return Errors.between(np.stack(outputs), exact, classes)
 
 
-def _left(path: Path, fit: dict[str, str]) -> Subnet | None:
+def _left(path: Path, fit: dict[str, Any]) -> Subnet | None:
     """Returns the subnet that an earlier run has left, if it is of this fit and has these widths."""
     if not path.exists():
         return None
