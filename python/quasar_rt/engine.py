@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from itertools import islice, repeat
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast, overload
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from .device import TIERS, WEIGHTS, open_device
 from .errors import ClosedError, DeviceError, ImageError, InvalidValueError, UntrainedWarning
 from .frame import Frame, check_format
 from .images import ImageLike, Pixels, check_several, in_memory, timed_input
-from .prediction import NO_EMBEDDING, Prediction, Predictions, Results, Timings
+from .prediction import NO_EMBEDDING, NO_PATCH_TOKENS, Embedding, Prediction, Predictions, Results, Timings
 from .profile import AcceleratorProfile, Profile
 from .streaming import Lookahead, Stream, Work, lookahead
 from .subnet import Subnet
@@ -188,7 +188,19 @@ class Engine:
             self._count_error()
             raise
 
-    def embed(self, image: ImageLike, *, format: str | None = None) -> npt.NDArray[np.float32]:
+    @overload
+    def embed(
+        self, image: ImageLike, *, format: str | None = None, tokens: Literal["image"] = "image"
+    ) -> npt.NDArray[np.float32]: ...
+
+    @overload
+    def embed(
+        self, image: ImageLike, *, format: str | None = None, tokens: Literal["patch"]
+    ) -> Embedding: ...
+
+    def embed(
+        self, image: ImageLike, *, format: str | None = None, tokens: str = "image"
+    ) -> npt.NDArray[np.float32] | Embedding:
         """Computes one picture's embedding, a vector for comparing it with others: float32 [embed] of length 1.
 
         The product of two embeddings is the cosine of their angle, near 1 for pictures of similar content. The bits do
@@ -198,15 +210,23 @@ class Engine:
         Args:
             image: as for `infer`.
             format: as for `infer`.
+            tokens: ``"patch"`` returns the `Embedding` of the patch tokens instead: int8 codes [rows, columns, embed]
+                with their scale and zero point, the top left patch first. Its ``values`` are the float network's
+                normalised tokens. The subnet must have been exported with ``--tokens patch``.
 
         Raises:
-            quasar_rt.InvalidValueError: the subnet gives no embedding.
+            quasar_rt.InvalidValueError: the subnet gives no embedding, or none of patches.
             quasar_rt.ImageError, quasar_rt.DeviceError, quasar_rt.ClosedError: as for `infer`.
         """
+        if tokens not in ("image", "patch"):
+            raise InvalidValueError(f"tokens is {shown(tokens)}; it must be 'image' or 'patch'")
         self._check_embedding()
-        embedding = self.infer(image, format=format, top_k=1).embedding
+        if tokens == "patch" and not self.subnet.has_patch_tokens:
+            raise InvalidValueError(f"'{self.subnet.name}': {NO_PATCH_TOKENS}")
+        prediction = self.infer(image, format=format, top_k=1)
+        embedding = prediction.patch_embedding if tokens == "patch" else prediction.embedding
         assert embedding is not None
-        return embedding.vector
+        return embedding if tokens == "patch" else embedding.vector
 
     def submit(
         self, image: ImageLike, *, format: str | None = None, top_k: int = 5, timeout: float | None = None

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Embedding", "Prediction", "Predictions", "Results", "Score", "Timings"]
 
+NO_PATCH_TOKENS = (
+    "this subnet gives no patch tokens; export its network again with quasar-rt export --tokens patch, or with "
+    'export_timm(..., tokens="patch")'
+)
 NO_EMBEDDING = (
     "this subnet gives no embedding; export its network again with quasar-rt export --embedding, or with "
     "export_timm(..., embedding=True)"
@@ -32,7 +36,7 @@ NO_EMBEDDING = (
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Embedding:
-    """The embedding of one picture: the network's final features, of which the classes would be computed.
+    """The embedding of one picture, or of its patches: the final features, of which the classes would be computed.
 
     ``real = scale * (code - zero_point)`` for each of the D values. Pictures with similar content have embeddings in
     similar directions: compare them by the product of their `vector`. The codes do not depend on the device.
@@ -41,7 +45,7 @@ class Embedding:
     """
 
     codes: npt.NDArray[np.int8]
-    """int8 [embed]: the integer model's result, the same bits on every device."""
+    """int8 [embed], of patches [rows, columns, embed]: the integer model's result, the same bits on every device."""
     scale: float
     """The real value of one code; the subnet's, so the same for all pictures."""
     zero_point: int
@@ -49,15 +53,17 @@ class Embedding:
 
     @property
     def values(self) -> npt.NDArray[np.float32]:
-        """float32 [embed]: ``scale * (codes - zero_point)``, what the float network gives in front of its head."""
+        """float32, as `codes`: ``scale * (codes - zero_point)``, what the float network gives in front of its head."""
         centred = self.codes.astype(np.float32) - np.float32(self.zero_point)
         values: npt.NDArray[np.float32] = np.float32(self.scale) * centred
         return values
 
     @property
     def vector(self) -> npt.NDArray[np.float32]:
-        """float32 [embed]: `values` divided by their length, the same bits on every machine (zeros stay zeros)."""
-        return unit_vector(self.codes, self.zero_point)
+        """float32, as `codes`: `values` divided by their length, the same bits on every machine (zeros stay zeros)."""
+        tokens = self.codes.reshape(-1, self.codes.shape[-1])
+        vectors = np.stack([unit_vector(token, self.zero_point) for token in tokens])
+        return vectors.reshape(self.codes.shape)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Embedding):
@@ -69,7 +75,8 @@ class Embedding:
         return hash((self.codes.tobytes(), self.scale, self.zero_point))
 
     def __repr__(self) -> str:
-        return f"<Embedding of {len(self.codes)} codes, scale {self.scale:.3g}, zero point {self.zero_point}>"
+        size = " x ".join(str(size) for size in self.codes.shape)
+        return f"<Embedding of {size} codes, scale {self.scale:.3g}, zero point {self.zero_point}>"
 
 
 @dataclass(frozen=True)
@@ -129,6 +136,10 @@ class Prediction:
     """Milliseconds by stage."""
     embedding: Embedding | None = None
     """The picture's embedding, where the subnet has one (``quasar-rt export --embedding``)."""
+    patch_embedding: Embedding | None = None
+    """The embedding of each patch, where the subnet gives patch tokens (``--tokens patch``) and an embedding."""
+    patch_logits: npt.NDArray[np.float32] | None = None
+    """float32 [rows, columns, classes]: the logits of each patch, where the subnet gives patch tokens."""
 
     if not TYPE_CHECKING:  # for a type checker, the class would have any attribute
 
@@ -194,6 +205,9 @@ class Prediction:
         values["timings"] = self.timings._asdict()
         return values
 
+    def _patch_logits(self) -> npt.NDArray[np.float32]:
+        return np.empty(0, np.float32) if self.patch_logits is None else self.patch_logits
+
     def _listed(self) -> list[tuple[str, int]]:
         return [(score.label, score.index) for score in self.top_k]
 
@@ -205,6 +219,8 @@ class Prediction:
             and np.array_equal(self.integer_logits, other.integer_logits)
             and np.array_equal(self.logits, other.logits)
             and self.embedding == other.embedding
+            and self.patch_embedding == other.patch_embedding
+            and np.array_equal(self._patch_logits(), other._patch_logits())
         )
 
     def __hash__(self) -> int:
@@ -335,6 +351,7 @@ class Results:
         self._classes: list[str] = config["classes"]
         self._embedding: Mapping[str, Any] | None = config.get("embedding")
         self._embed = None if self._embedding is None else int(config["embed"])
+        self.have_patch_tokens = bool(config.get("patch_tokens"))
         self._count = count
 
     @property
@@ -355,6 +372,10 @@ class Results:
             values["timings"] = timings
         if self._embedding is not None:
             values["embedding"] = Embedding(output.codes(), **self._embedding)
+        if self.have_patch_tokens:
+            values["patch_logits"] = output.patch_logits() if self._classes else None
+            if self._embedding is not None:
+                values["patch_embedding"] = Embedding(output.patch_codes(), **self._embedding)
         if self._count is not None:
             self._count(prediction.timings.total_ms)
         return prediction

@@ -256,6 +256,11 @@ class Subnet(NativeObject[NativeSubnet]):
         return "embedding" in self.config
 
     @property
+    def has_patch_tokens(self) -> bool:
+        """True if the subnet also gives the outputs of each patch: ``Engine.embed(image, tokens="patch")``."""
+        return bool(self.config.get("patch_tokens"))
+
+    @property
     def trained(self) -> bool:
         """True if the weights come from training; False for a random subnet, which is for speed tests."""
         return bool(self.config["trained"])
@@ -280,6 +285,7 @@ class Subnet(NativeObject[NativeSubnet]):
         image, blocks = config["image"], len(config["blocks"])
         outputs = [f"{len(config['classes'])} classes"] if config["classes"] else []
         outputs += [f"an embedding of {config['embed']}"] if self.has_embedding else []
+        outputs += ["those of each patch"] if self.has_patch_tokens else []
         return (
             f"<Subnet {config['name']!r}: {image['height']}x{image['width']}x{image['channels']} to "
             f"{' and '.join(outputs)}, {blocks} block{'' if blocks == 1 else 's'} of {config['embed']}, "

@@ -50,17 +50,18 @@ def test_a_file_has_the_oldest_version_that_is_enough(path):
     data = path.read_bytes()
     header, body = parts(data)
     config = json.loads(header["__metadata__"]["config"])
-    newer = config["pool"] == "token_pair" or "embed_norm" in config
-    assert header["__metadata__"]["version"] == ("2" if newer else "1")
+    version = "2" if config["pool"] == "token_pair" or "embed_norm" in config else "1"
+    version = "3" if "patch_tokens" in config else version
+    assert header["__metadata__"]["version"] == version
     assert Subnet.from_bytes(data).to_bytes() == data
-    header["__metadata__"]["version"] = "1" if newer else "2"
+    header["__metadata__"]["version"] = "2" if version == "1" else "1"
     with pytest.raises(
         SubnetError, match=r'states version "\d", but a subnet with its config has version "\d"'
     ):
         Subnet.from_bytes(container(header, body))
-    header["__metadata__"]["version"] = "3"
+    header["__metadata__"]["version"] = "4"
     with pytest.raises(
-        SubnetError, match=r'version "3" is not supported \(this build reads versions "1" and "2"\)'
+        SubnetError, match=r'version "4" is not supported \(this build reads versions "1" to "3"\)'
     ):
         Subnet.from_bytes(container(header, body))
 
@@ -290,8 +291,8 @@ def test_an_unsound_file_is_named(tiny_subnet, tmp_path):
 
 def test_another_version_is_named(tiny_subnet):
     header, body = parts(tiny_subnet.to_bytes())
-    header["__metadata__"]["version"] = "3"
-    with pytest.raises(quasar_rt.UnsupportedVersionError, match="3"):
+    header["__metadata__"]["version"] = "4"
+    with pytest.raises(quasar_rt.UnsupportedVersionError, match="4"):
         Subnet.from_bytes(container(header, body))
     header["__metadata__"].update(version="1", sha256="0" * 64)
     with pytest.raises(quasar_rt.ChecksumError):

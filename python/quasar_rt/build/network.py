@@ -90,6 +90,7 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
         **({} if spec.embed_norm is None else {"embed_norm": True}),
         "blocks": blocks,
         "pool": spec.pool,
+        **({"patch_tokens": True} if spec.patch_tokens else {}),
         "classes": list(spec.classes),
         **({"embedding": asdict(norm_out)} if spec.embedding else {}),
         "logit_scale": logit_scale,

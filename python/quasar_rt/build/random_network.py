@@ -37,6 +37,7 @@ def random_subnet(
     provenance: Mapping[str, Any] | None = None,
     embedding: bool = False,
     embed_norm: bool = False,
+    patch_tokens: bool = False,
 ) -> Subnet:
     """Builds a subnet of any shape with seeded random weights, for benchmarks and tests. It is marked untrained.
 
@@ -54,6 +55,7 @@ def random_subnet(
         provenance: added to the generator's name and the seed in the subnet's configuration.
         embedding: true for a subnet that also gives the image's embedding; `classes` may be 0 then.
         embed_norm: true for a LayerNorm of the embedded patches in front of the blocks.
+        patch_tokens: true for a head that also reads the token of each patch.
 
     Raises:
         quasar_rt.QuasarError: a shape that the integer model does not allow.
@@ -112,6 +114,7 @@ def random_subnet(
             provenance={"generator": "random_subnet", "seed": seed, **(provenance or {})},
             embedding=embedding,
             embed_norm=random.embed_norm() if embed_norm else None,
+            patch_tokens=patch_tokens,
         )
     )
 

@@ -102,8 +102,8 @@ class NetworkSpec:
     `position` is float [grid, embed]. `prefix` is float [prefix tokens, embed] and includes the positions.
     `residual_scale` is the step of the int16 residual stream. With `embedding`, the head also gives its own input, in
     codes of `norm_out`; only then may there be no classes. With the pooling ``token_pair``, `head` reads token 0 and
-    `head_dist` token 1, and the logits are their sum. With `embed_norm` the patch tokens are normalised before the
-    first block; `prefix` is then as the first block reads it.
+    `head_dist` token 1, and the logits are their sum. With `patch_tokens`, the head reads every token. With
+    `embed_norm` the patch tokens are normalised before the first block; `prefix` is then as the first block reads it.
     """
 
     name: str
@@ -132,3 +132,4 @@ class NetworkSpec:
     embedding: bool = False
     head_dist: LinearSpec | None = None
     embed_norm: EmbedNormSpec | None = None
+    patch_tokens: bool = False

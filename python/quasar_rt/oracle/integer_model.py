@@ -191,7 +191,8 @@ def run(
         trace: receives the intermediates under the names of the golden vectors.
 
     Returns:
-        int64 [classes]; with an embedding [classes + embed], its codes behind the logits.
+        int64 [classes]; with an embedding [classes + embed], its codes behind the logits. With patch tokens
+        [(1 + patches) * (classes + embed)]: the image's outputs, then those of each patch.
     """
     trace = {} if trace is None else trace
     embed = config["embed"]
@@ -218,6 +219,15 @@ def run(
     for i, block in enumerate(config["blocks"]):
         x = _block(f"blocks.{i}", block, tensors, x, trace)
     heads = ["head"]
+    if config.get("patch_tokens"):
+        pooled = norm("norm", x)
+        trace["pooled"] = pooled.astype(np.int8)
+        head = linear("head", embed)
+        outputs: Int = (head.accumulate(pooled) * head.mult + 2**14) >> 15
+        image = outputs[0] if config["pool"] == "token" else rounded_mean(outputs[prefix:])
+        logits = np.concatenate([image, outputs[prefix:].ravel()])
+        trace["logits"] = logits.astype(np.int32)
+        return logits
     if config["pool"] == "token":
         pooled = norm("norm", x[:1])[0]
     elif config["pool"] == "token_pair":

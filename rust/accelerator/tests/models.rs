@@ -77,6 +77,7 @@ impl Sample {
             patch_len: channels * patch * patch,
             classes: self.of(10, 1000),
             pool,
+            patch_tokens: false,
             source_pixels: 1,
             resized: false,
         };
@@ -149,17 +150,18 @@ impl Sample {
 }
 
 /// Compares period and latency of the closed form and the event model for sampled networks and
-/// configurations, most of which no design-space search would pick. Returns the mean and the
-/// sorted differences of both.
-fn sampled_differences(networks: u64, embed_norm: bool) -> [(f64, Vec<f64>); 2] {
+/// configurations, most of which no design-space search would pick. `change` changes a network.
+/// Returns the mean and the sorted differences of both.
+fn sampled_differences(
+    networks: u64,
+    change: impl Fn(&mut Workload, &mut Sample),
+) -> [(f64, Vec<f64>); 2] {
     let board = zcu102();
     let (mut periods, mut latencies) = (Vec::new(), Vec::new());
     for seed in 0..networks {
         let mut sample = Sample(seed);
         let mut workload = sample.workload();
-        if embed_norm {
-            workload.embed_proj = Some(sample.rows(workload.embed));
-        }
+        change(&mut workload, &mut sample);
         let hardware = sample.hardware(&workload, &board);
         let closed = estimate(&workload, &hardware).unwrap();
         let lists = schedule(&workload, &hardware).unwrap();
@@ -196,12 +198,24 @@ fn assert_close(differences: [(f64, Vec<f64>); 2], worst: f64) {
 
 #[test]
 fn the_closed_form_follows_the_events() {
-    assert_close(sampled_differences(300, false), 0.07);
+    assert_close(sampled_differences(300, |_, _| {}), 0.07);
 }
 
 #[test]
 fn the_closed_form_follows_the_events_with_a_norm_of_the_embedding() {
-    assert_close(sampled_differences(300, true), 0.09);
+    let embed_norm = |workload: &mut Workload, sample: &mut Sample| {
+        workload.embed_proj = Some(sample.rows(workload.embed));
+    };
+    assert_close(sampled_differences(300, embed_norm), 0.09);
+}
+
+#[test]
+fn the_closed_form_follows_the_events_with_patch_tokens() {
+    let patch_tokens = |workload: &mut Workload, _: &mut Sample| {
+        let setting = &mut workload.setting;
+        setting.patch_tokens = matches!(setting.pool, Pool::Token | Pool::MeanAfterNorm);
+    };
+    assert_close(sampled_differences(300, patch_tokens), 0.09);
 }
 
 /// Returns the differences (closed form over events, minus 1) of the periods, without and with the

@@ -9,7 +9,7 @@
 //! | [`network`] | packs the weights for one SIMD tier | [`Network`] |
 //! | [`preprocess`] | converts colour, resizes, crops, cuts patches | `u8` image, patch codes |
 //! | [`cpu`] | runs the graph on any number of threads | `i32` logits |
-//! | [`logits`] | computes softmax and top k, for every device | classes, `f64` probabilities |
+//! | [`logits`] | puts outputs in order, computes softmax and top k, for every device | classes, `f64` probabilities |
 //! | [`embedding`] | makes a vector of the embedding's codes, for every device | `f32` of length 1 |
 //! | [`trace`] | records intermediates or times on the way | [`trace::Trace`] |
 //! | [`nibble_check`] | runs the linear layers again as an accelerator does, in nibbles | differences |

@@ -1,7 +1,32 @@
-//! The best classes of integer logits.
+//! The outputs of heads, and the best classes of integer logits.
+//!
+//! Depends on [`crate::subnet::config`].
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+
+use crate::subnet::config::Pool;
+
+/// Returns the output of a head's row from its sum and its mantissa.
+pub fn scaled(sum: i32, mult: i16) -> i32 {
+    ((i64::from(sum) * i64::from(mult) + (1 << 14)) >> 15) as i32
+}
+
+/// Makes a frame's outputs of those of all tokens, `[tokens, rows]`: first the image's, which are
+/// those of token 0 or the rounded mean of the patches, then those of each patch.
+pub fn of_tokens(pool: Pool, prefix: usize, rows: usize, tokens: &[i32], outputs: &mut [i32]) {
+    let (image, patches) = outputs.split_at_mut(rows);
+    patches.copy_from_slice(&tokens[prefix * rows..]);
+    if pool == Pool::Token {
+        return image.copy_from_slice(&tokens[..rows]);
+    }
+    let count = (patches.len() / rows) as i64;
+    for (row, image) in image.iter_mut().enumerate() {
+        let outputs = patches[row..].iter().step_by(rows);
+        let sum: i64 = outputs.map(|&output| i64::from(output)).sum();
+        *image = (sum + count / 2).div_euclid(count) as i32;
+    }
+}
 
 /// Returns the class with the largest logit, the lowest of equals; `None` if there are no classes.
 pub fn first(logits: &[i32]) -> Option<usize> {

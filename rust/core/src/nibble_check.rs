@@ -2,13 +2,14 @@
 //! and compares their outputs.
 //!
 //! Slow: for tests and the `verify` command. Depends on [`crate::rows`], [`crate::subnet`],
-//! [`crate::preprocess`], [`crate::trace`], [`crate::error`] and the kernels.
+//! [`crate::preprocess`], [`crate::trace`], [`crate::logits`], [`crate::error`] and the kernels.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use quasar_kernels::scalar;
 
 use crate::error::{Error, Result};
+use crate::logits::scaled;
 use crate::preprocess;
 use crate::rows::PairedMatrix;
 
@@ -220,6 +221,16 @@ impl<'a> Layer<'a> {
             return Err(mismatch("logits"));
         };
         let pooled = i8s(trace, "pooled")?;
+        if config.patch_tokens {
+            // The outputs of the image are those of a token, or a mean, and are left out.
+            let tokens = pooled.get(config.prefix_tokens * config.embed..);
+            let outputs = logits.get(spec.rows..);
+            return self.compare(
+                tokens.unwrap_or_default(),
+                outputs.unwrap_or_default(),
+                |_, row, acc| Some(scaled(acc, self.parameters.mult[row])),
+            );
+        }
         let heads = config.pool.heads();
         if pooled.len() != heads.len() * config.embed {
             return Err(mismatch("pooled"));
@@ -239,11 +250,11 @@ impl<'a> Layer<'a> {
             for (row, other) in others.iter_mut().enumerate() {
                 let codes = head.codes[row * spec.k..][..spec.k].iter().zip(pooled);
                 let products = codes.map(|(&w, &a)| i32::from(w) * i32::from(a));
-                *other += output(head.bias[row] + products.sum::<i32>(), head.mult[row]);
+                *other += scaled(head.bias[row] + products.sum::<i32>(), head.mult[row]);
             }
         }
         self.compare(own, logits, |_, row, acc| {
-            Some(output(acc, self.parameters.mult[row]) + others[row])
+            Some(scaled(acc, self.parameters.mult[row]) + others[row])
         })
     }
 
@@ -269,11 +280,6 @@ fn embedded_patches<'a>(config: &Config, trace: &'a Trace) -> Result<&'a [i16]> 
     Ok(all
         .get(config.prefix_tokens * config.embed..)
         .unwrap_or(&[]))
-}
-
-/// Returns the output of a row of a head.
-fn output(acc: i32, mult: i16) -> i32 {
-    ((i64::from(acc) * i64::from(mult) + (1 << 14)) >> 15) as i32
 }
 
 fn mismatch(what: &str) -> Error {

@@ -230,7 +230,7 @@ pub enum TraceData {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceTensor {
     /// `[tokens, columns]`; `[columns]` for `pooled` and `logits` (the tokens of a pair one after
-    /// the other).
+    /// the other), but for `pooled` of a subnet with patch tokens.
     pub shape: Vec<usize>,
     /// Its elements.
     pub data: TraceData,
@@ -259,7 +259,7 @@ impl Trace {
         let tensors = Point::all(config).filter_map(|point| {
             let parts = parts.iter().filter(|part| part.point == point);
             let (name, mut tensor) = (point.tensor(), TraceTensor::join(parts)?);
-            if name == "pooled" || name == "logits" {
+            if name == "logits" || (name == "pooled" && !config.patch_tokens) {
                 tensor.shape.remove(0);
             }
             Some((name, tensor))

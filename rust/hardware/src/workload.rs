@@ -92,6 +92,8 @@ pub struct Setting {
     pub classes: u64,
     /// Pooling before the head.
     pub pool: Pool,
+    /// True if the head runs on every token.
+    pub patch_tokens: bool,
     /// Pixels of the picture that the host decodes.
     pub source_pixels: u64,
     /// True if the host resizes the picture.
@@ -114,8 +116,17 @@ impl Setting {
     /// `last` block those that the heads read.
     pub const fn needed(&self, last: bool) -> u64 {
         match self.pool.leading() {
-            Some(leading) if last => leading as u64,
+            Some(leading) if last && !self.patch_tokens => leading as u64,
             _ => self.tokens(),
+        }
+    }
+
+    /// Returns the number of tokens that a head runs on.
+    pub const fn head_tokens(&self) -> u64 {
+        if self.patch_tokens {
+            self.tokens()
+        } else {
+            1
         }
     }
 }
@@ -186,8 +197,9 @@ impl Workload {
                 patches: config.patches() as u64,
                 prefix_tokens: config.prefix_tokens as u64,
                 patch_len: config.patch_len() as u64,
-                classes: config.outputs() as u64,
+                classes: config.head_rows() as u64,
                 pool: config.pool,
+                patch_tokens: config.patch_tokens,
                 source_pixels: if resized {
                     SOURCE_PIXELS
                 } else {
@@ -199,9 +211,9 @@ impl Workload {
             patch_rows: rows("embed", 0, config.embed),
             embed_proj: (config.embed_norm).then(|| rows("embed_proj", 0, config.embed)),
             blocks: blocks.collect(),
-            head_rows: rows("head", 0, config.outputs()),
+            head_rows: rows("head", 0, config.head_rows()),
             pair_head_rows: (config.pool.heads().get(1))
-                .map(|head| rows(head, 0, config.outputs())),
+                .map(|head| rows(head, 0, config.head_rows())),
         }
     }
 
@@ -222,7 +234,7 @@ impl Workload {
                 + 2 * needed * n * inner
                 + needed * (inner * d + 2 * block.hidden * d)
         });
-        let heads = pool.heads().len() as u64;
+        let heads = pool.heads().len() as u64 * self.setting.head_tokens();
         let normed = if self.embed_proj.is_some() { d } else { 0 };
         patches * (patch_len + normed) * d + blocks.sum::<u64>() + heads * classes * d
     }

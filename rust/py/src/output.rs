@@ -1,6 +1,6 @@
 //! The results of a frame, as Python asks for them.
 
-use numpy::{IntoPyArray, PyArray1};
+use numpy::{IntoPyArray, PyArray1, PyArray3, PyArrayMethods};
 use pyo3::prelude::*;
 use quasar_core::cpu::FrameTime;
 use quasar_core::subnet::config::Config;
@@ -10,9 +10,14 @@ use quasar_core::{embedding, logits};
 /// is slow: each result is computed when it is asked for.
 #[pyclass(frozen, module = "quasar_rt._native")]
 pub struct Output {
-    /// A logit for each class, then the codes of the embedding if the subnet has one.
+    /// A logit for each class, then the codes of the embedding if the subnet has one. With patch
+    /// tokens as much again for each patch.
     outputs: Vec<i32>,
     classes: usize,
+    /// Outputs of the image, or of a patch.
+    rows: usize,
+    /// Rows and columns of patches.
+    grid: (usize, usize),
     logit_scale: f64,
     time: FrameTime,
 }
@@ -22,6 +27,8 @@ impl Output {
         Self {
             outputs,
             classes: config.classes.len(),
+            rows: config.head_rows(),
+            grid: config.grid(),
             logit_scale: config.logit_scale,
             time,
         }
@@ -29,6 +36,23 @@ impl Output {
 
     fn classes(&self) -> &[i32] {
         &self.outputs[..self.classes]
+    }
+
+    fn real(&self, logit: i32) -> f32 {
+        (f64::from(logit) * self.logit_scale) as f32
+    }
+
+    /// Returns values of each patch, `[rows, columns, values]`.
+    fn of_patches<'py, T: numpy::Element>(
+        &self,
+        py: Python<'py>,
+        values: impl FnMut(&[i32]) -> Vec<T>,
+    ) -> PyResult<Bound<'py, PyArray3<T>>> {
+        let patches = self.outputs[self.rows..].chunks_exact(self.rows);
+        let values: Vec<T> = patches.flat_map(values).collect();
+        let (rows, columns) = self.grid;
+        let size = values.len() / (rows * columns);
+        values.into_pyarray(py).reshape([rows, columns, size])
     }
 }
 
@@ -46,7 +70,7 @@ impl Output {
         1e3 * self.time.network.as_secs_f64()
     }
 
-    /// Returns all outputs: the logits, then the embedding's codes.
+    /// Returns all outputs: the logits, then the embedding's codes, and those of each patch.
     fn outputs<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i32>> {
         PyArray1::from_slice(py, &self.outputs)
     }
@@ -56,14 +80,26 @@ impl Output {
     }
 
     fn logits<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<f32>> {
-        let real = |&logit: &i32| (f64::from(logit) * self.logit_scale) as f32;
-        let logits: Vec<f32> = self.classes().iter().map(real).collect();
-        logits.into_pyarray(py)
+        let logits = self.classes().iter().map(|&logit| self.real(logit));
+        logits.collect::<Vec<f32>>().into_pyarray(py)
     }
 
     /// Returns the codes of the embedding; none if the subnet gives no embedding.
     fn codes<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i8>> {
-        embedding::codes(&self.outputs, self.classes).into_pyarray(py)
+        embedding::codes(&self.outputs[..self.rows], self.classes).into_pyarray(py)
+    }
+
+    /// Returns the logits of each patch, `[rows, columns, classes]`.
+    fn patch_logits<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray3<f32>>> {
+        self.of_patches(py, |outputs| {
+            let logits = &outputs[..self.classes];
+            logits.iter().map(|&logit| self.real(logit)).collect()
+        })
+    }
+
+    /// Returns the embedding's codes of each patch, `[rows, columns, embed]`.
+    fn patch_codes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray3<i8>>> {
+        self.of_patches(py, |outputs| embedding::codes(outputs, self.classes))
     }
 
     /// Returns the most likely class, or `None` if there are no classes.

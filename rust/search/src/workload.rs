@@ -23,6 +23,7 @@ impl Space {
             patch_len: self.patch_len() as u64,
             classes: self.classes as u64,
             pool: Pool::Token,
+            patch_tokens: false,
             source_pixels: source_pixels(pixels),
             resized: pixels >= SMALLEST_RESIZED,
         }

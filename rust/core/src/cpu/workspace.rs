@@ -16,8 +16,10 @@ use super::partition::Machine;
 use super::range::{Frame, Heads, TokenRange};
 use super::token::Token;
 use crate::error::Result;
+use crate::logits;
 use crate::memory;
 use crate::network::{Block, Network};
+use crate::pool::for_each;
 use crate::preprocess::Preprocessor;
 use crate::subnet::config::{Config, Pool};
 use crate::trace::{Observer, Point, StageTime};
@@ -171,7 +173,9 @@ impl Workspace {
         let linear = 4 * rows * widest + 4 * TILE * widest + 16 * TILE * rows;
         let attention = heads * tokens * head_dim * (4 + 3) + 16 * TILE * tokens;
         let range = codes + exchanged + linear + attention + RANGE_BYTES;
-        2 * ranges * range + config.image.bytes() + 16 * config.embed * network.heads.len()
+        let pooled = 16 * config.embed * network.heads.len();
+        let head = config.head_tokens() * (config.embed + 4 * config.head_rows());
+        2 * ranges * range + config.image.bytes() + pooled + head
     }
 
     /// Allocates memory for a frame that runs in `ranges` ranges of tokens, or fewer. `by_heads`
@@ -201,8 +205,8 @@ impl Workspace {
             token: Token::new(network),
             sums: vec![0; config.embed],
             mean: vec![0; config.embed],
-            pooled: vec![0; network.heads.len() * config.embed],
-            accumulators: vec![0; config.outputs()],
+            pooled: vec![0; network.heads.len() * config.head_tokens() * config.embed],
+            accumulators: vec![0; config.head_tokens() * config.head_rows()],
             joined: false,
         }
     }
@@ -335,7 +339,7 @@ impl Workspace {
     }
 
     /// Computes pooling and the final norm.
-    fn pool(&mut self, network: &Network) {
+    fn pool(&mut self, network: &Network, team: Option<&Team>) {
         let embed = network.config.embed;
         let Self {
             ranges,
@@ -356,6 +360,12 @@ impl Workspace {
         let patches = network.config.patches() as i32;
         let rounded = |sum: i32| (sum + patches / 2).div_euclid(patches);
         match network.config.pool {
+            _ if network.config.patch_tokens => {
+                let chunk = ranges[0].tokens.len() * embed;
+                for_each(team, ranges, pooled, chunk, |_, range, out| {
+                    norm(&range.x, out);
+                });
+            }
             Pool::Token | Pool::TokenPair => {
                 let rows = ranges.iter().flat_map(|range| range.x.chunks_exact(embed));
                 for (x, pooled) in rows.zip(pooled.chunks_exact_mut(embed)) {
@@ -383,16 +393,53 @@ impl Workspace {
                 }
             }
         }
-        ranges[0].observer.i8(
-            Point::Pooled,
-            [0, 0],
-            MatrixView::packed(pooled, pooled.len()),
+        let columns = pooled.len() / network.config.head_tokens();
+        let pooled = MatrixView::packed(pooled, columns);
+        ranges[0].observer.i8(Point::Pooled, [0, 0], pooled);
+    }
+
+    /// Computes the head of every token.
+    fn classify_tokens(&mut self, network: &Network, outputs: &mut [i32], team: Option<&Team>) {
+        let (config, head) = (&network.config, &network.heads[0]);
+        let (embed, rows) = (config.embed, config.head_rows());
+        let (pooled, ranges) = (&self.pooled, &mut self.ranges);
+        let chunk = ranges[0].tokens.len() * rows;
+        for_each(
+            team,
+            ranges,
+            &mut self.accumulators,
+            chunk,
+            |_, range, out| {
+                let tokens = range.tokens.start * embed..range.tokens.end * embed;
+                (network.kernels).linear_i32(
+                    &head.layer,
+                    MatrixView::packed(&pooled[tokens], embed),
+                    MatrixViewMut::packed(out, rows),
+                    &mut range.scratch,
+                );
+                for outputs in out.chunks_exact_mut(rows) {
+                    for (output, &mult) in outputs.iter_mut().zip(&head.mult) {
+                        *output = logits::scaled(*output, mult);
+                    }
+                }
+            },
+        );
+        logits::of_tokens(
+            config.pool,
+            config.prefix_tokens,
+            rows,
+            &self.accumulators,
+            outputs,
         );
     }
 
     /// Computes pooling, the final norm and the head.
-    fn classify(&mut self, network: &Network, logits: &mut [i32], team: Option<&Team>) {
-        self.pool(network);
+    fn classify(&mut self, network: &Network, outputs: &mut [i32], team: Option<&Team>) {
+        self.pool(network, team);
+        if network.config.patch_tokens {
+            self.classify_tokens(network, outputs, team);
+            return self.ranges[0].observer.i32(Point::Logits, outputs);
+        }
         let (embed, kernels) = (network.config.embed, network.kernels);
         let Self {
             ranges,
@@ -401,9 +448,9 @@ impl Workspace {
             accumulators,
             ..
         } = self;
-        logits.fill(0);
+        outputs.fill(0);
         for (head, pooled) in network.heads.iter().zip(pooled.chunks_exact(embed)) {
-            let accumulators = &mut accumulators[..logits.len()];
+            let accumulators = &mut accumulators[..outputs.len()];
             let input = MatrixView::packed(pooled, embed);
             (token.machine).share_out(
                 team,
@@ -412,12 +459,13 @@ impl Workspace {
                 accumulators,
                 |part, out, scratch| kernels.linear_i32(part, input, out, scratch),
             );
-            for ((logit, &acc), &mult) in logits.iter_mut().zip(accumulators.iter()).zip(&head.mult)
+            for ((output, &acc), &mult) in
+                outputs.iter_mut().zip(accumulators.iter()).zip(&head.mult)
             {
-                *logit += ((i64::from(acc) * i64::from(mult) + (1 << 14)) >> 15) as i32;
+                *output += logits::scaled(acc, mult);
             }
         }
-        ranges[0].observer.i32(Point::Logits, logits);
+        ranges[0].observer.i32(Point::Logits, outputs);
     }
 }
 

@@ -23,6 +23,8 @@ pub const MAX_HEADS: usize = 128;
 pub const MAX_HEAD_DIM: usize = quasar_kernels::MAX_HEAD_DIM;
 /// Rows of all heads (classes, and the embedding's values), at most.
 pub const MAX_CLASSES: usize = 32768;
+/// Outputs of a frame whose head runs on every token, at most.
+pub const MAX_OUTPUTS: usize = 1 << 22;
 /// Blocks, at most.
 pub const MAX_DEPTH: usize = 64;
 /// Height and width of the image that the network sees, at most.
@@ -56,6 +58,10 @@ pub struct Config {
     pub blocks: Vec<Block>,
     /// Pooling before the head.
     pub pool: Pool,
+    /// True if the head runs on every token, so that a frame's outputs are those of the image and of
+    /// each patch; absent otherwise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub patch_tokens: bool,
     /// Class names, one for each of the head's first rows. Empty only where there is an embedding.
     pub classes: Vec<String>,
     /// The embedding that the head gives behind the classes; absent in a classifier.
@@ -309,6 +315,7 @@ impl Config {
         let most = MAX_CLASSES / self.pool.heads().len() - self.embedding_size();
         let key = "classes (their number)";
         within(key, self.classes.len(), fewest, most)?;
+        self.check_patch_tokens()?;
         check_scale("logit_scale", self.logit_scale)?;
         if let Some(Embedding { scale, .. }) = self.embedding {
             check_scale("embedding.scale", scale)?;
@@ -318,6 +325,21 @@ impl Config {
             check_text(&format!("classes.{i}"), class)?;
         }
         self.preprocess.check(self.image)
+    }
+
+    fn check_patch_tokens(&self) -> Result<()> {
+        let key = "patch_tokens";
+        if !self.patch_tokens {
+            return Ok(());
+        }
+        if !matches!(self.pool, Pool::Token | Pool::MeanAfterNorm) {
+            let problem =
+                "needs the pooling token or mean_after_norm: the head of another one does \
+                           not read single tokens";
+            return Err(Error::config(key, problem));
+        }
+        let outputs = self.head_tokens() * self.head_rows();
+        within(&format!("{key} (outputs)"), outputs, 1, MAX_OUTPUTS)
     }
 
     /// Returns the rows and columns of patches.
@@ -339,15 +361,31 @@ impl Config {
     /// Returns the tokens whose attention output and MLP a block has to compute: those that the
     /// heads read in the last block, all tokens in the others.
     pub fn needed(&self, block: usize) -> usize {
-        match self.pool.leading() {
+        match self.leading() {
             Some(leading) if block + 1 == self.blocks.len() => leading,
             _ => self.tokens(),
         }
     }
 
+    /// Returns the number of tokens that the heads read, from token 0 on; `None` if they need all.
+    pub fn leading(&self) -> Option<usize> {
+        self.pool.leading().filter(|_| !self.patch_tokens)
+    }
+
+    /// Returns the number of tokens that a head runs on.
+    pub fn head_tokens(&self) -> usize {
+        if self.patch_tokens {
+            self.tokens()
+        } else {
+            1
+        }
+    }
+
     /// Returns the oldest version of the subnet file that has all keys and values of this config.
     pub fn version(&self) -> &'static str {
-        if self.pool == Pool::TokenPair || self.embed_norm {
+        if self.patch_tokens {
+            "3"
+        } else if self.pool == Pool::TokenPair || self.embed_norm {
             "2"
         } else {
             "1"
@@ -355,8 +393,15 @@ impl Config {
     }
 
     /// Returns the rows of each head: the classes, then the embedding's values.
-    pub fn outputs(&self) -> usize {
+    pub fn head_rows(&self) -> usize {
         self.classes.len() + self.embedding_size()
+    }
+
+    /// Returns the outputs of a frame: one for each row of the head, and with `patch_tokens` as many
+    /// more for each patch.
+    pub fn outputs(&self) -> usize {
+        let patches = if self.patch_tokens { self.patches() } else { 0 };
+        (1 + patches) * self.head_rows()
     }
 
     /// Returns the number of the embedding's values: D, or 0 without an embedding.

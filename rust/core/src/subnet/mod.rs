@@ -198,7 +198,7 @@ impl Subnet {
         let config = &self.config;
         let mut layers = Vec::new();
         let mut nominal_macs = 0;
-        let leading = config.pool.leading();
+        let leading = config.leading();
         let last_block = leading.map(|leading| {
             let last = config.blocks.len() - 1;
             (format!("blocks.{last}."), leading)

@@ -98,10 +98,10 @@ pub fn linears(config: &Config) -> Vec<LinearSpec> {
     }
     all.extend(config.pool.heads().iter().map(|&head| LinearSpec {
         name: head.into(),
-        rows: config.outputs(),
+        rows: config.head_rows(),
         k: config.embed,
         shifted: false,
-        tokens: 1,
+        tokens: config.head_tokens(),
     }));
     all
 }
