@@ -6,7 +6,7 @@
 
 namespace isa {
 
-constexpr unsigned ABI = 6;
+constexpr unsigned ABI = 7;
 constexpr unsigned MAGIC = 0x51564954;
 constexpr unsigned HEAD_BITS = 3;
 constexpr unsigned COMMAND_WORDS = 8;

@@ -350,7 +350,10 @@ void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& s
 #pragma HLS ARRAY_PARTITION variable = column_sum complete
   s<19> running = 0;
   step_t step{};
+  sums_t sum{};
+#pragma HLS ARRAY_PARTITION variable = sum complete
   up_to<GROUPS - 1> group = 0;
+  up_to<LANES - 1> logit = 0; // lane of the group's next logit
   up_to<KEY_BANKS - 1> key_bank = 0;
   decltype(step_t::key_address) key_address = 0;
   up_to<VALUE_BANKS - 1> value_bank = 0;
@@ -364,7 +367,7 @@ void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& s
     // No command both writes and reads means.
 #pragma HLS DEPENDENCE variable = means type = inter dependent = false
     interval(attends ? "drain.attend" : "drain.rows");
-    if (group == 0) {
+    if (group == 0 && logit == 0) {
       step = steps.read();
       key_bank = step.key_bank;
       key_address = step.key_address;
@@ -378,7 +381,8 @@ void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& s
         scale[group][lane] = word[lane];
       }
     }
-    const sums_t sum = sums.read();
+    if (logit == 0)
+      sum = sums.read();
     const row_t& row = step.row;
     const unsigned column = row.column;
     s<13> mean = 0;
@@ -481,9 +485,13 @@ void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& s
         saved[0][unsigned(step.tile) * GROUPS + unsigned(group)] = moments;
       }
     }
+    // A group's logits leave one by one.
     if (command.kind == kind::LOGITS) {
-      const s<27> acc = sum[0] + row.bias;
+      const s<27> acc = sum[logit] + row.bias;
       logits.write(s<32>(s<44>(acc * row.mult + 16384) >> 15));
+      logit = unsigned(logit) + 1 == lanes ? 0 : unsigned(logit) + 1;
+      if (logit != 0)
+        continue;
     }
     more = !(step.last == 1 && last_group);
     item.credits = (last_group && tile_ends && command.post_tiles == 1 ? 1 : 0) +

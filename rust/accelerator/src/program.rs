@@ -91,6 +91,7 @@ pub(crate) struct NetworkSizes {
     pub(crate) patch_len: usize,
     pub(crate) embed: usize,
     pub(crate) pool: Pool,
+    pub(crate) patch_tokens: bool,
     pub(crate) embed_norm: bool,
     pub(crate) phases: usize,
 }
@@ -123,12 +124,15 @@ pub struct Program {
     pub(crate) arena: Vec<u8>,
     /// Offset of each transfer's check in the arena, in the order in which a frame reads them.
     pub(crate) arena_checks: Vec<usize>,
-    /// Index of the output for each logit, in the order in which store writes logits. With a pair
-    /// of heads each output is the sum of two logits.
-    pub(crate) class_of_logit: Vec<u16>,
-    /// Outputs of a frame: classes, then the values of an embedding.
+    /// Index of the head's output for each logit, in the order in which store writes logits. With a
+    /// pair of heads each output is the sum of two logits. With patch tokens these are the outputs
+    /// of all tokens, `[tokens, rows]`.
+    pub(crate) output_of_logit: Vec<u32>,
+    /// Outputs of a frame, in the order of [`quasar_core::subnet::config::Config::outputs`].
     pub(crate) outputs: usize,
-    /// Number of classes: the embedding's codes follow these outputs.
+    /// Rows of each head: classes, then the values of an embedding.
+    pub(crate) head_rows: usize,
+    /// Number of classes: the embedding's codes follow these rows.
     pub(crate) first_code: usize,
 }
 
@@ -302,14 +306,15 @@ impl Program {
         }
     }
 
-    /// Returns the number of a frame's outputs: classes, and values of an embedding.
+    /// Returns the number of a frame's outputs: classes, and values of an embedding; with patch
+    /// tokens as many more for each patch.
     pub fn outputs(&self) -> usize {
         self.outputs
     }
 
     /// Returns the number of logits in a frame's output: one for each output of each head.
     pub fn logits(&self) -> usize {
-        self.class_of_logit.len()
+        self.output_of_logit.len()
     }
 
     /// Returns the bytes of a frame's output: logits, padding, trailer.
@@ -364,21 +369,35 @@ impl Program {
         if status != 0 {
             return wrong(format!("unknown status {status:#x}"));
         }
-        logits.fill(0);
-        for (&class, &word) in self.class_of_logit.iter().zip(&words) {
-            // A head's logits have 27 bits, so more bits come from another subnet's device: the sum
-            // must not overflow.
-            let logit = &mut logits[class as usize];
-            *logit = logit.wrapping_add(word as i32);
+        if self.sizes.patch_tokens {
+            let mut tokens = vec![0; self.logits()];
+            self.put_in_order(&words, &mut tokens);
+            let NetworkSizes { prefix, pool, .. } = self.sizes;
+            quasar_core::logits::of_tokens(pool, prefix, self.head_rows, &tokens, logits);
+        } else {
+            self.put_in_order(&words, logits);
         }
-        for (i, &value) in logits[self.first_code..].iter().enumerate() {
-            if i8::try_from(value).is_err() {
-                return wrong(format!(
-                    "value {i} of the embedding is {value}, which is no 8-bit code"
-                ));
+        for outputs in logits.chunks_exact(self.head_rows) {
+            for (i, &value) in outputs[self.first_code..].iter().enumerate() {
+                if i8::try_from(value).is_err() {
+                    return wrong(format!(
+                        "value {i} of the embedding is {value}, which is no 8-bit code"
+                    ));
+                }
             }
         }
         Ok(())
+    }
+
+    /// Adds the logits that store has written to the head's outputs.
+    fn put_in_order(&self, words: &[u32], outputs: &mut [i32]) {
+        outputs.fill(0);
+        for (&place, &word) in self.output_of_logit.iter().zip(words) {
+            // A head's logits have 27 bits, so more bits come from another subnet's device: the sum
+            // must not overflow.
+            let output = &mut outputs[place as usize];
+            *output = output.wrapping_add(word as i32);
+        }
     }
 }
 

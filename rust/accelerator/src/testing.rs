@@ -44,6 +44,7 @@ pub(crate) struct Design {
     pub(crate) blocks: Vec<(usize, usize, usize)>,
     pub(crate) pool: &'static str,
     pub(crate) embed_norm: bool,
+    pub(crate) patch_tokens: bool,
     pub(crate) classes: usize,
     /// Expected 8-bit rows among 8 rows.
     pub(crate) eight_bit: i64,
@@ -72,6 +73,9 @@ impl Design {
         });
         if self.embed_norm {
             config["embed_norm"] = json!(true);
+        }
+        if self.patch_tokens {
+            config["patch_tokens"] = json!(true);
         }
         let config = config.to_string();
         let parsed = Config::from_json(&config).unwrap();
@@ -210,13 +214,14 @@ prop_compose! {
             prop_oneof![Just("token"), Just("mean"), Just("mean_after_norm"), Just("token_pair")],
             1usize..12,
         ),
-        (eight_bit, seed, embed_norm) in (0i64..=8, any::<u64>(), any::<bool>()),
+        (eight_bit, seed, [embed_norm, patch_tokens]) in (0i64..=8, any::<u64>(), any::<[bool; 2]>()),
     ) -> Design {
         let side = grid * kernel;
         let prefix = if pool == "token_pair" { prefix.max(2) } else { prefix };
+        let patch_tokens = patch_tokens && ["token", "mean_after_norm"].contains(&pool);
         Design {
-            side, kernel, channels, embed, prefix, blocks, pool, embed_norm, classes, eight_bit,
-            seed,
+            side, kernel, channels, embed, prefix, blocks, pool, embed_norm, patch_tokens, classes,
+            eight_bit, seed,
         }
     }
 }
@@ -248,7 +253,7 @@ pub(crate) fn golden(name: &str) -> Subnet {
 }
 
 /// Names of all golden subnets.
-pub(crate) const GOLDEN: [&str; 9] = [
+pub(crate) const GOLDEN: [&str; 11] = [
     "all-4",
     "all-8",
     "embed-norm",
@@ -256,6 +261,8 @@ pub(crate) const GOLDEN: [&str; 9] = [
     "mean",
     "mean-after-norm",
     "overlap",
+    "patch-tokens",
+    "patch-tokens-mean",
     "token",
     "token-pair",
 ];

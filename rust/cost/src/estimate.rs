@@ -324,8 +324,9 @@ impl<'a> Builder<'a> {
             builder.side_bytes += 4 * rows.total();
         }
         let rows = workload.head_rows;
-        builder.end("head", 1, rows, d, &model.head(d, rows));
-        builder.side_bytes += 4 * rows.total();
+        let tokens = setting.head_tokens();
+        builder.end("head", tokens, rows, d, &model.head(d, rows));
+        builder.side_bytes += 4 * tokens * rows.total();
         builder
     }
 

@@ -16,7 +16,7 @@ pub(super) fn write(
     outline: &Outline,
     plan: &Plan,
     shape: &Shape,
-) -> (Arena, Vec<u16>) {
+) -> (Arena, Vec<u32>) {
     let mut writer = Writer {
         subnet,
         plan,
@@ -29,8 +29,8 @@ pub(super) fn write(
     for (i, block) in plan.blocks.iter().enumerate() {
         writer.block(i, block, outline.split(i));
     }
-    let class_of_logit = writer.heads();
-    (writer.arena, class_of_logit)
+    let output_of_logit = writer.heads();
+    (writer.arena, output_of_logit)
 }
 
 /// The arena in the making.
@@ -148,18 +148,41 @@ impl Writer<'_> {
     }
 
     /// Writes the last norm and the heads.
-    fn heads(&mut self) -> Vec<u16> {
+    fn heads(&mut self) -> Vec<u32> {
         self.norm("norm");
         let head = self.next();
-        let mut class_of_logit = Vec::new();
+        let mut rows = Vec::new();
         if let Some(pair) = &self.plan.pair {
             let layer = self.next();
-            class_of_logit = self.layer(&pair.head, &layer, Destination::Logit);
+            rows = self.layer(&pair.head, &layer, Destination::Logit);
             write_zeros(&mut self.arena, &pair.zeros, self.shape);
             self.norm("norm");
         }
-        class_of_logit.extend(self.layer(&self.plan.head, &head, Destination::Logit));
-        class_of_logit
+        rows.extend(self.layer(&self.plan.head, &head, Destination::Logit));
+        if self.subnet.config().patch_tokens {
+            self.of_all_tokens(&rows)
+        } else {
+            rows.into_iter().map(u32::from).collect()
+        }
+    }
+
+    /// Returns the index of each logit in `[tokens, rows]`, if `rows` are the head's rows in the
+    /// order of their sums.
+    fn of_all_tokens(&self, rows: &[u16]) -> Vec<u32> {
+        let (shape, head) = (self.shape, &self.plan.head);
+        let mut outputs = Vec::with_capacity(rows.len() * self.subnet.config().tokens());
+        for (first, tile) in shape.numbered_row_tiles(head.rows4, head.rows8) {
+            let of_tile = &rows[first..first + tile.rows() as usize];
+            let mut token = 0;
+            for tokens in shape.token_tiles(self.subnet.config().tokens() as u32) {
+                let tokens = token..token + tokens;
+                token = tokens.end;
+                outputs.extend(of_tile.iter().flat_map(|&row| {
+                    (tokens.clone()).map(move |token| (token * rows.len()) as u32 + u32::from(row))
+                }));
+            }
+        }
+        outputs
     }
 }
 

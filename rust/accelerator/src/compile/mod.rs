@@ -48,7 +48,7 @@ impl Program {
         let numbers = Numbers::of(subnet);
         let lists = segments(&outline, hardware, &plan, &numbers);
         encodable(&lists)?;
-        let (arena, class_of_logit) = arena::write(subnet, &outline, &plan, &shape);
+        let (arena, output_of_logit) = arena::write(subnet, &outline, &plan, &shape);
         let (arena, arena_checks) = arena.into_parts();
         Ok(Self {
             hardware: hardware.clone(),
@@ -57,8 +57,9 @@ impl Program {
             lists,
             arena,
             arena_checks,
-            class_of_logit,
+            output_of_logit,
             outputs: subnet.config().outputs(),
+            head_rows: subnet.config().head_rows(),
             first_code: subnet.config().classes.len(),
         })
     }

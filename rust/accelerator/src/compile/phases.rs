@@ -446,7 +446,9 @@ impl<'a> Phases<'a> {
 
     fn mlp_half(&mut self, i: usize, block: &BlockPlan) {
         let last = i + 1 == self.plan.blocks.len();
-        let pool = match self.outline.workload.setting.pool {
+        let setting = self.outline.workload.setting;
+        let pool = match setting.pool {
+            _ if setting.patch_tokens => Pooling::None,
             Pool::Mean | Pool::TokenPair if last => Pooling::Before,
             Pool::MeanAfterNorm if last => Pooling::After,
             _ => Pooling::None,
@@ -525,7 +527,7 @@ impl<'a> Phases<'a> {
         self.end();
     }
 
-    /// Adds a head of the token in the place of token 0.
+    /// Adds a head of the token in the place of token 0, or of all tokens.
     fn logits(&mut self, stage: &'static str, head: &Matrix) {
         self.product(
             stage,
@@ -538,7 +540,7 @@ impl<'a> Phases<'a> {
             },
             RowsCommand {
                 kind: Kind::Logits,
-                tokens: 1,
+                tokens: self.outline.workload.setting.head_tokens() as u32,
                 ..RowsCommand::default()
             },
         );

@@ -19,6 +19,7 @@ impl Outline {
             prefix_tokens,
             patch_len,
             pool,
+            patch_tokens,
             ..
         } = self.workload.setting;
         NetworkSizes {
@@ -27,6 +28,7 @@ impl Outline {
             patch_len: patch_len as usize,
             embed: self.workload.embed as usize,
             pool,
+            patch_tokens,
             phases: 2 * self.workload.blocks.len()
                 + 1
                 + pool.heads().len()

@@ -207,14 +207,16 @@ pub(crate) fn program(frames: u64, ports: u64) -> Arc<Program> {
             patch_len: 2,
             embed: 1,
             pool: Pool::Mean,
+            patch_tokens: false,
             embed_norm: false,
             phases: 2,
         },
         lists: segments.iter().map(list).collect(),
         arena: arena(ports as usize * PORT_BYTES),
         arena_checks: vec![ARENA_BEATS * ports as usize * PORT_BYTES],
-        class_of_logit: (0..CLASSES as u16).collect(),
+        output_of_logit: (0..CLASSES as u32).collect(),
         outputs: CLASSES,
+        head_rows: CLASSES,
         first_code: CLASSES,
     })
 }

@@ -421,7 +421,11 @@ pub fn credits(command: Command, shape: Shape) -> u32 {
 
 impl Shape {
     /// Divides the rows of a matrix into tiles of row pairs; each comes after its first row.
-    fn numbered_row_tiles(self, rows4: u32, rows8: u32) -> impl Iterator<Item = (usize, RowTile)> {
+    pub(crate) fn numbered_row_tiles(
+        self,
+        rows4: u32,
+        rows8: u32,
+    ) -> impl Iterator<Item = (usize, RowTile)> {
         self.row_tiles(rows4, rows8).scan(0, |next, rows| {
             let row = *next;
             *next += rows.rows() as usize;

@@ -1,10 +1,11 @@
 //! Models the first and the last phase of a frame: patch embedding and head.
 
 use quasar_hardware::declared::{COMMAND_GAP, MEMORY_LATENCY, REQUANTIZE_DEPTH};
+use quasar_hardware::packing::Activation;
 use quasar_hardware::workload::{RowWidths, Setting};
 
 use super::norm::Normed;
-use super::product::BEATS_AHEAD;
+use super::product::{Drain, Gemm, Product, BEATS_AHEAD};
 use super::weights::{Lead, Reserve};
 use super::{End, Model, Norm, Side, Stage};
 
@@ -152,7 +153,7 @@ impl Model<'_> {
             four_bit: self.setting.classes,
             eight_bit: 0,
         };
-        let product = self.linear(1, rows, embed);
+        let product = self.head_product(embed, rows);
         let first = product.stage.load / product.stage.row_tiles;
         (2 * first + product.ahead + product.busy()).saturating_sub(product.stage.load)
     }
@@ -174,9 +175,29 @@ impl Model<'_> {
         stall(0).saturating_sub(stall(first + product.ahead))
     }
 
+    /// Models the product of a head.
+    fn head_product(&self, embed: u64, rows: RowWidths) -> Product {
+        if !self.setting.patch_tokens {
+            return self.linear(1, rows, embed);
+        }
+        let product = self.gemm(Gemm {
+            tokens: self.setting.tokens(),
+            rows,
+            columns: embed,
+            activation: Activation::Signed,
+            drain: Drain::Logit,
+            streamed: true,
+        });
+        // The next frame's first product waits for all logits that the queues hold.
+        Product {
+            queued: 0,
+            ..product
+        }
+    }
+
     /// Models the head.
     pub fn head(&self, embed: u64, rows: RowWidths) -> End {
-        let mut product = self.linear(1, rows, embed);
+        let mut product = self.head_product(embed, rows);
         // Weights arrive while the last block and its norm work. With two frames in flight, the
         // other frame's products take some of that time.
         let tile = product.stage.load / product.stage.row_tiles;

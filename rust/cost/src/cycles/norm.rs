@@ -99,6 +99,7 @@ impl Model<'_> {
         let tokens = self.setting.needed(true);
         let before = &bands[bands.len() - 1].product;
         let after = match self.setting.pool {
+            _ if self.setting.patch_tokens => return self.norm_of_bands(bands, embed),
             Pool::Token => return self.norm(before, 1, embed),
             Pool::MeanAfterNorm => {
                 let mut norm = self.norm_of_bands(bands, embed);

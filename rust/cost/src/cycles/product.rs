@@ -19,6 +19,8 @@ pub(super) enum Drain {
     Requantize,
     /// Through the requantizing lanes with a GELU table.
     Gelu,
+    /// Through one requantizing lane, a token at a time.
+    Logit,
     /// To the score buffer, all tokens of a row at once.
     Score,
 }
@@ -132,6 +134,7 @@ impl Model<'_> {
         let lanes = match gemm.drain {
             Drain::Requantize => self.lanes().requantize,
             Drain::Gelu => self.lanes().gelu,
+            Drain::Logit => 1,
             Drain::Score => self.tiling.tokens,
         };
         let (full, ragged) = (

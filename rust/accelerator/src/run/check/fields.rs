@@ -211,8 +211,8 @@ impl<'a> Checker<'a> {
             "the stride is wrong",
         )?;
         ensure(
-            c.kind != Kind::Logits || c.tokens == 1,
-            "logits are those of one token",
+            c.kind != Kind::Logits || c.tokens == if sizes.patch_tokens { tokens } else { 1 },
+            "logits are those of other tokens",
         )?;
         let skip = if residual && (first || (normed && c.moments)) {
             (sizes.prefix).saturating_sub(c.tile as usize * self.shape.tokens)
@@ -243,6 +243,7 @@ impl<'a> Checker<'a> {
         let heads = sizes.pool.heads().len();
         let last = place.phase as usize + 1 + heads == sizes.phases;
         let expected = match sizes.pool {
+            _ if sizes.patch_tokens => Pooling::None,
             Pool::Mean | Pool::TokenPair if last => Pooling::Before,
             Pool::MeanAfterNorm if last => Pooling::After,
             _ => Pooling::None,

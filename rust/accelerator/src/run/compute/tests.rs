@@ -99,6 +99,7 @@ fn columns_beyond_a_slices_bound_take_passes() {
         blocks: vec![(1, 2, 5)],
         pool: "mean",
         embed_norm: false,
+        patch_tokens: false,
         classes: 2,
         eight_bit: 4,
         seed: 3,

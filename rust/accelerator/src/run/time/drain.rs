@@ -9,7 +9,7 @@ use super::process::{items, Process, Sizes, Worker};
 use super::queues::{Fifo, Queues};
 use super::trace::Cause;
 use crate::isa::{Command, Kind, Unit};
-use crate::unit::{Memory, QueueName, Range, Step};
+use crate::unit::{Contents, Memory, QueueName, Range, Step};
 
 /// The process `gather_scales`: gathers the scales of an attention tile's tokens, one a cycle, into
 /// groups of lanes.
@@ -51,6 +51,9 @@ pub(super) struct Drain {
     pub(super) worker: Worker,
     /// The present command makes logits.
     logits: bool,
+    /// Tokens of the present tile, and its logits so far.
+    tokens: u64,
+    given: u64,
     /// Words of the present `Fill`.
     words: usize,
     pub(super) rows: BufferLoader,
@@ -93,13 +96,18 @@ impl Process for Drain {
             Step::Take(QueueName::Scales, ..) => {
                 return worker.take(&mut self.scales.words, Cause::Softmax);
             }
-            // A logit leaves with its sum.
-            Step::Take(QueueName::Sums, ..) if self.logits => {
+            // The logits of a group leave one by one, the first with the group's sums.
+            Step::Take(QueueName::Sums, _, Contents::Sums { tokens, .. }) if self.logits => {
+                (self.tokens, self.given) = (tokens.into(), 0);
+            }
+            Step::Give(QueueName::Logits, ..) => {
+                let lane = self.given % self.tokens % sizes.shape.lanes as u64;
                 if queues[QueueName::Logits].full()
-                    || !worker.take(&mut queues[QueueName::Sums], Cause::Result)
+                    || (lane == 0 && !worker.take(&mut queues[QueueName::Sums], Cause::Result))
                 {
                     return false;
                 }
+                self.given += 1;
                 worker.clock.work(1);
                 return worker.put(&mut queues[QueueName::Logits], declared::REQUANTIZE_DEPTH);
             }
@@ -109,7 +117,6 @@ impl Process for Drain {
                 }
                 worker.clock.work(1);
             }
-            Step::Give(QueueName::Logits, ..) => {}
             Step::Give(queue, ..) => {
                 return worker.put(&mut queues[queue], declared::REQUANTIZE_DEPTH);
             }
@@ -143,6 +150,8 @@ impl Drain {
         Self {
             worker: Worker::new(),
             logits: false,
+            tokens: 0,
+            given: 0,
             words: 0,
             scales: Gather {
                 now: 0,
