@@ -3,7 +3,8 @@
 Usage: golden.py VECTORS OUT. VECTORS is tests/vectors: subnets, and for each an image with the oracle's results.
 OUT gets a line for each tensor: name of the subnet, name of the tensor, number of values, values. The oracle's
 results are called `golden.NAME`; numbers of the config are tensors, too (`config.blocks.0.heads`). Skips networks
-with further stages (a pair of tokens, a norm of the embedding), which the tests of the simulated device compare.
+with further stages (a pair of tokens, a norm of the embedding) or outputs (patch tokens), which the tests of the
+simulated device compare.
 """
 
 import json
@@ -50,7 +51,7 @@ def main(vectors: Path, out: Path) -> None:
         metadata, tensors = read(path)
         _, trace = read(path.with_suffix(".safetensors"))
         config = json.loads(metadata["config"])
-        if config["pool"] not in POOLS or "embed_norm" in config:
+        if config["pool"] not in POOLS or {"embed_norm", "patch_tokens"} & config.keys():
             continue
         shape = {key: config[key] for key in ("image", "patch", "embed", "prefix_tokens", "blocks")}
         shape |= {"pool": POOLS[config["pool"]], "outputs": len(tensors["head.bits"])}

@@ -69,6 +69,8 @@ MUTANTS = [
     ),
     ("drain", "up_to<KEY_BANKS - 1> key_bank", "u<1> key_bank", "drain"),
     ("drain", "if (lane < unsigned(item.lanes))", "if (true)", "drain golden"),
+    ("drain", "sum[logit] + row.bias", "sum[0] + row.bias", "drain"),
+    ("drain", "unsigned(logit) + 1 == lanes", "unsigned(logit) + 1 == LANES", "drain"),
     (
         "leaves/norm",
         "sat16(s<19>(rshift15<32>(multiply<s<32>>(n, gain)) + offset))",

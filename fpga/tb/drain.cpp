@@ -159,7 +159,7 @@ struct Bench {
               item[lane] = sum;
               if (in_tile < tokens)
                 expect(task, row, token, row.bias + sum, value_sum[row_base + r], moment[token]);
-              if (task.kind == kind::LOGITS && lane == 0)
+              if (task.kind == kind::LOGITS && in_tile < tokens)
                 logits.push_back(((row.bias + sum) * row.mult + (1 << 14)) >> 15);
             }
             sums.push_back(item);
@@ -471,7 +471,10 @@ uint64_t residual(Verdict& verdict, uint64_t seed) {
   const unsigned classes = unsigned(random.between(1, 40)),
                  rows4 = unsigned(random.between(0, classes));
   bench.rows(
-      {.kind = kind::LOGITS, .tokens = 1, .rows4 = rows4, .rows8 = classes - rows4},
+      {.kind = kind::LOGITS,
+       .tokens = random.between(0, 1) ? 1 : tokens,
+       .rows4 = rows4,
+       .rows8 = classes - rows4},
       [&](unsigned r) {
         Row row = bench.sample_row(destination::LOGIT, r);
         row.mult = sample(random, 0, (1 << 15) - 1);
