@@ -261,6 +261,13 @@ class Subnet(NativeObject[NativeSubnet]):
         return bool(self.config.get("patch_tokens"))
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the patches."""
+        image, patch = self.config["image"], self.config["patch"]
+        reach, stride = 2 * patch["pad"] - patch["kernel"], patch["stride"]
+        return (image["height"] + reach) // stride + 1, (image["width"] + reach) // stride + 1
+
+    @property
     def trained(self) -> bool:
         """True if the weights come from training; False for a random subnet, which is for speed tests."""
         return bool(self.config["trained"])

@@ -114,7 +114,7 @@ def random_shape(seed: int) -> dict[str, Any]:
     prefix_tokens = int(rng.integers(0, 4))
     pools = ["mean", "mean_after_norm"] + (["token"] * 2 if prefix_tokens else [])
     pools += ["token_pair"] if prefix_tokens > 1 else []
-    return {
+    shape = {
         "embed": int(rng.integers(1, 100)),
         "depth": depth,
         "heads": [int(h) for h in rng.integers(1, 5, depth)],
@@ -133,6 +133,7 @@ def random_shape(seed: int) -> dict[str, Any]:
         "embedding": seed % 3 == 2,
         "embed_norm": seed % 4 == 1,
     }
+    return {**shape, "patch_tokens": seed % 5 == 3 and shape["pool"] in ("token", "mean_after_norm")}
 
 
 def random_case(seed: int, *, scrambled: bool = True) -> tuple[Subnet, NDArray[np.uint8]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from .errors import DoesNotFitError, UntrainedWarning
 from .images import ImageLike, Pixels, preprocess
 from .prediction import Prediction
 from .subnet import Subnet
+
+if TYPE_CHECKING:
+    from ._native import Output as NativeOutput
 
 __all__ = ["Check", "golden_inputs", "outputs_of", "verify"]
 
@@ -37,9 +40,9 @@ class Check(NamedTuple):
 
 
 def outputs_of(prediction: Prediction) -> npt.NDArray[np.int32]:
-    """Returns a prediction's integer logits and, behind them, its embedding's codes, as the oracle gives them."""
-    logits, embedding = prediction.integer_logits, prediction.embedding
-    return logits if embedding is None else np.concatenate([logits, embedding.codes])
+    """Returns all outputs of an engine's prediction, as the oracle gives them: integer logits, then codes."""
+    output: NativeOutput = prediction.__dict__["_outcome"][0]
+    return output.outputs()
 
 
 def golden_inputs(subnet: Subnet, images: int = 4, seed: int = 0) -> list[ImageLike]:
@@ -111,7 +114,7 @@ def _difference(engine: Engine, inputs: list[ImageLike], expected: list[npt.NDAr
         for place, (prediction, logits) in enumerate(zip(predictions, expected, strict=True)):
             wrong = int(np.count_nonzero(outputs_of(prediction) != logits))
             if wrong:
-                what = "logits" if prediction.embedding is None else "logits and codes of the embedding"
+                what = "logits" if prediction.embedding is None else "logits and codes of embeddings"
                 return f"{way}, image {place}: {wrong} of {len(logits)} {what}"
     return ""
 

@@ -412,6 +412,62 @@ def test_the_embedding_is_near_the_float_models(change: dict[str, Any]) -> None:
         np.testing.assert_allclose(values, expected[:2], atol=0.1 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"num_classes": 0, "reg_tokens": 2},
+        {"global_pool": "avg", "fc_norm": False},
+        {"global_pool": "avg"},
+    ],
+    ids=str,
+)
+def test_patch_tokens_are_near_the_float_models(change: dict[str, Any]) -> None:
+    """docs/retrieval.md states the bounds."""
+    model = small_model(**change)
+    pictures = pictures_for(model)
+    with torch.no_grad():
+        tokens = model.fc_norm(model.forward_features(normalised(pictures, 0.4, 0.3)))
+        patches = tokens[:, model.num_prefix_tokens :]
+        logits = model.head(patches).flatten(0, 1).numpy()
+    for fraction, least in ((1.0, 0.997), (0.25, 0.99)):
+        subnet = export_timm(
+            model,
+            pictures[:16],
+            eight_bit_fraction=fraction,
+            resize=AS_IT_IS,
+            mean=[0.4] * 3,
+            std=[0.3] * 3,
+            embedding=True,
+            tokens="patch",
+        )
+        with Engine(subnet) as engine:
+            predictions = engine.infer_batch(pictures)
+        found = np.stack([prediction.patch_embedding.values for prediction in predictions])
+        angles = cosines(found.reshape(-1, found.shape[-1]), patches.flatten(0, 1).numpy())
+        print(f"{fraction:.0%} 8-bit: cosine {angles.min():.5f} at least, {angles.mean():.5f} on average")
+        assert angles.min() > least
+        if subnet.classes:
+            dense = np.stack([prediction.patch_logits for prediction in predictions]).reshape(len(logits), -1)
+            assert (dense.argmax(axis=1) == logits.argmax(axis=1)).mean() > 0.9
+        if model.global_pool == "token":
+            with torch.no_grad():
+                expected = model.forward_head(
+                    model.forward_features(normalised(pictures, 0.4, 0.3)), pre_logits=True
+                )
+            assert cosines(predictions.embeddings, expected.numpy()).min() > least
+
+
+def test_a_distilled_model_has_no_head_for_patch_tokens() -> None:
+    model = small_model(kind=VisionTransformerDistilled)
+    with pytest.raises(UnsupportedModelError, match="none of its two heads is that of patch tokens"):
+        export_timm(
+            model, pictures_for(model), resize=AS_IT_IS, mean=[0.4] * 3, std=[0.3] * 3, tokens="patch"
+        )
+    with pytest.raises(ValueError, match="tokens must be one of image, patch, not 'all'"):
+        export_timm(model, pictures_for(model), tokens="all")  # type: ignore[arg-type]
+
+
 def exported(tmp_path: Path, model: VisionTransformer, *options: str) -> Any:
     """Runs the command on a checkpoint of a `vit_tiny_patch16_224` of 32x32 pixels and one block."""
     torch.save(model.state_dict(), tmp_path / "model.pth")
@@ -488,3 +544,7 @@ def test_the_tool_exports_a_checkpoint_without_a_classifier_as_an_embedding(tmp_
     subnet = Subnet.load(tmp_path / "model.qvit")
     assert subnet.has_embedding
     assert subnet.classes == []
+    done = exported(tmp_path, vit_tiny(0), "--tokens", "patch")
+    assert done.exit_code == 0, done.output
+    assert "patch tokens: embedding of 2 x 2 patches" in done.output
+    assert Subnet.load(tmp_path / "model.qvit").has_patch_tokens

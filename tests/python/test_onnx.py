@@ -41,6 +41,10 @@ def assert_exact(subnet: Subnet, images: NDArray[np.uint8]) -> None:
         expected = engine.infer(image)
         if expected.embedding is not None:
             np.testing.assert_array_equal(found["embedding"][index], expected.embedding.values)
+        if expected.patch_embedding is not None:
+            np.testing.assert_array_equal(found["patch_embedding"][index], expected.patch_embedding.values)
+        if expected.patch_logits is not None:
+            np.testing.assert_array_equal(found["patch_logits"][index], expected.patch_logits)
         if not subnet.classes:
             continue
         np.testing.assert_array_equal(found["integer_logits"][index], expected.integer_logits)
@@ -56,6 +60,24 @@ def test_exact_form_has_the_engines_bits(seed: int) -> None:
     """Over ragged shapes, all poolings, and tensors scrambled to the edges of what a file may hold."""
     subnet, image = random_case(seed)
     assert_exact(subnet, np.stack([image, random_image(subnet, seed + 1)]))
+
+
+@pytest.mark.parametrize(
+    ("pool", "prefix_tokens"), [("token", 3), ("mean_after_norm", 0), ("mean_after_norm", 2)]
+)
+@pytest.mark.parametrize(("classes", "embedding"), [(5, True), (0, True), (5, False)])
+def test_patches_have_the_engines_bits(pool: str, prefix_tokens: int, classes: int, embedding: bool) -> None:
+    subnet = random_subnet(
+        embed=24, depth=2, heads=2, image_size=(20, 15), kernel=5, pool=pool, prefix_tokens=prefix_tokens,
+        classes=classes, embedding=embedding, patch_tokens=True,
+    )  # fmt: skip
+    images = np.stack([random_image(subnet, seed) for seed in range(2)])
+    exact, qdq = (run(build(subnet, form), images) for form in ("exact", "qdq"))
+    assert ("patch_logits" in exact) == bool(classes)
+    assert ("patch_embedding" in exact) == embedding
+    assert_exact(subnet, images)
+    for name, values in qdq.items():
+        assert np.abs(values - exact[name]).mean() < 0.1 * np.abs(exact[name]).mean()
 
 
 def test_another_runtime_gives_the_same_bits() -> None:

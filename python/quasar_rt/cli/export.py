@@ -94,6 +94,10 @@ def command(
     click.echo(f"preprocessing: resize {resizing}, mean {recorded['mean']}, std {recorded['std']}")
     if prediction.embedding is not None:
         click.echo(f"embedding: {len(prediction.embedding.codes)} values (Engine.embed)")
+    if subnet.has_patch_tokens:
+        rows, columns = subnet.grid
+        what = " and ".join(["logits"] * bool(subnet.classes) + ["embedding"] * subnet.has_embedding)
+        click.echo(f"patch tokens: {what} of {rows} x {columns} patches")
     if prediction.top_k:
         click.echo(f"{files.name(0)}: {prediction.label} ({prediction.probability:.1%})")
 

@@ -80,6 +80,14 @@ _OPTIONS: list[Callable[..., Any]] = [
         "alone.",
     ),
     click.option(
+        "--tokens",
+        type=click.Choice(["image", "patch"]),
+        default="image",
+        show_default=True,
+        help="Whose classes and embedding the subnet gives: the image's, or each patch's, too, for anomaly maps and "
+        "segmentation.",
+    ),
+    click.option(
         "--mean",
         callback=_numbers,
         metavar="M[,M,M]",

@@ -49,6 +49,7 @@ def command(subnet: str, as_json: bool) -> None:
         ),
         ("classes", f"{len(classes)}{shown}"),
         ("embedding", _embedding(config)),
+        ("patch tokens", "{} x {}".format(*loaded.grid) if loaded.has_patch_tokens else "no"),
         ("parameters", f"{summary.parameters:,}"),
         (
             "size",

@@ -102,7 +102,7 @@ def _run_backward(net: ViT, numbered: tuple[int, Tensor], probe: Probe) -> None:
     values with signs that a seeded generator gives: the expected square of its gradient is that of the squared error.
     """
     number, batch = numbered
-    out = forward(net, batch, probe)
+    out = forward(net, batch, probe).flatten(0, -2)
     if len(net.head.weight):
         loss = F.cross_entropy(out, out.detach().argmax(dim=1), reduction="sum")
     else:

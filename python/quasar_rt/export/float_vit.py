@@ -21,6 +21,7 @@ __all__ = [
     "forward_block",
     "outputs",
     "patches_of",
+    "single_tokens",
 ]
 
 
@@ -70,7 +71,8 @@ class ViT:
 
     A network without classes has a head of no rows. Images that need padding come padded. With the pooling
     ``token_pair``, `head` reads token 0 and `head_dist` token 1, and the logits are their sum. `norm_pre` normalises
-    the patch tokens before the first block; `prefix` is as the first block reads it.
+    the patch tokens before the first block; `prefix` is as the first block reads it. With `patch_tokens` the head reads
+    each of `single_tokens`.
     """
 
     height: int
@@ -87,6 +89,7 @@ class ViT:
     head: Linear
     head_dist: Linear | None = None
     norm_pre: Norm | None = None
+    patch_tokens: bool = False
 
     def heads(self) -> dict[str, Linear]:
         """Returns the heads by name, that of token 0 first."""
@@ -108,6 +111,12 @@ def patches_of(net: ViT, images: Tensor) -> Tensor:
     return F.unfold(images, net.kernel, stride=net.stride).transpose(1, 2)
 
 
+def single_tokens(net: ViT, x: Tensor) -> Tensor:
+    """Returns the tokens of x [batch, tokens, embed] that heads read: the patches, before them the class token."""
+    patches = x[:, len(net.prefix) :]
+    return torch.cat([x[:, :1], patches], dim=1) if net.pool == "token" and len(net.prefix) else patches
+
+
 #: Sees the name and value of each point whose range or gradient matters; returns the value to continue with.
 Probe = Callable[[str, Tensor], Tensor]
 
@@ -120,7 +129,8 @@ def unprobed(_: str, value: Tensor) -> Tensor:
 def forward(net: ViT, images: Tensor, probe: Probe) -> Tensor:
     """Computes the logits [batch, classes] of normalised images [batch, channels, height, width] in float.
 
-    A network without classes gives the head's input, the embedding [batch, embed]; of a pair of tokens the mean.
+    A network without classes gives the head's input, the embedding [batch, embed]; of a pair of tokens the mean. With
+    `patch_tokens` it gives those of `single_tokens`, [batch, tokens, classes or embed].
     """
     x = embedded(net, images, probe)
     for i, block in enumerate(net.blocks):
@@ -137,7 +147,9 @@ def outputs(net: ViT, x: Tensor, probe: Probe = unprobed) -> Tensor:
             return pair.mean(dim=1)
         heads = enumerate(net.heads().items())
         return torch.stack([_linear(probe, name, head, pair[:, i]) for i, (name, head) in heads]).sum(dim=0)
-    if net.pool == "token":
+    if net.patch_tokens:
+        pooled = _norm(probe, "norm", net.norm, single_tokens(net, x))
+    elif net.pool == "token":
         pooled = _norm(probe, "norm", net.norm, x[:, 0])
     elif net.pool == "mean":
         pooled = _norm(probe, "norm", net.norm, patch_tokens.mean(dim=1))

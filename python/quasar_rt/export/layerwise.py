@@ -33,7 +33,7 @@ from ..build import (
 from ..build.integers import ATTENTION_GAIN_LIMIT, MULTIPLIER_LIMIT, at_least
 from ..train.quantizers import attention, layer_norm
 from .calibration import Ranges
-from .float_vit import Block, Linear, Norm, ViT, patches_of
+from .float_vit import Block, Linear, Norm, ViT, patches_of, single_tokens
 from .gptq import Observed, Rows, gptq_rows, nearest_rows
 from .team import Team
 
@@ -158,6 +158,10 @@ class _Run:
         """Quantizes the heads; returns the grid of the last LayerNorm and the heads by name."""
         net, patches = self.net, slice(len(self.net.prefix), None)
         out = norm_out_range(norm_spec(net.norm), self.ranges.affine("norm.out"))
+        if net.patch_tokens:
+            tokens = self._norms(net.norm, out, [single_tokens(net, x) for x in self.stream])
+            exact = [_norm(net.norm, single_tokens(net, x)) for x in self.exact]
+            return out, {"head": self._head("head", net.head, tokens, exact)}
         if net.pool in ("token", "token_pair"):
             first = slice(0, 2 if net.pool == "token_pair" else 1)
             exact = [_norm(net.norm, x[:, first]) for x in self.exact]

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import timm
@@ -26,7 +26,10 @@ from .timm_reader import read, require
 from .tuning import tune as tuned
 from .widths import widths_of_share
 
-__all__ = ["Prepared", "export_timm", "prepare"]
+__all__ = ["Prepared", "Tokens", "export_timm", "prepare"]
+
+#: The tokens whose outputs a subnet gives: those of the image alone, or of each patch, too.
+Tokens = Literal["image", "patch"]
 
 
 def export_timm(
@@ -44,6 +47,7 @@ def export_timm(
     rotate: bool = False,
     method: Method = "gptq",
     embedding: bool = False,
+    tokens: Tokens = "image",
     tune: int = 0,
     batch_size: int = 16,
     report: Callable[[LayerReport], object] | None = None,
@@ -76,6 +80,9 @@ def export_timm(
             the biases; ``"nearest"`` rounds each weight to the nearest code.
         embedding: True for a subnet that gives the image's embedding, the head's input, as well as its classes
             (`quasar_rt.Engine.embed`). The model may have no classifier then (``num_classes=0``).
+        tokens: ``"patch"`` for a subnet that also gives the logits and the embedding of each patch, from its token
+            after the final LayerNorm. A model without a classifier gives embeddings. If the model normalises the mean
+            of its patches (``fc_norm``), the subnet normalises each patch, and its image's result is their mean.
         tune: steps of tuning of each block on the calibration images (`quasar_rt.export.tuning`), 0 for none.
         batch_size: calibration images at a time.
         report: gets the error of each matrix before and after.
@@ -120,6 +127,7 @@ def export_timm(
         equalize=equalize,
         rotate=rotate,
         embedding=embedding,
+        tokens=tokens,
         batch_size=batch_size,
     )
     calibrated = prepared.calibrate(step, all_eight=eight_bit_fraction == 1)
@@ -215,6 +223,7 @@ class Prepared:
             preprocess=self.preprocessing,
             trained=True,
             embedding=self.embedding,
+            patch_tokens=net.patch_tokens,
             provenance=recorded,
             **vars(parts),
         )
@@ -234,12 +243,16 @@ def prepare(
     equalize: bool = True,
     rotate: bool = False,
     embedding: bool = False,
+    tokens: Tokens = "image",
     batch_size: int = 16,
 ) -> Prepared:
     """Reads a model and its calibration images; the arguments and the errors are those of `export_timm`."""
     if percentile is not None and not 0.9 <= percentile <= 1:
         raise ValueError(f"percentile must be in [0.9, 1], not {percentile}")
-    net = read(model, headless=embedding)
+    if tokens not in get_args(Tokens):
+        raise ValueError(f"tokens must be one of {', '.join(get_args(Tokens))}, not {tokens!r}")
+    net = read(model, headless=embedding or tokens == "patch")
+    embedding = embedding or not len(net.head.weight)
     preprocessing, means, deviations = preprocessing_of(model, net, mean, std, resize)
     names = [f"class {i}" for i in range(len(net.head.weight))] if classes is None else list(classes)
     if len(names) != len(net.head.weight):
@@ -250,6 +263,9 @@ def prepare(
     )
     net.cast(torch.float32)
     _check_same_function(model, net, batches[0])
+    if tokens == "patch":
+        require(net.pool != "token_pair", "it is distilled: none of its two heads is that of patch tokens")
+        net.pool, net.patch_tokens = "token" if net.pool == "token" else "mean_after_norm", True
     architecture = getattr(model, "pretrained_cfg", {}).get("architecture")
     return Prepared(
         net=net,

@@ -28,8 +28,9 @@ def build(subnet: Source, form: Form = "exact") -> onnx.ModelProto:
     The input ``pixels`` is uint8 [batch, height, width, channels]: images of the network's size
     (`quasar_rt.images.preprocess`). The output ``logits`` is float32 [batch, classes]; the form ``"exact"`` also has
     ``integer_logits``, int32 [batch, classes]. A subnet with an embedding has the output ``embedding``, float32
-    [batch, embed]: `quasar_rt.Embedding.values`. The metadata has the classes, the preprocessing and the subnet's
-    digest. Equal subnets give equal models.
+    [batch, embed]: `quasar_rt.Embedding.values`. One with patch tokens has the same outputs of each patch, too:
+    ``patch_logits``, ``patch_integer_logits`` and ``patch_embedding``, [batch, rows, columns, ...]. The metadata has
+    the classes, the preprocessing and the subnet's digest. Equal subnets give equal models.
 
     Args:
         subnet: the subnet.

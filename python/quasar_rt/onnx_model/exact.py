@@ -148,23 +148,31 @@ class Exact(Network):
 
     def mean(self, x: str) -> str:
         """Returns the tokens' rounded mean."""
-        count = self.patch_tokens
-        sums = self._op("ReduceSum", self._double(x), self.graph.integers("mean.axis", [1]), keepdims=0)
-        sums = self._op("Add", sums, self._number(count // 2))
-        return self._float(self._op("Floor", self._op("Div", sums, self._number(count))))
+        return self._float(self.mean_of_whole(self._double(x)))
 
-    def logits(self, pooled: list[str]) -> dict[str, int]:
+    def mean_of_whole(self, whole: str) -> str:
+        """Returns the rounded mean of values in float64."""
+        count = self.patch_tokens
+        sums = self._op("ReduceSum", whole, self.graph.integers("mean.axis", [1]), keepdims=0)
+        sums = self._op("Add", sums, self._number(count // 2))
+        return self._op("Floor", self._op("Div", sums, self._number(count)))
+
+    def whole(self, pooled: list[str]) -> str:
         """Head."""
         parts = []
         for head, features in zip(self.heads, pooled, strict=True):
             acc = self._linear(head, features, self.config["embed"])
             mult = self._constant(f"{head}.mult", self.tensors[f"{head}.mult"])
             parts.append(self._shifted(self._op("Mul", acc, mult), 2.0**-15))
-        whole = parts[0] if len(parts) == 1 else self._op("Add", *parts)
-        self.graph.add(INTEGER_OUTPUT, "Cast", whole, to=TensorProto.INT32)
+        return parts[0] if len(parts) == 1 else self._op("Add", *parts)
+
+    def logits(self, whole: str, first: str) -> dict[str, int]:
+        """Appends float logits and integer ones."""
+        integers, floats = f"{first}{INTEGER_OUTPUT}", f"{first}{OUTPUT}"
+        self.graph.add(integers, "Cast", whole, to=TensorProto.INT32)
         scaled = self._op("Mul", whole, self._number(self.config["logit_scale"]))
-        self.graph.add(OUTPUT, "Cast", scaled, to=TensorProto.FLOAT)
-        return {OUTPUT: TensorProto.FLOAT, INTEGER_OUTPUT: TensorProto.INT32}
+        self.graph.add(floats, "Cast", scaled, to=TensorProto.FLOAT)
+        return {floats: TensorProto.FLOAT, integers: TensorProto.INT32}
 
     # Linear and Requantize.
 

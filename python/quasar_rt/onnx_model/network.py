@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import onnx
@@ -28,6 +29,10 @@ OUTPUT = "logits"
 INTEGER_OUTPUT = "integer_logits"
 #: Name of the embedding, float32 [batch, embed], where the subnet has one.
 EMBEDDING_OUTPUT = "embedding"
+
+
+#: Outputs by name: ONNX type, and sizes without the batch.
+_Outputs: TypeAlias = dict[str, tuple[int, list[int]]]
 
 
 class Source(Protocol):
@@ -65,6 +70,7 @@ class Network(ABC):
         image, patch = self.config["image"], self.config["patch"]
         kernel, stride, pad = patch["kernel"], patch["stride"], patch["pad"]
         grid = [(image[side] + 2 * pad - kernel) // stride + 1 for side in ("height", "width")]
+        self.patch_grid = grid
         self.patch_tokens = grid[0] * grid[1]
         self.tokens = self.patch_tokens + self.config["prefix_tokens"]
 
@@ -74,21 +80,17 @@ class Network(ABC):
         x = self._tokens()
         for index in range(len(config["blocks"])):
             x = self._block(index, x)
-        pooled = self._pooled(x)
-        classes, embed = len(config["classes"]), config["embed"]
-        outputs = {name: (dtype, classes) for name, dtype in self.logits(pooled).items()} if classes else {}
-        if "embedding" in config:
-            outputs[self._embedding(pooled)] = TensorProto.FLOAT, embed
+        outputs = self._patch_outputs(x) if config.get("patch_tokens") else self._outputs(x)
         image = config["image"]
-        shape = ["batch", image["height"], image["width"], image["channels"]]
+        pixels = ["batch", image["height"], image["width"], image["channels"]]
         model = helper.make_model(
             helper.make_graph(
                 graph.nodes,
                 config["name"],
-                [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, shape)],
+                [helper.make_tensor_value_info(INPUT, TensorProto.UINT8, pixels)],
                 [
-                    helper.make_tensor_value_info(name, dtype, ["batch", size])
-                    for name, (dtype, size) in outputs.items()
+                    helper.make_tensor_value_info(name, dtype, ["batch", *shape])
+                    for name, (dtype, shape) in outputs.items()
                 ],
                 list(graph.constants.values()),
             ),
@@ -105,6 +107,57 @@ class Network(ABC):
         helper.set_model_props(model, {**about, "sha256": self._sha256})
         onnx.checker.check_model(model, full_check=True)
         return model
+
+    def _outputs(self, x: str) -> _Outputs:
+        """Appends pooling, the heads and the embedding."""
+        config, pooled = self.config, self._pooled(x)
+        outputs: _Outputs = {}
+        if config["classes"]:
+            outputs |= self._logits(self.whole(pooled))
+        if "embedding" in config:
+            outputs |= self._embedding(self._pooled_codes(pooled))
+        return outputs
+
+    def _patch_outputs(self, x: str) -> _Outputs:
+        """Appends the outputs of the image and those of each patch, float32 [batch, rows, columns, outputs]."""
+        token = self.config["pool"] == "token"
+        normed = self.norm("norm", x if token else self._patches("patches", x))
+        outputs: _Outputs = {}
+
+        def of_patches(name: str, values: str) -> str:
+            # ONNX Runtime would move a Slice or a Reshape of codes in front of their DequantizeLinear, with a wrong
+            # type; so these follow products or sums.
+            patches = self._patches(f"{name}.patches", values) if token else values
+            shape = self.graph.integers("patch_grid", [0, *self.patch_grid, -1])
+            return self.graph.add(name, "Reshape", patches, shape)
+
+        def of_image(name: str, values: str, mean: Callable[[str], str]) -> str:
+            first = self.graph.constant("pool.token", np.int64(0))
+            return self.graph.add(name, "Gather", values, first, axis=1) if token else mean(values)
+
+        if self.config["classes"]:
+            whole = self.whole([normed])
+            outputs |= self._logits(of_image("logits.image", whole, self.mean_of_whole))
+            outputs |= self._logits(of_patches("logits.grid", whole), patches=True)
+        if "embedding" in self.config:
+            outputs |= self._embedding(of_image("embedding.codes", normed, self.mean))
+            of_patches(f"patch_{EMBEDDING_OUTPUT}", self._real("embedding.patches", normed))
+            outputs[f"patch_{EMBEDDING_OUTPUT}"] = TensorProto.FLOAT, [*self.patch_grid, self.config["embed"]]
+        return outputs
+
+    def _patches(self, name: str, x: str) -> str:
+        """Leaves the prefix tokens out."""
+        prefix = self.config["prefix_tokens"]
+        if not prefix:
+            return x
+        bounds = {"start": prefix, "end": np.iinfo(np.int64).max, "axis": 1}
+        parts = (self.graph.integers(f"patches.{k}", [n]) for k, n in bounds.items())
+        return self.graph.add(name, "Slice", x, *parts)
+
+    def _logits(self, whole: str, patches: bool = False) -> _Outputs:
+        first, shape = ("patch_", [*self.patch_grid]) if patches else ("", [])
+        shape.append(len(self.config["classes"]))
+        return {name: (dtype, shape) for name, dtype in self.logits(whole, first).items()}
 
     def _tokens(self) -> str:
         config, graph = self.config, self.graph
@@ -163,7 +216,7 @@ class Network(ABC):
 
     def _pooled(self, x: str) -> list[str]:
         """Appends pooling and the final norm; returns the input of each head."""
-        graph, pool, prefix = self.graph, self.config["pool"], self.config["prefix_tokens"]
+        graph, pool = self.graph, self.config["pool"]
         if pool == "token":
             token = graph.constant("pool.token", np.int64(0))
             return [self.norm("norm", graph.add("pool", "Gather", x, token, axis=1))]
@@ -171,17 +224,12 @@ class Network(ABC):
             normed = self.norm("norm", x)
             tokens = [graph.constant(f"pool.token{i}", np.int64(i)) for i in range(2)]
             return [graph.add(f"pool{i}", "Gather", normed, token, axis=1) for i, token in enumerate(tokens)]
-        if prefix:
-            bounds = {"start": prefix, "end": np.iinfo(np.int64).max, "axis": 1}
-            x = graph.add(
-                "patches", "Slice", x, *(graph.integers(f"patches.{k}", [n]) for k, n in bounds.items())
-            )
+        x = self._patches("patches", x)
         return [self.norm("norm", self.mean(x)) if pool == "mean" else self.mean(self.norm("norm", x))]
 
-    def _embedding(self, pooled: list[str]) -> str:
-        """Appends the embedding's real values; returns the output's name."""
-        graph, grid = self.graph, self.config["embedding"]
-        codes = pooled[0]
+    def _pooled_codes(self, pooled: list[str]) -> str:
+        """Returns the embedding's codes."""
+        graph, codes = self.graph, pooled[0]
         if len(pooled) == 2:
             # Half of each token's codes: the first rounded up, the second down.
             up = graph.add("embedding.up", "Add", codes, graph.number(1, np.float32))
@@ -194,8 +242,16 @@ class Network(ABC):
                 for part in (up, pooled[1])
             ]
             codes = graph.add("embedding.mean", "Add", *halves)
-        centred = graph.add("embedding.centred", "Sub", codes, graph.number(grid["zero_point"], np.float32))
-        return graph.add(EMBEDDING_OUTPUT, "Mul", centred, graph.number(grid["scale"], np.float32))
+        return codes
+
+    def _embedding(self, codes: str) -> _Outputs:
+        return {self._real(EMBEDDING_OUTPUT, codes): (TensorProto.FLOAT, [self.config["embed"]])}
+
+    def _real(self, name: str, codes: str) -> str:
+        """Appends the real values of an embedding's codes."""
+        graph, grid = self.graph, self.config["embedding"]
+        centred = graph.add(f"{name}.centred", "Sub", codes, graph.number(grid["zero_point"], np.float32))
+        return graph.add(name, "Mul", centred, graph.number(grid["scale"], np.float32))
 
     def rows(self, name: str, columns: int) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
         """Returns a layer's codes, int8 [rows, columns], and its bias [rows]."""
@@ -239,5 +295,13 @@ class Network(ABC):
         """Returns the tokens' rounded mean."""
 
     @abstractmethod
-    def logits(self, pooled: list[str]) -> dict[str, int]:
-        """Appends the heads, one for each input, and adds them up; returns the outputs' names with their ONNX types."""
+    def whole(self, pooled: list[str]) -> str:
+        """Appends the heads, one for each input, and adds up their whole-number results."""
+
+    @abstractmethod
+    def mean_of_whole(self, whole: str) -> str:
+        """Returns the rounded mean of heads' results."""
+
+    @abstractmethod
+    def logits(self, whole: str, first: str) -> dict[str, int]:
+        """Appends the logits of heads' results; returns the outputs' names, `first` before each, and ONNX types."""

@@ -78,15 +78,26 @@ class Qdq(Network):
         mean = self.graph.add("mean", "ReduceMean", x, self.graph.integers("mean.axis", [1]), keepdims=0)
         return self._rounded("pool", mean)
 
-    def logits(self, pooled: list[str]) -> dict[str, int]:
+    def mean_of_whole(self, whole: str) -> str:
+        """Returns the rounded mean of heads' results."""
+        axis = self.graph.integers("mean.axis", [1])
+        return self._rounded(
+            "heads.pool", self.graph.add("heads.mean", "ReduceMean", whole, axis, keepdims=0)
+        )
+
+    def whole(self, pooled: list[str]) -> str:
         """Appends the heads, and adds their results."""
         parts = [
             self._rounded(f"{head}.whole", self._linear(head, features, self.config["embed"], _LOGIT))
             for head, features in zip(self.heads, pooled, strict=True)
         ]
-        whole = parts[0] if len(parts) == 1 else self.graph.add("heads", "Add", *parts)
-        self.graph.add(OUTPUT, "Mul", whole, self.graph.number(self.config["logit_scale"], np.float32))
-        return {OUTPUT: TensorProto.FLOAT}
+        return parts[0] if len(parts) == 1 else self.graph.add("heads", "Add", *parts)
+
+    def logits(self, whole: str, first: str) -> dict[str, int]:
+        """Appends float logits."""
+        name = f"{first}{OUTPUT}"
+        self.graph.add(name, "Mul", whole, self.graph.number(self.config["logit_scale"], np.float32))
+        return {name: TensorProto.FLOAT}
 
     def _linear(self, name: str, a: str, columns: int, unit: float) -> str:
         graph = self.graph

@@ -224,8 +224,8 @@ def run(
         trace["pooled"] = pooled.astype(np.int8)
         head = linear("head", embed)
         outputs: Int = (head.accumulate(pooled) * head.mult + 2**14) >> 15
-        image = outputs[0] if config["pool"] == "token" else rounded_mean(outputs[prefix:])
-        logits = np.concatenate([image, outputs[prefix:].ravel()])
+        first = outputs[0] if config["pool"] == "token" else rounded_mean(outputs[prefix:])
+        logits = np.concatenate([first, outputs[prefix:].ravel()])
         trace["logits"] = logits.astype(np.int32)
         return logits
     if config["pool"] == "token":
