@@ -23,7 +23,7 @@ from .datasets import (
 )
 from .engine import Engine
 from .errors import ImageError
-from .image_sets import is_named, labelled_images
+from .image_sets import is_named, labelled_images, read_image_set
 from .images import ImageLike, Pixels, preprocess, to_pixels
 
 __all__ = [
@@ -32,7 +32,9 @@ __all__ = [
     "Comparison",
     "Confusion",
     "Estimate",
+    "bootstrap",
     "compare",
+    "decode",
     "evaluate",
     "open_dataset",
     "wilson",
@@ -210,14 +212,14 @@ class Comparison(NamedTuple):
     """The subnet's answers by class."""
 
 
-def open_dataset(name: str, classes: Sequence[str]) -> Sequence[tuple[ImageLike, int]]:
+def open_dataset(name: str, classes: Sequence[str] | None) -> Sequence[tuple[ImageLike, int]]:
     """Opens a data set: its images, each with the index of its class.
 
     Args:
         name: ``"fashion-mnist"`` or ``"digits"`` (scikit-learn's): the test images, whose classes the subnet must have
             in the same order; a folder with a sub-folder of images for each class, named like it; or the name of
             WebDataset's shards or of a Hugging Face data set (`quasar_rt.image_sets.labelled_images`).
-        classes: the subnet's class names.
+        classes: the subnet's class names; None for the data set's own.
 
     Raises:
         OSError: the data set is missing; the message names its source.
@@ -226,6 +228,8 @@ def open_dataset(name: str, classes: Sequence[str]) -> Sequence[tuple[ImageLike,
     Warns:
         UserWarning: ``"fashion-mnist"`` or ``"digits"`` has as many classes as the subnet, but other names for them.
     """
+    if classes is None:
+        classes = _KNOWN[name][0] if name in _KNOWN else read_image_set(name).classes
     if name in _KNOWN:
         known, load = _KNOWN[name]
         if len(classes) != len(known):
@@ -276,7 +280,7 @@ def evaluate(
         pixels: list[Pixels] = []
         truths: list[int] = []
         for image, truth in piece:
-            decoded = _decode(image, on_unreadable)
+            decoded = decode(image, on_unreadable)
             if decoded is None:
                 unreadable += 1
             else:
@@ -326,7 +330,7 @@ def compare(
     while piece := list(islice(source, batch)):
         pixels: list[Pixels] = []
         for image, truth in piece:
-            decoded = _decode(image, on_unreadable)
+            decoded = decode(image, on_unreadable)
             if decoded is None:
                 unreadable += 1
             else:
@@ -366,24 +370,35 @@ def _estimates(
     same = found.argmax(axis=1) == expected.argmax(axis=1)
     difference = right.astype(float) - float_right
     columns = np.vstack([right, float_right, difference, same, error, spread]).astype(np.float64)
-    rng = np.random.default_rng(0)
-    drawn = np.stack(
-        [columns[:, rng.integers(0, len(labels), len(labels))].mean(axis=1) for _ in range(_RESAMPLES)]
-    )
 
     def ratio(means: NDArray[np.float64]) -> NDArray[np.float64]:
         share = means[..., 4] / np.maximum(means[..., 5], 1e-30)
         return np.concatenate([means[..., :4], share[..., None]], axis=-1)
 
-    low, high = np.percentile(ratio(drawn), [2.5, 97.5], axis=0)
-    top1, float_top1, change, agreement, logit_error = (
-        Estimate(float(value), float(least), float(most))
-        for value, least, most in zip(ratio(columns.mean(axis=1)), low, high, strict=True)
-    )
+    top1, float_top1, change, agreement, logit_error = bootstrap(columns, ratio)
     return top1, float_top1, change, agreement, logit_error
 
 
-def _decode(image: ImageLike, on_unreadable: Callable[[ImageError], None] | None) -> Pixels | None:
+def bootstrap(
+    columns: NDArray[np.float64], figures: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+) -> list[Estimate]:
+    """Returns figures of means over images, with the 95 % percentiles of a bootstrap with a fixed seed.
+
+    Args:
+        columns: values of the images, [values, images].
+        figures: from means of these values, [..., values], to figures, [..., figures].
+    """
+    rng, images = np.random.default_rng(0), columns.shape[1]
+    drawn = np.stack([columns[:, rng.integers(0, images, images)].mean(axis=1) for _ in range(_RESAMPLES)])
+    low, high = np.percentile(figures(drawn), [2.5, 97.5], axis=0)
+    return [
+        Estimate(float(value), float(least), float(most))
+        for value, least, most in zip(figures(columns.mean(axis=1)), low, high, strict=True)
+    ]
+
+
+def decode(image: ImageLike, on_unreadable: Callable[[ImageError], None] | None) -> Pixels | None:
+    """Decodes an image; None if it cannot be read and `on_unreadable` has taken the error."""
     try:
         return to_pixels(image)
     except ImageError as error:

@@ -13,6 +13,7 @@ from .output import Failure, echo, print_json, print_table, progress
 from .timm_network import load_network, model_arguments
 
 if TYPE_CHECKING:
+    from ..engine import Engine
     from ..evaluate import Accuracy, ClassAccuracy, Comparison, Confusion, Estimate
     from ..subnet import Subnet
 
@@ -51,6 +52,11 @@ _CHECKPOINTS = (".pth", ".pt", ".bin", ".safetensors", ".tar", ".npz")
 )
 @model_arguments
 @click.option(
+    "--embedding",
+    is_flag=True,
+    help="Measure the embeddings of a subnet that has classes, too; one without classes needs no option.",
+)
+@click.option(
     "--per-class", is_flag=True, help="A line for each class: its accuracy, and what it is taken for."
 )
 @click.option(
@@ -73,6 +79,7 @@ def command(
     model: str | None,
     model_arg: tuple[str, ...],
     image_size: tuple[int, int] | None,
+    embedding: bool,
     per_class: bool,
     confusion: Path | None,
     as_json: bool,
@@ -85,6 +92,10 @@ def command(
     With --against (which needs the [host] extra), a float network classifies the same pixels. The table has the top-1
     of both, how often they agree, and the relative logit error. The intervals are then of a bootstrap over the images,
     which keeps the two networks' answers for an image together; those of single shares are Wilson's.
+
+    Of embeddings, the table has the share of images whose class their 5 nearest other images give, and the share that a
+    linear classifier of the other four fifths gives. With --against, also the cosine to the float network's embeddings,
+    the relative error, and how often an image's nearest other image is the same.
     """
     from ..evaluate import Accuracy, compare, evaluate, open_dataset
 
@@ -94,10 +105,13 @@ def command(
     if confusion is not None:
         _check_confusion(confusion)
 
-    with open_engine(subnet, **options) as engine:
+    with open_engine(subnet, **options, classes=False) as engine:
+        embedding = embedding or not engine.subnet.classes
+        if embedding and (per_class or confusion is not None):
+            raise click.UsageError("--per-class and --confusion need classes, not embeddings")
         try:
             with warnings_as_lines():
-                dataset = open_dataset(data, engine.subnet.classes)
+                dataset = open_dataset(data, None if embedding else engine.subnet.classes)
         except (OSError, ValueError) as error:
             raise Failure(str(error)) from error
         dataset = dataset[:limit]
@@ -106,6 +120,10 @@ def command(
             "batch": batch,
             "on_unreadable": lambda error: echo(f"Error: {error}", err=True),
         }
+        if embedding:
+            network = against and _network(engine.subnet, against, model, model_arg, image_size, embedding)
+            _embeddings(ctx, engine, data, images, network, against, reading, as_json)
+            return
         outcome: Accuracy | Comparison
         if against is None:
             outcome = evaluate(engine, images, **reading)
@@ -146,14 +164,66 @@ def command(
         ctx.exit(1)
 
 
+def _embeddings(
+    ctx: click.Context,
+    engine: Engine,
+    data: str,
+    images: Any,
+    network: Any,
+    against: str | None,
+    reading: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Measures embeddings, and prints the figures."""
+    from ..embedding_quality import FOLDS, NEIGHBOURS, Probes, embedding_quality
+
+    try:
+        found = embedding_quality(engine, images, network, **reading)
+    except ValueError as error:
+        raise Failure(str(error)) from error
+    about = {"subnet": engine.subnet.name, "data": data, **described(engine)}
+    about |= {} if against is None else {"against": against}
+    if as_json:
+        figures = {
+            name: {part: estimate._asdict() for part, estimate in value._asdict().items()}
+            if isinstance(value, Probes)
+            else value._asdict()
+            if hasattr(value, "_asdict")
+            else value
+            for name, value in found._asdict().items()
+            if value is not None
+        }
+        print_json({**about, **figures})
+    else:
+        rows = []
+        for name, probed in ((about["subnet"], found.found), (f"{against} in float", found.expected)):
+            if probed is not None:
+                rows += [
+                    [f"top-1 of {NEIGHBOURS} neighbours, {name}", *_interval(probed.neighbours)],
+                    [f"top-1 of a linear probe, {name}", *_interval(probed.linear)],
+                ]
+        for what, estimate, format in (
+            ("cosine to float", found.cosine, ".4f"),
+            ("relative error", found.error, ".4f"),
+            ("same nearest neighbour", found.same_nearest, ".2%"),
+        ):
+            rows += [] if estimate is None else [[what, *_interval(estimate, format)]]
+        print_table([f"{found.images:,} images", ">measured", ">95 % interval"], rows)
+        kind = "Wilson's" if against is None else "Wilson's; cosine and error by a bootstrap over the images"
+        echo(f"Data: {data}, {FOLDS} folds for the probe. Device: {engine.about}. Intervals: {kind}.")
+    if found.unreadable:
+        ctx.exit(1)
+
+
 def _network(
     subnet: Subnet,
     against: str,
     model: str | None,
     arguments: tuple[str, ...],
     image_size: tuple[int, int] | None,
+    embedding: bool = False,
 ) -> Any:
-    """Returns the function from preprocessed images to the float network's logits."""
+    """Returns the function from preprocessed images to the float network's logits, or to its embeddings."""
     path = Path(against)
     architecture, checkpoint = against, None
     shape = subnet.config["image"]["height"], subnet.config["image"]["width"]
@@ -162,16 +232,14 @@ def _network(
         architecture, checkpoint = model or str(recorded), path
     elif model is not None:
         raise click.UsageError("--model belongs to a checkpoint; --against already names an architecture")
-    if path.is_dir() or path.suffix == ".onnx":
-        image_size = image_size or shape
     network = load_network(architecture, checkpoint, checkpoint is None, arguments, image_size).model
-    from ..export import reference_logits
+    from ..export import reference_embeddings, reference_logits
 
-    logits = reference_logits(network, subnet)
+    outputs = (reference_embeddings if embedding else reference_logits)(network, subnet)
 
     def checked(pixels: Any) -> Any:
         try:
-            return logits(pixels)
+            return outputs(pixels)
         # timm and torch refuse another size or number of channels each in their own way.
         except (AssertionError, RuntimeError, ValueError) as error:
             height, width, channels = pixels.shape[1:]

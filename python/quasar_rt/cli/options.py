@@ -127,8 +127,9 @@ def open_engine(
     tier: str | None = None,
     wait: float = 0.0,
     metrics: bool = False,
+    classes: bool = True,
 ) -> Engine:
-    """Opens an engine that classifies; its warnings become lines on stderr.
+    """Opens an engine that classifies, unless `classes` is false; its warnings become lines on stderr.
 
     Raises:
         Failure: the subnet has no classes.
@@ -137,7 +138,7 @@ def open_engine(
 
     with warnings_as_lines():
         engine = Engine(subnet, device, threads, tier, metrics=metrics, wait=wait)
-        if not engine.subnet.classes:
+        if classes and not engine.subnet.classes:
             engine.close()
             raise Failure(
                 f"'{engine.subnet.name}' has no classes, only an embedding: use quasar_rt.Engine.embed"
