@@ -81,7 +81,7 @@ def subnet_file(folder: Path) -> None:
 
 
 def photo_files(folder: Path) -> None:
-    """Photographs, made of noise, and a subnet that gives their embeddings."""
+    """Photographs, made of noise, and subnets that give their embeddings and those of patches."""
     import numpy as np
     from PIL import Image
 
@@ -91,10 +91,17 @@ def photo_files(folder: Path) -> None:
     (folder / "photos").mkdir()
     for name in ("photos/cat.jpg", "photos/dog.jpg", "photos/tree.jpg", "cat.jpg"):
         Image.fromarray(random.integers(0, 256, (8, 10, 3), np.uint8)).resize((80, 64)).save(folder / name)
-    subnet = quasar_rt.random_subnet(
-        embed=48, depth=2, heads=3, image_size=32, kernel=8, classes=2, embedding=True
-    )
-    subnet.save(folder / "photos.qvit")
+    shape = {
+        "embed": 48,
+        "depth": 2,
+        "heads": 3,
+        "image_size": 32,
+        "kernel": 8,
+        "classes": 2,
+        "embedding": True,
+    }
+    quasar_rt.random_subnet(**shape).save(folder / "photos.qvit")
+    quasar_rt.random_subnet(**shape, patch_tokens=True).save(folder / "patches.qvit")
 
 
 #: Files that the reader of an example has.

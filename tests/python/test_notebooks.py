@@ -18,6 +18,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 #: Modules that a notebook needs in addition to the package; one that is not here needs none, as on a board.
 NEEDS = {
     "your_own_vit": ("torch", "timm", "sklearn"),
+    "anomalies_and_segmentation": ("torch", "timm", "sklearn", "matplotlib"),
     "search_for_a_board": ("matplotlib",),
     "inside_a_frame": ("matplotlib",),
 }

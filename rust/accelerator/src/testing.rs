@@ -214,7 +214,8 @@ prop_compose! {
             prop_oneof![Just("token"), Just("mean"), Just("mean_after_norm"), Just("token_pair")],
             1usize..12,
         ),
-        (eight_bit, seed, [embed_norm, patch_tokens]) in (0i64..=8, any::<u64>(), any::<[bool; 2]>()),
+        (eight_bit, seed) in (0i64..=8, any::<u64>()),
+        [embed_norm, patch_tokens] in any::<[bool; 2]>(),
     ) -> Design {
         let side = grid * kernel;
         let prefix = if pool == "token_pair" { prefix.max(2) } else { prefix };

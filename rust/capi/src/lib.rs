@@ -309,10 +309,10 @@ pub unsafe extern "C" fn quasar_engine_infer(
         engine.check_count(count)?;
         // SAFETY: the caller promises the bytes that the image names.
         let view = unsafe { image.view()? };
-        if engine.config().embedding.is_some() {
-            logits.copy_from_slice(&engine.outputs(&view)?[..count]);
-        } else {
+        if engine.config().outputs() == count {
             engine.executor.infer(&view, logits, &NEVER)?;
+        } else {
+            logits.copy_from_slice(&engine.outputs(&view)?[..count]);
         }
         Ok(())
     })
@@ -426,10 +426,11 @@ impl QuasarEngine {
         self.executor.network().config()
     }
 
-    /// Runs one image to its logits and the codes of its embedding.
+    /// Runs one image to its logits and the codes of its embedding, without those of its patches.
     fn outputs(&self, view: &ImageView) -> Result<Vec<i32>, Failure> {
         let mut outputs = vec![0; self.config().outputs()];
         self.executor.infer(view, &mut outputs, &NEVER)?;
+        outputs.truncate(self.config().head_rows());
         Ok(outputs)
     }
 

@@ -335,7 +335,14 @@ fn the_example_in_c_compiles_and_names_the_class() {
 
 #[test]
 fn an_embedding_is_the_vector_of_its_codes() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/embedding.qvit");
+    embedding_of("embedding", 27);
+    embedding_of("patch-tokens-mean", 18);
+}
+
+/// Compares logits and vector of a golden subnet's image with the executor's outputs.
+fn embedding_of(name: &str, size: usize) {
+    let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors");
+    let path = vectors.join(format!("{name}.qvit"));
     let subnet = Subnet::load(&path).expect("a golden subnet");
     let (config, side) = (subnet.config(), subnet.config().image.width);
     let pixels = picture(side * side);
@@ -346,7 +353,7 @@ fn an_embedding_is_the_vector_of_its_codes() {
     executor
         .infer(&view, &mut outputs, &AtomicBool::new(false))
         .expect("an image");
-    let (logits, codes) = outputs.split_at(config.classes.len());
+    let (logits, codes) = outputs[..config.head_rows()].split_at(config.classes.len());
     let zero_point = i32::from(config.embedding.expect("an embedding").zero_point);
     let length = codes.iter().map(|&c| f64::from(c - zero_point).powi(2));
     let length = length.sum::<f64>().sqrt();
@@ -369,7 +376,7 @@ fn an_embedding_is_the_vector_of_its_codes() {
             quasar_engine_embed(engine, &raw const image, vector.as_mut_ptr(), count)
         };
         assert_eq!(embed(codes.len() - 1), QuasarStatus::InvalidArgument);
-        assert!(last_error().contains("the embedding has 27"));
+        assert!(last_error().contains(&format!("the embedding has {size}")));
         assert_eq!(embed(codes.len()), QuasarStatus::Ok);
         quasar_engine_close(engine);
     }

@@ -58,8 +58,8 @@ pub struct Config {
     pub blocks: Vec<Block>,
     /// Pooling before the head.
     pub pool: Pool,
-    /// True if the head runs on every token, so that a frame's outputs are those of the image and of
-    /// each patch; absent otherwise.
+    /// True if the head runs on every token, so that a frame's outputs are those of the image and
+    /// those of each patch; absent otherwise.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub patch_tokens: bool,
     /// Class names, one for each of the head's first rows. Empty only where there is an embedding.
@@ -397,8 +397,8 @@ impl Config {
         self.classes.len() + self.embedding_size()
     }
 
-    /// Returns the outputs of a frame: one for each row of the head, and with `patch_tokens` as many
-    /// more for each patch.
+    /// Returns the outputs of a frame: one for each row of the head, and with `patch_tokens` as
+    /// many more for each patch.
     pub fn outputs(&self) -> usize {
         let patches = if self.patch_tokens { self.patches() } else { 0 };
         (1 + patches) * self.head_rows()
