@@ -423,7 +423,7 @@ def test_the_embedding_is_near_the_float_models(change: dict[str, Any]) -> None:
     ids=str,
 )
 def test_patch_tokens_are_near_the_float_models(change: dict[str, Any]) -> None:
-    """docs/retrieval.md states the bounds."""
+    """docs/patches.md states the bounds."""
     model = small_model(**change)
     pictures = pictures_for(model)
     with torch.no_grad():
