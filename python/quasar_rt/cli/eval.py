@@ -232,6 +232,8 @@ def _network(
         architecture, checkpoint = model or str(recorded), path
     elif model is not None:
         raise click.UsageError("--model belongs to a checkpoint; --against already names an architecture")
+    if path.is_dir() or path.suffix == ".onnx":
+        image_size = image_size or shape
     network = load_network(architecture, checkpoint, checkpoint is None, arguments, image_size).model
     from ..export import reference_embeddings, reference_logits
 
