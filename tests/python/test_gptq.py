@@ -26,7 +26,7 @@ from quasar_rt.cli import cli  # noqa: E402
 from quasar_rt.export import LayerReport, export_timm  # noqa: E402
 from quasar_rt.export.calibration import Statistics, find_ranges, gather_statistics  # noqa: E402
 from quasar_rt.export.float_vit import Linear, forward  # noqa: E402
-from quasar_rt.export.gptq import Observed, gptq_rows, nearest_rows  # noqa: E402
+from quasar_rt.export.gptq import Observed, Rows, gptq_rows, joint_rows, nearest_rows, shrunk  # noqa: E402
 from quasar_rt.export.layerwise import _Run  # noqa: E402
 from quasar_rt.export.team import Team  # noqa: E402
 from quasar_rt.export.timm_reader import read  # noqa: E402
@@ -268,7 +268,7 @@ def test_the_layers_see_the_inputs_of_the_integer_model(
         run = _Run(
             net,
             ranges,
-            statistics.gradients,
+            statistics,
             lambda name, rows, worth: subnet.tensors()[f"{name}.bits"],
             "gptq",
             team,
@@ -402,3 +402,48 @@ def test_eval_refuses_another_network(
         refused = evaluated(tmp_path / "digits.qvit", *weights, **change)
         assert refused.exit_code == 2
         assert message in refused.output
+
+
+def test_rows_make_up_for_each_other() -> None:
+    """Joint rows cost less than rows for themselves, above all where 8-bit rows come last."""
+    generator = torch.Generator().manual_seed(0)
+
+    def moment(size: int) -> torch.Tensor:
+        x = torch.randn(4 * size, size, generator=generator) @ torch.randn(size, size, generator=generator)
+        return (x.T @ x).double() / len(x)
+
+    weight = torch.randn(96, 64, generator=generator).double()
+    covariance, costs = moment(64), moment(96)
+
+    def cost(rows: Rows) -> float:
+        error = rows.weight - weight
+        return float((costs @ error * (error @ covariance)).sum())
+
+    eight = torch.arange(96) % 4 == 0
+    alone = gptq_rows(weight, covariance, 8).where(eight, gptq_rows(weight, covariance, 4))
+    joint = joint_rows(weight, covariance, costs, eight)
+    assert cost(joint) < 0.6 * cost(alone)
+    assert joint.codes[~eight].abs().max() <= 7 < joint.codes[eight].abs().max() <= 127
+    none = torch.zeros(96, dtype=torch.bool)
+    assert cost(joint_rows(weight, covariance, costs, none)) < 0.9 * cost(gptq_rows(weight, covariance, 4))
+    # Where no output's error bears on another's, the rows are those of GPTQ.
+    diagonal = joint_rows(weight, covariance, torch.eye(96, dtype=torch.float64), none)
+    assert torch.equal(diagonal.codes, gptq_rows(weight, covariance, 4).codes)
+
+
+def test_moments_of_few_samples_shrink_towards_their_diagonal() -> None:
+    generator = torch.Generator().manual_seed(0)
+    factor = torch.randn(48, 48, generator=generator).double()
+    exact = factor @ factor.T
+
+    def error(moment: torch.Tensor) -> float:
+        return float((moment - exact).square().sum())
+
+    for samples in (4, 16, 64):
+        x = torch.randn(samples, 48, generator=generator).double() @ factor.T
+        found = x.T @ x / samples
+        closer = shrunk(found, samples)
+        assert torch.allclose(closer.diagonal(), found.diagonal())
+        assert error(closer) < error(found)
+    assert torch.allclose(shrunk(exact, 10**9), exact)
+    assert torch.equal(shrunk(torch.zeros(3, 3).double(), 1), 1e-30 * torch.eye(3).double())

@@ -27,6 +27,9 @@ ROUNDS = 3
 #: codes there.
 FLAT = (-4.0, -6.0)
 
+#: Random signs of each image's embedding.
+SIGNS = 2
+
 Float = NDArray[np.float64]
 
 #: Stored activations with a symmetric grid, and all of them but the last LayerNorm's (``norm.out``).
@@ -43,19 +46,24 @@ class Statistics:
     `low` and `high` are the extremes of the activations that a subnet stores and of the residual stream: [heads] of q,
     k and v, [channels] of the embedded patches' norm, else [1]. `gradients` are the sums of the squared gradients of
     the loss, by channel: [heads, head_dim] of q, k and v, else [channels]. They are those of the stored activations and
-    of the matrices' outputs.
+    of the matrices' outputs. `costs` are the second moments of the gradients at the outputs of the blocks' matrices
+    [rows, rows], from so many `losses`.
     """
 
     low: dict[str, Tensor] = field(default_factory=dict)
     high: dict[str, Tensor] = field(default_factory=dict)
     gradients: dict[str, Tensor] = field(default_factory=dict)
+    costs: dict[str, Tensor] = field(default_factory=dict)
+    losses: int = 0
 
     def add(self, other: Statistics) -> None:
         """Takes in those of further images."""
+        self.losses += other.losses
         for mine, others, merge in (
             (self.low, other.low, torch.minimum),
             (self.high, other.high, torch.maximum),
             (self.gradients, other.gradients, torch.add),
+            (self.costs, other.costs, torch.add),
         ):
             for name, value in others.items():
                 mine[name] = merge(mine[name], value) if name in mine else value
@@ -78,8 +86,11 @@ def gather_statistics(net: ViT, batches: list[Tensor], team: Team) -> Statistics
         def add(name: str, gradient: Tensor) -> None:
             dims = (0, 2) if _by_head(name) else tuple(range(gradient.ndim - 1))
             found.add(Statistics(gradients={name: gradient.square().sum(dim=dims)}))
+            if _is_matrix_output(name) and gradient.ndim == 3:
+                flat = gradient.flatten(0, 1)
+                found.add(Statistics(costs={name: flat.T @ flat}))
 
-        _run_backward(net, numbered, probe)
+        found.losses = _run_backward(net, numbered, probe)
         return found
 
     total = Statistics()
@@ -95,8 +106,8 @@ def _observed(value: Tensor, see: Callable[[Tensor], None]) -> Tensor:
     return value
 
 
-def _run_backward(net: ViT, numbered: tuple[int, Tensor], probe: Probe) -> None:
-    """Runs forward, then backward, on a batch with its number.
+def _run_backward(net: ViT, numbered: tuple[int, Tensor], probe: Probe) -> int:
+    """Runs forward, then backward, on a batch with its number; returns the number of losses that were followed.
 
     The model's own prediction is the label. The loss of a network without classes is the sum of the unit embedding's
     values with signs that a seeded generator gives: the expected square of its gradient is that of the squared error.
@@ -104,11 +115,14 @@ def _run_backward(net: ViT, numbered: tuple[int, Tensor], probe: Probe) -> None:
     number, batch = numbered
     out = forward(net, batch, probe).flatten(0, -2)
     if len(net.head.weight):
-        loss = F.cross_entropy(out, out.detach().argmax(dim=1), reduction="sum")
+        losses = [F.cross_entropy(out, out.detach().argmax(dim=1), reduction="sum")]
     else:
-        signs = torch.randint(2, out.shape, generator=torch.Generator().manual_seed(number)) * 2 - 1
-        loss = (F.normalize(out) * signs).sum()
-    loss.backward()
+        generator = torch.Generator().manual_seed(number)
+        signs = torch.randint(2, (SIGNS, *out.shape), generator=generator) * 2 - 1
+        losses = list((F.normalize(out) * signs).sum(dim=(1, 2)))
+    for loss in losses:
+        loss.backward(retain_graph=loss is not losses[-1])
+    return len(losses) * len(batch)
 
 
 @dataclass
@@ -166,7 +180,8 @@ def find_ranges(
             seen = value.detach()
 
             def add(gradient: Tensor) -> None:
-                found[name] = histogram(name, seen, gradient.square())
+                counted = histogram(name, seen, gradient.square())
+                found[name] = found[name] + counted if name in found else counted
 
             return _observed(value, add)
 

@@ -9,7 +9,8 @@ their mean (the bias takes up what the mean costs). Three steps make it small:
 3. A 4-bit row is then refined: the best scale for its codes, in closed form; then each code in turn becomes the best
    one given all others (coordinate descent, as in QuantEase, arXiv 2309.01885).
 
-Rows do not influence each other, so each has its error at 4 and at 8 bits before a width is chosen. Depends on: torch,
+Rows do not influence each other so far, so each has its error at 4 and at 8 bits before a width is chosen. Then
+`joint_rows` lets them make up for each other's errors, as far as the loss allows it. Depends on: torch,
 `quasar_rt.rows`, `quasar_rt.train.quantizers` (the search of a scale).
 """
 
@@ -26,7 +27,7 @@ from ..rows import quantize_rows
 from ..train.quantizers import LIMITS, best_step
 from .float_vit import Linear
 
-__all__ = ["Observed", "Rows", "gptq_rows", "nearest_rows"]
+__all__ = ["Observed", "Rows", "gptq_rows", "joint_rows", "nearest_rows", "shrunk"]
 
 #: Added to the diagonal of H, as a share of its mean (the paper's damping).
 DAMPING = 0.01
@@ -34,6 +35,8 @@ DAMPING = 0.01
 RIDGE = 0.1
 #: Rounds of refinement, by width: 8-bit rows gain nothing that shows in the logits.
 REFINEMENTS = {4: 2, 8: 0}
+#: Added to the diagonal of G, as a share of itself, and the rows that are quantized at a time.
+COST_DAMPING, RUN = 0.02, 32
 #: Columns between two updates of all later columns.
 BLOCK = 64
 
@@ -137,29 +140,79 @@ def nearest_rows(weight: Tensor, bits: int | NDArray[np.uint8]) -> Rows:
 
 def gptq_rows(weight: Tensor, covariance: Tensor, bits: int) -> Rows:
     """Quantizes the rows [rows, columns] for the least ``e H e^T``, H being `covariance` [columns, columns]."""
-    limit = LIMITS[bits]
-    damped = covariance + _eye(covariance, DAMPING * float(covariance.diagonal().mean()) + 1e-12)
-    order = damped.diagonal().argsort(descending=True, stable=True)
-    damped = damped[order][:, order]
-    try:
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-        factor = torch.linalg.cholesky(inverse, upper=True).float()
-    except torch.linalg.LinAlgError as error:
-        raise InvalidValueError(
-            "the calibration images do not differ, so no error of a layer can be measured: give pictures of the kind "
-            "that the network will see"
-        ) from error
-    hessian = damped.float()
-    # A column of the matrix is a contiguous row from here on.
-    columns = weight.float().T[order].contiguous()
-    scales = best_step(columns.T.contiguous(), hessian.diagonal(), limit, 24)
-    codes = _round_in_turn(columns.clone(), scales, factor, limit)
-    for _ in range(REFINEMENTS[bits]):
-        scales = _best_scales(columns, codes, scales, hessian)
-        codes = _descend(columns, codes, scales, hessian, limit)
-    found = torch.empty_like(codes)
-    found[order] = codes
-    return Rows(found.T.contiguous(), scales)
+    return _Inputs(covariance).rows(weight, bits)
+
+
+def joint_rows(weight: Tensor, covariance: Tensor, costs: Tensor, eight: Tensor) -> Rows:
+    """Quantizes rows of given widths for the least ``trace(G E H E^T)``, so that rows make up for each other's errors.
+
+    The rows of E are what rounding changed, H is `covariance` [columns, columns], and G is `costs` [rows, rows], the
+    second moment of the loss's gradients at the outputs (a Kronecker-factored Hessian, as in YAQA, arXiv 2505.22988).
+    Runs of `RUN` rows are quantized one after the other. The later rows then take on the values that cost least given
+    all errors so far. The 8-bit rows, `eight` (bool [rows]), come last: they can take on nearly anything.
+    """
+    order = torch.cat([torch.where(~eight)[0], torch.where(eight)[0]])
+    damped = costs + COST_DAMPING * torch.diag(costs.diagonal() + 0.01 * costs.diagonal().mean() + 1e-30)
+    inverse = torch.linalg.inv(damped[order][:, order])
+    factor = torch.linalg.cholesky((inverse + inverse.T) / 2, upper=True)
+    inputs = _Inputs(covariance)
+    target = weight[order].clone()
+    codes, scales = torch.empty_like(target), torch.empty(len(target), dtype=torch.float64)
+    last_of_four = int((~eight).sum())
+    starts = [*range(0, last_of_four, RUN), *range(last_of_four, len(target), RUN)]
+    for start, end in zip(starts, [*starts[1:], len(target)], strict=True):
+        rows = inputs.rows(target[start:end], 4 if start < last_of_four else 8)
+        codes[start:end], scales[start:end] = rows.codes, rows.scales
+        errors = rows.weight - target[start:end]
+        within = factor[start:end, start:end].T
+        target[end:] += factor[start:end, end:].T @ torch.linalg.solve_triangular(within, errors, upper=False)
+    back = order.argsort()
+    return Rows(codes[back], scales[back])
+
+
+def shrunk(moment: Tensor, samples: int) -> Tensor:
+    """Returns a second moment [n, n] of few independent samples, shrunk towards its diagonal.
+
+    The share is that of the oracle approximating shrinkage (Chen et al., arXiv 0907.4698) of the correlations.
+    """
+    size, diagonal = len(moment), moment.diagonal().clamp_min(1e-30)
+    square = float((moment.square() / torch.outer(diagonal, diagonal)).sum())
+    # The trace of the correlations is their size.
+    share = (square + size**2) / ((samples + 1) * max(square - size, 1e-12))
+    share = min(1.0, share)
+    return (1 - share) * moment + share * torch.diag(diagonal)
+
+
+class _Inputs:
+    """The covariance of a matrix's inputs, prepared to quantize rows for it."""
+
+    def __init__(self, covariance: Tensor) -> None:
+        damped = covariance + _eye(covariance, DAMPING * float(covariance.diagonal().mean()) + 1e-12)
+        self.order = damped.diagonal().argsort(descending=True, stable=True)
+        damped = damped[self.order][:, self.order]
+        try:
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+            self.factor = torch.linalg.cholesky(inverse, upper=True).float()
+        except torch.linalg.LinAlgError as error:
+            raise InvalidValueError(
+                "the calibration images do not differ, so no error of a layer can be measured: give pictures of the "
+                "kind that the network will see"
+            ) from error
+        self.hessian = damped.float()
+
+    def rows(self, weight: Tensor, bits: int) -> Rows:
+        """Quantizes rows [rows, columns]."""
+        limit = LIMITS[bits]
+        # A column of the matrix is a contiguous row from here on.
+        columns = weight.float().T[self.order].contiguous()
+        scales = best_step(columns.T.contiguous(), self.hessian.diagonal(), limit, 24)
+        codes = _round_in_turn(columns.clone(), scales, self.factor, limit)
+        for _ in range(REFINEMENTS[bits]):
+            scales = _best_scales(columns, codes, scales, self.hessian)
+            codes = _descend(columns, codes, scales, self.hessian, limit)
+        found = torch.empty_like(codes)
+        found[self.order] = codes
+        return Rows(found.T.contiguous(), scales)
 
 
 def _eye(like: Tensor, value: float) -> Tensor:

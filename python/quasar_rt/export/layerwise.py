@@ -32,9 +32,9 @@ from ..build import (
 )
 from ..build.integers import ATTENTION_GAIN_LIMIT, MULTIPLIER_LIMIT, at_least
 from ..train.quantizers import attention, layer_norm
-from .calibration import Ranges
+from .calibration import Ranges, Statistics
 from .float_vit import Block, Linear, Norm, ViT, patches_of, single_tokens
-from .gptq import Observed, Rows, gptq_rows, nearest_rows
+from .gptq import Observed, Rows, gptq_rows, joint_rows, nearest_rows, shrunk
 from .team import Team
 
 __all__ = [
@@ -95,7 +95,7 @@ def quantize_layers(
     net: ViT,
     batches: list[Tensor],
     ranges: Ranges,
-    gradients: dict[str, Tensor],
+    statistics: Statistics,
     *,
     std: list[float],
     widths: Widths,
@@ -109,7 +109,7 @@ def quantize_layers(
         net: the float network.
         batches: normalised calibration images [images, channels, height, width].
         ranges: of the float network's activations.
-        gradients: of the loss at the matrices' outputs (`Statistics`).
+        statistics: of the float network, for the gradients of the loss at the matrices' outputs.
         std: of pixel/255 by channel; the patch embedding acts on raw pixels.
         widths: chooses the widths of the rows of a matrix of the blocks. Embedding and head are all 8-bit.
         method: how weights are rounded.
@@ -117,7 +117,7 @@ def quantize_layers(
         on_layer: gets a report after each matrix.
     """
     with torch.no_grad():
-        run = _Run(net, ranges, gradients, widths, method, team, on_layer)
+        run = _Run(net, ranges, statistics, widths, method, team, on_layer)
         embed = run.embedding(batches, std)
         blocks = [run.block(f"blocks.{i}", block) for i, block in enumerate(net.blocks)]
         norm_out, heads = run.heads()
@@ -140,7 +140,7 @@ class _Run:
 
     net: ViT
     ranges: Ranges
-    gradients: dict[str, Tensor]
+    statistics: Statistics
     widths: Widths
     method: Method
     team: Team
@@ -329,12 +329,18 @@ class _Run:
 
         def worth() -> NDArray[np.float64]:
             four, eight = map(rounding.errors, self.team.map(rounding.all_rows, (4, 8)))
-            scores: NDArray[np.float64] = (self.gradients[f"{name}.out"].double() * (four - eight)).numpy()
+            scores: NDArray[np.float64] = (
+                self.statistics.gradients[f"{name}.out"].double() * (four - eight)
+            ).numpy()
             return scores
 
         if bits is None:
             bits = self.widths(name, len(layer.weight), worth)
-        rows = rounding.rows(bits)
+        costs = self.statistics.costs.get(f"{name}.out")
+        if rounding.method == "gptq" and costs is not None and not bool((bits == 8).all()):
+            rows = rounding.joint_rows(bits, shrunk(costs.double(), self.statistics.losses))
+        else:
+            rows = rounding.rows(bits)
         bias = rounding.bias(rows)
         after = seen.errors(rows.weight, bias)
         nearest = nearest_rows(layer.weight, bits)
@@ -372,7 +378,7 @@ class _Rounding:
     """
 
     def __init__(self, layer: Linear, seen: Observed, method: Method, follow: bool) -> None:
-        self._layer, self._seen, self._method = layer, seen, method
+        self._layer, self._seen, self.method = layer, seen, method
         self._rounded: dict[int, Rows] = {}
         if method == "gptq":
             self._covariance = seen.covariance()
@@ -392,16 +398,20 @@ class _Rounding:
             return self.all_rows(int(bits[0]))
         return Rows.merged(eight, self._round(eight, 8), self._round(~eight, 4))
 
+    def joint_rows(self, bits: NDArray[np.uint8], costs: Tensor) -> Rows:
+        """Rounds each row to its width so that rows make up for each other's errors (`gptq.joint_rows`)."""
+        return joint_rows(self._target, self._covariance, costs, torch.from_numpy(bits == 8))
+
     def bias(self, rows: Rows) -> Tensor:
         """Returns the bias [rows] that goes with the rounded rows."""
-        return self._seen.bias(rows.weight) if self._method == "gptq" else self._layer.bias.double()
+        return self._seen.bias(rows.weight) if self.method == "gptq" else self._layer.bias.double()
 
     def errors(self, rows: Rows) -> Tensor:
         """Returns the mean squared error of each row's outputs."""
         return self._seen.errors(rows.weight, self.bias(rows))
 
     def _round(self, which: slice | Tensor, width: int) -> Rows:
-        if self._method == "gptq":
+        if self.method == "gptq":
             return gptq_rows(self._target[which], self._covariance, width)
         return nearest_rows(self._layer.weight[which], width)
 

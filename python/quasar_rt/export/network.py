@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .calibration import Ranges, balance, find_ranges, gather_statistics, largest_channels
+from .calibration import Ranges, Statistics, balance, find_ranges, gather_statistics, largest_channels
 from .float_vit import ViT
 from .layerwise import LayerReport, Method, Quantized, Widths, Worth, quantize_layers
 from .team import Team
@@ -31,8 +31,8 @@ class Calibrated:
     std: list[float]
     """Of pixel/255 by channel."""
     ranges: Ranges
-    gradients: dict[str, Tensor]
-    """Of the loss at the matrices' outputs (`Statistics`)."""
+    statistics: Statistics
+    """Of the float network; for the gradients of the loss at the matrices' outputs."""
 
     def quantize(
         self,
@@ -46,7 +46,7 @@ class Calibrated:
                 self.net,
                 self.batches,
                 self.ranges,
-                self.gradients,
+                self.statistics,
                 std=self.std,
                 widths=widths,
                 method=method,
@@ -84,7 +84,7 @@ def calibrate(
         on_stage("gradients")
         ranges = find_ranges(net, batches, statistics, percentile, team)
         on_stage("ranges")
-    return Calibrated(net, batches, std, ranges, statistics.gradients)
+    return Calibrated(net, batches, std, ranges, statistics)
 
 
 def measure_worth(
