@@ -1,4 +1,4 @@
-"""What a fit found: its subnets with their frame rates and errors, as a report and a picture."""
+"""The result of a fit: its subnets with their frame rates and errors, as a report and a picture."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MATRICES = ("q", "k", "v", "proj", "fc1", "fc2")
 
 @dataclass(frozen=True)
 class Errors:
-    """How far a subnet's outputs are from the float network's on the images that were held out: **measured**.
+    """The distance of a subnet's outputs from the float network's, on the images that were held out: **measured**.
 
     The outputs are the logits, or the embedding of a network without classes.
     """

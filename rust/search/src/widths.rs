@@ -35,7 +35,7 @@ pub struct WidthChoice {
     pub exact: bool,
 }
 
-/// What 8 bits are worth for the first rows of a product, by their number: of 0 rows, of 1, ...
+/// The worth of 8 bits for the first rows of a product, by their number: of 0 rows, of 1, ...
 pub type Gains = Vec<f64>;
 
 /// Returns the rows of a block's products, in the order of [`PRODUCTS`].
@@ -108,7 +108,7 @@ struct Choice {
     totals: Totals,
 }
 
-/// What a choice costs: the cycles of its products, of its transfers, and the larger of both. A
+/// The costs of a choice: the cycles of its products, of its transfers, and the larger of both. A
 /// frame takes the larger one of two sums. If the best choice by one of the first two is within the
 /// budget by the other one, too, no choice is better.
 const COSTS: [fn(&Totals) -> u64; 3] = [|t| t.interval, |t| t.transfer, Totals::period];
