@@ -46,6 +46,7 @@ __all__ = [
     "Subnet",
     "Survey",
     "Trials",
+    "WidthChoices",
     "Workload",
     "default_threads",
     "eight_bit_rows",
@@ -282,7 +283,7 @@ class Workload:
 
 @final
 class WidthChoices:
-    def __init__(self, workload: Workload, hardware: Hardware, gains: list[list[list[float]]]) -> None: ...
+    def __new__(cls, workload: Workload, hardware: Hardware, gains: list[list[list[float]]]) -> WidthChoices: ...
     def range(self) -> tuple[int, int]: ...
     def within(self, cycles: int) -> tuple[list[list[int]], float, int, bool]: ...
 
