@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     default=0,
     metavar="STEPS",
     type=click.IntRange(0),
-    help="Steps of tuning of each block towards the float network, without labels: a few hundred halve the error of "
-    "4-bit rows; they want more images (--images). [0: none]",
+    help="Steps of tuning of each block towards the float network, without labels. It takes minutes, wants more images "
+    "(--images 256) and, on the one large network tried, gained 3 % of the error in 40 steps. [0: none]",
 )
 @click.option(
     "--hardware",
