@@ -14,7 +14,7 @@ from ..export.float_vit import ViT
 from ..export.widths import products_of, widths_of
 from ..hardware import Hardware, Rates, RatesOf, Workload, rates
 
-__all__ = ["Choice", "Choices"]
+__all__ = ["CLOSE", "Choice", "Choices", "unreachable"]
 
 #: Replays for one frame rate, at most: each corrects the closed form's cycles by those of the events.
 REPLAYS = 6

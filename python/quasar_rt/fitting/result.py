@@ -56,7 +56,7 @@ class Fitted:
     path: Path
     subnet: Subnet
     wanted_fps: float | None
-    """The frame rate asked for; None at the ends of a curve."""
+    """The frame rate asked for; None on a curve."""
     rates: Rates
     """Frames a second, from the file's command lists event by event: **modelled**."""
     errors: Errors

@@ -28,7 +28,7 @@ from ..images import ImageLike
 from ..nas.options import DEFAULT_BOARD
 from ..space import Space
 from ..subnet import Subnet
-from .choice import Choice, Choices, unreachable
+from .choice import CLOSE, Choice, Choices, unreachable
 from .result import Errors, Fit, Fitted
 from .shape import workload_of
 
@@ -54,6 +54,7 @@ def fit(
     hardware: Hardware | None = None,
     space: Space | None = None,
     clock_mhz: float | None = None,
+    image_size: int | tuple[int, int] | None = None,
     tune: int = 0,
     progress: Progress | None = None,
     **options: Any,
@@ -72,13 +73,15 @@ def fit(
         out: the folder for the subnets, the report and the measured worth. A fit that was interrupted goes on there.
         board: a board, or the name or path of one; by default that of `hardware`, or zcu102.
         fps: the frame rates wanted, frames a second.
-        curve: this many subnets from 8 bits in all rows to 4 instead, at equal distances in frame rate. Without `fps`
-            and `curve` there are 5.
+        curve: this many subnets from 8 bits in all rows to 4 instead, at equal distances in frame rate; fewer where
+            the processor is the bound. Without `fps` and `curve` there are 5.
         fps_of: ``board``: the rate that a user gets, with the gaps in which the processor starts segments and at most
             the processor's own rate; ``accelerator``: that of the accelerator alone.
         hardware: the accelerator's configuration; by default the one that runs the network fastest on the board.
         space: a space for which the default configuration is made instead.
         clock_mhz: the clock of the default configuration.
+        image_size: of a network that is loaded here: a side, or height and width; positions of another grid are
+            resampled.
         tune: steps of tuning of each block without labels (`quasar_rt.export.tuning`), a few hundred; 0 for none.
         progress: gets, after each stage, its name, the number of stages done and their total.
         options: as `quasar_rt.export.export_timm` takes them: classes, name, mean, std, resize, percentile, equalize,
@@ -103,7 +106,7 @@ def fit(
     if not isinstance(model, nn.Module):
         from ..networks import load_network
 
-        loaded = load_network(model)
+        loaded = load_network(model, image_size=image_size)
         model = loaded.model
         options = {"name": loaded.name, "classes": loaded.classes, **options}
     prepared = prepare(model, used or images[:-1], **options)
@@ -203,10 +206,16 @@ class _Job:
         return found
 
     def _curve(self, choices: Choices, points: int) -> list[tuple[float | None, Choice]]:
+        """Returns choices from 8 bits in all rows to 4; only those that are faster than the one before."""
+        reading = self._target.reading
         slowest, fastest = choices.all_of(8), choices.all_of(4)
-        low, high = (choice.rates.of(self._target.reading) for choice in (slowest, fastest))
-        between = [low + (high - low) * i / (points - 1) for i in range(1, points - 1)]
-        return [(None, slowest), *((rate, choices.meeting(rate)) for rate in between), (None, fastest)]
+        low, high = slowest.rates.of(reading), fastest.rates.of(reading)
+        kept = [slowest]
+        for i in range(1, points):
+            wanted = low + (high - low) * i / (points - 1)
+            if wanted > kept[-1].rates.of(reading) * (1 + CLOSE):
+                kept.append(fastest if i + 1 == points else choices.meeting(wanted))
+        return [(None, choice) for choice in kept]
 
     def _step(self, what: str) -> None:
         if self._progress is not None:
@@ -240,9 +249,9 @@ class _Job:
         digest = hashlib.sha256(b"".join(bits.tobytes() for bits in choice.widths.values())).hexdigest()
         mark = {"identity": self._identity, "widths_sha256": digest, "tuning_steps": self._tune}
         rate = choice.rates.of(target.reading)
-        path = (
-            self._folder / f"{prepared.name}-{target.hardware.board.name}-{wanted or round(rate):.6g}fps.qvit"
-        )
+        label = f"{rate:.4g}" if rate < 100 else f"{rate:.0f}"
+        label = label if wanted is None else f"{wanted:.6g}"
+        path = self._folder / f"{prepared.name}-{target.hardware.board.name}-{label}fps.qvit"
         subnet = _left(path, mark)
         if subnet is None:
             layers: list[LayerReport] = []
