@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from safetensors.torch import save_file  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
 
 CONFIG: dict[str, Any] = {
     "hidden_size": 32,

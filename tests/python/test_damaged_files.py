@@ -55,7 +55,7 @@ VALUES: list[Any] = [
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs a small search on a proxy; returns its folder."""
     out = tmp_path_factory.mktemp("search") / "out"
-    search("digits", fps=[60000], population=8, generations=2, out=out)
+    search("digits", fps=[60000], fps_of="accelerator", population=8, generations=2, out=out)
     return out
 
 

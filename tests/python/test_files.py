@@ -157,7 +157,9 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_a_search_on_a_full_disk_leaves_its_old_results(tmp_path: Path, full_disk: FullDisk) -> None:
-    result = search("digits", fps=[60_000], population=8, generations=2, out=tmp_path / "out")
+    result = search(
+        "digits", fps=[60_000], fps_of="accelerator", population=8, generations=2, out=tmp_path / "out"
+    )
     before = contents(tmp_path)
     sizes = sorted({len(data) for data in before.values()})
     assert {"front.json", "index.html"} <= {Path(name).name for name in before}

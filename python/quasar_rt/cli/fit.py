@@ -91,11 +91,8 @@ def command(
     **source: Any,
 ) -> None:
     """Fits a network, and prints what was found."""
-    try:
-        from ..fitting import fit
-        from ..hardware import Board, Hardware
-    except ImportError as error:
-        raise Failure(f"{error}; install the host extra: pip install 'quasar-rt[host]'") from error
+    from ..fitting import fit
+    from ..hardware import Board, Hardware
     from ..space import Space
 
     network, files, options = open_float_network(**source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,10 @@ from ..files import write_text
 from ..hardware import Hardware, Rates, RatesOf
 from ..subnet import Subnet
 
-__all__ = ["Errors", "Fit", "Fitted"]
+__all__ = ["Errors", "Fit", "Fitted", "Progress"]
+
+#: Gets, after each stage, its name, the number of stages done and their total.
+Progress = Callable[[str, int, int], object]
 
 #: The matrices of a block, as rows of the report have them.
 MATRICES = ("q", "k", "v", "proj", "fc1", "fc2")
@@ -121,11 +125,6 @@ class Fit:
         }
 
     def save(self, folder: Path) -> None:
-        """Writes ``report.json``, ``hardware.toml`` and, with matplotlib, ``fit.png``."""
+        """Writes ``report.json`` and ``hardware.toml``."""
         write_text(folder / "report.json", json.dumps(self.as_dict(), indent=1) + "\n")
         self.hardware.save(folder / "hardware.toml")
-        try:
-            from .picture import draw
-        except ImportError:
-            return
-        draw(self, folder / "fit.png")

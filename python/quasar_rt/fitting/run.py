@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -29,70 +29,35 @@ from ..nas.options import DEFAULT_BOARD
 from ..space import Space
 from ..subnet import Subnet
 from .choice import CLOSE, Choice, Choices, unreachable
-from .result import Errors, Fit, Fitted
+from .result import Errors, Fit, Fitted, Progress
 from .shape import workload_of
 
-__all__ = ["CURVE", "HELD_OUT", "fit"]
+__all__ = ["CURVE", "HELD_OUT", "run"]
 
 #: One of this many calibration images is held out: the errors are measured on these.
 HELD_OUT = 4
 #: Subnets of a curve without frame rates, from 8 bits in all rows to 4.
 CURVE = 5
 
-Progress = Callable[[str, int, int], object]
 
-
-def fit(
+def run(
     model: nn.Module | str | os.PathLike[str],
     calibration: Iterable[ImageLike],
     *,
     out: str | os.PathLike[str],
-    board: Board | str | None = None,
-    fps: float | Sequence[float] = (),
-    curve: int | None = None,
-    fps_of: RatesOf = "board",
-    hardware: Hardware | None = None,
-    space: Space | None = None,
-    clock_mhz: float | None = None,
-    image_size: int | tuple[int, int] | None = None,
-    tune: int = 0,
-    progress: Progress | None = None,
+    board: Board | str | None,
+    fps: float | Sequence[float],
+    curve: int | None,
+    fps_of: RatesOf,
+    hardware: Hardware | None,
+    space: Space | None,
+    clock_mhz: float | None,
+    image_size: int | tuple[int, int] | None,
+    tune: int,
+    progress: Progress | None,
     **options: Any,
 ) -> Fit:
-    """Makes subnets of a trained network that reach frame rates on a board; no supernet and no labels are needed.
-
-    The patch embedding and the head have 8-bit rows. What 8 bits are worth for each other row is measured on the
-    calibration images; the rows that get them are an exact knapsack over all matrices by the board's cost tables. Each
-    result is quantized with GPTQ, read back from its file and replayed event by event. A quarter of the images is held
-    out, to measure the errors.
-
-    Args:
-        model: a timm ``VisionTransformer``, or what `quasar_rt.networks.load_network` takes: a folder of Hugging Face's
-            transformers, an ONNX file, a timm model's name.
-        calibration: images as `Engine.infer` takes them; a few dozen, of the kind that the network will see.
-        out: the folder for the subnets, the report and the measured worth. A fit that was interrupted goes on there.
-        board: a board, or the name or path of one; by default that of `hardware`, or zcu102.
-        fps: the frame rates wanted, frames a second.
-        curve: this many subnets from 8 bits in all rows to 4 instead, at equal distances in frame rate; fewer where
-            the processor is the bound. Without `fps` and `curve` there are 5.
-        fps_of: ``board``: the rate that a user gets, with the gaps in which the processor starts segments and at most
-            the processor's own rate; ``accelerator``: that of the accelerator alone.
-        hardware: the accelerator's configuration; by default the one that runs the network fastest on the board.
-        space: a space for which the default configuration is made instead.
-        clock_mhz: the clock of the default configuration.
-        image_size: of a network that is loaded here: a side, or height and width; positions of another grid are
-            resampled.
-        tune: steps of tuning of each block without labels (`quasar_rt.export.tuning`), a few hundred; 0 for none.
-        progress: gets, after each stage, its name, the number of stages done and their total.
-        options: as `quasar_rt.export.export_timm` takes them: classes, name, mean, std, resize, percentile, equalize,
-            embedding, batch_size.
-
-    Raises:
-        quasar_rt.InvalidValueError: a rate that the board does not reach with 4 bits in all rows (the message has the
-            fastest one), too few images, or a folder with a fit of another network or other images.
-        quasar_rt.DoesNotFitError: the board is too small, whatever the array.
-        Others: those of `quasar_rt.export.export_timm`.
-    """
+    """Fits a network; the arguments and the errors are those of `quasar_rt.fit`."""
     wanted = _checked_rates(fps, curve)
     images = list(calibration)
     if tune < 0:
@@ -203,6 +168,11 @@ class _Job:
             fitted=fitted,
         )
         found.save(self._folder)
+        try:
+            from .picture import draw
+        except ImportError:  # without matplotlib
+            return found
+        draw(found, self._folder / "fit.png")
         return found
 
     def _curve(self, choices: Choices, points: int) -> list[tuple[float | None, Choice]]:
