@@ -184,7 +184,8 @@ fn sampled_differences(
     })
 }
 
-/// Holds both differences to a mean of 1 % and to 5 % for all but three networks, which have `worst`.
+/// Holds both differences to a mean of 1 % and to 5 % for all but three networks, which have
+/// `worst`.
 fn assert_close(differences: [(f64, Vec<f64>); 2], worst: f64) {
     for (mean, errors) in differences {
         let beyond = errors.iter().filter(|&&e| e > 0.05).count();
