@@ -1045,7 +1045,8 @@ def test_the_tool_trains_one_architecture(whole: Path, tmp_path: Path) -> None:
 
 
 def test_the_tool_trains_what_a_search_found(whole: Path, tmp_path: Path) -> None:
-    search("digits", fps=110000, population=8, generations=2, out=tmp_path / "search", embedding=True)
+    options: dict[str, Any] = {"fps_of": "accelerator", "embedding": True, "population": 8, "generations": 2}
+    search("digits", fps=110000, out=tmp_path / "search", **options)
     found = tmp_path / "search" / "digits-zcu102-110000fps.qvit"
     record = Subnet.load(found).config["provenance"]["search"]
     inherit = ("--architecture", str(found), "--inherit", str(whole / "supernet.pt"), "--name", "mine-1")

@@ -231,7 +231,7 @@ def test_a_dry_run_measures_and_writes_nothing(tmp_path: Path, monkeypatch: pyte
     init = ["--set", "init='no-such-network'"]
     missing = CliRunner().invoke(command, ["--config", "digits", "--threads", "1", "--dry-run", *sets, *init])
     assert missing.exit_code == 2, missing.output
-    assert "neither a file nor the name of a timm model" in missing.output
+    assert "neither a file, a folder nor the name of a timm model" in missing.output
 
 
 def test_a_dry_run_says_what_would_fit(monkeypatch: pytest.MonkeyPatch) -> None:

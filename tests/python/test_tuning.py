@@ -18,7 +18,7 @@ from torch import nn  # noqa: E402
 from quasar_rt import Engine  # noqa: E402
 from quasar_rt.export import export_timm, tuning  # noqa: E402
 from quasar_rt.export.float_vit import embedded, forward_block, outputs  # noqa: E402
-from quasar_rt.export.network import quantize_network  # noqa: E402
+from quasar_rt.export.network import calibrate  # noqa: E402
 from quasar_rt.export.student import Student  # noqa: E402
 from quasar_rt.export.timm_reader import read  # noqa: E402
 from quasar_rt.train.checkpoint import CheckpointError  # noqa: E402
@@ -38,13 +38,8 @@ def quantized(**change: Any) -> tuple[Any, Any, list[Any]]:
     net = read(model, headless=False)
     net.cast(torch.float32)
     batches = list(normalised(pictures_for(model, 40), 0.5, 0.5).split(8))
-    parts = quantize_network(
-        net,
-        batches,
-        std=STD,
-        fractions=lambda name: [0.0] * (3 if name.endswith("qkv") else 1),
-        method="nearest",
-    )
+    calibrated = calibrate(net, batches, std=STD)
+    parts = calibrated.quantize(lambda _name, rows, _worth: np.full(rows, 4, np.uint8), "nearest")
     return net, parts, batches
 
 
