@@ -1062,7 +1062,7 @@ def test_the_tool_trains_what_a_search_found(whole: Path, tmp_path: Path) -> Non
     assert card.startswith("# Model card: mine-1\n")
     (line,) = [line for line in card.splitlines() if line.startswith("| found by |")]
     assert "zcu102 at 110,000 FPS" in line
-    assert f"modelled: {record['modelled']['fps']:,.1f} FPS" in line
+    assert f"{record['modelled']['fps']:,.1f} FPS of the accelerator alone" in line
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../a", ".a", "-a", "a b", "a\n", "a" * 101])
