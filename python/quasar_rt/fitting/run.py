@@ -100,9 +100,9 @@ def _configured(
 ) -> Hardware:
     """Returns the given configuration, or the one of the board that is fastest for the space or the network."""
     if hardware is not None:
-        given = board.name if isinstance(board, Board) else board
-        if given is not None and Board.load(given).name != hardware.board.name:
-            raise InvalidValueError(f"the configuration is for {hardware.board.name}, not for {given}")
+        given = Board.load(board) if isinstance(board, str) else board
+        if given is not None and given.name != hardware.board.name:
+            raise InvalidValueError(f"the configuration is for {hardware.board.name}, not for {given.name}")
         return hardware if clock_mhz is None else hardware.with_clock(clock_mhz)
     networks = [workload_of(prepared, width) for width in (4, 8)]
     return Hardware.for_board(board or DEFAULT_BOARD, space or networks, clock_mhz)
