@@ -86,6 +86,9 @@ def test_a_second_run_goes_on_from_the_files(
     assert [one.rates for one in again.fitted] == [one.rates for one in fit.fitted]
     with pytest.raises(InvalidValueError, match="another network, of other images"):
         quasar_rt.fit(network, pictures[::-1], out=folder, curve=3, name="net", **OPTIONS)
+    for other in ({"tokens": "patch"}, {"classes": list("abcde")}, {"mean": [0.4] * 3}):
+        with pytest.raises(InvalidValueError, match="another network, of other images"):
+            quasar_rt.fit(network, pictures, out=folder, curve=3, name="net", **OPTIONS | other)
 
 
 def test_tuning_takes_the_measured_worth_along(

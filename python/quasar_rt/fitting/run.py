@@ -263,7 +263,7 @@ class _Job:
 
 
 def _identity(model: nn.Module, prepared: Prepared) -> str:
-    """Returns a hash of all that the rows' worth follows from."""
+    """Returns a hash of all that the rows' worth and a subnet follow from, but for its widths and its tuning."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -275,7 +275,11 @@ def _identity(model: nn.Module, prepared: Prepared) -> str:
         prepared.equalize,
         prepared.rotated,
         prepared.embedding,
+        prepared.net.patch_tokens,
+        prepared.classes,
         prepared.preprocessing,
+        prepared.mean,
+        prepared.std,
     )
     digest.update(repr(options).encode())
     return digest.hexdigest()
