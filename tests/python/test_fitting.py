@@ -17,7 +17,7 @@ from click.testing import CliRunner  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import quasar_rt  # noqa: E402
-from quasar_rt import InvalidValueError, Subnet  # noqa: E402
+from quasar_rt import FileError, InvalidValueError, Subnet  # noqa: E402
 from quasar_rt.cli.fit import command  # noqa: E402
 from quasar_rt.export.timm_reader import read  # noqa: E402
 from quasar_rt.export.widths import products_of, widths_of_share  # noqa: E402
@@ -183,6 +183,12 @@ def test_rates_beyond_the_board_are_refused_before_any_work(
         with pytest.raises(InvalidValueError):
             quasar_rt.fit(network, pictures, out=tmp_path / "out", **OPTIONS, **wrong)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_measurement_is_named(network: Any, pictures: Any, tmp_path: Path) -> None:
+    (tmp_path / "worth.npz").write_bytes(b"PK\x03\x04 but no archive")
+    with pytest.raises(FileError, match=r"worth\.npz' is damaged: remove it"):
+        quasar_rt.fit(network, pictures[:3], out=tmp_path, **OPTIONS)
 
 
 def test_errors_by_hand() -> None:

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..engine import Engine
-from ..errors import InvalidValueError
+from ..errors import FileError, InvalidValueError
 from ..export.inputs import calibration_batches
 from ..export.layerwise import LayerReport
 from ..export.network import Calibrated, measure_worth
 from ..export.post_training import Prepared, prepare
 from ..export.tuning import tune as tuned
-from ..files import make_folder, replacing
+from ..files import make_folder, open_regular, replacing
 from ..hardware import Board, Hardware, RatesOf, Workload, rates
 from ..images import ImageLike
 from ..nas.options import DEFAULT_BOARD
@@ -64,17 +64,17 @@ def run(
         raise InvalidValueError(f"tune must be 0 or more steps, not {tune}")
     if len(images) < 2:
         raise InvalidValueError(f"a fit needs two images or more, better 32; {len(images)} were given")
-    held_out = images[HELD_OUT - 1 :: HELD_OUT] or images[-1:]
-    used = [
-        image for i, image in enumerate(images) if i % HELD_OUT != HELD_OUT - 1 and len(images) >= HELD_OUT
-    ]
+    # Of two or three images the last one.
+    first = min(HELD_OUT, len(images)) - 1
+    held_out = images[first::HELD_OUT]
+    used = [image for i, image in enumerate(images) if i % HELD_OUT != first]
     if not isinstance(model, nn.Module):
         from ..networks import load_network
 
         loaded = load_network(model, image_size=image_size)
         model = loaded.model
         options = {"name": loaded.name, "classes": loaded.classes, **options}
-    prepared = prepare(model, used or images[:-1], **options)
+    prepared = prepare(model, used, **options)
     target = _Target(prepared, _configured(prepared, board, hardware, space, clock_mhz), fps_of)
     target.check(wanted)
     folder = Path(out)
@@ -200,8 +200,12 @@ class _Job:
         """Returns the worth of 8 bits for each row: measured, or read where an earlier run has left it."""
         path = self._folder / "worth.npz"
         if path.exists():
-            with np.load(path, allow_pickle=False) as stored:
-                found = dict(stored)
+            try:
+                with open_regular(path) as file, np.load(file, allow_pickle=False) as stored:
+                    found = dict(stored)
+            # NumPy raises nearly anything on a damaged file.
+            except Exception as error:
+                raise FileError(f"'{path}' is damaged: remove it, and the worth is measured again") from error
             if str(found.pop("identity", "")) == self._identity:
                 return found
             raise InvalidValueError(
