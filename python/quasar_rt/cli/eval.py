@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import complete
+from .network_loading import load_network, model_arguments
 from .options import as_json, described, engine_options, open_engine, warnings_as_lines
 from .output import Failure, echo, print_json, print_table, progress
-from .timm_network import load_network, model_arguments
 
 if TYPE_CHECKING:
     from ..engine import Engine

@@ -12,8 +12,8 @@ import click
 from ..errors import QuasarError
 from ..files import read_small_text, reason
 from ..image_sets import folder_classes, images_of
+from .network_loading import load_network, model_arguments
 from .output import Failure, echo
-from .timm_network import load_network, model_arguments
 
 if TYPE_CHECKING:
     from ..networks import LoadedNetwork
