@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from PIL import Image  # noqa: E402
 from timm.models.deit import VisionTransformerDistilled  # noqa: E402
 from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock, VisionTransformer  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
 
 from quasar_rt import (  # noqa: E402
     Engine,
@@ -33,6 +35,7 @@ from quasar_rt import (  # noqa: E402
 )
 from quasar_rt.cli.export import command as export_command  # noqa: E402
 from quasar_rt.export import UnsupportedModelError, export_timm  # noqa: E402
+from quasar_rt.export.inputs import varied  # noqa: E402
 from quasar_rt.images import preprocess  # noqa: E402
 
 Pictures = list[npt.NDArray[np.uint8]]
@@ -548,3 +551,21 @@ def test_the_tool_exports_a_checkpoint_without_a_classifier_as_an_embedding(tmp_
     assert done.exit_code == 0, done.output
     assert "patch tokens: embedding of 2 x 2 patches" in done.output
     assert Subnet.load(tmp_path / "model.qvit").has_patch_tokens
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 8, 12), (1, 1, 7, 5)])
+def test_varied_images_are_made_of_the_given_ones(shape: tuple[int, int, int, int]) -> None:
+    images = torch.arange(math.prod(shape), dtype=torch.float32).reshape(shape)
+    batches = list(images.split(2))
+    made = torch.cat(varied(batches))
+    assert made.shape == images.shape
+    assert torch.equal(made, torch.cat(varied(list(images.split(3)))))
+    assert images.min() <= made.min()
+    assert made.max() <= images.max()
+    tile = made[0, :, : shape[2] // 2, : shape[3] // 2]
+    assert any(
+        torch.allclose(tile, F.interpolate(image[None], tile.shape[1:], mode="bilinear", antialias=True)[0])
+        for image in images
+    )
+    for turned in made[2::3].flip(-2):
+        assert any(torch.equal(turned.sort(dim=0)[0], image.sort(dim=0)[0]) for image in images)

@@ -10,12 +10,13 @@ import numpy as np
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..images import ImageLike, preprocess
 from .float_vit import ViT
 from .timm_reader import require
 
-__all__ = ["calibration_batches", "preprocessing_of"]
+__all__ = ["calibration_batches", "preprocessing_of", "varied"]
 
 
 def preprocessing_of(
@@ -93,3 +94,33 @@ def calibration_batches(
     if not len(images) or not bool(torch.isfinite(images).all()):
         raise ValueError("calibration must hold at least one image and only finite values")
     return list(images.split(batch_size))
+
+
+def varied(batches: Sequence[Tensor]) -> list[Tensor]:
+    """Returns as many images again, made of these: mosaics of four, blends of two, and other colours upside down.
+
+    The inputs of the layers differ more with them, so errors are small on more kinds of images. Which images are taken
+    depends on their number alone.
+    """
+    images, random = torch.cat(list(batches)), torch.Generator().manual_seed(0)
+    height, width = images.shape[2:]
+    rows, columns = ((side // 2, side - side // 2) for side in (height, width))
+
+    def one(kind: int) -> Tensor:
+        chosen = images[torch.randint(len(images), (4,), generator=random)]
+        if kind == 0:
+            tiles = [
+                [
+                    F.interpolate(chosen[2 * i + j, None], size=(high, wide), mode="bilinear", antialias=True)
+                    for j, wide in enumerate(columns)
+                ]
+                for i, high in enumerate(rows)
+            ]
+            return torch.cat([torch.cat(row, dim=3) for row in tiles], dim=2)[0]
+        if kind == 1:
+            share = 0.3 + 0.4 * float(torch.rand(1, generator=random))
+            return share * chosen[0] + (1 - share) * chosen[1].flip(-1)
+        return chosen[0, torch.randperm(len(chosen[0]), generator=random)].flip(-2)
+
+    made = torch.stack([one(i % 3) for i in range(len(images))])
+    return list(made.split(len(batches[0])))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .calibration import Ranges, Statistics, balance, find_ranges, gather_statistics, largest_channels
 from .float_vit import ViT
+from .inputs import varied
 from .layerwise import LayerReport, Method, Quantized, Widths, Worth, quantize_layers
 from .team import Team
 
@@ -39,12 +40,18 @@ class Calibrated:
         widths: Widths,
         method: Method = "gptq",
         on_layer: Callable[[LayerReport], object] = lambda _: None,
+        vary: bool = True,
     ) -> Quantized:
-        """Quantizes all matrices, as `quantize_layers` does. The same widths give the same bits."""
+        """Quantizes all matrices, as `quantize_layers` does. The same widths give the same bits.
+
+        Features of all kinds of pictures are more than the calibration images show. So a network without classes is
+        quantized on `varied` images, too, unless `vary` is False.
+        """
+        varies = vary and method == "gptq" and not len(self.net.head.weight)
         with Team() as team:
             return quantize_layers(
                 self.net,
-                self.batches,
+                [*self.batches, *varied(self.batches)] if varies else self.batches,
                 self.ranges,
                 self.statistics,
                 std=self.std,
@@ -104,5 +111,5 @@ def measure_worth(
         found[name] = worth()
         return np.full(rows, 8, np.uint8)
 
-    calibrated.quantize(widths, method, on_layer)
+    calibrated.quantize(widths, method, on_layer, vary=False)
     return found
