@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from .. import __version__
 from ..engine import Engine
 from ..errors import FileError, InvalidValueError
 from ..export.inputs import calibration_batches
@@ -209,8 +210,8 @@ class _Job:
             if str(found.pop("identity", "")) == self._identity:
                 return found
             raise InvalidValueError(
-                f"'{self._folder}' holds a fit of another network, of other images or options: take another folder, "
-                "or remove it"
+                f"'{self._folder}' holds a fit of another network, of other images or options, or by another version "
+                "of quasar-rt: take another folder, or remove it"
             )
         worth = measure_worth(self._calibration(), on_layer=lambda layer: self._step(f"measure {layer.name}"))
         with replacing(path) as file:
@@ -275,6 +276,7 @@ def _identity(model: nn.Module, prepared: Prepared) -> str:
     for batch in prepared.batches:
         digest.update(batch.numpy().tobytes())
     options = (
+        __version__,
         prepared.percentile,
         prepared.equalize,
         prepared.rotated,
