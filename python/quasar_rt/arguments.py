@@ -6,13 +6,15 @@ Depends on `errors` alone.
 from __future__ import annotations
 
 import operator
+import re
+from collections.abc import Iterable
 from numbers import Real
 from threading import TIMEOUT_MAX
 from typing import Any
 
 from .errors import InvalidValueError
 
-__all__ = ["as_count", "as_seconds", "check_name", "is_utf8", "shown", "type_name"]
+__all__ = ["as_count", "as_seconds", "check_name", "did_you_mean", "is_utf8", "shown", "type_name"]
 
 #: Characters of a value in a message, at most.
 _MOST_SHOWN = 200
@@ -84,6 +86,21 @@ def check_name(argument: str, value: object, names: str, without: str) -> None:
     # What comes from the environment or the command line may be no UTF-8; Python then has surrogates.
     if not isinstance(value, str) or not value or not is_utf8(value):
         raise InvalidValueError(f"{argument} is {shown(value)}; it must be {names} (or None for {without})")
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Returns a question that names the nearest of some names, or "" if none is near; it continues a message.
+
+    >>> did_you_mean("KV260", ["kv260", "zcu102"]), did_you_mean("sofa", ["kv260", "zcu102"])
+    ("; did you mean 'kv260'?", '')
+    """
+    from difflib import get_close_matches
+
+    plain: dict[str, str] = {}
+    for known in names:
+        plain.setdefault(re.sub(r"[\W_]", "", known).lower(), known)
+    found = get_close_matches(re.sub(r"[\W_]", "", name[:_MOST_SHOWN]).lower(), plain, 1)
+    return f"; did you mean '{plain[found[0]]}'?" if found else ""
 
 
 def is_utf8(text: str) -> bool:

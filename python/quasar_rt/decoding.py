@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .arguments import shown, type_name
 from .arrays import Pixels
-from .errors import ImageError
+from .errors import ImageError, MissingImageError
 from .files import open_regular, reason
 
 __all__ = ["from_bytes", "from_file", "from_pillow", "load_formats"]
@@ -43,7 +43,7 @@ def from_file(path: Path) -> Pixels:
     except ImageError:
         raise
     except FileNotFoundError:
-        raise ImageError(f"there is no file {what}") from None
+        raise MissingImageError(f"there is no file {what}") from None
     except IsADirectoryError:
         raise ImageError(f"{what} is a directory; give the image files in it") from None
     except UnidentifiedImageError:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ._native import UIO_NODE, Trials, default_threads, sim_configuration
 from ._native import Engine as NativeEngine
 from ._native import tiers as native_tiers
-from .arguments import is_utf8, shown
+from .arguments import did_you_mean, is_utf8, shown
 from .errors import DeviceError, DeviceUnavailableError, DoesNotFitError, InvalidValueError, QuasarError
 from .files import read_small_text, reason, why_unreadable
 
@@ -215,7 +215,10 @@ def open_device(
     if kind in ("uio", "devmem", "pynq"):
         return _fpga(subnet, kind, rest, timeout, wait), kind, asked
     names = [device.name for device in devices()]
-    raise DeviceError(f"there is no device {shown(name)}; this machine has: {', '.join(names)} (or 'auto')")
+    raise DeviceError(
+        f"there is no device {shown(name)}{did_you_mean(name, names)} "
+        f"(this machine has: {', '.join(names)}, and 'auto')"
+    )
 
 
 def _or_environment(value: str | None, variable: str, names: str) -> str | None:

@@ -23,6 +23,8 @@ __all__ = [
     "ImageError",
     "InfeasibleError",
     "InvalidValueError",
+    "MissingFileError",
+    "MissingImageError",
     "NotASubnetError",
     "OutOfMemoryError",
     "QuasarError",
@@ -45,6 +47,10 @@ class QuasarError(Exception):
 
 class FileError(QuasarError, OSError):
     """The operating system refused to read or write a file."""
+
+
+class MissingFileError(FileError, FileNotFoundError):
+    """There is no file of that name."""
 
 
 class SubnetError(QuasarError, ValueError):
@@ -93,6 +99,10 @@ class AccumulatorOverflowError(SubnetError):
 
 class ImageError(QuasarError, ValueError):
     """An image cannot be read, or is of a kind or size that cannot be used."""
+
+
+class MissingImageError(ImageError, FileNotFoundError):
+    """There is no image file of that name."""
 
 
 class InvalidValueError(QuasarError, ValueError):

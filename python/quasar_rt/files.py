@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import FileError
+from .errors import FileError, MissingFileError
 
 __all__ = [
     "MOST_TEXT_BYTES",
@@ -57,7 +57,7 @@ def refused(what: str, error: OSError, afterwards: str = "") -> FileError:
     if afterwards:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         text += f"; {'free some space' if full else 'remove the cause'}: {afterwards}"
-    failure = FileError(text)
+    failure = (MissingFileError if isinstance(error, FileNotFoundError) else FileError)(text)
     failure.errno = error.errno
     return failure
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from .arguments import shown
-from .errors import FileError, SettingsError, TooLargeError
+from .arguments import did_you_mean, shown
+from .errors import FileError, MissingFileError, SettingsError, TooLargeError
 from .files import read_small_text, reason
 
 __all__ = ["NativeObject", "SettingsFile", "read_text", "shipped_files"]
@@ -64,10 +64,14 @@ class SettingsFile(NativeObject[InnerSettings], ABC):
             quasar_rt.SettingsError: a key is missing, unknown or out of its range.
         """
         shipped = shipped_files(f"{cls._kind}s")
-        path = shipped.get(str(source), Path(source))
-        text = read_text(
-            path, f"the {cls._kind} {shown(str(source))}", f"shipped {cls._kind}s: {', '.join(shipped)}"
-        )
+        name = str(source)
+        path = shipped.get(name, Path(source))
+        hint = f"shipped {cls._kind}s: {', '.join(shipped)}"
+        if path.suffix != ".toml" and not os.path.exists(path):
+            raise MissingFileError(
+                f"there is no {cls._kind} {shown(name)}{did_you_mean(name, shipped)} ({hint}; or a TOML file)"
+            )
+        text = read_text(path, f"the {cls._kind} {shown(name)}", hint)
         with cls._naming(source):
             return cls.from_toml(text)
 
@@ -115,4 +119,5 @@ def read_text(path: Path, what: str, hint: str) -> str:
     try:
         return read_small_text(path)
     except (OSError, ValueError) as error:
-        raise FileError(f"{what} cannot be read ({reason(error)}); {hint}") from None
+        kind = MissingFileError if isinstance(error, FileNotFoundError) else FileError
+        raise kind(f"{what} cannot be read ({reason(error)}); {hint}") from None

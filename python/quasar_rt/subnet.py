@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ._native import Subnet as NativeSubnet
-from .arguments import shown
-from .errors import ConfigError, FileError, InvalidValueError, SubnetError, TensorError
+from .arguments import did_you_mean, shown
+from .errors import ConfigError, InvalidValueError, MissingFileError, SubnetError, TensorError
 from .files import file_name, make_folder, write_bytes
 from .packaged import subnet_names, subnet_path
 from .settings import NativeObject
@@ -106,14 +106,29 @@ class Subnet(NativeObject[NativeSubnet]):
             path = Path(source)
             # os.path.exists, unlike Path.exists, is False for names that no file can have.
             if not os.path.exists(path):
-                names = ", ".join(subnet_names()) or "none"
-                raise FileError(
-                    f"there is no file {shown(str(source))} and no packaged subnet of that name (there are: {names})"
+                names = subnet_names()
+                raise MissingFileError(
+                    f"there is no file {shown(str(source))} and no packaged subnet of that name"
+                    f"{did_you_mean(str(source), names)} (there are: {', '.join(names) or 'none'})"
                 )
         try:
             return cls._wrap(NativeSubnet.load(path))
         except SubnetError as error:
             raise type(error)(f"{shown(str(path))}: {error}") from None
+
+    @property
+    def about(self) -> str:
+        """Its name, its classes and the images that it takes, in a line.
+
+        >>> print(Subnet.load("fashion-mnist").about)
+        fashion-mnist: 10 classes (T-shirt/top, Trouser, Pullover, ...), 28x28 gray
+        """
+        config = self.config
+        image, classes = config["image"], config["classes"]
+        some = ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")
+        what = f"{len(classes)} classes ({some})" if classes else f"embeddings of {config['embed']} values"
+        colour = "gray" if image["channels"] == 1 else "RGB"
+        return f"{config['name']}: {what}, {image['height']}x{image['width']} {colour}"
 
     @classmethod
     def from_pretrained(

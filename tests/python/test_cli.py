@@ -19,9 +19,11 @@ from PIL import Image
 
 import quasar_rt
 from helpers import COMMAND, json_of, run
+from quasar_rt import cli as cli_module
 from quasar_rt import device, packaged
 from quasar_rt.cli import cli
-from quasar_rt.cli.output import print_table
+from quasar_rt.cli.output import Pace, print_table
+from quasar_rt.packaged import sample_images
 
 NEEDS_TORCH = pytest.mark.skipif(find_spec("torch") is None, reason="needs the [host] extra")
 
@@ -64,6 +66,41 @@ def test_help_documents_the_exit_codes():
     assert run("--version").stdout.startswith("quasar-rt, version ")
 
 
+def test_help_is_in_groups_and_within_80_columns():
+    text = run("--help").stdout
+    places = [text.index(f"{title}:") for title in cli_module._GROUPS]
+    assert places == sorted(places)
+    assert run("help").stdout == text
+    for command in cli_module._COMMANDS:
+        shown = run(command, "--help").stdout
+        assert run("help", command).stdout == shown
+        wide = [line for line in shown.splitlines() if len(line) > 80]
+        assert not wide, command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["infr", "x.png"], "infer"),
+        (["help", "serch"], "search"),
+        (["info", "fashion_minst"], "fashion-mnist"),
+        (["demo", "Digits"], "digits"),
+        (["estimate", "deit-tny"], "deit-tiny"),
+        (["estimate", "digits", "--board", "KV260"], "kv260"),
+        (["search", "--board", "pynqz2"], "pynq-z2"),
+        (["search", "--space", "smal"], "small"),
+        (["infer", "--device", "cppu", "x.png"], "cpu"),
+    ],
+)
+def test_mistyped_names_are_answered_with_the_nearest_one(arguments, meant):
+    assert f"did you mean '{meant}'?" in run(*arguments, status=2).stderr
+
+
+def test_a_name_that_is_near_nothing_gets_no_suggestion():
+    for arguments in (["sofa"], ["info", "sofa"], ["search", "--board", "sofa"]):
+        assert "did you mean" not in run(*arguments, status=2).stderr
+
+
 @pytest.mark.parametrize(
     "arguments", [["nonsense"], ["infer"], ["info"], ["eval", "x"], ["infer", "--threads", "0", "x"]]
 )
@@ -84,8 +121,8 @@ def test_a_piped_table_has_a_line_for_each_row_however_long(subnet_file, tmp_pat
     path.parent.mkdir()
     Image.fromarray(np.zeros((28, 28), np.uint8)).save(path)
     lines = run("infer", "--subnet", subnet_file, "--top-k", 10, path, path).stdout.splitlines()
-    assert len(lines) == 4
-    assert all(str(path) in line for line in lines[2:])
+    assert len(lines) == 5
+    assert all(str(path) in line for line in lines[3:])
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
@@ -115,7 +152,55 @@ def test_infer_prints_a_table(subnet_file, picture):
     result = run("infer", "--subnet", subnet_file, picture, picture)
     assert result.stdout.count("noise.png") == 2
     assert "label" in result.stdout
-    assert result.stderr == "Warning: the subnet 'gray' is not trained: its labels mean nothing\n"
+    assert result.stdout.startswith("gray: 10 classes (class 0, class 1, class 2, ...), 28x28 gray\n")
+    warning, note = result.stderr.splitlines()
+    assert warning == "Warning: the subnet 'gray' is not trained: its labels mean nothing"
+    assert note.startswith("Note: 2 of 2 pictures are in colour, and the network is for gray ones (gray: ")
+    gray = run("infer", "--subnet", subnet_file, sample_images("fashion-mnist")[0].path)
+    assert "Note" not in gray.stderr
+
+
+def test_infer_takes_folders_and_skips_what_is_no_picture(subnet_file, picture, tmp_path):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name in ("b.png", "deep/a.png", ".hidden.png"):
+        (tmp_path / "in" / name).write_bytes(picture.read_bytes())
+    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    found = json_of("infer", "--subnet", subnet_file, tmp_path / "in")["images"]
+    assert [one["image"] for one in found] == [
+        str(tmp_path / "in" / name) for name in ("b.png", "deep/a.png")
+    ]
+    (tmp_path / "empty").mkdir()
+    assert "has no image and no video" in run("infer", tmp_path / "empty", status=2).stderr
+
+
+def test_infer_takes_a_frame_of_each_second_of_a_video(subnet_file, tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    random = np.random.default_rng(0)
+    for _ in range(25):
+        writer.write(random.integers(0, 256, (48, 64, 3), np.uint8))
+    writer.release()
+    found = json_of("infer", "--subnet", subnet_file, path)["images"]
+    assert [one["image"] for one in found] == [f"{path} {second}.00 s" for second in range(3)]
+    assert len(json_of("infer", "--subnet", subnet_file, "--step", 0, path)["images"]) == 25
+    path.write_bytes(b"no video")
+    assert "OpenCV cannot read it" in run("infer", "--subnet", subnet_file, path, status=1).stderr
+
+
+def test_infer_saves_pictures_with_their_answers(subnet_file, picture, tmp_path):
+    out = tmp_path / "out"
+    result = run("infer", "--subnet", subnet_file, "--save", out, picture, picture)
+    assert "wrote 2 pictures to" in result.stderr
+    assert sorted(path.name for path in out.iterdir()) == ["noise-2.png", "noise.png"]
+    with Image.open(picture) as before, Image.open(out / "noise.png") as after:
+        factor = 240 // before.width
+        assert after.size[0] == before.width * factor
+        assert after.size[1] > before.height * factor
+        corner = after.crop((0, 0, after.size[0], before.height * factor))
+        assert corner.tobytes() == before.resize(corner.size, Image.Resampling.NEAREST).tobytes()
+        below = after.crop((0, before.height * factor, *after.size))
+        assert len(below.getcolors(1 << 16)) > 2, "there is no text"
 
 
 def test_infer_prints_json(subnet_file, picture):
@@ -506,6 +591,13 @@ def test_progress_is_lines_where_there_is_no_terminal(subnet_file, folders, monk
     json.loads(result.stdout)
 
 
+def test_the_remaining_time_leaves_out_what_was_done_before():
+    pace = Pace(100.0, 300)
+    assert pace.left(100.0, 300, 640) is None
+    assert pace.left(110.0, 310, 640) == pytest.approx(330.0)
+    assert pace.left(110.0, 640, 640) is None
+
+
 def test_eval_on_fashion_mnist(subnet_file):
     from quasar_rt import datasets
 
@@ -694,10 +786,10 @@ def test_demo():
 def test_demo_of_another_packaged_subnet():
     result = run("demo", "digits")
     assert "of 12 right" in result.stdout
-    assert "quasar-rt infer --subnet digits YOUR_IMAGE" in result.stdout
+    assert "digits: 10 classes (0, 1, 2, ...), 8x8 gray" in result.stdout
     assert json_of("demo", "digits")["subnet"] == "digits"
     unknown = run("demo", "digit", status=2)
-    assert "'digit'; there are some of digits, fashion-mnist" in unknown.stderr
+    assert "'digit'; did you mean 'digits'? (there are some of digits, fashion-mnist" in unknown.stderr
 
 
 def test_demo_without_samples_says_what_to_do(monkeypatch):

@@ -3,6 +3,7 @@
 import pytest
 
 import quasar_rt
+import quasar_rt.hardware
 from quasar_rt import _native, errors
 
 
@@ -28,3 +29,19 @@ def test_errors_of_values_are_value_errors_too():
     assert issubclass(errors.ImageError, ValueError)
     assert issubclass(errors.InvalidValueError, ValueError)
     assert issubclass(errors.FileError, OSError)
+
+
+@pytest.mark.parametrize(
+    ("kind", "attempt"),
+    [
+        (errors.ImageError, lambda: quasar_rt.Engine("digits").infer("no-such.png")),
+        (errors.FileError, lambda: quasar_rt.Subnet.load("no-such.qvit")),
+        (errors.FileError, lambda: quasar_rt.hardware.Board.load("no-such.toml")),
+        (errors.FileError, lambda: quasar_rt.hardware.Board.load("no-such")),
+        (errors.FileError, lambda: quasar_rt.hardware.Hardware.load("no-such.toml")),
+    ],
+)
+def test_a_missing_file_is_a_file_not_found_error_too(kind, attempt):
+    with pytest.raises(FileNotFoundError, match="no-such") as raised:
+        attempt()
+    assert isinstance(raised.value, kind)

@@ -75,7 +75,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
         lambda path: Subnet.load("digits").save_pretrained(path.parent, filename=path.name),
     ),
     "configuration": ("", lambda path: design()[1].save(path)),
-    "estimate --save": ("", command("estimate", "digits", "--no-png", "--save")),
+    "estimate --save": ("", command("estimate", "digits", "--save")),
     "confusion matrix": ("matplotlib", lambda path: draw_confusion(np.eye(3, dtype=np.int64), "abc", path)),
     "estimate": ("matplotlib", modelled),
     "timeline": ("matplotlib", timeline),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from examples import ROOT
 from helpers import run as run_command
 from quasar_rt import DoesNotFitError, FileError, InvalidValueError, SettingsError, Subnet
 from quasar_rt.hardware import (
@@ -289,30 +290,40 @@ def test_the_command_prints_tables_and_writes_files(tmp_path: Path) -> None:
     result = run("fashion-mnist", "--board", "kv260", "--save", "hardware.toml", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     for part in (
-        "Modelled",
-        "throughput",
-        "with the host",
+        "modelled",
+        "frame rate",
+        "accelerator alone",
+        "by the closed form",
         "0.attn.scores",
         "softmax",
         "BRAM36",
         "held back by",
     ):
         assert part in result.stdout, part
-    assert (tmp_path / "estimate-fashion-mnist-kv260.png").stat().st_size > 10_000
+    lines = result.stdout.splitlines()
+    summary = next(i for i, line in enumerate(lines) if line.startswith("fashion-mnist on kv260, modelled"))
+    assert summary > lines.index(next(line for line in lines if line.startswith("Resources")))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hardware.toml"]
+    assert run("fashion-mnist", "--board", "kv260", "--png", "kv260.png", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "kv260.png").stat().st_size > 10_000
     again = run("fashion-mnist", "--board", "kv260", "--hardware", "hardware.toml", "--json", cwd=tmp_path)
     document = json.loads(again.stdout)
     assert document["kind"] == "modelled"
     direct = estimate(Subnet.load("fashion-mnist"), Hardware.load(tmp_path / "hardware.toml"))
     assert document["fps"] == direct.fps
     assert isinstance(direct, Estimate)
+    record = json.loads((ROOT / "docs/evidence/zoo.json").read_text(encoding="utf-8"))["fashion-mnist"]
+    event_by_event = document["event_by_event"]["fps"]
+    assert round(event_by_event) == round(record["modelled_fps"]["chosen"]["kv260"])
+    assert f"{event_by_event:,.1f} frames/s, event by event" in result.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
         ([], "name a SUBNET"),
-        (["no-such.qvit"], "no file"),
-        (["no-such.qvit"], "the search spaces base, digits"),
+        (["no-such.qvit"], "no file and no network"),
+        (["no-such.qvit"], "search spaces: base, digits"),
         (["deit-tiny", "--png", "no-such/x.png"], "there is no folder no-such"),
         (["deit-tiny", "--save", "no-such/x.toml"], "there is no folder no-such"),
         (["deit-tiny", "--board", "zcu999"], "shipped boards"),
@@ -331,19 +342,19 @@ def test_the_command_names_what_is_wrong(arguments: list[str], part: str, tmp_pa
 
 
 def test_the_tool_is_the_command(tmp_path: Path) -> None:
-    arguments = ("deit-tiny", "--no-png", "--json")
+    arguments = ("deit-tiny", "--json")
     assert run(*arguments, cwd=tmp_path, tool=True).stdout == run(*arguments, cwd=tmp_path).stdout != ""
 
 
 def test_a_space_is_estimated_by_its_largest_network_that_fits(tmp_path: Path) -> None:
-    result = run("tiny", "--save", "tiny.toml", "--no-png", "--json", cwd=tmp_path)
+    result = run("tiny", "--save", "tiny.toml", "--json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     space = Space.load("tiny")
     network = Workload.of_architecture(space, space.decode(space.largest))
     design = Hardware.load(tmp_path / "tiny.toml")
     assert design == Hardware.for_board("zcu102", space)
     assert json.loads(result.stdout)["fps"] == estimate(network, design).fps
-    small = run("tiny", "--board", "pynq-z2", "--no-png", "--json", cwd=tmp_path)
+    small = run("tiny", "--board", "pynq-z2", "--json", cwd=tmp_path)
     assert json.loads(small.stdout)["network"] == "smallest network of tiny"
     assert "does not hold the space's largest network" in small.stderr
 

@@ -320,7 +320,13 @@ def test_a_target_may_be_a_number_of_numpy():
 def test_progress_is_told_in_words_to_its_end():
     said = {}
     search("digits", population=8, generations=2, progress=lambda what, *so_far: said.update({what: so_far}))
-    assert list(said) == ["searching", "exporting the subnets", "reading layers"]
+    assert list(said) == [
+        "modelling the board",
+        "searching",
+        "modelling other boards",
+        "choosing the subnets",
+        "reading layers",
+    ]
     assert said["searching"] == (16, 16)
     assert all(done == total for done, total in said.values())
 
@@ -417,12 +423,14 @@ def test_a_hardware_file_names_its_board(tmp_path):
         search(space, board="zcu102", hardware=file)
 
 
-def test_boards_that_are_too_small_are_left_out_and_named():
+def test_boards_that_are_too_small_are_left_out_and_named_on_the_page_alone(tmp_path):
     result = search("base", population=4, generations=1, fps=30)
     left_out = result.document["search"]["boards_left_out"]
     assert "pynq-z2" in left_out
     assert "pynq-z2" not in result.document["boards"]
-    assert any("No figures for pynq-z2" in note for note in result.notes)
+    assert not any("pynq-z2" in note for note in result.notes)
+    page = (result.save(tmp_path).folder / "index.html").read_text(encoding="utf-8")
+    assert "No figures for pynq-z2" in page
 
 
 def test_a_board_that_holds_only_the_smaller_networks_is_left_out_and_named():

@@ -185,11 +185,12 @@ def test_survivors_are_scored_on_more_images(two_rounds):
     result = search(**two_rounds, progress=lambda what, done, total: said.update({what: (done, total)}))
     # The words are for people, not the keys of scores.jsonl; each kind of work is reported to its end.
     assert list(said) == [
-        "scoring on the supernet",
+        "modelling the board",
         "searching",
         "scoring on more images",
+        "modelling other boards",
         "running finalists on the integer engine",
-        "exporting the subnets",
+        "choosing the subnets",
         "reading layers",
     ]
     assert all(done == total > 0 for done, total in said.values())

@@ -3,7 +3,8 @@ r"""Print the script that lets a shell complete commands, options, and names of 
 \b
 bash, in ~/.bashrc:  eval "$(quasar-rt completion bash)"
 zsh, in ~/.zshrc:    eval "$(quasar-rt completion zsh)"
-fish, once:          quasar-rt completion fish > ~/.config/fish/completions/quasar-rt.fish
+fish, once:
+  quasar-rt completion fish > ~/.config/fish/completions/quasar-rt.fish
 
 bash must be 4.4 or later. In ~/.zshrc the line comes after compinit.
 """

@@ -6,15 +6,14 @@ from typing import Any
 
 import click
 
+from ..arguments import did_you_mean
 from . import complete
 from .options import as_json, engine_options, open_engine
 from .output import Failure, echo, print_json, print_records
 
-SUBNET = "fashion-mnist"
-
 
 @click.command("demo", short_help="Classify the sample images of a packaged subnet.")
-@click.argument("subnet", default=SUBNET, shell_complete=complete.subnets)
+@click.argument("subnet", default="fashion-mnist", shell_complete=complete.subnets)
 @engine_options
 @as_json
 def command(subnet: str, as_json: bool, **options: Any) -> None:
@@ -28,8 +27,8 @@ def command(subnet: str, as_json: bool, **options: Any) -> None:
     if not samples:
         names = [name for name in subnet_names() if sample_images(name)]
         raise Failure(
-            f"there are no sample images of '{subnet}'; there are some of {', '.join(names)}; classify files of your "
-            "own with `quasar-rt infer IMAGES...`"
+            f"there are no sample images of '{subnet}'{did_you_mean(subnet, names)} (there are some of "
+            f"{', '.join(names)}; classify files of your own with `quasar-rt infer IMAGES...`)"
             if names
             else "this installation has no sample images; install a release wheel, or classify files of your own with "
             "`quasar-rt infer IMAGES...`"
@@ -37,7 +36,7 @@ def command(subnet: str, as_json: bool, **options: Any) -> None:
     with open_engine(subnet, **options) as engine:
         engine.infer(samples[0].path)  # the first frame pays for touching the memory
         predictions = [(sample, engine.infer(sample.path)) for sample in samples]
-        device = engine.about
+        device, about = engine.about, engine.subnet.about
     if as_json:
         print_json(
             {
@@ -71,8 +70,10 @@ def command(subnet: str, as_json: bool, **options: Any) -> None:
         sample.label == prediction.label for sample, prediction in predictions if sample.label is not None
     ]
     echo(f"{sum(known)} of {len(known)} right, on {device}.")
-    option = "" if subnet == SUBNET else f"--subnet {subnet} "
-    echo(f"Next: quasar-rt infer {option}YOUR_IMAGE, or quasar-rt info {subnet}")
+    echo(about)
+    echo("Next, with your own pictures in a folder for each class:")
+    echo("  quasar-rt teach PICTURES --out mine.qvit    (extras: host, onnx)")
+    echo(f"  quasar-rt info {subnet}    (what it holds);    quasar-rt help")
 
 
 def _mark(truth: str | None, label: str) -> str:

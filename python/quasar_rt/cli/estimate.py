@@ -1,26 +1,32 @@
-r"""Model a network on a board: throughput, latency, what limits each layer, resources; tables and a picture.
+r"""Model a network on a board: frame rate, latency, what limits each layer, resources.
 
 SUBNET is a .qvit file, a packaged subnet's name, one of deit-tiny, deit-small and deit-base, or a search space (its
 name or TOML file), which stands for its largest network.
 
 \b
   quasar-rt estimate fashion-mnist --board zcu102
-  quasar-rt estimate deit-tiny --eight-bit 0.25 --board kv260 --png deit-tiny.png
-  quasar-rt estimate tiny --board zcu102 --save zcu102.toml     a design that holds a space
+  quasar-rt estimate deit-tiny --eight-bit 0.25 --board kv260
+  quasar-rt estimate deit-tiny --png deit-tiny.png
+  quasar-rt estimate tiny --save zcu102.toml    a design that holds a space
   quasar-rt estimate --paper
 
-Every figure is modelled: none comes from synthesis or from a board. Pictures need the [host] extra.
+The last table sums up. Its frame rates are those of the event-driven model, which counts every stall; the stages and
+the other figures are the closed form's. Every figure is modelled: none comes from synthesis or from a board, and the
+list that builds the design gives the memories and multipliers. Pictures need the [host] extra.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import DoesNotFitError, FileError, QuasarError
+from ..arguments import did_you_mean, shown
+from ..errors import DoesNotFitError, MissingFileError, QuasarError
 from ..nas.options import DEFAULT_BOARD
 from . import complete
 from .options import as_json
@@ -36,7 +42,6 @@ if TYPE_CHECKING:
     "estimate",
     # Click reads a backspace as "do not wrap"; the docstring spells it.
     help=(__doc__ or "").replace(r"\b", "\b"),
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.argument("subnet", required=False, shell_complete=complete.networks)
 @click.option(
@@ -66,9 +71,8 @@ if TYPE_CHECKING:
 @click.option(
     "--png",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The picture. [estimate-SUBNET-BOARD.png; none with --json]",
+    help="Draw the stages, the losses and the resources.",
 )
-@click.option("--no-png", is_flag=True, help="Draw nothing.")
 @click.option(
     "--save", type=click.Path(dir_okay=False, path_type=Path), help="Write the configuration (TOML)."
 )
@@ -88,7 +92,6 @@ def command(
     clock: float | None,
     eight_bit: float | None,
     png: Path | None,
-    no_png: bool,
     save: Path | None,
     every: bool,
     paper: bool,
@@ -96,7 +99,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Estimates, prints tables or JSON, and draws."""
-    from ..files import check_writable, file_name
+    from ..files import check_writable
     from ..hardware import DEIT_HEADS, Board, replay
     from ..hardware.tables import estimate_tables
 
@@ -105,12 +108,11 @@ def command(
             f"name a SUBNET: a .qvit file, a packaged subnet, one of {', '.join(DEIT_HEADS)}, or a search space"
         )
     try:
-        pictures = _can_draw()
         for path in (png, timeline, save):
             if path is not None:
                 check_writable(path)
         for path in (png, timeline):
-            if path is not None and not pictures:
+            if path is not None and not _can_draw():
                 raise Failure(f"{path}: pictures need matplotlib: pip install 'quasar-rt[host]'")
         if paper:
             _show_paper(as_json)
@@ -121,26 +123,28 @@ def command(
         if save is not None:
             design.save(save)
             echo(f"wrote {save}", err=True)
+        events = replay(workload, design)
         if as_json:
-            print_json({**result.to_dict(), "hardware": design.settings, "losses": result.losses()})
+            document = {**result.to_dict(), "hardware": design.settings, "losses": result.losses()}
+            hertz = 1e6 * result.clock_mhz
+            document["event_by_event"] = {
+                "fps": hertz / events.period_cycles,
+                "fps_with_host": min(hertz / events.period_with_gaps_cycles, result.host.fps),
+            }
+            print_json(document)
         else:
-            for table in estimate_tables(result, design, every):
+            for table in estimate_tables(result, events, design, every):
                 _show(table)
         if timeline is not None:
             from ..hardware.pictures import draw_timeline
 
-            draw_timeline(replay(workload, design), timeline, f"{result.network} on {result.board}")
+            draw_timeline(events, timeline, f"{result.network} on {result.board}")
             echo(f"wrote {timeline}", err=True)
-        if no_png or (as_json and png is None):
-            return
-        if not pictures:
-            echo("no picture: matplotlib is not installed (pip install 'quasar-rt[host]')", err=True)
-            return
-        from ..hardware.pictures import draw
+        if png is not None:
+            from ..hardware.pictures import draw
 
-        picture = png or Path(f"estimate-{Path(subnet).stem}-{file_name(result.board)}.png")
-        draw(result, picture)
-        echo(f"wrote {picture}", err=True)
+            draw(result, png)
+            echo(f"wrote {png}", err=True)
     except (QuasarError, OSError, ValueError) as error:
         raise Failure(str(error)) from error
 
@@ -161,7 +165,7 @@ def _estimate(
 ) -> tuple[Estimate, Hardware, Workload]:
     """Returns the estimate, the configuration and the network that the name stands for."""
     from ..hardware import DEIT_HEADS, Workload, estimate
-    from ..packaged import subnet_path
+    from ..packaged import subnet_names, subnet_path
     from ..space import Space, space_names
     from ..subnet import Subnet
 
@@ -177,13 +181,12 @@ def _estimate(
     elif subnet_path(name) is None and (name in space_names() or Path(name).suffix == ".toml"):
         return _estimate_space(Space.load(name), design)
     else:
-        try:
-            workload = Workload.of_subnet(Subnet.load(name))
-        except FileError as error:
-            raise FileError(
-                f"{error}. Other names: the shapes {', '.join(DEIT_HEADS)}; the search spaces "
-                f"{', '.join(space_names())}"
-            ) from None
+        if subnet_path(name) is None and not os.path.exists(name):
+            names = {"subnets": subnet_names(), "shapes": list(DEIT_HEADS), "search spaces": space_names()}
+            near = did_you_mean(name, chain.from_iterable(names.values()))
+            listed = "; ".join(f"{kind}: {', '.join(found)}" for kind, found in names.items())
+            raise MissingFileError(f"there is no file and no network {shown(name)}{near} ({listed})")
+        workload = Workload.of_subnet(Subnet.load(name))
     hardware = design(workload)
     return estimate(workload, hardware), hardware, workload
 

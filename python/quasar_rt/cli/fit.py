@@ -1,8 +1,10 @@
 r"""Make subnets of your own trained network that reach frame rates on a board: no supernet, no labels.
 
 \b
-  quasar-rt fit --model ./dinov2-small --embedding --calibration photos/ --board kv260 --fps 60 --fps 80 --out fit/
-  quasar-rt fit --model deit_small_patch16_224 --checkpoint deit.pth --calibration photos/ --board zcu102 --out fit/
+  quasar-rt fit --model ./dinov2-small --embedding --calibration photos/ \
+      --board kv260 --fps 60 --fps 80 --out fit/
+  quasar-rt fit --model deit_small_patch16_224 --checkpoint deit.pth \
+      --calibration photos/ --board zcu102 --out fit/
 
 Without --fps, a curve of five subnets shows what the board offers, from 8 bits in all rows to 4. The folder --out gets
 the subnets (.qvit), report.json, hardware.toml and fit.png; a fit that was interrupted goes on there.

@@ -19,6 +19,7 @@ from ..files import refused
 
 __all__ = [
     "Failure",
+    "Pace",
     "Unmet",
     "bars",
     "echo",
@@ -186,6 +187,7 @@ PROGRESS_SECONDS = 10.0
 def progress(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
     """Yields the items and shows progress on stderr: see `bars`."""
     with bars() as report:
+        report(label, 0, total)
         for done, item in enumerate(items, start=1):
             yield item
             report(label, done, total)
@@ -200,36 +202,67 @@ def bars(show: bool = True) -> Iterator[Any]:
     if not show:
         yield lambda what, done, total: None
     elif console.is_terminal:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        times = TextColumn("{task.fields[times]}")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), times)
         with Progress(*columns, console=console, transient=True) as progress:
             tasks: dict[str, Any] = {}
+            paces: dict[str, Pace] = {}
 
             def report(what: str, done: int, total: int) -> None:
+                now = time.monotonic()
                 if what not in tasks:
-                    tasks[what] = progress.add_task(printable(what), total=total)
-                progress.update(tasks[what], completed=done, total=total)
+                    tasks[what] = progress.add_task(printable(what), total=total, times="")
+                    paces[what] = Pace(now, done)
+                left = paces[what].left(now, done, total)
+                took = f"{paces[what].took(now):,.0f} s"
+                times = took if done >= total else "" if left is None else f"about {left:,.0f} s left"
+                progress.update(tasks[what], completed=done, total=total, times=times)
 
             yield report
     else:
         yield _lines()
 
 
+class Pace:
+    """The pace of one kind of work from its first report on. What an earlier run has done does not count.
+
+    Args:
+        now: seconds.
+        done: the parts that are done.
+    """
+
+    def __init__(self, now: float, done: int) -> None:
+        self._start, self._before = now, done
+
+    def took(self, now: float) -> float:
+        """Returns the seconds since the first report."""
+        return now - self._start
+
+    def left(self, now: float, done: int, total: int) -> float | None:
+        """Returns the seconds that the rest will take at this pace; None at the end, and before the pace is known."""
+        new = done - self._before
+        return self.took(now) * (total - done) / new if new > 0 and done < total else None
+
+
 def _lines() -> Callable[[str, int, int], None]:
     """Returns a function that prints a line about progress when it is time for one."""
-    start = last = time.monotonic()
-    begins: dict[str, float] = {}
+    last = time.monotonic()
+    paces: dict[str, Pace] = {}
 
     def report(what: str, done: int, total: int) -> None:
         nonlocal last
         now = time.monotonic()
-        begin = begins.setdefault(what, last if begins else start)
+        if what not in paces:
+            paces[what] = Pace(now, done)
+            return
+        pace = paces[what]
         if now - last < PROGRESS_SECONDS:
             return
         last = now
-        took = now - begin
-        left = f", about {took * (total - done) / done:,.0f} s left" if 0 < done < total else ""
-        echo(f"{what}: {done:,} of {total:,} after {took:,.0f} s{left}", err=True)
+        left = pace.left(now, done, total)
+        about = "" if left is None else f", about {left:,.0f} s left"
+        echo(f"{what}: {done:,} of {total:,} after {pace.took(now):,.0f} s{about}", err=True)
 
     return report

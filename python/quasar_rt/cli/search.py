@@ -5,16 +5,32 @@ no network) and, for each target, a subnet file with the record of its search. A
 when the same command is given again.
 
 \b
-  quasar-rt search                                      a quick search on a proxy, to look around
+A quick search on a proxy, to look around:
+  quasar-rt search
   quasar-rt search --board zcu102 --fps 100 --fps 250 --space tiny
-  quasar-rt search --board zcu102 --board kv260 --fps 250           several boards, and a page that compares them
-  quasar-rt search --fps 300 --fps-of accelerator       a rate of the accelerator without the board's processor
-  quasar-rt search --fps 300 --configurations 6                     the accelerator is explored, too
-  quasar-rt search --objective latency --objective energy           low latency and low energy count, too
-  quasar-rt search --recipe digits --fps 60000          trains the recipe's supernet first ([host] extra)
-  quasar-rt search --supernet runs/x/supernet.pt --fps 2000      with a trained supernet
-  quasar-rt search --supernet runs/x/supernet.pt --workers ray       candidates shared out over all cores, or a
-                                                        cluster's workers: --workers ray:ADDRESS ([ray] extra)
+
+\b
+Several boards, and a page that compares them:
+  quasar-rt search --board zcu102 --board kv260 --fps 250
+
+\b
+A rate of the accelerator, without the board's processor:
+  quasar-rt search --fps 300 --fps-of accelerator
+
+\b
+The accelerator is explored, too; low latency and low energy count, too:
+  quasar-rt search --fps 300 --configurations 6
+  quasar-rt search --objective latency --objective energy
+
+\b
+With a trained supernet, or a recipe's, which is trained first ([host] extra):
+  quasar-rt search --supernet runs/x/supernet.pt --fps 2000
+  quasar-rt search --recipe digits --fps 60000
+
+\b
+Candidates shared out over all cores, or a cluster's workers ([ray] extra):
+  quasar-rt search --supernet runs/x/supernet.pt --workers ray
+  quasar-rt search --supernet runs/x/supernet.pt --workers ray:ADDRESS
 
 Frame rates are modelled, not measured. Without a supernet the score is a proxy and no accuracy, and the subnets have
 random weights.
@@ -45,7 +61,6 @@ from .output import Failure, Unmet, bars, echo, print_records
     "search",
     # Click reads a backspace as "do not wrap"; the docstring spells it.
     help=(__doc__ or "").replace(r"\b", "\b"),
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.option(
     "--board",

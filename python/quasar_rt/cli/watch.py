@@ -193,6 +193,8 @@ def _output(live: Any, as_json: bool) -> Iterator[Any]:
             echo(counters(live.metrics()))
         return
 
+    echo(live.about["knows"], err=True)
+
     def line(sighting: Any) -> None:
         if sighting.prediction is None:
             echo(f"{sighting.image}  error: {sighting.error}")

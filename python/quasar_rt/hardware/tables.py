@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 from .board import Amounts
 from .closed_form import Estimate, VectorStage
 from .configuration import Hardware
+from .event_model import Replay
 from .published import PUBLISHED, Comparison
 from .report import groups, held_back_by
 
@@ -29,49 +30,53 @@ def _table(title: str, records: Iterable[Record], columns: Mapping[str, Callable
     return Table(title, list(columns), rows)
 
 
-def estimate_tables(result: Estimate, hardware: Hardware, every: bool = False) -> list[Table]:
-    """Returns the main figures, the stages of array and vector unit, and the resources.
+def estimate_tables(result: Estimate, replay: Replay, hardware: Hardware, every: bool = False) -> list[Table]:
+    """Returns the stages of array and vector unit, the resources and, last, the main figures.
 
     Args:
         result: an estimate.
-        hardware: the configuration of the estimate.
+        replay: the same network's replay.
+        hardware: the configuration of both.
         every: True lists each stage of the vector unit; False adds up those of equal kind.
     """
     return [
-        _summary(result, hardware),
         _array(result),
         _vector_unit(result, every),
         _resources(result),
+        _summary(result, replay, hardware),
     ]
 
 
-def _summary(result: Estimate, hardware: Hardware) -> Table:
+def _summary(result: Estimate, replay: Replay, hardware: Hardware) -> Table:
     settings = hardware.settings
     array, lanes, host = settings["array"], settings["lanes"], result.host
     losses = ", ".join(
         f"{name} {100 * share:.1f} %" for name, share in result.losses().items() if share > 5e-4
     )
-    bound = "host-bound: the processor is slower than the accelerator"
-    if not result.host_bound:
-        bound = "accelerator-bound"
+    hertz = result.clock_mhz * 1e6
+    alone, with_gaps = hertz / replay.period_cycles, hertz / replay.period_with_gaps_cycles
+    bound = "the accelerator" if with_gaps < host.fps else "the processor"
     facts = {
-        "network": f"{result.network}, {result.macs / 1e9:.3g} GMAC a frame",
-        "board": f"{result.board}, {result.clock_mhz:g} MHz",
         "array": f"{array['tokens']} tokens x {array['pairs']} row pairs x {array['cascade']} slices at "
-        f"{result.clock_mhz * array['clock_ratio']:g} MHz, {result.frames} frames in flight",
+        f"{result.clock_mhz * array['clock_ratio']:g} MHz, {result.frames} frames in flight; "
+        f"{result.macs / 1e9:.3g} GMAC a frame",
         "lanes": f"{lanes['requantize']} requantizing, {lanes['norm']} LayerNorm, {lanes['exponential']} exponential; "
         f"second multipliers in {lanes['multipliers']}; {settings['axi_ports']} AXI ports",
-        "throughput": f"{result.fps:,.1f} frames/s, host excluded ({result.period_cycles:,} cycles a frame)",
-        "with the host": f"{result.fps_with_host:,.1f} frames/s: {bound} ({host.fps:,.1f} frames/s on all cores; a "
+        "frame rate": f"{min(with_gaps, host.fps):,.1f} frames/s of the board, limited by {bound}",
+        "accelerator alone": f"{alone:,.1f} frames/s, event by event: {replay.period_cycles:,} cycles a frame, every "
+        "stall of the commands counted",
+        "by the closed form": f"{result.fps:,.1f} frames/s of the accelerator alone: {result.period_cycles:,} cycles "
+        "a frame, those of the tables above and of the lines below",
+        "processor": f"{host.fps:,.1f} frames/s on all cores; a "
         f"frame takes {host.decode_s * 1e3:.2f} ms to decode, {host.resize_s * 1e3:.2f} to resize, "
-        f"{host.submit_s * 1e3:.2f} to submit, {host.source_pixels:,} pixels; "
-        f"{host.gap_s * 1e6:.0f} us a frame between segments)",
+        f"{host.submit_s * 1e3:.2f} to submit ({host.source_pixels:,} pixels), and "
+        f"{host.gap_s * 1e6:.0f} us between segments",
         "latency": f"{result.latency_s * 1e3:.3g} ms for one frame alone, "
         f"{result.latency_with_host_s * 1e3:.3g} ms with the host",
         "energy": "not known: the board's file has no [power]"
         if result.energy_j is None
-        else f"{1000 * result.energy_j:.3g} mJ a frame at that rate, {result.energy_j * result.fps:.1f} W: by powers "
-        "that the board's file assumes",
+        else f"{1000 * result.energy_j:.3g} mJ a frame, {result.energy_j * result.fps:.1f} W: by powers that the "
+        "board's file assumes",
         "array's share": f"{100 * result.share:.1f} % of its peak, {result.gmac_s:,.0f} GMAC/s; {losses}",
         "held back by": held_back_by(result),
         "memory": f"{result.transfer_bytes / 1e6:.2f} MB a frame, "
@@ -82,7 +87,8 @@ def _summary(result: Estimate, hardware: Hardware) -> Table:
         else "BEYOND the board's usable share",
     }
     rows = [list(fact) for fact in facts.items()]
-    return Table("Modelled: no figure comes from synthesis or from a board", ["", ""], rows)
+    title = f"{result.network} on {result.board}, modelled: no figure comes from synthesis or from a board"
+    return Table(title, ["", ""], rows)
 
 
 def _array(result: Estimate) -> Table:
@@ -142,11 +148,7 @@ def _resources(result: Estimate) -> Table:
         ["share of the board", *map(share, kinds)],
     ]
     columns = ["part", ">DSP", ">LUT", ">FF", ">BRAM36", ">URAM"]
-    title = (
-        "Resources (modelled: memories and multipliers from the list that builds the design, the array's logic "
-        "compared with Yosys, the HLS kernels' from equivalent circuits and 15 %)"
-    )
-    return Table(title, columns, rows)
+    return Table("Resources (modelled)", columns, rows)
 
 
 def comparison_tables(comparison: Comparison) -> Iterator[Table]:

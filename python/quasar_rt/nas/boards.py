@@ -41,6 +41,7 @@ from .objectives import Objective
 from .options import DEFAULT_BOARD
 from .report import nondominated
 from .result import OnBoard, Point
+from .scorer import Progress
 
 __all__ = ["Modelled", "Parts", "other_boards", "resources_of"]
 
@@ -434,11 +435,13 @@ def resources_of(hardware: Hardware) -> dict[str, dict[str, int]]:
     }
 
 
-def other_boards(modelled: Modelled) -> tuple[dict[str, Modelled], dict[str, str]]:
+def other_boards(modelled: Modelled, progress: Progress) -> tuple[dict[str, Modelled], dict[str, str]]:
     """Returns every other shipped board that holds all networks of the space, and why each of the others does not."""
     fits, left_out, space = {}, {}, modelled.space
     largest = space.decode(space.largest)
-    for name in board_names():
+    names = board_names()
+    for number, name in enumerate(names):
+        progress("modelling other boards", number, len(names))
         if name != modelled.board:
             try:
                 one = Modelled.of(space, name, fps_of=modelled.fps_of)
@@ -447,6 +450,7 @@ def other_boards(modelled: Modelled) -> tuple[dict[str, Modelled], dict[str, str
                 fits[name] = one
             except DoesNotFitError as error:
                 left_out[name] = str(error)
+    progress("modelling other boards", len(names), len(names))
     return fits, left_out
 
 

@@ -67,11 +67,12 @@ class SearchOutcome:
 def build_result(outcome: SearchOutcome, progress: Progress) -> SearchResult:
     """Selects a subnet for each target, exports it, and describes the search."""
     s, space, board = outcome.settings, outcome.modelled.space, outcome.settings.board
-    targets = []
-    for number, fps in enumerate(s.fps, 1):
+    targets: list[Target] = []
+    progress("choosing the subnets", 0, len(s.fps))
+    for fps in s.fps:
         name = f"{file_name(space.name)}-{file_name(board)}-{_shortest(fps)}fps"
         targets.append(_target(outcome, fps, name))
-        progress("exporting the subnets", number, len(s.fps))
+        progress("choosing the subnets", len(targets), len(s.fps))
     document = {
         "format": FORMAT,
         "quasar_rt": outcome.identity["quasar_rt"],

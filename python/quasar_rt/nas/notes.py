@@ -33,7 +33,6 @@ def notes(settings: Settings, modelled: Modelled, scoring: Scoring, record: Reco
             lines.append(f"{name} at most {limit:g} {unit}.")
     lines.append(_yardstick(record))
     lines += [_objective(name, record) for name in s.objectives]
-    lines += [f"No figures for {name}: {reason}." for name, reason in record.boards_left_out.items()]
     if record.images is None:
         lines.append(f"Scores are a {scoring.label}, made from the architecture alone; weights are random.")
     else:

@@ -208,7 +208,9 @@ class SearchResult:
         write_text(path / "front.csv", report.table(self.document))
         if find_spec("matplotlib") is not None:
             write_bytes(path / "front.png", report.draw(self.document, self.cloud))
-        page = report.page(self.document, self.cloud, self.layers, self.notes)
+        left_out = self.document["search"]["boards_left_out"]
+        others = [f"No figures for {name}: {reason}." for name, reason in left_out.items()]
+        page = report.page(self.document, self.cloud, self.layers, (*self.notes, *others))
         write_text(path / "index.html", page)
         # Last: if front.json exists, all other files exist.
         write_text(path / "front.json", report.to_json(self.document))

@@ -177,8 +177,11 @@ class Run:
             others: folders of other boards' searches, whose scores count here, too.
         """
         # Raises for a target that no network reaches, so it precedes the folder.
+        self.progress("modelling the board", 0, 2)
         quickest = self.check_reach()
+        self.progress("modelling the board", 1, 2)
         self.loop = self.nsga2()
+        self.progress("modelling the board", 2, 2)
         writes = self.supernet is None or self.supernet.first
         self.out = Path(out) if out is not None and writes else None
         self.identity = {
@@ -221,7 +224,7 @@ class Run:
         record.predictor = self.predictor_fit(self.loop)
         record.yardstick, record.no_yardstick = measure(self.loop, self.modelled, scorer.kind, scored)
         self.measure_objectives(record, scorer.kind, scored)
-        others, record.boards_left_out = other_boards(self.modelled)
+        others, record.boards_left_out = other_boards(self.modelled, self.progress)
         boards = {self.modelled.board: self.modelled, **others}
         front = self.front(survivors, boards)
         if self.supernet is not None:
@@ -347,10 +350,17 @@ class Run:
 
         The network `also` is scored after the others, unless it is among them.
         """
-        logged = 0
+        logged = done = 0
+
+        def report(_: str, more: int, total: int) -> None:
+            # A generation's candidates count as parts of the whole search, or its end would look near.
+            self.progress("searching", done + more, self.settings.budget)
+
+        report("", 0, 0)
         while len(genomes := loop.ask()):
-            loop.tell(scores_of(scorer, genomes, 0, self.progress))
-            self.progress("searching", loop.history()[-1].evaluations, self.settings.budget)
+            loop.tell(scores_of(scorer, genomes, 0, report))
+            done = loop.history()[-1].evaluations
+            report("", 0, 0)
             logged = self.track_generations(loop, scorer, logged)
         every = loop.evaluated()
         fits = every.violations == 0

@@ -79,5 +79,6 @@ def scores_of(scorer: Scorer, genomes: Genomes, stage: int, progress: Progress) 
     """Returns the scorer's scores of a round; the supernet's progress is reported."""
     if scorer.kind == "proxy":
         return scorer.score(genomes, stage, progress)
-    what = "scoring on more images" if stage else "scoring on the supernet"
-    return report_genomes(progress, what, genomes, lambda report: scorer.score(genomes, stage, report))
+    return report_genomes(
+        progress, "scoring on more images", genomes, lambda report: scorer.score(genomes, stage, report)
+    )

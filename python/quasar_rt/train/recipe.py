@@ -18,6 +18,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+from ..arguments import did_you_mean
 from ..errors import SettingsError
 from ..files import read_small_text, refused
 from ..rows.bits import CRITERIA
@@ -268,7 +269,8 @@ def find_recipe(name: str | os.PathLike[str]) -> Path:
     if re.fullmatch(r"[\w-]+", str(name)) and packaged.is_file():
         return packaged
     raise SettingsError(
-        f"there is no recipe '{name}': give a TOML file, or one of {', '.join(recipe_names())}"
+        f"there is no recipe '{name}'{did_you_mean(str(name), recipe_names())} (give a TOML file, or one of "
+        f"{', '.join(recipe_names())})"
     )
 
 

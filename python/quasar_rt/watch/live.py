@@ -68,11 +68,12 @@ class Live:
         self._engine = engine
         self.about = {
             "subnet": engine.subnet.name,
+            "knows": engine.subnet.about,
             "device": engine.about,
             "source": source,
             "kind": engine.kind_of_times,
         }
-        """The subnet, its device, the source, and the kind of the times."""
+        """The subnet, the classes that it knows, its device, the source, and the kind of the times."""
         self.stopped = threading.Event()
         """Set at the end of the watch."""
         self.problem: str | None = None

@@ -58,7 +58,9 @@ function picture(state) {
 
 function show(state) {
   setText(find("subnet"), state.subnet);
-  setText(find("about"), `${state.device} · ${state.source}`);
+  // Its name is the title.
+  const knows = state.knows.slice(state.subnet.length + 2);
+  setText(find("about"), `${knows} · ${state.device} · ${state.source}`);
   setText(find("kind"), state.kind);
   const { last, metrics } = state;
   find("problem").hidden = !state.problem;

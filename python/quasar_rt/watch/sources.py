@@ -19,7 +19,10 @@ from .live import Sighting
 if TYPE_CHECKING:
     from ..engine import Engine
 
-__all__ = ["CameraError", "CameraSource", "FolderSource", "open_source", "sightings"]
+__all__ = ["VIDEO_SUFFIXES", "CameraError", "CameraSource", "FolderSource", "open_source", "sightings"]
+
+#: The endings of the names of videos, in lower case.
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mjpeg"})
 
 #: Number of failures of an accelerator on end that end a watch.
 _MOST_FAILURES = 10
@@ -43,6 +46,7 @@ class FolderSource:
         existing: true to begin with the images that are there already.
         once: true to give only these, in the order of their names, and to end.
         interval: seconds from one scan to the next.
+        videos: true to give videos, too.
 
     Raises:
         FileNotFoundError: the folder is gone, also while iterating.
@@ -50,7 +54,13 @@ class FolderSource:
     """
 
     def __init__(
-        self, folder: Path, *, existing: bool = False, once: bool = False, interval: float = 0.5
+        self,
+        folder: Path,
+        *,
+        existing: bool = False,
+        once: bool = False,
+        interval: float = 0.5,
+        videos: bool = False,
     ) -> None:
         self.folder = folder
         self.interval = interval
@@ -58,6 +68,7 @@ class FolderSource:
         """Called while iterating: with the reason when something cannot be read, with None when all can be again."""
         self._problem: str | None = None
         self._once = once
+        self._suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
         # What is there now, not when the first image is asked for: nothing that comes meanwhile is lost.
         self._known, errors = self._scan()
         if folder in errors:
@@ -89,7 +100,7 @@ class FolderSource:
                 try:
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(Path(entry.path))
-                    elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and entry.is_file():
+                    elif os.path.splitext(entry.name)[1].lower() in self._suffixes and entry.is_file():
                         status = entry.stat()
                         found[Path(entry.path)] = (status.st_size, status.st_mtime_ns)
                 except FileNotFoundError:  # removed meanwhile
@@ -180,6 +191,9 @@ class CameraSource(Iterator[Frame]):
         if size is not None:
             self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
             self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
+        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
+        self.fps = rate if 0 < rate < 1000 else 25.0
+        """Frames a second, as the camera or the file states them; 25 where it does not."""
         self._given = 0
         self._closed = False
         self._reading = threading.Lock()
@@ -259,7 +273,7 @@ def sightings(engine: Engine, source: FolderSource | CameraSource, *, top_k: int
             try:
                 prediction = engine.infer(path, top_k=top_k)
             except ImageError as error:
-                if not isinstance(error.__context__, FileNotFoundError):
+                if not isinstance(error, FileNotFoundError):
                     yield Sighting(name, None, str(error))
             except DeviceError as error:
                 failures += 1

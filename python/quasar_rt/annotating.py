@@ -1,0 +1,77 @@
+"""Pictures with an answer below them, for people to look at. Depends on Pillow."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from .arrays import Pixels
+from .datasets import IMAGE_SUFFIXES
+from .files import file_name, replacing
+from .prediction import Prediction
+
+__all__ = ["annotated", "save_as"]
+
+#: Pixels of a picture's longer side, at least and at most, and those of a line of text.
+_LEAST, _MOST, _LINE = 240, 1024, 22
+
+
+def annotated(pixels: Pixels, prediction: Prediction) -> Image.Image:
+    """Returns the picture with its classes and their probabilities below it.
+
+    Small pictures are enlarged by whole pixels, large ones reduced.
+
+    Args:
+        pixels: uint8 [height, width, 1 or 3].
+        prediction: its prediction.
+    """
+    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
+    longer = max(picture.size)
+    if longer > _MOST:
+        picture.thumbnail((_MOST, _MOST))
+    elif longer < _LEAST:
+        factor = -(-_LEAST // longer)
+        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    lines = [f"{score.label}  {score.probability:.1%}" for score in prediction.top_k]
+    try:
+        font = ImageFont.load_default(15)
+    except TypeError:  # Pillow before 10.1 has one size
+        font = ImageFont.load_default()
+    width = max(picture.width, _LEAST)
+    whole = Image.new("RGB", (width, picture.height + _LINE * len(lines) + 8), "white")
+    whole.paste(picture, ((width - picture.width) // 2, 0))
+    draw = ImageDraw.Draw(whole)
+    for number, line in enumerate(lines):
+        place = (6, picture.height + 4 + _LINE * number)
+        # Signs that the font lacks are boxes; a bitmap font would raise for them.
+        text = line if hasattr(font, "path") else line.encode("latin-1", "replace").decode("latin-1")
+        draw.text(place, text, fill="black" if number == 0 else "dimgray", font=font)
+    return whole
+
+
+def save_as(picture: Image.Image, folder: Path, name: str, taken: set[str]) -> Path:
+    """Writes a picture as a PNG, whole or not at all, under a name that no other one of `taken` has, and returns it.
+
+    Args:
+        picture: the picture.
+        folder: an existing folder.
+        name: the name of the picture's source; its last part gives the file's name.
+        taken: the names of files so far, to which the new one is added.
+
+    Raises:
+        quasar_rt.FileError: it cannot be written.
+    """
+    stem, ending = os.path.splitext("stdin" if name == "-" else os.path.basename(name))
+    if ending.lower() not in IMAGE_SUFFIXES:  # of a video, with the time of the frame
+        stem += ending
+    stem = file_name(stem).lstrip(".") or "picture"
+    unique, number = f"{stem}.png", 1
+    while unique in taken:
+        number += 1
+        unique = f"{stem}-{number}.png"
+    taken.add(unique)
+    with replacing(folder / unique) as file:
+        picture.save(file, "PNG")
+    return folder / unique
