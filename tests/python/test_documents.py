@@ -104,8 +104,35 @@ def photo_files(folder: Path) -> None:
     quasar_rt.random_subnet(**shape, patch_tokens=True).save(folder / "patches.qvit")
 
 
+def taught_files(folder: Path) -> None:
+    """Pictures in a folder for each class, and a small network in a folder of transformers."""
+    import numpy as np
+    import timm
+    from PIL import Image
+
+    from hugging_face_folders import as_transformers, write_folder
+
+    shape = {"img_size": 32, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 0}
+    network = timm.create_model("vit_tiny_patch16_224", **shape)
+    write_folder(
+        folder / "network", as_transformers(network, "vit"), {"model_type": "vit", "image_size": 32}, None
+    )
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (folder / "photos" / name).mkdir(parents=True)
+        for i in range(6):
+            blocks = random.integers(0, 256, (8, 10, 3), np.uint8)
+            Image.fromarray(blocks).resize((40, 32)).save(folder / "photos" / name / f"{i}.png")
+
+
 #: Files that the reader of an example has.
-STAND_INS = {"timm": timm_files, "imagenet": imagenet_files, "mine": subnet_file, "photos": photo_files}
+STAND_INS = {
+    "timm": timm_files,
+    "imagenet": imagenet_files,
+    "mine": subnet_file,
+    "photos": photo_files,
+    "taught": taught_files,
+}
 
 
 @pytest.fixture
@@ -285,20 +312,23 @@ def test_commands_may_go_on_and_outputs_may_leave_lines_out(clone: Clone) -> Non
     assert clone.run(example) == []
 
 
-def test_the_readme_has_the_accuracy_and_the_size_of_the_packaged_subnet() -> None:
+def test_the_page_of_figures_has_the_accuracy_and_the_size_of_the_packaged_subnet() -> None:
     figures = quasar_rt.Subnet.load("fashion-mnist").config["provenance"]["figures"]
     error = figures["standard_error"]
-    stated = [cells[1] for cells in table_rows("README.md", "| | top-1")]
+    stated = [cells[1] for cells in table_rows("docs/benchmarks.md", "| | top-1")]
     assert stated == [
         f"{figures[key]:.2%} ± {error:.2%}".replace("%", " %") for key in ("float_top1", "integer_top1")
     ]
     record = json.loads((ROOT / "docs/evidence/zoo.json").read_text(encoding="utf-8"))["fashion-mnist"]
     size = f"({record['bytes'] / 1000:.0f} kB; {100 * record['eight_bit_share']:.0f} % of its rows are 8-bit"
-    assert size in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert size in (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
 
 
-def test_the_readme_has_the_times_of_the_page_on_the_cpus_speed() -> None:
-    stated = {(cells[0], cells[1]): cells[2:] for cells in table_rows("README.md", "| shape | instructions")}
+def test_the_page_of_figures_has_the_times_of_the_page_on_the_cpus_speed() -> None:
+    stated = {
+        (cells[0], cells[1]): cells[2:]
+        for cells in table_rows("docs/benchmarks.md", "| shape | instructions")
+    }
     with_amx = {cells[0]: cells[1:] for cells in table_rows("docs/cpu-speed.md", "| with AMX, one frame")}
     without = {cells[0]: cells[1:] for cells in table_rows("docs/cpu-speed.md", "| without AMX")}
     measured = {}
@@ -309,6 +339,54 @@ def test_the_readme_has_the_times_of_the_page_on_the_cpus_speed() -> None:
         times = [re.sub(r" \(.*\)", "", time) for time in (*ours[:2], *theirs[:2], *ours[2:], *theirs[2:])]
         measured |= {("DeiT-tiny", instructions): times[:4], ("DeiT-small", instructions): times[4:]}
     assert stated == measured
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_front_has_figures_of_the_tables_with_their_kinds(page: str) -> None:
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    speed = {cells[0]: cells[1:] for cells in table_rows("docs/cpu-speed.md", "| with AMX, one frame")}
+    ours, theirs = (re.sub(r" \(.*\)", "", speed[name][1]) for name in ("quasar_rt", "OpenVINO int8"))
+    assert f"{ours} (OpenVINO int8: {theirs}) | [measured]" in text
+    folds = {
+        cells[0]: cells[1].partition(" ")[0]
+        for cells in table_rows("docs/solar-cells.md", "| network | top-1")
+    }
+    assert f"{folds['subnet, 224x224']} % right (in float: {folds['float, 224x224']} %) | [measured]" in text
+    [rate] = [
+        cells[2]
+        for cells in table_rows("docs/solar-cells.md", "| image | FPS asked")
+        if cells[0] == "224x224"
+    ]
+    assert f"| {rate} frames a second | [modelled]" in text
+    assert "no AMD tool and no board has run any of it" in text
+
+
+def test_the_text_for_pypi_is_the_readmes_without_links_to_files() -> None:
+    import pypi_readme
+
+    text = (ROOT / "python/pypi.md").read_text(encoding="utf-8")
+    assert text == pypi_readme.pypi_text((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert not [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert "<img" not in text
+
+
+def test_the_diagrams_are_those_of_the_sources() -> None:
+    import diagrams
+
+    for name, draw in (("system", diagrams.system), ("accelerator", diagrams.accelerator)):
+        for theme in diagrams.THEMES:
+            path = ROOT / f"docs/_static/{name}-{theme}.svg"
+            assert path.read_text(encoding="utf-8") == draw(theme), "run python tools/diagrams.py"
+
+
+def test_a_link_of_a_page_names_a_file_that_exists() -> None:
+    wrong = []
+    for path in PAGES:
+        for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+            file = target.partition("#")[0]
+            if file and ":" not in file and "." in file and not (path.parent / file).exists():
+                wrong.append(f"{path.relative_to(ROOT)}: {target}")
+    assert not wrong
 
 
 def test_every_public_name_is_on_an_api_page_once() -> None:

@@ -110,7 +110,7 @@ def visited(call):
     return list(files)
 
 
-def test_an_image_visits_the_files_of_the_readme_in_their_order(engine, tmp_path):
+def test_an_image_visits_the_files_of_how_it_works_in_their_order(engine, tmp_path):
     pixels = photographs(3)[2]
     Image.fromarray(pixels).save(tmp_path / "picture.png")
     camera = np.zeros((60, 40, 2), np.uint8)
@@ -119,7 +119,7 @@ def test_an_image_visits_the_files_of_the_readme_in_their_order(engine, tmp_path
         lambda image=image: engine.infer(image).label for image in [*images, Frame(camera, 40, 60, "yuyv")]
     ]
     calls.append(lambda: engine.infer(camera[:, ::-1], format="yuyv").label)
-    rows = table_rows("README.md", "| | stage | file")
+    rows = table_rows("docs/how-it-works.md", "| | stage | file")
     stated = [Path(name).name for _, _, files, _ in rows for name in re.findall(r"`([\w/]+\.py)`", files)]
     seen = set()
     for call in calls:

@@ -275,16 +275,18 @@ class Recorded:
 
 
 def stated_ways():
-    """Returns the README's rows on streams: the methods and types that each cell names."""
+    """Returns the rows on streams of docs/how-it-works.md: the methods and types that each cell names."""
     ways = {}
-    for images, thread, handed_over, caller in table_rows("README.md", "| images | the stream's thread"):
+    for images, thread, handed_over, caller in table_rows(
+        "docs/how-it-works.md", "| images | the stream's thread"
+    ):
         names = [set(re.findall(r"`Engine\.(\w+)`", cell)) for cell in (thread, caller)]
         ways[images] = (*names, set(re.findall(r"FrameHandle|Prepared", handed_over)))
     return ways
 
 
 LARGE = "on the CPU, so large that resizing takes all cores"
-#: The README's row, the device, and the runs: large images, a list or a generator, the stream's options, a pause.
+#: The page's row, the device, and the runs: large images, a list or a generator, the stream's options, a pause.
 WAYS = [
     ("on an accelerator", "sim:tiny", [(False, iter, {}, 0)]),
     ('on any device, with `drop="oldest"`', "sim:tiny", [(False, iter, {"drop": "oldest"}, 0.005)]),

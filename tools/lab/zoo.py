@@ -30,7 +30,6 @@ from quasar_rt.packaged import subnet_names, subnet_path
 
 PAGE = ROOT / "docs/zoo.md"
 RECORD = ROOT / "docs/evidence/zoo.json"
-REPOSITORY = "https://github.com/quasar-rt/quasar-rt/blob/main"
 #: Boards with a configuration in fpga/configs.
 CONFIGURED = tuple(board for board in BOARDS if (ROOT / f"fpga/configs/{board}.toml").is_file())
 #: Seconds of each measurement, and the load average above which a machine is not idle.
@@ -126,7 +125,7 @@ def subnets_table(record: Record) -> str:
         height, width, channels = entry["image"]
         rows.append(
             [
-                f"[`{name}`]({REPOSITORY}/python/quasar_rt/data/{name}/README.md)",
+                f"`{name}`",
                 entry["data"].partition(" (")[0],
                 f"{height}x{width}x{channels}, {entry['classes']}",
                 f"{entry['test_images']:,}",

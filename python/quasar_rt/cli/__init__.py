@@ -26,6 +26,7 @@ _GROUPS = {
         "watch": "Classify a folder's new images or a camera's frames, live.",
     },
     "Make a subnet": {
+        "teach": "Teach a network your classes, from a folder of pictures. [host]",
         "fit": "Make subnets of your trained network for a board's rates. [host]",
         "export": "Turn a float Vision Transformer into a subnet file. [host]",
         "train": "Train a supernet, or one quantized network, by a recipe. [host]",

