@@ -1,4 +1,4 @@
-"""Build the C library into a folder: shared, static and the header.
+"""Build the C library into a folder: shared, static, the header, and a file for pkg-config.
 
     python tools/c_library.py build/c        make c-library calls it
 
@@ -17,6 +17,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 _BUILD = ("cargo", "build", "--release", "--quiet", "--locked", "--package", "quasar-capi")
+
+#: For pkg-config. The files may lie in any folder; docs/c.md has the command for a system's folders.
+_PKG_CONFIG = """\
+libdir=${{pcfiledir}}
+includedir=${{pcfiledir}}
+
+Name: quasar_rt
+Description: Row-wise 4/8-bit Vision Transformers in integers, on the CPU
+Version: {version}
+Libs: -L${{libdir}} -lquasar_rt
+Libs.private: -lpthread -ldl -lm
+Cflags: -I${{includedir}}
+"""
 
 
 def install(folder: Path) -> None:
@@ -41,6 +54,7 @@ def install(folder: Path) -> None:
                 link.unlink(missing_ok=True)
                 link.symlink_to(real.name)
     shutil.copy(ROOT / "rust/capi/include/quasar_rt.h", folder)
+    (folder / "quasar_rt.pc").write_text(_PKG_CONFIG.format(version=version), encoding="utf-8")
 
 
 if __name__ == "__main__":

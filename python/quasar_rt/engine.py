@@ -28,7 +28,7 @@ from ._native import Engine as NativeEngine
 from ._native import Prepared as NativePrepared
 from .arguments import as_count, as_seconds, check_name, shown
 from .device import TIERS, WEIGHTS, open_device
-from .errors import ClosedError, DeviceError, ImageError, InvalidValueError, UntrainedWarning
+from .errors import BusyError, ClosedError, DeviceError, ImageError, InvalidValueError, UntrainedWarning
 from .frame import Frame, check_format
 from .images import ImageLike, Pixels, check_several, in_memory, timed_input
 from .prediction import NO_EMBEDDING, NO_PATCH_TOKENS, Embedding, Prediction, Predictions, Results, Timings
@@ -37,6 +37,7 @@ from .streaming import Lookahead, Stream, Work, lookahead
 from .subnet import Subnet
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Semaphore
     from concurrent.futures import Future
 
     import numpy.typing as npt
@@ -147,6 +148,7 @@ class Engine:
         self._arguments = (self.subnet, device, threads, tier, timeout, weights, queue, metrics, wait)
         self._queue = queue
         self._submissions: dict[int, Submissions] = {}  # by process: a fork has no threads
+        self._rooms: weakref.WeakKeyDictionary[AbstractEventLoop, Semaphore] = weakref.WeakKeyDictionary()
         self._recorder = None
         if metrics:
             from .metrics import Recorder
@@ -249,8 +251,8 @@ class Engine:
             image: as for `infer`.
             format: as for `infer`.
             top_k: as for `infer`.
-            timeout: seconds to wait for room; without a limit if None. With 0, it never waits, as event loops need:
-                ``await asyncio.wrap_future(engine.submit(image, timeout=0))``.
+            timeout: seconds to wait for room; without a limit if None. With 0, it never waits; in an event loop,
+                `infer_async` does.
 
         Raises:
             quasar_rt.ImageError: a file object cannot be read. Other errors of an image are its future's.
@@ -288,6 +290,45 @@ class Engine:
         )
         submissions.submit(job, timeout)
         return job.future
+
+    async def infer_async(self, image: ImageLike, *, format: str | None = None, top_k: int = 5) -> Prediction:
+        """Classifies one picture by `submit`; the event loop goes on meanwhile, also while there is no room.
+
+        As many images of a loop as fit the queue are unfinished at a time; the others wait for their turn, in the order
+        of their calls. A cancelled task cancels its image, if that has not begun.
+
+        Args:
+            image: as for `infer`.
+            format: as for `infer`.
+            top_k: as for `infer`.
+
+        Raises:
+            quasar_rt.ImageError, quasar_rt.DeviceError, quasar_rt.ClosedError: as for `infer`.
+
+        Example:
+            >>> import asyncio
+            >>> from quasar_rt.packaged import sample_images
+            >>> async def labels(engine):
+            ...     found = await asyncio.gather(*(engine.infer_async(sample.path) for sample in samples))
+            ...     return [prediction.label for prediction in found]
+            >>> samples = sample_images("fashion-mnist")[:3]
+            >>> with Engine("fashion-mnist", queue=1) as engine:
+            ...     asyncio.run(labels(engine))
+            ['Ankle boot', 'Pullover', 'Trouser']
+        """
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        room = self._rooms.get(loop)
+        if room is None:
+            room = self._rooms[loop] = asyncio.Semaphore(self._queue)
+        async with room:
+            try:
+                future = self.submit(image, format=format, top_k=top_k, timeout=0)
+            except BusyError:  # by images of other threads or loops
+                wait = partial(self.submit, image, format=format, top_k=top_k)
+                future = await loop.run_in_executor(None, wait)
+            return await asyncio.wrap_future(future)
 
     # Many images.
 

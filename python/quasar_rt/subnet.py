@@ -24,6 +24,7 @@ from .settings import NativeObject
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from .images import ImageLike
     from .onnx_model import Form
 
 __all__ = ["Layer", "Subnet", "Summary"]
@@ -129,6 +130,26 @@ class Subnet(NativeObject[NativeSubnet]):
         what = f"{len(classes)} classes ({some})" if classes else f"embeddings of {config['embed']} values"
         colour = "gray" if image["channels"] == 1 else "RGB"
         return f"{config['name']}: {what}, {image['height']}x{image['width']} {colour}"
+
+    def preprocess(self, image: ImageLike) -> npt.NDArray[np.uint8]:
+        """Returns an image as the network gets it: uint8 [height, width, channels], resized and cropped.
+
+        An engine does the same by itself, and to `infer` the result is the same picture as `image`.
+
+        >>> from quasar_rt.packaged import sample_images
+        >>> Subnet.load("digits").preprocess(sample_images("fashion-mnist")[0].path).shape
+        (8, 8, 1)
+
+        Args:
+            image: as `Engine.infer` takes it.
+
+        Raises:
+            quasar_rt.ImageError: it cannot be used, or is too small to be cropped.
+        """
+        from .images import preprocess
+
+        size = self.config["image"]
+        return preprocess(image, (size["height"], size["width"], size["channels"]), self.config["preprocess"])
 
     @classmethod
     def from_pretrained(

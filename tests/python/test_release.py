@@ -232,7 +232,17 @@ def test_the_c_library_is_installed_from_where_cargo_builds_with_its_soname_as_a
         "libquasar_rt.so.0.3.7",
         "libquasar_rt.a",
         "quasar_rt.h",
+        "quasar_rt.pc",
     }
+    if shutil.which("pkg-config"):
+        found = subprocess.run(
+            ["pkg-config", "--cflags", "--libs", "quasar_rt = 0.3.7"],
+            env={**os.environ, "PKG_CONFIG_PATH": str(tmp_path / "out")},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert found.stdout.split() == [f"-I{tmp_path}/out", f"-L{tmp_path}/out", "-lquasar_rt"]
 
 
 def workflow(name):

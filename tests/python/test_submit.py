@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import gc
 import io
 import multiprocessing
@@ -296,3 +297,49 @@ def test_a_process_ends_when_its_submissions_have_ended(tmp_path):
         done = python(code, tmp_path / "tiny.qvit", status, status=status)
         assert not done.stderr
         assert len(done.stdout.splitlines()) == 20
+
+
+def test_an_awaitable_waits_for_room(colour_subnet):
+    engine = quasar_rt.Engine(colour_subnet, queue=2)
+    image = np.zeros((40, 40, 3), np.uint8)
+    expected = engine.infer(image)
+
+    async def gather():
+        ticks = 0
+
+        async def tick():
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0)
+
+        ticking = asyncio.create_task(tick())
+        found = await asyncio.gather(*(engine.infer_async(image) for _ in range(100)))
+        ticking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await ticking
+        return found, ticks
+
+    with engine:
+        found, ticks = asyncio.run(gather())
+        assert found == [expected] * 100
+        assert ticks > 100, "the loop stood still"
+        assert asyncio.run(gather())[0] == found, "a second loop"
+
+
+def test_an_awaitable_waits_for_other_threads_images(colour_subnet):
+    image = np.zeros((400, 400, 3), np.uint8)
+    with quasar_rt.Engine(colour_subnet, queue=1) as engine:
+
+        async def one():
+            others = [asyncio.to_thread(lambda: engine.submit(image).result()) for _ in range(8)]
+            return await asyncio.gather(*others, *(engine.infer_async(image) for _ in range(8)))
+
+        found = asyncio.run(one())
+    assert len(found) == 16
+    assert all(prediction == found[0] for prediction in found)
+
+
+def test_an_awaitable_raises_what_infer_raises(colour_subnet):
+    with quasar_rt.Engine(colour_subnet) as engine, pytest.raises(ImageError, match=r"no file 'nope\.png'"):
+        asyncio.run(engine.infer_async("nope.png"))
