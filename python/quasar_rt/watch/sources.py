@@ -191,12 +191,17 @@ class CameraSource(Iterator[Frame]):
         if size is not None:
             self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
             self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
-        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
-        self.fps = rate if 0 < rate < 1000 else 25.0
-        """Frames a second, as the camera or the file states them; 25 where it does not."""
         self._given = 0
         self._closed = False
         self._reading = threading.Lock()
+
+    @property
+    def fps(self) -> float:
+        """Frames a second, as the camera or the file states them; 25 where it does not."""
+        import cv2
+
+        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
+        return rate if 0 < rate < 1000 else 25.0
 
     def __iter__(self) -> CameraSource:
         return self
