@@ -586,7 +586,7 @@ def test_progress_is_lines_where_there_is_no_terminal(subnet_file, folders, monk
     monkeypatch.setattr(output, "PROGRESS_SECONDS", 0.0)
     result = run("eval", subnet_file, "--data", folders, "--json", "--batch", 10)
     lines = [line for line in result.stderr.splitlines() if line.startswith("eval: ")]
-    assert lines[0].startswith("eval: 1 of 30 after 0 s, about ")
+    assert lines[0].startswith("eval: 1 of 30 after 0 s")
     assert lines[-1].startswith("eval: 30 of 30 after ")
     json.loads(result.stdout)
 
@@ -594,6 +594,7 @@ def test_progress_is_lines_where_there_is_no_terminal(subnet_file, folders, monk
 def test_the_remaining_time_leaves_out_what_was_done_before():
     pace = Pace(100.0, 300)
     assert pace.left(100.0, 300, 640) is None
+    assert pace.left(100.1, 310, 640) is None, "the first parts may be quicker"
     assert pace.left(110.0, 310, 640) == pytest.approx(330.0)
     assert pace.left(110.0, 640, 640) is None
 

@@ -214,6 +214,8 @@ def absent_of(words: list[str]) -> str:
     if words[:1] == ["make"] and not any("=" in word for word in words):
         plan = ["make", "-n", "-C", str(ROOT), *words[1:]]
         return subprocess.run(plan, capture_output=True, text=True, check=False).stderr
+    if words[:2] == ["docker", "build"]:
+        return "" if (ROOT / "Dockerfile").is_file() else "Dockerfile"
     if words[:1] == ["python"] and words[1].startswith("tools/"):
         text = (ROOT / words[1]).read_text(encoding="utf-8")
         options = {word for word in words[2:] if word.startswith("--")}

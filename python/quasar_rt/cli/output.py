@@ -241,9 +241,9 @@ class Pace:
         return now - self._start
 
     def left(self, now: float, done: int, total: int) -> float | None:
-        """Returns the seconds that the rest will take at this pace; None at the end, and before the pace is known."""
-        new = done - self._before
-        return self.took(now) * (total - done) / new if new > 0 and done < total else None
+        """Returns the seconds that the rest will take at this pace; None at the end, and in the first second."""
+        new, took = done - self._before, self.took(now)
+        return took * (total - done) / new if new > 0 and done < total and took >= 1 else None
 
 
 def _lines() -> Callable[[str, int, int], None]:
