@@ -140,15 +140,15 @@ def picture(title: str, size: tuple[int, int], boxes: dict[str, Box], arrows: li
 
 #: Column and row of each crate, its box's second lines, and whether it runs on a board.
 CRATES: dict[str, tuple[float, float, str, bool]] = {
-    "py": (0, 1, "Python: Engine, train, fit,\nsearch, quasar-rt", True),
-    "capi": (0, 2.9, "C library", True),
+    "py": (0, 0.9, "Python: Engine, train, fit,\nsearch, quasar-rt", True),
+    "capi": (0, 2.7, "C library", True),
     "search": (1, 0, "search for a board", False),
-    "device": (1, 1.6, "what an engine runs on", True),
+    "device": (1, 1.8, "what an engine runs on", True),
     "cost": (2, 0, "cycles, resources, rates", False),
-    "accelerator": (2, 1.6, "compiler, driver,\ncommands", True),
-    "hardware": (3, 0.8, "boards, configurations", True),
-    "core": (4, 1.6, "subnet file, pixels,\ninteger graph, CPU engine", True),
-    "kernels": (5, 1.6, "SIMD tiers, scalar\nreference", True),
+    "accelerator": (2, 1.8, "compiler, driver,\ncommands", True),
+    "hardware": (3, 0.9, "boards, configurations", True),
+    "core": (3, 2.2, "subnet file, pixels,\ninteger graph, CPU engine", True),
+    "kernels": (3, 3.5, "SIMD tiers, scalar\nreference", True),
 }
 
 
@@ -185,7 +185,7 @@ def system(theme: str) -> str:
     }
     arrows = [Arrow(crate, other) for crate, others in sorted(needs.items()) for other in sorted(others)]
     title = "The crates of quasar_rt: an arrow points to what a part needs; the blue ones run on a board"
-    return picture(title, (1226, 346), boxes, arrows, theme)
+    return picture(title, (818, 396), boxes, arrows, theme)
 
 
 # The accelerator: units and queues.
