@@ -55,15 +55,15 @@ inline s<8> code_of(const s<18>& z, const s<8>& zero_point) {
   return clamp8(s<13>(((z + 32) >> 6) + zero_point));
 }
 
-// Computes the next bit of a quotient. `part` is the divisor shifted to that bit.
-template <typename Rest, typename Quotient, typename Part>
-void divide_step(Rest& rest, Quotient& quotient, const Part& part) {
+// Computes the next bit of a quotient. `part` is the divisor shifted to that bit; it and `rest`
+// have W bits. The sign of one subtraction is the comparison, too.
+template <int W, typename Rest, typename Quotient>
+void divide_step(Rest& rest, Quotient& quotient, const Rest& part) {
   QUASAR_HLS(INLINE)
-  quotient = unsigned(quotient) * 2;
-  if (rest >= part) {
-    rest = rest - part;
-    quotient = unsigned(quotient) + 1;
-  }
+  const s<W + 1> left = rest - part;
+  if (left >= 0)
+    rest = left;
+  quotient = unsigned(quotient) << 1 | (left >= 0 ? 1 : 0);
 }
 
 // Returns m such that |floor(numerator / divisor)| = floor(m / divisor). For a negative numerator:
@@ -82,7 +82,7 @@ inline s<9> mean_of_codes(const s<19>& numerator, const u<11>& divisor) {
   for (unsigned i = 8; i-- > 0;) {
     QUASAR_HLS(UNROLL)
     const u<19> part = unsigned(divisor) << i;
-    divide_step(rest, quotient, part);
+    divide_step<19>(rest, quotient, part);
   }
   return numerator < 0 ? -int(quotient) : int(quotient);
 }
@@ -118,13 +118,11 @@ inline void root_step(u<52>& radicand, u<28>& remainder, u<26>& value) {
   const u<28> next = unsigned(remainder) << 2 | unsigned(uint64_t(radicand) >> 50);
   const u<28> trial = unsigned(value) << 2 | 1;
   radicand = uint64_t(radicand) << 2 & ((uint64_t(1) << 52) - 1);
-  if (next >= trial) {
-    remainder = next - trial;
-    value = unsigned(value) << 1 | 1;
-  } else {
-    remainder = next;
-    value = unsigned(value) << 1;
-  }
+  const s<29> left = next - trial;
+  remainder = next;
+  if (left >= 0)
+    remainder = left;
+  value = unsigned(value) << 1 | (left >= 0 ? 1 : 0);
 }
 
 // The initial remainder of the division of 2^40 by a 26-bit root.
@@ -134,12 +132,11 @@ constexpr unsigned INVERT_REST = 1u << 24;
 inline void invert_step(u<28>& rest, u<16>& quotient, const u<26>& value) {
   QUASAR_HLS(INLINE)
   const u<28> next = unsigned(rest) << 1;
-  quotient = unsigned(quotient) << 1;
+  const s<29> left = next - value;
   rest = next;
-  if (next >= value) {
-    rest = next - value;
-    quotient = unsigned(quotient) | 1;
-  }
+  if (left >= 0)
+    rest = left;
+  quotient = unsigned(quotient) << 1 | (left >= 0 ? 1 : 0);
 }
 
 // Normalises x to its 8-bit code. `sum`, `bits` and `inverse` belong to the token of x.
@@ -204,7 +201,7 @@ inline reciprocal_t reciprocal(const u<22>& sum12, const u<15>& out_mult, const 
   for (unsigned i = 16; i-- > 0;) {
     QUASAR_HLS(UNROLL)
     const u<38> part = uint64_t(unsigned(divisor)) << i;
-    divide_step(rest, quotient, part);
+    divide_step<38>(rest, quotient, part);
   }
   const bool halve = unsigned(quotient) >= 32768;
   reciprocal_t result;

@@ -3,6 +3,7 @@
 // in docs/integer-model.md).
 #include "arithmetic.hpp"
 #include "kernels.hpp"
+#include "lanes.hpp"
 
 namespace {
 
@@ -389,9 +390,10 @@ void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& s
     if (attends)
       mean = means[0][column];
     const unsigned done = unsigned(group) * LANES;
-    const unsigned lanes = least(LANES, unsigned(step.tokens) - done);
+    const unsigned left = unsigned(step.tokens) - done;
+    const unsigned lanes = least(LANES, left);
     const unsigned first = unsigned(step.first) + done;
-    const bool last_group = done + lanes == unsigned(step.tokens);
+    const bool last_group = GROUPS == 1 || left <= LANES;
     const unsigned bank = unsigned(command.frame) * GROUPS + unsigned(group);
     const unsigned address = unsigned(step.address) + column;
 
@@ -499,7 +501,8 @@ void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& s
     item.ends = !more;
     stored.write(item);
 
-    group = last_group ? 0 : unsigned(group) + 1;
+    if constexpr (GROUPS > 1)
+      group = last_group ? 0 : unsigned(group) + 1;
     const unsigned next_bank = unsigned(key_bank) + LANES;
     key_bank = next_bank >= KEY_BANKS ? next_bank - KEY_BANKS : next_bank;
     if (next_bank >= KEY_BANKS)
@@ -528,14 +531,15 @@ void fill(const isa::Fill& command, Stream<beat_t, 2>& beats, Stored& stored) {
         const beat_t beat = beats.read();
         for (unsigned j = 0; j < BEAT / 2; ++j) {
 #pragma HLS UNROLL
-          arriving[unsigned(i) * (BEAT / 2) + j] = int32_t(little_endian(&beat.byte[2 * j], 2));
+          set_group_item<WORD_BEATS, BEAT / 2>(arriving, unsigned(i), j,
+                                               s<16>(int32_t(little_endian(&beat.byte[2 * j], 2))));
         }
       }
       if (word > 0 && unsigned(i) < GROUPS) {
         stored_t item = nothing();
         for (unsigned lane = 0; lane < LANES; ++lane) {
 #pragma HLS UNROLL
-          item.residual[lane] = leaving[unsigned(i) * LANES + lane];
+          item.residual[lane] = group_item<GROUPS, LANES>(leaving, unsigned(i), lane);
         }
         item.destination = destination::RESIDUAL;
         item.bank = unsigned(command.frame) * GROUPS + unsigned(i);
@@ -599,6 +603,12 @@ void requantize(Jobs& jobs, Steps& steps, Sums& sums, ScaleWords& scales, Stream
   }
 }
 
+// A lane's code on its way to a bank.
+struct lane_t {
+  code_t code;
+  u<1> used;
+};
+
 // Returns a word of `key` that enables one byte.
 masked_t<cascade_t> key_word(const code_t& code, unsigned byte) {
 #pragma HLS INLINE
@@ -611,30 +621,47 @@ masked_t<cascade_t> key_word(const code_t& code, unsigned byte) {
   return word;
 }
 
-// Returns the words of `value` that hold the codes of a group.
-vec<masked_t<cascade_t>, VALUE_SPAN> value_words(const stored_t& item) {
+// Returns the codes of a group by the bank of `key` of their lanes.
+vec<lane_t, KEY_BANKS> keys_of(const stored_t& item) {
 #pragma HLS INLINE
-  vec<masked_t<cascade_t>, VALUE_SPAN> words;
-  for (unsigned i = 0; i < VALUE_SPAN; ++i) {
+  vec<lane_t, KEY_BANKS> keys;
+  for (unsigned b = 0; b < KEY_BANKS; ++b) {
+#pragma HLS UNROLL
+    keys[b] = {0, 0};
+    if (b < LANES)
+      keys[b] = {item.code[b < LANES ? b : 0], b < unsigned(item.lanes)};
+  }
+  rotate(keys, item.bank);
+  return keys;
+}
+
+// Returns the words of `value` that hold the codes of a group, by bank.
+vec<masked_t<cascade_t>, VALUE_BANKS> values_of(const stored_t& item) {
+#pragma HLS INLINE
+  vec<lane_t, VALUE_SPAN * CASCADE> codes;
+  for (unsigned i = 0; i < VALUE_SPAN * CASCADE; ++i) {
+#pragma HLS UNROLL
+    codes[i] = {0, 0};
+    if (i < LANES)
+      codes[i] = {item.code[i < LANES ? i : 0], i < unsigned(item.lanes)};
+  }
+  shift_up<CASCADE>(codes, item.byte, lane_t{0, 0});
+  vec<masked_t<cascade_t>, VALUE_BANKS> words;
+  for (unsigned b = 0; b < VALUE_BANKS; ++b) {
 #pragma HLS UNROLL
     unsigned enable = 0;
     for (unsigned c = 0; c < CASCADE; ++c) {
 #pragma HLS UNROLL
-      code_t code = 0;
-      for (unsigned byte = 0; byte < CASCADE; ++byte) {
-#pragma HLS UNROLL
-        // The lane of byte c of word i if the first lane is at `byte`.
-        const unsigned lane = i * CASCADE + c - byte;
-        if (unsigned(item.byte) == byte && i * CASCADE + c >= byte && lane < LANES) {
-          code = item.code[lane];
-          if (lane < unsigned(item.lanes))
-            enable |= 1u << c;
-        }
+      words[b].code[c] = 0;
+      if (b < VALUE_SPAN) {
+        const lane_t lane = codes[b < VALUE_SPAN ? b * CASCADE + c : 0];
+        words[b].code[c] = lane.code;
+        enable |= unsigned(lane.used) << c;
       }
-      words[i].code[c] = code;
     }
-    words[i].enable = enable;
+    words[b].enable = enable;
   }
+  rotate(words, item.bank);
   return words;
 }
 
@@ -650,7 +677,6 @@ void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual 
     if (!poll(stored, item))
       continue;
     const unsigned bank = item.bank;
-    const unsigned lanes = item.lanes;
     if (item.destination == destination::QUERY)
       query[bank][item.address] = item.code;
     if (item.destination == destination::HIDDEN)
@@ -660,21 +686,20 @@ void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual 
       norm_residual[bank][item.address] = item.residual;
     }
     if (item.destination == destination::KEY) {
+      const vec<lane_t, KEY_BANKS> keys = keys_of(item);
       for (unsigned b = 0; b < KEY_BANKS; ++b) {
 #pragma HLS UNROLL
-        const bool wraps = b < bank;
-        const unsigned lane = wraps ? b + KEY_BANKS - bank : b - bank;
-        if (lane < lanes)
-          key[b][wraps ? item.wrapped : item.address] = key_word(item.code[lane], item.byte);
+        if (keys[b].used == 1)
+          key[b][b < bank ? item.wrapped : item.address] = key_word(keys[b].code, item.byte);
       }
     }
     if (item.destination == destination::VALUE) {
-      const vec<masked_t<cascade_t>, VALUE_SPAN> words = value_words(item);
+      const vec<masked_t<cascade_t>, VALUE_BANKS> words = values_of(item);
       for (unsigned b = 0; b < VALUE_BANKS; ++b) {
 #pragma HLS UNROLL
         const unsigned i = b < bank ? b + VALUE_BANKS - bank : b - bank;
-        if (i < VALUE_SPAN && words[i].enable != 0)
-          value[b][unsigned(item.address) + i] = words[i];
+        if (words[b].enable != 0)
+          value[b][unsigned(item.address) + i] = words[b];
       }
     }
     if (item.filled == 1)

@@ -3,6 +3,7 @@
 // arena's addresses and starts load once; load never ends.
 #include "check.hpp"
 #include "kernels.hpp"
+#include "lanes.hpp"
 
 namespace {
 
@@ -208,7 +209,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
       default: // patches
         for (unsigned j = 0; j < BEAT_BYTES; ++j) {
 #pragma HLS UNROLL
-          gathered[BEAT_BYTES * unsigned(part) + j] = beat.byte[j];
+          set_group_item<PATCH_BEATS, BEAT_BYTES>(gathered, unsigned(part), j, beat.byte[j]);
         }
         if (unsigned(part) + 1 < PATCH_BEATS) {
           ++part;

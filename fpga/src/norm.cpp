@@ -4,6 +4,7 @@
 // standard deviations of a group while `normalise` works on the previous group.
 #include "arithmetic.hpp"
 #include "kernels.hpp"
+#include "lanes.hpp"
 
 namespace {
 
@@ -120,18 +121,18 @@ void load_gains(GainJobs& jobs, Beats<isa::depth::gains>& beats, DoubleBuffer& d
       freed.read();
     beat_t beat{};
 #pragma HLS ARRAY_PARTITION variable = beat.byte complete
-    up_to<BEAT - 4> place = 0;
+    up_to<BEAT / 4 - 1> place = 0;
     for (embed_t d = 0; d < embed; ++d) {
 #pragma HLS PIPELINE II = 1
       interval("norm.gains");
       if (place == 0)
         beat = beats.read();
-      const uint8_t* bytes = &beat.byte[unsigned(place)];
+      const uint8_t* bytes = &beat.byte[4 * unsigned(place)];
       gain_t gain;
       gain.gain = int(bytes[0]) | int(bytes[1]) << 8;
       gain.offset = int(bytes[2]) | int(bytes[3]) << 8;
       double_buffer[half][d] = gain;
-      place = unsigned(place) + 4 == BEAT ? 0 : unsigned(place) + 4;
+      place = unsigned(place) + 1 == BEAT / 4 ? 0 : unsigned(place) + 1;
     }
     filled.write(1);
     half = half == 0 ? 1 : 0;
@@ -164,7 +165,7 @@ void collect(CollectJobs& jobs, Moments& moments, Tiles& tiles, Groups& groups) 
         const moments_t word = moments.read();
         for (unsigned lane = 0; lane < LANES; ++lane) {
 #pragma HLS UNROLL
-          tile_moments[unsigned(group) * LANES + lane] = word[lane];
+          set_group_item<GROUPS, LANES>(tile_moments, unsigned(group), lane, word[lane]);
         }
       }
       tiles.write(1);
@@ -175,7 +176,7 @@ void collect(CollectJobs& jobs, Moments& moments, Tiles& tiles, Groups& groups) 
         group_t word;
         for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
 #pragma HLS UNROLL
-          word[lane] = tile_moments[unsigned(group) * NORM_LANES + lane];
+          word[lane] = group_item<NORM_GROUPS, NORM_LANES>(tile_moments, unsigned(group), lane);
         }
         groups.write(word);
       }
@@ -211,7 +212,7 @@ word_t read_group(Read::Residual residual, unsigned frame, unsigned address, uns
   word_t word;
   for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
 #pragma HLS UNROLL
-    word[lane] = x[group * NORM_LANES + lane];
+    word[lane] = group_item<NORM_GROUPS, NORM_LANES>(x, group, lane);
   }
   return word;
 }
@@ -225,7 +226,7 @@ s<17> mean_of_residuals(const s<27>& numerator, const u<11>& divisor) {
   for (unsigned i = 0; i < 16; ++i) {
 #pragma HLS PIPELINE II = 1
     interval("norm.divide");
-    divide_step(rest, quotient, part);
+    divide_step<27>(rest, quotient, part);
     part = unsigned(part) >> 1;
   }
   return numerator < 0 ? -int(quotient) : int(quotient);
@@ -320,6 +321,7 @@ void root(RootJobs& jobs, Groups& groups, Pooled& pooled, Roots& roots) {
     for (unsigned tile = 0; tile * TOKENS < tokens; ++tile) {
       const unsigned count = groups_of(tokens, tile);
       for (unsigned group = 0; group < count; ++group) {
+#pragma HLS PIPELINE off
         interval("norm.group");
         group_t moments;
         for (unsigned lane = 0; lane < NORM_LANES; ++lane) {

@@ -101,6 +101,7 @@ void passes_of(Jobs& jobs, Credits<isa::depth::load_to_array>& load_to_array,
         unsigned rotation = value_bank;
         unsigned pass_words;
         for (unsigned word = 0; word < words; word += pass_words) {
+#pragma HLS PIPELINE off
           interval("plan.pass");
           pass_words = least(most_words, words - word);
           if (waits) {
@@ -109,6 +110,7 @@ void passes_of(Jobs& jobs, Credits<isa::depth::load_to_array>& load_to_array,
             if (is_context)
               softmax_to_array.read();
             for (unsigned i = 0; i < wait_drain; ++i) {
+#pragma HLS PIPELINE off
               interval("plan.wait");
               drain_to_array.read();
             }

@@ -1,6 +1,7 @@
 // scores: stores the array's scores for the softmax and sends the largest score of each token.
 #include "commands.hpp"
 #include "kernels.hpp"
+#include "lanes.hpp"
 
 namespace {
 
@@ -12,13 +13,18 @@ using Largest = Stream<score_row_t, 2>;
 // Returns the scores of a group of tokens.
 scores_t group_of(const score_row_t& row, unsigned group) {
 #pragma HLS INLINE
+  s<24> all[EXP_GROUPS * EXP_LANES];
+#pragma HLS ARRAY_PARTITION variable = all complete
+  for (unsigned t = 0; t < EXP_GROUPS * EXP_LANES; ++t) {
+#pragma HLS UNROLL
+    all[t] = 0;
+    if (t < TOKENS)
+      all[t] = row[t];
+  }
   scores_t word;
   for (unsigned lane = 0; lane < EXP_LANES; ++lane) {
 #pragma HLS UNROLL
-    const unsigned t = group * EXP_LANES + lane;
-    word[lane] = 0;
-    if (t < TOKENS)
-      word[lane] = row[t];
+    word[lane] = group_item<EXP_GROUPS, EXP_LANES>(all, group, lane);
   }
   return word;
 }

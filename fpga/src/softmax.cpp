@@ -35,6 +35,7 @@ void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxi
     gap(isa::declared::COMMAND_GAP);
     const unsigned groups = parts_of<EXP_LANES, EXP_GROUPS>(command.tokens);
     for (unsigned group = 0; group < EXP_GROUPS; ++group) {
+#pragma HLS PIPELINE off
       interval("softmax.group");
       const maxima_t largest = maxima.read();
       if (group < groups) {

@@ -101,7 +101,7 @@ void means() {
         u<27> part = unsigned(count) << 15;
         u<16> quotient = 0;
         for (unsigned i = 0; i < 16; ++i) {
-          divide_step(rest, quotient, part);
+          divide_step<27>(rest, quotient, part);
           part = unsigned(part) >> 1;
         }
         equal(numerator < 0 ? -int64_t(quotient) : int64_t(quotient), floor_of(numerator, count),
