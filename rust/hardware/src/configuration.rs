@@ -2,13 +2,14 @@
 //! named in it.
 //!
 //! Depends on [`crate::array_timing`], [`crate::boards`], [`crate::settings`] and
-//! [`crate::workload`].
+//! [`crate::workload`], and on the limits of [`crate::design`].
 
 use quasar_core::error::{Error, Result};
 use quasar_core::subnet::config::{within, MAX_COLUMNS, MAX_TOKENS};
 use serde::{Deserialize, Serialize};
 
 use crate::boards::{Board, MAX_CLOCK_MHZ};
+use crate::design;
 use crate::settings;
 use crate::workload::{Setting, Workload};
 
@@ -204,19 +205,24 @@ impl Buffers {
 /// weights in memory.
 pub const MAX_BANDS: u64 = 16;
 
-/// Limits of the accelerator's HLS sources. Larger configurations are modelled only.
+/// Limits of the tools and of the sources; [`crate::design`] checks them.
 pub mod hls {
-    /// Tokens of the array.
-    pub const TOKENS: u64 = 256;
+    /// Bits of an AXI4-Stream's data: 512 bytes in an `axis_data_fifo` (PG085), and the widest
+    /// `ap_uint` of an `axis` port (UG1399).
+    pub const STREAM_BITS: u64 = 4096;
+    /// Items of an `axis_data_fifo` (PG085).
+    pub const STREAM_ITEMS: usize = 32_768;
+    /// Tokens of the array: their scores, 24 bits each, are one item of a stream.
+    pub const TOKENS: u64 = STREAM_BITS / 24;
     /// Row pairs of the array: a token's FIFO holds those of a pass.
     pub const PAIRS: u64 = crate::array_timing::FIFO_DEPTH;
     /// Slices in a cascade.
     pub const CASCADE: u64 = 16;
-    /// Requantizing lanes: their moments are one item of a stream, of at most 4,096 bits.
-    pub const REQUANTIZE: u64 = 60;
-    /// Exponential lanes: their maxima are one item of a stream.
-    pub const EXPONENTIAL: u64 = 170;
-    /// AXI ports.
+    /// Requantizing lanes: their moments, 68 bits each, are one item of a stream.
+    pub const REQUANTIZE: u64 = STREAM_BITS / 68;
+    /// Exponential lanes: their maxima, 24 bits each, are one item of a stream.
+    pub const EXPONENTIAL: u64 = STREAM_BITS / 24;
+    /// AXI ports: `load` has as many masters.
     pub const PORTS: u64 = 4;
 }
 
@@ -295,13 +301,14 @@ impl Hardware {
     /// # Errors
     /// [`Error::InvalidSettings`] names the key.
     pub fn new(configuration: Configuration, board: Board) -> Result<Self> {
-        configuration
-            .check(&board)
-            .map_err(|e| settings::of_config(DOCUMENT, e))?;
-        Ok(Self {
+        let of_document = |e| settings::of_config(DOCUMENT, e);
+        configuration.check(&board).map_err(of_document)?;
+        let hardware = Self {
             board,
             configuration,
-        })
+        };
+        design::check_limits(&hardware).map_err(of_document)?;
+        Ok(hardware)
     }
 
     /// Writes the configuration as TOML, for [`Self::from_toml`].

@@ -21,7 +21,6 @@ mod plan;
 use quasar_core::error::{Error, Result};
 use quasar_core::memory;
 use quasar_core::Subnet;
-use quasar_hardware::configuration::hls;
 use quasar_hardware::{Hardware, Workload};
 
 use self::numbers::Numbers;
@@ -89,39 +88,18 @@ fn encodable(lists: &[List]) -> Result<()> {
         .try_for_each(|command| command.encode().map(|_| ()))
 }
 
-/// Refuses configurations that the HLS sources cannot be built for, and subnets that the buffers do
-/// not hold.
+/// Refuses lanes without a table, which are modelled only, and subnets that do not fit the buffers.
 fn check(workload: &Workload, hardware: &Hardware) -> Result<()> {
     let c = hardware.configuration();
-    let invalid = |key: &str, problem: String| {
-        Err(Error::InvalidSettings {
-            document: "hardware configuration".into(),
-            key: key.into(),
-            problem,
-        })
-    };
     if c.lanes.gelu != c.lanes.requantize {
-        return invalid(
+        return Err(Error::settings(
+            "hardware configuration",
             "lanes.gelu",
             format!(
                 "is {}; the accelerator's lanes all have a table, so it must be lanes.requantize ({})",
                 c.lanes.gelu, c.lanes.requantize
             ),
-        );
-    }
-    for (key, value, most) in [
-        ("array.tokens", c.array.tokens, hls::TOKENS),
-        ("array.pairs", c.array.pairs, hls::PAIRS),
-        ("lanes.requantize", c.lanes.requantize, hls::REQUANTIZE),
-        ("lanes.exponential", c.lanes.exponential, hls::EXPONENTIAL),
-        ("axi_ports", c.axi_ports, hls::PORTS),
-    ] {
-        if value > most {
-            return invalid(
-                key,
-                format!("is {value}; the accelerator is built for at most {most}"),
-            );
-        }
+        ));
     }
     hardware.check_fit(workload)
 }
@@ -172,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_built_or_held_is_refused_by_name() {
+    fn what_has_no_table_or_is_not_held_is_refused_by_name() {
         let subnet = golden("token");
         let good = hardware(&subnet, "zcu102", [5, 3, 2, 2, 2, 1, 2]);
         let error = |change: fn(&mut quasar_hardware::Configuration)| {
@@ -185,28 +163,6 @@ mod tests {
         };
         for (message, expected) in [
             (error(|c| c.lanes.gelu = 1), "lanes.gelu: is 1"),
-            (error(|c| c.array.pairs = 129), "array.pairs: is 129"),
-            (
-                error(|c| {
-                    c.array.tokens = 300;
-                    (c.lanes.requantize, c.lanes.gelu) = (61, 61);
-                }),
-                "array.tokens: is 300",
-            ),
-            (
-                error(|c| {
-                    c.array.tokens = 200;
-                    (c.lanes.requantize, c.lanes.gelu) = (61, 61);
-                }),
-                "lanes.requantize: is 61",
-            ),
-            (
-                error(|c| {
-                    c.array.tokens = 200;
-                    c.lanes.exponential = 171;
-                }),
-                "lanes.exponential: is 171",
-            ),
             (
                 error(|c| c.buffers.input = 15),
                 "the input buffer needs 16 words a lane, 1 more than the 15",

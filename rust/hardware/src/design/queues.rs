@@ -5,7 +5,7 @@ use crate::configuration::Hardware;
 use super::ram::{Family, Ram, RamCount};
 
 /// Bits of an AXI port's beat.
-const PORT_BITS: u64 = 128;
+pub(super) const PORT_BITS: u64 = 128;
 /// Bits of a command that its unit gets: the words of its fields.
 pub const COMMAND_BITS: u64 = 128;
 /// Items that the smallest queue of the block design (`axis_data_fifo`) holds.

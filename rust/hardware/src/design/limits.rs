@@ -1,0 +1,177 @@
+//! Refuses configurations that the tools cannot build, whoever made them.
+//!
+//! Each limit is that of a tool or of the RTL, with its source. [`Hardware::new`] checks them all,
+//! so no file, search or preparation gets past them.
+
+use quasar_core::error::{Error, Result};
+
+use crate::configuration::{hls, Hardware};
+use crate::declared::BURST_BEATS;
+
+use super::queues::{Item, Queue, PORT_BITS, QUEUES};
+
+/// A burst of an AXI port stays within 4 KiB (Arm IHI 0022, A3.4.1).
+const BURST_BYTES: u64 = 4096;
+const _: () = assert!(PORT_BITS / 8 * BURST_BEATS <= BURST_BYTES);
+
+/// Refuses a configuration with more of something than the sources or the tools can have.
+///
+/// # Errors
+/// [`Error::InvalidConfig`] names the key, what it makes too large, and the limit.
+pub fn check_limits(hardware: &Hardware) -> Result<()> {
+    let c = hardware.configuration();
+    for (key, value, most, why) in [
+        (
+            "array.pairs",
+            c.array.pairs,
+            hls::PAIRS,
+            "a FIFO of the array holds the row pairs of a pass",
+        ),
+        (
+            "axi_ports",
+            c.axi_ports,
+            hls::PORTS,
+            "the kernel `load` has one AXI master a port",
+        ),
+    ] {
+        if value > most {
+            return Err(Error::config(
+                key,
+                format!("is {value}, but at most {most} can be built: {why}"),
+            ));
+        }
+    }
+    QUEUES.iter().try_for_each(|queue| {
+        let Queue { name, from, to, .. } = queue;
+        let (bits, depth) = (queue.built_bits(hardware), queue.built_depth(hardware));
+        if bits > hls::STREAM_BITS {
+            return Err(Error::config(
+                key_of_width(queue.item),
+                format!(
+                    "makes an item of queue `{name}` ({from} to {to}) {bits} bits wide, but an AXI4-Stream of Vitis \
+                     HLS has at most {}; take fewer",
+                    hls::STREAM_BITS
+                ),
+            ));
+        }
+        if depth > hls::STREAM_ITEMS {
+            return Err(Error::config(
+                "buffers.score",
+                format!(
+                    "makes queue `{name}` ({from} to {to}) {depth} items deep, but an AXI4-Stream FIFO of Vivado \
+                     holds at most {}; take fewer words",
+                    hls::STREAM_ITEMS
+                ),
+            ));
+        }
+        Ok(())
+    })
+}
+
+/// Returns the key that sets the width of an item.
+const fn key_of_width(item: Item) -> &'static str {
+    match item {
+        Item::Scores => "array.tokens",
+        Item::Maxima => "lanes.exponential",
+        Item::Beat => "axi_ports",
+        _ => "lanes.requantize",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::boards::Board;
+    use crate::configuration::{hls, Configuration, Hardware};
+
+    fn zcu102() -> Hardware {
+        let read = |path: &str| {
+            let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+            std::fs::read_to_string(format!("{root}/{path}/zcu102.toml")).unwrap()
+        };
+        let board = Board::from_toml(&read("python/quasar_rt/boards")).unwrap();
+        Hardware::from_toml(&read("fpga/configs"), board).unwrap()
+    }
+
+    fn refusal(change: impl Fn(&mut Configuration)) -> String {
+        let hardware = zcu102();
+        let mut configuration = hardware.configuration().clone();
+        change(&mut configuration);
+        match Hardware::new(configuration, hardware.board().clone()) {
+            Ok(_) => String::from("built"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_queue_wider_than_a_stream_is_refused_by_its_name() {
+        let wide = |tokens, requantize, exponential| {
+            refusal(|c| {
+                c.array.tokens = tokens;
+                c.lanes.requantize = requantize;
+                c.lanes.gelu = requantize;
+                c.lanes.exponential = exponential;
+            })
+        };
+        assert_eq!(wide(66, 60, 66), "built");
+        let moments = wide(66, 61, 66);
+        for part in [
+            "lanes.requantize",
+            "`moments` (drain to norm)",
+            "4152 bits",
+            "at most 4096",
+        ] {
+            assert!(moments.contains(part), "{moments}");
+        }
+        assert!(wide(66, 66, 66).contains("`moments` (drain to norm) 4488 bits"));
+        assert_eq!(wide(170, 60, 170), "built");
+        let scores = wide(171, 57, 57);
+        assert!(
+            scores.contains("array.tokens")
+                && scores.contains("`scores` (array to scores) 4104 bits"),
+            "{scores}"
+        );
+    }
+
+    #[test]
+    fn a_queue_deeper_than_a_fifo_is_refused_by_its_name() {
+        let deep = |score| refusal(|c| c.buffers.score = score);
+        assert_eq!(deep(50 * 32768), "built");
+        let moments = deep(50 * 32768 + 1);
+        for part in [
+            "buffers.score",
+            "`moments` (drain to norm) 65536 items",
+            "at most 32768",
+        ] {
+            assert!(moments.contains(part), "{moments}");
+        }
+    }
+
+    #[test]
+    fn more_than_the_sources_have_is_refused() {
+        assert_eq!(refusal(|c| c.array.pairs = hls::PAIRS), "built");
+        let pairs = refusal(|c| c.array.pairs = hls::PAIRS + 1);
+        assert!(
+            pairs.contains("array.pairs: is 65, but at most 64"),
+            "{pairs}"
+        );
+        let hardware = zcu102();
+        let mut board = hardware.board().clone();
+        board.axi.ports = 5;
+        let mut configuration = hardware.configuration().clone();
+        configuration.axi_ports = 5;
+        let ports = Hardware::new(configuration, board).unwrap_err().to_string();
+        assert!(ports.contains("axi_ports: is 5, but at most 4"), "{ports}");
+    }
+
+    #[test]
+    fn fifos_are_as_deep_as_vivado_makes_them() {
+        for queue in crate::design::QUEUES {
+            let depth = queue.built_depth(&zcu102());
+            assert!(
+                (16..=hls::STREAM_ITEMS).contains(&depth) && depth.is_power_of_two(),
+                "{}",
+                queue.name
+            );
+        }
+    }
+}
