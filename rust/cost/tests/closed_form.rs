@@ -5,7 +5,7 @@ use quasar_core::Error;
 use quasar_cost::estimate::{Estimate, Layer};
 use quasar_cost::{estimate, explore, Resources};
 use quasar_hardware::configuration::{
-    Array, Buffers, Configuration, Hardware, Lanes, Mode, Multipliers,
+    hls, Array, Buffers, Configuration, Hardware, Lanes, Mode, Multipliers,
 };
 use quasar_hardware::{Board, Workload};
 use quasar_search::explore::workloads_of_space;
@@ -97,7 +97,11 @@ fn sum(estimate: &Estimate, of: impl Fn(&Layer) -> u64) -> u64 {
 }
 
 fn accumulated(workload: &Workload, array: Array) -> u64 {
-    let wide = lanes(array.tokens, array.tokens, array.tokens);
+    let wide = lanes(
+        array.tokens.min(hls::REQUANTIZE),
+        array.tokens,
+        array.tokens,
+    );
     let estimate = estimated(&board("zcu102"), workload, array, wide);
     sum(&estimate, |l| l.accumulate)
 }
@@ -361,7 +365,8 @@ proptest! {
     fn any_sound_sizes_are_estimated(
         embed in 1usize..1025, heads in 1usize..129, head_dim in 1usize..129,
         hidden in 1usize..4097, depth in 1usize..4, eight_bit in 0.0f64..=1.0,
-        tokens in 1u64..300, pairs in 1u64..300, lane in 1u64..300, frames in 1u64..3,
+        tokens in 1..=hls::TOKENS, pairs in 1..=hls::PAIRS, lane in 1..=hls::REQUANTIZE,
+        frames in 1u64..3,
     ) {
         prop_assume!(heads * head_dim <= 4096);
         let block = BlockShape { heads, head_dim, hidden, eight_bit: [eight_bit; 6] };
