@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks that the kernels' pipelined loops do not need more ports than their memories have.
+"""Checks that the kernels' pipelined loops can have their interval: ports of memories, pragmas, recurrences.
 
 C simulation counts the accesses that happen. Vitis HLS counts access sites: the places in a pipelined loop
 that name a memory, taken or not. It gives each site a port in each interval, so C simulation passes loops
@@ -23,6 +23,16 @@ A loop in a pipelined loop whose number of trips is not a constant is an error: 
 number of type `unsigned` or `int` that a pipelined loop changes for its next interval, unless a constant is its
 bound: the loop's interval waits for it, so its type states its range (`up_to`, a field's type, `uint32_t`).
 
+Intervals (tools/hls_ports/intervals.py):
+
+- A loop with an `interval()` mark is pipelined, with the interval that is declared: 1, that of fetch 2. Loops that
+  are not pipelined state `PIPELINE off` and stand in a list.
+- A loop that reads and writes an array has a DEPENDENCE pragma for it. Its proof is a `distance()` of the same
+  number: the array then fails in simulation where the promise is broken.
+- What an interval hands to the next through a register, and what ends the loop, is computed within a cycle: no
+  multiplier and no divider lies between, nor more than a few additions and comparisons; nor does a memory where
+  the loop's end depends on it.
+
 `python tools/check_hls_ports.py [FILE ...]` checks the given kernels, or all of fpga/src. A file's kernel is the
 function of its name. The configuration is tests/fpga/hls/config.hpp, in which all counts of groups are above 1
 (--config FOLDER: that folder's config.hpp). Needs clang++.
@@ -34,7 +44,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from hls_ports.intervals import missing_dependences, slow_recurrences, wrong_marks
 from hls_ports.kernel import Kernel
+from hls_ports.netlist import Netlist
 from hls_ports.syntax import HEADERS, ROOT, Unsupported
 
 
@@ -45,7 +57,7 @@ def main() -> int:
     parser.add_argument("--config", type=Path, default=HEADERS, help="folder of config.hpp")
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     arguments = parser.parse_args()
-    sys.setrecursionlimit(10000)
+    sys.setrecursionlimit(20000)
     errors = 0
     loops = 0
     if not arguments.quiet:
@@ -53,12 +65,14 @@ def main() -> int:
     for path in arguments.files or sorted((ROOT / "fpga" / "src").glob("*.cpp")):
         try:
             kernel = Kernel(path.resolve(), arguments.config.resolve())
+            problems = [*kernel.errors, *wrong_marks(kernel), *missing_dependences(kernel, path.read_text())]
+            problems += slow_recurrences(Netlist(path.resolve(), arguments.config.resolve(), kernel))
         except Unsupported as error:
             print(f"error: {error}", file=sys.stderr)
             errors += 1
             continue
         loops += len(kernel.regions)
-        for message in kernel.errors:
+        for message in problems:
             print(f"error: {message}", file=sys.stderr)
             errors += 1
         for row in kernel.rows():

@@ -1,4 +1,4 @@
-"""Plants port conflicts and wide counters in copies of the kernels; tools/check_hls_ports.py must find them."""
+"""Plants faults in copies of the kernels: ports, counters, intervals; tools/check_hls_ports.py must find them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 from rtl import ROOT, tool
+
+from hls_ports.intervals import Recurrences
+from hls_ports.netlist import Netlist
+from hls_ports.syntax import HEADERS
 
 # (kernel, what stands there, what stands there instead, what the report must have)
 FAULTS = {
@@ -109,6 +113,75 @@ FAULTS = {
         "",
         "no call from scores reaches this loop",
     ),
+    "a mark in a loop that is not pipelined": (
+        "drain",
+        "  while (more) {\n#pragma HLS PIPELINE II = 1\n",
+        "  while (more) {\n",
+        "the loop of drain.rows has a mark, but no PIPELINE pragma",
+    ),
+    "a loop that says so": (
+        "drain",
+        "  while (more) {\n#pragma HLS PIPELINE II = 1\n",
+        "  while (more) {\n#pragma HLS PIPELINE off\n",
+        "the loop of drain.rows has PIPELINE off; its declared interval is 1",
+    ),
+    "a longer interval": (
+        "drain",
+        "  while (more) {\n#pragma HLS PIPELINE II = 1\n",
+        "  while (more) {\n#pragma HLS PIPELINE II = 2\n",
+        "the loop of drain.rows has an interval of 2; 1 is declared",
+    ),
+    "moments without a promise": (
+        "drain",
+        "#pragma HLS DEPENDENCE variable = saved type = inter direction = RAW distance =                    \\\n"
+        "    SAVED_DISTANCE dependent = true\n",
+        "",
+        "drain.attend reads and writes saved without a DEPENDENCE pragma",
+    ),
+    "means without a promise": (
+        "drain",
+        "#pragma HLS DEPENDENCE variable = means type = inter dependent = false\n",
+        "",
+        "drain.attend reads and writes means without a DEPENDENCE pragma",
+    ),
+    "sums without a promise": (
+        "norm",
+        "#pragma HLS DEPENDENCE variable = sums type = inter direction = RAW distance =                     \\\n"
+        "    SUMS_DISTANCE dependent = true\n",
+        "",
+        "norm.normalise reads and writes sums without a DEPENDENCE pragma",
+    ),
+    "a promise that simulation does not hold": (
+        "drain",
+        "  distance(saved, SAVED_DISTANCE);\n",
+        "",
+        "the pragma needs type=inter, and distance(saved, saved_distance) for simulation",
+    ),
+    "an end behind a multiplier": (
+        "drain",
+        "more = !(step.last == 1 && last_group);",
+        "more = !(step.last == 1 && last_group && unsigned(step.index) * unsigned(step.tokens) != 1);",
+        "drain.attend: more decides whether the loop ends behind a multiplier",
+    ),
+    "an end behind a memory": (
+        "drain",
+        "more = !(step.last == 1 && last_group);",
+        "more = !(step.last == 1 && last_group && before[0] != 1);",
+        "drain.attend: more decides whether the loop ends behind a memory",
+    ),
+    "a recurrence through a multiplier": (
+        "drain",
+        "      key_address += unsigned(command.stride);\n",
+        "      key_address = unsigned(key_address) * unsigned(command.stride);\n",
+        "drain.attend: key_address is handed to the next interval behind a multiplier",
+    ),
+    "a recurrence through many additions": (
+        "softmax",
+        "            total.sum8[lane] += e8;\n",
+        "            total.sum8[lane] += e8 + (total.sum8[lane] + e8 > 7) + (total.sum12[lane] > e12 + 1);\n"
+        "            total.sum8[lane] += (total.sum8[lane] + e8 > 9) + (total.sum8[lane] > e12 + 1);\n",
+        "softmax.exponential: total_sum8_v_0 is handed to the next interval behind 9 operations; 5 fit",
+    ),
 }  # fmt: skip
 
 # The same for changes that need no further port.
@@ -118,6 +191,9 @@ KINDS = (
     "a variable bank in an unrolled loop",
     "a loop of unknown length in a pipelined loop",
     "a counter of no stated width",
+    "a mark in a loop that is not pipelined",
+    "means without a promise",
+    "an end behind a multiplier",
 )
 HARMLESS = {
     "branches with one bank": (
@@ -184,6 +260,22 @@ def test_a_planted_conflict_is_found(fault: str, tmp_path: Path) -> None:
     status, report = check("--quiet", changed(FAULTS[fault], tmp_path))
     assert status == 1
     assert FAULTS[fault][-1] in report
+
+
+def test_a_group_of_all_tokens_is_no_recurrence(tmp_path: Path) -> None:
+    """With as many lanes as tokens, nothing of a group depends on the group before it."""
+    tool("clang++")
+    carried = []
+    for lanes in (3, 7):
+        config = re.sub(r"( LANES =) \d+", rf"\1 {lanes}", (HEADERS / "config.hpp").read_text())
+        folder = tmp_path / str(lanes)
+        folder.mkdir()
+        (folder / "config.hpp").write_text(re.sub(r"(_BANKS =) 4", r"\1 8", config))
+        loops = Netlist(ROOT / "fpga" / "src" / "drain.cpp", folder).modules
+        rows = next(Recurrences(module) for module in loops if module.name == "drain.attend")
+        carried.append({rows.plain(name) for name in rows.components()})
+    assert "group" in carried[0]
+    assert "group" not in carried[1]
 
 
 @pytest.mark.parametrize("change", HARMLESS)

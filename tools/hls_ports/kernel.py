@@ -9,7 +9,19 @@ from typing import Any
 from .expressions import Expressions
 from .memories import VERSION
 from .sites import Branch, Place, Region, Row, Value, most_sites
-from .syntax import LOOPS, Node, Pragma, Unsupported, below, is_pointer, is_scalar, symbol, type_of
+from .syntax import (
+    LOOPS,
+    Node,
+    Pragma,
+    Tree,
+    Unsupported,
+    below,
+    is_pointer,
+    is_reference,
+    is_scalar,
+    symbol,
+    type_of,
+)
 
 #: Copies of a loop's body above which its number of trips is taken for unknown.
 MOST_TRIPS = 8192
@@ -18,9 +30,12 @@ MOST_TRIPS = 8192
 class Kernel(Expressions):
     """Goes through a kernel once, from its top function down, and keeps the access sites of its pipelined loops."""
 
-    def __init__(self, source: Path, config: Path) -> None:
-        super().__init__(source, config)
+    def __init__(self, source: Path, config: Path, tree: Tree | None = None) -> None:
+        super().__init__(source, config, tree)
         self.seen: set[int] = set()  # lines of PIPELINE pragmas that were reached
+        self.around: list[Node] = []  # loops that are not unrolled
+        #: Marks of intervals: name, line, interval of the loop (0: PIPELINE off, None: no pragma).
+        self.marks: list[tuple[str, int, int | None]] = []
         self.enter(self.top, [], None)
         for pragma in self.tree.pragmas[str(source)]:
             if pragma.directive == "PIPELINE" and "off" not in pragma.words and pragma.line not in self.seen:
@@ -39,7 +54,7 @@ class Kernel(Expressions):
         given = [*arguments, *[None] * (len(parameters) - len(arguments))]
         for parameter, value in zip(parameters, given, strict=True):
             text = type_of(parameter)
-            if text.endswith("&") and isinstance(value, Place):
+            if is_reference(text) and isinstance(value, Place):
                 self.places[parameter["id"]] = value
                 continue
             place = self.declare(parameter)
@@ -63,6 +78,7 @@ class Kernel(Expressions):
     def pipelined(self, scope: Node, pragma: Pragma, body: Any) -> None:
         """Runs the body of a pipelined loop or function."""
         region = Region(self.name, self.process, scope["begin"][1], int(pragma.values.get("ii", "1")))
+        region.dependences = self.tree.of(scope, "DEPENDENCE")
         self.seen.add(pragma.line)
         outer, self.items = self.items, region.items
         self.region = region
@@ -73,6 +89,10 @@ class Kernel(Expressions):
     def call(self, function: Node | None, arguments: list[Value], nodes: list[Node], this: Value) -> Value:
         """Calls a function: runs it if its source is ours."""
         body = function and self.tree.bodies.get(symbol(function))
+        if function is not None and function["name"] == "interval":
+            self.mark(
+                [str(n["value"]).strip('"') for n in below(nodes[0]) if n.get("kind") == "StringLiteral"]
+            )
         if not body or body["at"][0] not in self.tree.own or body["at"][0].endswith("fast_int.hpp"):
             for argument, node in zip(arguments, nodes, strict=False):
                 if isinstance(argument, Place) and "const" not in type_of(node):
@@ -85,6 +105,13 @@ class Kernel(Expressions):
         value = self.enter(body, arguments, this)
         self.line = line
         return value
+
+    def mark(self, names: list[str]) -> None:
+        """Keeps the mark of an interval."""
+        scope = self.around[-1] if self.around else self.functions[-1]
+        off = any("off" in p.words for p in self.tree.of(scope, "PIPELINE"))
+        interval = self.region.interval if self.region else 0 if off else None
+        self.marks.extend((name, scope["begin"][1], interval) for name in names)
 
     # Statements. Each returns None, or how it leaves: "break", "continue", "return".
 
@@ -255,10 +282,12 @@ class Kernel(Expressions):
             if step:
                 self.eval(step)
 
+        self.around.append(node)
         if pragmas:
             self.pipelined(node, pragmas[0], once)
         else:
             once()
+        self.around.pop()
         self.forget(node)
         return None
 

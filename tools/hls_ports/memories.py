@@ -21,8 +21,8 @@ class Storage:
     in the same way from the same values.
     """
 
-    def __init__(self, source: Path, config: Path) -> None:
-        self.tree = Tree(source, config)
+    def __init__(self, source: Path, config: Path, tree: Tree | None = None) -> None:
+        self.tree = tree or Tree(source, config)
         self.name = source.stem
         self.places: dict[str, Place] = {}
         self.values: dict[tuple[str, int], dict[tuple[Any, ...], Value]] = {}

@@ -75,6 +75,7 @@ class Region:
     interval: int
     name: str = ""
     items: list[Any] = field(default_factory=list)
+    dependences: list[Any] = field(default_factory=list)  # DEPENDENCE pragmas
 
 
 @dataclass

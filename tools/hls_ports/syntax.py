@@ -145,7 +145,7 @@ def type_of(node: Node) -> str:
 def is_scalar(text: str) -> bool:
     """Returns whether a type is a number, native or of declared width."""
     plain = re.sub(r"\b(const|volatile)\b", "", text).strip(" &")
-    return plain.startswith("fast::Integer<") or bool(
+    return bool(re.fullmatch(r"fast::Integer<\d+, \w+>", plain)) or bool(
         re.fullmatch(r"(unsigned |signed )?(char|short|int|long|long long|__int128)|bool|unsigned", plain)
     )
 
@@ -153,6 +153,11 @@ def is_scalar(text: str) -> bool:
 def is_pointer(text: str) -> bool:
     """Returns whether a type is a pointer: no kernel changes one."""
     return text.rstrip().endswith("*") or "(*)" in text
+
+
+def is_reference(text: str) -> bool:
+    """Returns whether a type is a reference, to an array too."""
+    return text.endswith("&") or "(&)" in text
 
 
 def has_body(function: Node) -> bool:
