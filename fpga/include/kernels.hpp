@@ -56,19 +56,74 @@ struct scale_t {
   s<15> residue;
 };
 
-template <unsigned DEPTH> using Commands = Stream<fields_t, DEPTH>;
-template <unsigned DEPTH> using Beats = Stream<beat_t, DEPTH>;
+// Bits and numbers of the items of several fields.
+template <>
+constexpr int ITEM_BITS<moment_t> =
+    ITEM_BITS<decltype(moment_t::sum)> + ITEM_BITS<decltype(moment_t::squares)>;
+template <>
+constexpr int ITEM_BITS<demand_t> =
+    ITEM_BITS<decltype(demand_t::words)> + ITEM_BITS<decltype(demand_t::tiles)>;
+template <>
+constexpr int ITEM_BITS<frame_check_t> =
+    ITEM_BITS<decltype(frame_check_t::sound)> + ITEM_BITS<decltype(frame_check_t::nonce)>;
+template <>
+constexpr int ITEM_BITS<scale_t> =
+    ITEM_BITS<decltype(scale_t::mantissa)> + ITEM_BITS<decltype(scale_t::shift)> +
+    ITEM_BITS<decltype(scale_t::residue)>;
+template <> constexpr int ITEM_BITS<fields_t> = ITEM_BITS<decltype(fields_t::word)>;
+template <> constexpr int ITEM_BITS<packed_pass_t> = ITEM_BITS<decltype(packed_pass_t::word)>;
+template <> constexpr int ITEM_BITS<beat_t> = ITEM_BITS<decltype(beat_t::byte)>;
+
+template <typename F> void each_number(F& f, moment_t& moment) {
+#pragma HLS INLINE
+  f(moment.sum);
+  f(moment.squares);
+}
+template <typename F> void each_number(F& f, demand_t& demand) {
+#pragma HLS INLINE
+  f(demand.words);
+  f(demand.tiles);
+}
+template <typename F> void each_number(F& f, frame_check_t& check) {
+#pragma HLS INLINE
+  f(check.sound);
+  f(check.nonce);
+}
+template <typename F> void each_number(F& f, scale_t& scale) {
+#pragma HLS INLINE
+  f(scale.mantissa);
+  f(scale.shift);
+  f(scale.residue);
+}
+template <typename F> void each_number(F& f, fields_t& fields) {
+#pragma HLS INLINE
+  each_number(f, fields.word);
+}
+template <typename F> void each_number(F& f, packed_pass_t& pass) {
+#pragma HLS INLINE
+  each_number(f, pass.word);
+}
+template <typename F> void each_number(F& f, beat_t& beat) {
+#pragma HLS INLINE
+  each_number(f, beat.byte);
+}
+
+template <unsigned DEPTH> using Commands = Queue<fields_t, DEPTH>;
+template <unsigned DEPTH> using Beats = Queue<beat_t, DEPTH>;
 template <unsigned DEPTH> using Credits = Stream<credit_t, DEPTH>;
 using ScoreCommands = Commands<isa::depth::score_commands>;
-using Passes = Stream<packed_pass_t, isa::depth::passes>;
-using Demands = Stream<demand_t, isa::depth::demands>;
-using Sums = Stream<sums_t, isa::depth::sums>;
-using ScoreRows = Stream<score_row_t, isa::depth::scores>;
-using Moments = Stream<moments_t, config::MOMENTS_DEPTH>;
-using Maxima = Stream<maxima_t, config::MAXIMA_DEPTH>;
-using Scales = Stream<scale_t, config::SCALES_DEPTH>;
+using Passes = Queue<packed_pass_t, isa::depth::passes>;
+using Demands = Queue<demand_t, isa::depth::demands>;
+using Sums = Queue<sums_t, isa::depth::sums>;
+using ScoreRows = Queue<score_row_t, isa::depth::scores>;
+using Moments = Queue<moments_t, config::MOMENTS_DEPTH>;
+using Maxima = Queue<maxima_t, config::MAXIMA_DEPTH>;
+using Scales = Queue<scale_t, config::SCALES_DEPTH>;
 using Logits = Stream<s<32>, isa::depth::logits>;
-using Checks = Stream<frame_check_t, isa::depth::checks>;
+using Checks = Queue<frame_check_t, isa::depth::checks>;
+// The widest item of an AXI4-Stream: 512 bytes.
+static_assert(ITEM_BITS<sums_t> <= 4096 && ITEM_BITS<score_row_t> <= 4096 &&
+              ITEM_BITS<moments_t> <= 4096 && ITEM_BITS<maxima_t> <= 4096);
 // Events for the counters. A kernel writes 1 when it ends a command. The host starts fetch and
 // store, so these also write 0 when they begin.
 using Retired = UnqueuedStream<u<1>>;

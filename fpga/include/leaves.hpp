@@ -96,12 +96,12 @@ struct radicand_t {
 inline radicand_t radicand_of(const u<52>& variance) {
   QUASAR_HLS(INLINE)
   u<52> high = variance;
-  unsigned pairs = 26;
+  u<5> pairs = 26;
   for (unsigned step = 16; step > 0; step /= 2) {
     QUASAR_HLS(UNROLL)
-    if (pairs > step && uint64_t(high) >> (52 - 2 * step) == 0) {
+    if (unsigned(pairs) > step && uint64_t(high) >> (52 - 2 * step) == 0) {
       high = uint64_t(high) << (2 * step);
-      pairs -= step;
+      pairs = unsigned(pairs) - step;
     }
   }
   radicand_t result;
@@ -187,12 +187,12 @@ struct reciprocal_t {
 inline reciprocal_t reciprocal(const u<22>& sum12, const u<15>& out_mult, const u<5>& out_shift) {
   QUASAR_HLS(INLINE)
   u<22> divisor = sum12;
-  unsigned bits = 22;
+  u<5> bits = 22;
   for (unsigned step = 16; step > 0; step /= 2) {
     QUASAR_HLS(UNROLL)
-    if (bits > step && (unsigned(divisor) >> (22 - step)) == 0) {
+    if (unsigned(bits) > step && (unsigned(divisor) >> (22 - step)) == 0) {
       divisor = unsigned(divisor) << step;
-      bits -= step;
+      bits = unsigned(bits) - step;
     }
   }
   // The quotient has 16 bits: Mo < 2^15 and the divisor is at least 2^21.
@@ -206,6 +206,6 @@ inline reciprocal_t reciprocal(const u<22>& sum12, const u<15>& out_mult, const 
   const bool halve = unsigned(quotient) >= 32768;
   reciprocal_t result;
   result.mantissa = halve ? unsigned(quotient) / 2 : unsigned(quotient);
-  result.shift = bits - (halve ? 1 : 0) + unsigned(out_shift) - 21;
+  result.shift = unsigned(bits) - (halve ? 1 : 0) + unsigned(out_shift) - 21;
   return result;
 }

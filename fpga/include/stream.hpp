@@ -9,11 +9,41 @@
 // streams, stable scalars and AXI masters, not memory ports.)
 #pragma once
 
+#include "packing.hpp"
+
 #ifdef __SYNTHESIS__
 
 #include <hls_stream.h>
 
 template <typename T, unsigned DEPTH> using Stream = hls::stream<T, DEPTH>;
+// A queue between kernels. Its items are packed.
+template <typename T, unsigned DEPTH> using Queue = hls::stream<ap_uint<ITEM_BITS<T>>, DEPTH>;
+
+template <typename T, typename Q> T receive_item(Q& queue) {
+#pragma HLS INLINE
+  return unpacked<T>(queue.read());
+}
+
+template <typename T, typename Q> void send_item(Q& queue, const T& item) {
+#pragma HLS INLINE
+  queue.write(packed<ap_uint<ITEM_BITS<T>>>(item));
+}
+
+// Polls a queue, as `poll` below polls a stream.
+template <typename T, typename Q> bool poll_item(Q& queue, T& item) {
+#pragma HLS INLINE
+  ap_uint<ITEM_BITS<T>> raw;
+  if (!queue.read_nb(raw))
+    return false;
+  item = unpacked<T>(raw);
+  return true;
+}
+// Takes the next item if there is one. In simulation it never blocks.
+template <typename T, typename Q> bool take_item(Q& queue, T& item) {
+#pragma HLS INLINE
+  return poll_item(queue, item);
+}
+
 // A stream without a FIFO; its reader accepts each item in the cycle of the write.
 template <typename T> using UnqueuedStream = hls::stream<T>;
 
@@ -47,6 +77,21 @@ bool poll(Stream<T, DEPTH>& stream, T& item, bool in_flight = false) {
     return stream.read_nb(item);
   item = stream.read();
   return true;
+}
+
+template <typename T, unsigned DEPTH> using Queue = Stream<T, DEPTH>;
+
+template <typename T, unsigned DEPTH> T receive_item(Stream<T, DEPTH>& queue) {
+  return queue.read();
+}
+template <typename T, unsigned DEPTH> void send_item(Stream<T, DEPTH>& queue, const T& item) {
+  queue.write(item);
+}
+template <typename T, unsigned DEPTH> bool poll_item(Stream<T, DEPTH>& queue, T& item) {
+  return poll(queue, item);
+}
+template <typename T, unsigned DEPTH> bool take_item(Stream<T, DEPTH>& queue, T& item) {
+  return queue.read_nb(item);
 }
 
 // A call within a DATAFLOW region, and the end of the region. Macros, because Vitis HLS accepts

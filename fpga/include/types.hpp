@@ -12,6 +12,8 @@
 template <int W> using u = fast::Integer<W, false>;
 template <int W> using s = fast::Integer<W, true>;
 #else
+// The widest queue.
+#define AP_INT_MAX_W 4096
 #include <ap_int.h>
 template <int W> using u = ap_uint<W>;
 template <int W> using s = ap_int<W>;

@@ -115,7 +115,7 @@ void dispatch(Commands<isa::depth::drain_commands>& commands, Jobs& jobs,
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE off
     interval("drain.dispatch");
-    const fields_t command = commands.read();
+    const fields_t command = receive_item<fields_t>(commands);
     const unsigned code = operation(command);
     const isa::Rows rows = isa::Rows::decode(command);
     const isa::Attend attend = isa::Attend::decode(command);
@@ -155,7 +155,7 @@ void load_parameters(ParameterJobs& jobs, Beats<isa::depth::rows>& beats,
 #pragma HLS PIPELINE II = 1
           interval("drain.parameters");
           if (port == 0)
-            beat = beats.read();
+            beat = receive_item<beat_t>(beats);
           const auto given =
               isa::RowParameters::decode(&beat.byte[unsigned(port) * isa::ROW_BYTES]);
           row_t row;
@@ -178,7 +178,7 @@ void load_parameters(ParameterJobs& jobs, Beats<isa::depth::rows>& beats,
       for (passed_t i = 0; i < count; ++i) {
 #pragma HLS PIPELINE II = 1
         interval("drain.pass");
-        passed.write(beats.read());
+        passed.write(receive_item<beat_t>(beats));
       }
     }
   }
@@ -274,7 +274,7 @@ void gather_scales(ScaleJobs& jobs, Scales& scales, ScaleWords& words) {
     for (attend_tokens_t token = 0; token < tokens; ++token) {
 #pragma HLS PIPELINE II = 1
       interval("drain.scales");
-      word[lane] = scales.read();
+      word[lane] = receive_item<scale_t>(scales);
       ++lane;
       if (unsigned(lane) == LANES || token + 1 == tokens) {
         words.write(word);
@@ -383,7 +383,7 @@ void drain_rows(const fields_t& fields, Steps& steps, ScaleWords& words, Sums& s
       }
     }
     if (logit == 0)
-      sum = sums.read();
+      sum = receive_item<sums_t>(sums);
     const row_t& row = step.row;
     const unsigned column = row.column;
     s<13> mean = 0;
@@ -716,7 +716,7 @@ void announce(Notices& notices, Waiting& waiting, Moments& moments,
     interval("drain.announce");
     const notice_t notice = notices.read();
     if (notice.has_moments == 1)
-      moments.write(waiting.read());
+      send_item(moments, waiting.read());
     for (unsigned i = 0; i < unsigned(notice.credits); ++i)
       drain_to_array.write(1);
     if (notice.ends == 1)
@@ -761,11 +761,6 @@ void drain(Commands<isa::depth::drain_commands>& commands, Beats<isa::depth::row
 #pragma HLS AGGREGATE variable = key compact = bit
 #pragma HLS AGGREGATE variable = value compact = bit
 #pragma HLS AGGREGATE variable = hidden compact = bit
-#pragma HLS AGGREGATE variable = commands compact = bit
-#pragma HLS AGGREGATE variable = rows compact = bit
-#pragma HLS AGGREGATE variable = sums compact = bit
-#pragma HLS AGGREGATE variable = scales compact = bit
-#pragma HLS AGGREGATE variable = moments compact = bit
 #pragma HLS DATAFLOW
   Jobs jobs("drain.jobs");
   ParameterJobs parameter_jobs("drain.parameter_jobs");

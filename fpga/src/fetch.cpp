@@ -98,19 +98,19 @@ fetch_commands:
     if (bad == 0) {
       switch (unit) {
       case isa::unit::LOAD:
-        load_commands.write(command);
+        send_item<fields_t>(load_commands, command);
         break;
       case isa::unit::ARRAY:
-        array_commands.write(command);
+        send_item<fields_t>(array_commands, command);
         break;
       case isa::unit::DRAIN:
-        drain_commands.write(command);
+        send_item<fields_t>(drain_commands, command);
         break;
       case isa::unit::NORM:
-        norm_commands.write(command);
+        send_item<fields_t>(norm_commands, command);
         break;
       case isa::unit::SOFTMAX:
-        softmax_commands.write(command);
+        send_item<fields_t>(softmax_commands, command);
         break;
       default:
         bad = i + 1;

@@ -128,7 +128,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
   unsigned held = 0;
   for (volatile bool running = true; running;) {
     if (held == 0) {
-      pending[0] = take(commands.read(), seed, memory0, memory1, memory2, memory3);
+      pending[0] = take(receive_item<fields_t>(commands), seed, memory0, memory1, memory2, memory3);
       held = 1;
     }
     gap(isa::declared::COMMAND_GAP);
@@ -136,7 +136,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
   requests:
     for (; held <= AHEAD; ++held) {
       fields_t next;
-      if (!commands.read_nb(next))
+      if (!take_item(commands, next))
         break;
       pending[held] = take(next, seed, memory0, memory1, memory2, memory3);
     }
@@ -149,7 +149,8 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
 
     if (!command.transfer) {
       const bool all = number[command.frame] == command.beats;
-      checks.write({u<1>(own && sound[command.frame] && all), u<32>(nonce[command.frame])});
+      send_item<frame_check_t>(
+          checks, {u<1>(own && sound[command.frame] && all), u<32>(nonce[command.frame])});
       sound[command.frame] = true;
       number[command.frame] = 0;
       nonce[command.frame] = 0;
@@ -196,15 +197,15 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
       state = check_behind<BEAT_WORDS>(state, share(beat));
       switch (command.target) {
       case isa::target::WEIGHTS:
-        weights.write(beat);
+        send_item(weights, beat);
         break;
       case isa::target::ROWS:
       case isa::target::TABLE:
       case isa::target::RESIDUAL:
-        rows.write(beat);
+        send_item(rows, beat);
         break;
       case isa::target::GAINS:
-        gains.write(beat);
+        send_item(gains, beat);
         break;
       default: // patches
         for (unsigned j = 0; j < BEAT_BYTES; ++j) {

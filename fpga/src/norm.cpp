@@ -98,7 +98,7 @@ void dispatch(Commands<isa::depth::norm_commands>& commands, GainJobs& gain_jobs
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE off
     interval("norm.dispatch");
-    const isa::LayerNorm command = isa::LayerNorm::decode(commands.read());
+    const isa::LayerNorm command = isa::LayerNorm::decode(receive_item<fields_t>(commands));
     const u<1> pools = command.pool == isa::pooling::BEFORE;
     gain_jobs.write(command.embed);
     collect_jobs.write({command.tokens, pools});
@@ -126,7 +126,7 @@ void load_gains(GainJobs& jobs, Beats<isa::depth::gains>& beats, DoubleBuffer& d
 #pragma HLS PIPELINE II = 1
       interval("norm.gains");
       if (place == 0)
-        beat = beats.read();
+        beat = receive_item<beat_t>(beats);
       const uint8_t* bytes = &beat.byte[4 * unsigned(place)];
       gain_t gain;
       gain.gain = int(bytes[0]) | int(bytes[1]) << 8;
@@ -162,7 +162,7 @@ void collect(CollectJobs& jobs, Moments& moments, Tiles& tiles, Groups& groups) 
       for (up_to<GROUPS> group = 0; group < arriving; ++group) {
 #pragma HLS PIPELINE II = 1
         interval("norm.collect");
-        const moments_t word = moments.read();
+        const moments_t word = receive_item<moments_t>(moments);
         for (unsigned lane = 0; lane < LANES; ++lane) {
 #pragma HLS UNROLL
           set_group_item<GROUPS, LANES>(tile_moments, unsigned(group), lane, word[lane]);
@@ -530,9 +530,6 @@ void norm(Commands<isa::depth::norm_commands>& commands, Beats<isa::depth::gains
 #pragma HLS INTERFACE ap_memory storage_type = ram_1p latency = 1 port = normed
 #pragma HLS ARRAY_PARTITION variable = residual complete dim = 1
 #pragma HLS ARRAY_PARTITION variable = normed complete dim = 1
-#pragma HLS AGGREGATE variable = commands compact = bit
-#pragma HLS AGGREGATE variable = gains compact = bit
-#pragma HLS AGGREGATE variable = moments compact = bit
 #pragma HLS AGGREGATE variable = residual compact = bit
 #pragma HLS AGGREGATE variable = normed compact = bit
 #pragma HLS DATAFLOW

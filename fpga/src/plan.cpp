@@ -22,10 +22,10 @@ void dispatch(Commands<isa::depth::array_commands>& commands, Jobs& jobs, Demand
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE off
     interval("plan.dispatch");
-    const fields_t command = commands.read();
+    const fields_t command = receive_item<fields_t>(commands);
     if (operation(command) == GEMM) {
       const isa::Gemm gemm = isa::Gemm::decode(command);
-      demands.write({bank_words(gemm.columns), gemm.row_tiles});
+      send_item<demand_t>(demands, {bank_words(gemm.columns), gemm.row_tiles});
     }
     jobs.write(command);
   }
@@ -68,7 +68,7 @@ void passes_of(Jobs& jobs, Credits<isa::depth::load_to_array>& load_to_array,
       bank = 0;
       part = scores.tile;
       of = bank_words(scores.stride);
-      score_commands.write(command);
+      send_item(score_commands, command);
     } else {
       tokens = context.tokens;
       columns = context.keys;
@@ -151,7 +151,7 @@ void passes_of(Jobs& jobs, Credits<isa::depth::load_to_array>& load_to_array,
           pass.frees = is_gemm && last && last_tile;
           pass.post_load =
               is_gemm && gemm.post_load == 1 && last && last_tile && pair + PAIRS >= row_count;
-          passes.write(pass.encode());
+          send_item(passes, pass.encode());
           address += pass_words;
           rotation += turn;
           if (rotation >= VALUE_BANKS)
@@ -191,10 +191,6 @@ void plan(Commands<isa::depth::array_commands>& commands,
 #pragma HLS INTERFACE axis port = demands
 #pragma HLS INTERFACE axis port = score_commands
 #pragma HLS INTERFACE axis port = retired
-#pragma HLS AGGREGATE variable = commands compact = bit
-#pragma HLS AGGREGATE variable = passes compact = bit
-#pragma HLS AGGREGATE variable = demands compact = bit
-#pragma HLS AGGREGATE variable = score_commands compact = bit
 #pragma HLS DATAFLOW
   Jobs jobs("plan.jobs");
   QUASAR_PROCESS(dispatch(commands, jobs, demands));

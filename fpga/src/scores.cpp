@@ -40,7 +40,7 @@ void store_scores(ScoreCommands& commands, ScoreRows& rows, Write::Score score, 
     interval("scores.store");
     if (key == keys) {
       fields_t command;
-      if (!poll(commands, command))
+      if (!poll_item(commands, command))
         continue;
       const isa::Scores fields = isa::Scores::decode(command);
       key = 0;
@@ -48,7 +48,7 @@ void store_scores(ScoreCommands& commands, ScoreRows& rows, Write::Score score, 
       parity = fields.parity;
     }
     score_row_t row;
-    if (!poll(rows, row))
+    if (!poll_item(rows, row))
       continue;
     // Each access has a constant bank: HLS counts an access with a variable bank as one access to
     // every bank.
@@ -76,7 +76,7 @@ void send_maxima(Largest& largest, Maxima& maxima, Retired& retired) {
     for (unsigned group = 0; group < EXP_GROUPS; ++group) {
 #pragma HLS PIPELINE II = 1
       interval("scores.maxima");
-      maxima.write(group_of(most, group));
+      send_item(maxima, group_of(most, group));
     }
     retired.write(1);
   }
@@ -93,9 +93,6 @@ void scores(ScoreCommands& commands, ScoreRows& scores, Maxima& maxima, Retired&
 #pragma HLS INTERFACE axis port = retired
 #pragma HLS INTERFACE ap_memory storage_type = ram_1p latency = 1 port = score
 #pragma HLS ARRAY_PARTITION variable = score complete dim = 1
-#pragma HLS AGGREGATE variable = commands compact = bit
-#pragma HLS AGGREGATE variable = scores compact = bit
-#pragma HLS AGGREGATE variable = maxima compact = bit
 #pragma HLS AGGREGATE variable = score compact = bit
 #pragma HLS DATAFLOW
   Largest largest("scores.largest");

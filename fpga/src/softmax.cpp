@@ -31,13 +31,13 @@ void exponentiate(Commands<isa::depth::softmax_commands>& commands, Maxima& maxi
                   Read::Score score, Totals& totals, Stored& stored) {
 #pragma HLS BIND_STORAGE variable = POWERS type = rom_np impl = lutram
   for (volatile bool running = true; running;) {
-    const isa::Softmax command = isa::Softmax::decode(commands.read());
+    const isa::Softmax command = isa::Softmax::decode(receive_item<fields_t>(commands));
     gap(isa::declared::COMMAND_GAP);
     const unsigned groups = parts_of<EXP_LANES, EXP_GROUPS>(command.tokens);
     for (unsigned group = 0; group < EXP_GROUPS; ++group) {
 #pragma HLS PIPELINE off
       interval("softmax.group");
-      const maxima_t largest = maxima.read();
+      const maxima_t largest = receive_item<maxima_t>(maxima);
       if (group < groups) {
         const unsigned bank = unsigned(command.parity) * EXP_GROUPS + group;
         total_t total;
@@ -103,7 +103,7 @@ void divide(Totals& totals, Scales& scales) {
     scale.mantissa = inverse.mantissa;
     scale.shift = inverse.shift;
     scale.residue = int(sum12) - 16 * int(sum8);
-    scales.write(scale);
+    send_item(scales, scale);
   }
 }
 
@@ -148,9 +148,6 @@ void softmax(Commands<isa::depth::softmax_commands>& commands, Maxima& maxima, S
 #pragma HLS INTERFACE ap_memory storage_type = ram_1p latency = 1 port = probability
 #pragma HLS ARRAY_PARTITION variable = score complete dim = 1
 #pragma HLS ARRAY_PARTITION variable = probability complete dim = 1
-#pragma HLS AGGREGATE variable = commands compact = bit
-#pragma HLS AGGREGATE variable = maxima compact = bit
-#pragma HLS AGGREGATE variable = scales compact = bit
 #pragma HLS AGGREGATE variable = score compact = bit
 #pragma HLS AGGREGATE variable = probability compact = bit
 #pragma HLS DATAFLOW

@@ -43,7 +43,7 @@ store_words:
     const unsigned part = i % PORT_WORDS;
     const bool trailer = i >= ports * PORT_WORDS;
     if (trailer && part == 0)
-      check = checks.read();
+      check = receive_item<frame_check_t>(checks);
     uint32_t word = 0;
     if (i < count)
       word = uint32_t(int32_t(logits.read()));

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from rtl import ROOT, run, tool
 
+# A configuration of few tokens and lanes.
+HEADERS = ROOT / "tests" / "fpga" / "hls"
 SOURCES = sorted((ROOT / "fpga" / "src").glob("*.cpp"))
 ENDLESS = "for (volatile bool running = true; running;)"
 
@@ -45,6 +47,52 @@ def test_kernels_compile_without_a_warning_and_keep_their_processes(source: Path
     wanted = processes(text)
     if wanted:
         assert called(form, source.stem) == wanted
+
+
+def value(expression: str, names: dict[str, int]) -> int:
+    """Returns the value of a constant expression of SystemVerilog or Rust."""
+    words = re.sub(r"[A-Za-z_][\w.]*", lambda name: str(names[name[0]]), expression)
+    assert re.fullmatch(r"[\d\s()+*/-]+", words), words
+    return int(eval(words.replace("/", "//")))
+
+
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_queues_have_the_bits_that_the_array_and_the_block_design_give_them(
+    compiler: str, tmp_path: Path
+) -> None:
+    program = tmp_path / "packing"
+    flags = ["-std=c++17", "-O1", "-D__SYNTHESIS__", "-DQUASAR_FAST", "-Wall", "-Wextra", "-Werror"]
+    includes = [f"-I{path}" for path in (ROOT / "fpga" / "include", HEADERS)]
+    source = ROOT / "tests" / "fpga" / "packing.cpp"
+    run(tool(compiler), *flags, "-Wno-unknown-pragmas", *includes, source, "-o", program)
+    bits = {name: int(count) for name, count in re.findall(r"^(\w+) (\d+)$", run(program), re.MULTILINE)}
+    config = {
+        name: int(n)
+        for name, n in re.findall(r"unsigned (\w+) = (\d+)u;", (HEADERS / "config.hpp").read_text())
+    }
+    tokens, lanes = config["TOKENS"], config["LANES"]
+
+    # A port of ap_uint is rounded up to bytes.
+    array = (ROOT / "fpga" / "rtl" / "array_top.sv").read_text()
+    names = {"T": tokens, "L": lanes, "BEAT": 16 * config["PORTS"]}
+    for name, expression in re.findall(r"localparam int (S\w+_BITS) = (.+?),?\n", array):
+        names[name] = value(expression, names)
+    ports = re.findall(r"\[(.+?):0\]\s+(passes|demands|weights|sums|scores)_tdata", array)
+    assert {name: value(most, names) + 1 for most, name in ports} == {
+        name: -(-bits[name] // 8) * 8 for name in ("passes", "demands", "weights", "sums", "scores")
+    }
+
+    rust = (ROOT / "rust" / "hardware" / "src" / "design" / "queues.rs").read_text()
+    names = {
+        "COMMAND_BITS": 128, "PORT_BITS": 128, "c.axi_ports": config["PORTS"], "c.lanes.requantize": lanes,
+        "c.array.tokens": tokens, "c.lanes.exponential": config["EXP_LANES"],
+    }  # fmt: skip
+    items = dict(
+        Command="commands", Pass="passes", Demand="demands", Beat="weights", Sums="sums", Scores="scores",
+        Moments="moments", Maxima="maxima", Scale="scales", FrameCheck="checks",
+    )  # fmt: skip
+    counted = dict(re.findall(r"Self::(\w+) => (.+),\n", rust))
+    assert {items[item]: value(counted[item], names) for item in items} == bits
 
 
 def test_a_loop_that_never_ends_would_take_the_processes_behind_it(tmp_path: Path) -> None:

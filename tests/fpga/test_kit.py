@@ -242,6 +242,8 @@ def test_sources_give_their_arguments_the_interfaces_that_are_connected(source: 
         elif kind.endswith("&"):
             mine = [pragma for pragma in pragmas if f"port={name}" in pragma]
             assert any({"axis", "mode=axis"} & pragma for pragma in mine), name
+            # UG1399 forbids it there: items are packed by hand (packing.hpp).
+            assert not any({"AGGREGATE", f"variable={name}"} <= pragma for pragma in pragmas), name
 
 
 def test_memories_have_the_banks_that_the_kernels_address(design: Design) -> None:

@@ -882,7 +882,7 @@ class Netlist(Kernel):
                 self.layers[-1][place.base] = value
             else:
                 self.copy(place, value, text)
-        result = function.get("type", {}).get("qualType", "").split("(")[0].strip()
+        result = re.split(r" ?\((?!anonymous)", function.get("type", {}).get("qualType", ""))[0]
         outer = getattr(self, "result", "")
         self.result = result
         pipelined = [p for p in self.own_pragmas(function) if "off" not in p.words]
@@ -912,18 +912,37 @@ class Netlist(Kernel):
         """Calls a function; a process has a module of its own."""
         if function is None:
             return None
-        if function["name"] in ("pack", "unpack"):  # bytes from or to one wide number
+        name = str(function["name"])
+        if name in ("receive_item", "send_item", "poll_item", "take_item"):  # packing needs no logic
+            return self.pass_item(name, function, arguments, nodes)
+        if name in ("pack", "unpack"):  # bytes from or to one wide number
             self.put(arguments[1], self.get(arguments[0]))
             return None
         outer = self.module
         if len(self.functions) == 1 and self.region is None:
-            name = str(function["name"])
             self.module = self.control.setdefault(name, Module(f"{self.name}.{name}"))
             if self.module not in self.modules:
                 self.modules.append(self.module)
         value = super().call(function, arguments, nodes, this)
         self.module = outer
         return value
+
+    def pass_item(self, name: str, function: Node, arguments: list[Value], nodes: list[Node]) -> Value:
+        """Reads or writes a queue between kernels."""
+        label = self.tree.decls.get(arguments[0].base[0], {}).get("name", "queue")
+        enable = self.all_of(self.conditions)
+        if name == "send_item":
+            text = type_of(nodes[1])
+            sites = self.module.writes.setdefault(("queue", label), [])
+            sites.append((enable, (), self.get(arguments[1]), text))
+            return None
+        self.module.observe(enable)
+        self.count += 1
+        item = Input(("queue", self.count), (), f"{label}_read")
+        if name == "receive_item":
+            return self.temporary(item)
+        self.put(arguments[1], item)
+        return self.input(("valid", self.count), 0, 1, Input(("valid", self.count), (), f"{label}_valid"))
 
     def pipelined(self, scope: Node, pragma: Pragma, body: Any) -> None:
         """Runs the body of a pipelined loop into a module of its own."""

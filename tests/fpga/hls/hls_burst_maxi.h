@@ -12,23 +12,27 @@ void bus_write(void* memory, const void* item);
 void bus_response(void* memory);
 }
 
+// What a range holds is unknown to the compiler.
+extern "C" {
+uint64_t range_get(const void* number, int high, int low);
+void range_set(void* number, int high, int low, uint64_t value);
+}
+
 template <int W> class ap_uint {
-  uint32_t word_[W / 32];
+  uint8_t bytes_[(W + 7) / 8];
 
   struct Range {
-    uint32_t* word;
-    int low;
-    uint32_t mask;
-    operator uint32_t() const { return *word >> low & mask; }
-    void operator=(uint32_t value) { *word = (*word & ~(mask << low)) | (value & mask) << low; }
+    void* number;
+    int high, low;
+    operator uint64_t() const { return range_get(number, high, low); }
+    void operator=(uint64_t value) { range_set(number, high, low, value); }
   };
 
 public:
-  // Within a word.
-  Range range(int high, int low) {
-    return {&word_[low / 32], low % 32, ~uint32_t(0) >> (31 - (high - low))};
-  }
-  uint32_t range(int high, int low) const { return const_cast<ap_uint*>(this)->range(high, low); }
+  ap_uint() = default;
+  ap_uint(int) : bytes_() {}
+  Range range(int high, int low) { return {&bytes_, high, low}; }
+  uint64_t range(int high, int low) const { return range_get(&bytes_, high, low); }
 };
 
 namespace hls {
