@@ -12,7 +12,7 @@ void bus_write(void* memory, const void* item);
 void bus_response(void* memory);
 }
 
-// What a range holds is unknown to the compiler.
+// Ranges hold what is unknown to the compiler.
 extern "C" {
 uint64_t range_get(const void* number, int high, int low);
 void range_set(void* number, int high, int low, uint64_t value);
