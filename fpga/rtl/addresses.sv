@@ -6,17 +6,17 @@
 `default_nettype none
 
 module addresses #(
-    parameter int P = 3,
-    parameter int C = 4,
-    parameter int G = 2,   // groups of banks of input, query, hidden
-    parameter int GN = 2,  // of normed
-    parameter int GE = 2,  // of probability
-    parameter int FRAMES = 2,
-    parameter int BLOCKS = 1,
-    parameter int VALUE_BANKS = 3,
-    parameter int ADDRESS_BITS = 8,
-    parameter int ROW_BITS = 8,
-    parameter bit PRIMITIVES = 0,
+    parameter int P = 3,            // row pairs
+    parameter int C = 4,            // columns of a word
+    parameter int G = 2,            // groups of banks of input, query, hidden
+    parameter int GN = 2,           // of normed
+    parameter int GE = 2,           // of probability
+    parameter int FRAMES = 2,       // slots of normed
+    parameter int BLOCKS = 1,       // of P banks of keys
+    parameter int VALUE_BANKS = 3,  // at least P
+    parameter int ADDRESS_BITS = 8, // of activations
+    parameter int ROW_BITS = 8,     // of weights, keys and values
+    parameter bit PRIMITIVES = 0,   // instantiate the flip-flops of copies
     localparam int SOURCES = FRAMES + 5
 ) (
     input  wire logic                         clk,
@@ -53,6 +53,11 @@ module addresses #(
     output logic                              weights_enable,
     output logic [ROW_BITS-1:0]               weights_address
 );
+
+    if (G < 1 || GN < 1 || GE < 1 || FRAMES < 1 || BLOCKS < 1 || VALUE_BANKS < P)
+    begin : gen_refused
+        $error("addresses: each memory needs a bank, VALUE_BANKS must be at least P");
+    end
 
     // A register for each memory.
     logic [5*ADDRESS_BITS-1:0] own;  // input, query, hidden, normed, probability

@@ -8,22 +8,22 @@
 `default_nettype none
 
 module array #(
-    parameter int T = 5,
-    parameter int P = 3,
-    parameter int C = 4,
-    parameter int L = 2,
-    parameter int M = 2,
-    parameter int E = 2,
-    parameter int S = 23,
-    parameter int FRAMES = 2,
-    parameter int KEY_BANKS = 3,
-    parameter int VALUE_BANKS = 3,
-    parameter int BEAT = 16,         // bytes
+    parameter int T = 5,             // tokens
+    parameter int P = 3,             // row pairs, 1 to 255
+    parameter int C = 4,             // columns of a word, a power of two up to 16
+    parameter int L = 2,             // requantizing lanes, 1 to T; tokens of a word of input
+    parameter int M = 2,             // LayerNorm lanes, 1 to T: tokens of a word of normed
+    parameter int E = 2,             // exponential lanes, 1 to T: tokens of a word of probability
+    parameter int S = 23,            // bits of the low field of a packed sum; DSP48E1 21
+    parameter int FRAMES = 2,        // slots of normed, 1 or 2
+    parameter int KEY_BANKS = 3,     // a multiple of P
+    parameter int VALUE_BANKS = 3,   // at least P, and L + C - 1 values over C
+    parameter int BEAT = 16,         // bytes of a beat of weights
     parameter int WORDS = 64,        // of one half of the weight double buffer
     parameter int ADDRESS_BITS = 8,  // of activations
     parameter int ROW_BITS = 8,      // of the weight double buffer, keys and values
     parameter int FIFO_DEPTH = 64,   // packed sums of a token, a power of two, at least P
-    parameter bit DSP48E1 = 0,
+    parameter bit DSP48E1 = 0,       // slices of 7 series
     parameter bit PRIMITIVES = 0,    // instantiate primitives instead of inferring them
     localparam int G = (T + L - 1) / L,
     localparam int GN = (T + M - 1) / M,
@@ -78,6 +78,13 @@ module array #(
     output logic [BLOCKS*ROW_BITS-1:0]       key_address, // one for each block of P banks
     input  wire logic [KEY_BANKS*C*8-1:0]    key_word
 );
+
+    if (T < 1 || L > T || M < 1 || M > T || E < 1 || E > T) begin : gen_refused_lanes
+        $error("array: T must be at least 1; L, M and E 1 to T");
+    end
+    if (FIFO_DEPTH < P || S != (DSP48E1 ? 21 : 23)) begin : gen_refused_sums
+        $error("array: FIFO_DEPTH must be at least P, S 23 (DSP48E1: 21)");
+    end
 
     localparam int TOKENS_A_STAGE = 2;
     localparam int STAGES = (T + TOKENS_A_STAGE - 1) / TOKENS_A_STAGE;
@@ -274,6 +281,25 @@ module array #(
         .description, .popped, .pop_slot, .skip, .packed_sums,
         .sums_valid, .sums_ready, .sums, .scores_valid, .scores_ready, .scores
     );
+
+`ifndef SYNTHESIS
+    wire [1:0] credits = posted - given;
+    logic [1:0] posted_before;
+    logic [4:0] settled = '0; // fast cycles since the reset: operands are of passes, or 0
+    logic [P*C-1:0] overflows; // the pre-adder's, by -8 with a negative low nibble
+    always_comb for (int i = 0; i < P * C; i++) overflows[i] = rows[i*9+4+:5] == 5'b10001;
+    logic checks = 1'b0;
+    always_ff @(posedge clk) if (reset) checks <= 1'b1;
+    always_ff @(posedge clk_array) begin
+        posted_before <= posted;
+        settled <= !checks || reset_slow ? '0 : settled == '1 ? settled : settled + 1'b1;
+        if (checks && settled == '1) begin
+            the_fast_reset_is_inside_the_slow_one: assert (reset_array == '0);
+            no_credit_is_lost: assert (posted == posted_before || credits != 2'd0);
+            operands_fit_the_slice: assert (overflows == '0);
+        end
+    end
+`endif
 
 endmodule
 

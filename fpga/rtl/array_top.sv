@@ -4,17 +4,17 @@
 `default_nettype none
 
 module array_top #(
-    parameter int T = 5,
-    parameter int P = 3,
-    parameter int C = 4,
-    parameter int L = 2,
-    parameter int M = 2,
-    parameter int E = 2,
-    parameter int S = 23,
-    parameter int FRAMES = 2,
-    parameter int KEY_BANKS = 3,
-    parameter int VALUE_BANKS = 3,
-    parameter int BEAT = 16,         // bytes
+    parameter int T = 5,             // tokens
+    parameter int P = 3,             // row pairs, 1 to 255
+    parameter int C = 4,             // columns of a word, a power of two up to 16
+    parameter int L = 2,             // requantizing lanes, 1 to T; tokens of a word of input
+    parameter int M = 2,             // LayerNorm lanes, 1 to T: tokens of a word of normed
+    parameter int E = 2,             // exponential lanes, 1 to T: tokens of a word of probability
+    parameter int S = 23,            // bits of the low field of a packed sum; DSP48E1 21
+    parameter int FRAMES = 2,        // slots of normed, 1 or 2
+    parameter int KEY_BANKS = 3,     // a multiple of P
+    parameter int VALUE_BANKS = 3,   // at least P, and L + C - 1 values over C
+    parameter int BEAT = 16,         // bytes of a beat of weights
     // Words of a bank; WEIGHT_WORDS: of one half of the double buffer.
     parameter int INPUT_WORDS = 64,
     parameter int NORM_WORDS = 64,
@@ -26,7 +26,7 @@ module array_top #(
     parameter int WEIGHT_WORDS = 64,
     parameter int ADDRESS_BITS = 6,  // of activations
     parameter int ROW_BITS = 7,      // of the weight double buffer, keys and values
-    parameter int FIFO_DEPTH = 64,
+    parameter int FIFO_DEPTH = 64,   // packed sums of a token, a power of two, at least P
     // Kinds of the memories: 0 LUT RAM, 1 block RAM, 2 UltraRAM.
     parameter int INPUT_RAM = 1,
     parameter int NORM_RAM = 1,
@@ -35,8 +35,8 @@ module array_top #(
     parameter int SCORE_RAM = 1,
     parameter int KEY_RAM = 1,
     parameter int VALUE_RAM = 1,
-    parameter bit DSP48E1 = 0,
-    parameter bit PRIMITIVES = 0,
+    parameter bit DSP48E1 = 0,       // slices of 7 series
+    parameter bit PRIMITIVES = 0,    // instantiate primitives instead of inferring them
     localparam int G = (T + L - 1) / L,
     localparam int GN = (T + M - 1) / M,
     localparam int GE = (T + E - 1) / E,
@@ -233,11 +233,11 @@ endmodule
 
 // Instantiates a bank of the kind RAM.
 module operand_memory #(
-    parameter int WIDTH = 32,
+    parameter int WIDTH = 32,       // bits
     parameter int WORDS = 64,
-    parameter int ADDRESS_BITS = 6,
-    parameter int ENABLES = 1,
-    parameter int RAM = 1
+    parameter int ADDRESS_BITS = 6, // at least those of WORDS
+    parameter int ENABLES = 1,      // parts of a word
+    parameter int RAM = 1           // 0 LUT RAM, 1 block RAM, 2 UltraRAM
 ) (
     input  wire logic                    clk,
     input  wire logic [ENABLES-1:0]      write_enable,
@@ -250,6 +250,10 @@ module operand_memory #(
 );
 
     localparam int BITS = WORDS > 1 ? $clog2(WORDS) : 1;
+
+    if (WORDS < 1 || BITS > ADDRESS_BITS || RAM < 0 || RAM > 2) begin : gen_refused
+        $error("operand_memory: WORDS must be addressed by ADDRESS_BITS, RAM be 0, 1 or 2");
+    end
 
     if (RAM == 0) begin : gen_distributed
         operand_bank #(

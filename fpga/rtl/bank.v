@@ -6,9 +6,9 @@
 `default_nettype none
 
 module bank #(
-    parameter WIDTH = 8,
+    parameter WIDTH = 8,         // bits of a word
     parameter WORDS = 1024,
-    parameter ADDRESS_BITS = 10,
+    parameter ADDRESS_BITS = 10, // 1 << ADDRESS_BITS is at least WORDS
     parameter STYLE = "block"  // distributed, block or ultra
 ) (
     input  wire                    clk,
@@ -27,6 +27,17 @@ module bank #(
         if (write_ce && write_we) words[write_address] <= write_d;
         if (read_ce) read_q <= words[read_address];
     end
+
+`ifndef SYNTHESIS
+    if (WIDTH < 1 || WORDS < 1 || WORDS > 1 << ADDRESS_BITS) begin : gen_refused
+        $error("bank: WIDTH must be at least 1, WORDS be addressed by ADDRESS_BITS");
+    end
+    always @(posedge clk) if (write_ce && write_we) begin
+        writes_stay_in_the_bank: assert (write_address < WORDS);
+        no_word_is_read_while_it_is_written:
+        assert (!read_ce || read_address != write_address);
+    end
+`endif
 
 endmodule
 

@@ -9,8 +9,8 @@
 `default_nettype none
 
 module counters #(
-    parameter int UNITS = 9,
-    parameter logic [31:0] IDENTITY = 32'h51434e54,
+    parameter int UNITS = 9, // at most 14
+    parameter logic [31:0] IDENTITY = 32'h51434e54, // the first word
     parameter int HELD_BITS = 6, // of the number of commands that a unit holds
     parameter int BITS = 32 // of a total; it saturates
 ) (
@@ -176,6 +176,25 @@ module counters #(
         end
     end
 
+`ifndef SYNTHESIS
+    logic [UNITS-1:0] full;
+    always_comb for (int u = 0; u < UNITS; u++) full[u] = held[u] == '1;
+    logic checks = 1'b0, kernels_check = 1'b0;
+    always_ff @(posedge clk) begin
+        if (!resetn) checks <= 1'b1;
+        if (!kernels_resetn) kernels_check <= 1'b1;
+        if (checks && resetn) begin
+            one_word_is_visited: assert (visit == WORDS'(1) << word);
+            a_response_follows_a_write: assert (!(write && s_axi_bvalid));
+            one_read_at_a_time: assert (!(reading && s_axi_rvalid));
+        end
+        if (kernels_check && kernels_resetn) begin
+            no_command_ends_before_it_begins: assert ((ends & ~takes & ~busy) == '0);
+            a_unit_holds_few_commands: assert ((takes & ~ends & full) == '0);
+        end
+    end
+`endif
+
 endmodule
 
 // Shows that a memory port waits: a burst is open and no beat is valid.
@@ -200,6 +219,17 @@ module open_reads #(
     always_ff @(posedge clk)
         if (!resetn) open <= '0;
         else if (opens != closes) open <= opens ? open + 1'b1 : open - 1'b1;
+
+`ifndef SYNTHESIS
+    logic checks = 1'b0;
+    always_ff @(posedge clk) begin
+        if (!resetn) checks <= 1'b1;
+        if (checks && resetn) begin
+            no_burst_ends_before_it_begins: assert (!closes || opens || open != '0);
+            open_bursts_are_counted: assert (!opens || closes || open != '1);
+        end
+    end
+`endif
 
 endmodule
 

@@ -4,10 +4,10 @@
 `default_nettype none
 
 module delay #(
-    parameter int BITS = 1,
-    parameter int CYCLES = 1,
-    parameter bit RESET = 0,  // reset clears the registers
-    parameter bit PRIMITIVES = 0
+    parameter int BITS = 1,      // at least 1
+    parameter int CYCLES = 1,    // 0: a wire
+    parameter bit RESET = 0,     // reset clears the registers
+    parameter bit PRIMITIVES = 0 // instantiate the flip-flops of the last stage
 ) (
     input  wire logic            clk,
     input  wire logic            reset,
@@ -16,6 +16,10 @@ module delay #(
 );
 
     localparam int STAGES = CYCLES > 0 ? CYCLES : 1;
+
+    if (BITS < 1 || CYCLES < 0) begin : gen_refused
+        $error("delay: BITS must be at least 1, CYCLES at least 0");
+    end
 
     if (CYCLES == 0) begin : gen_wire
         assign out = in;

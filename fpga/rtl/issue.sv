@@ -8,17 +8,17 @@
 `default_nettype none
 
 module issue #(
-    parameter int P = 3,
-    parameter int C = 4,
-    parameter int FRAMES = 2,
-    parameter int KEY_BANKS = 3,
-    parameter int VALUE_BANKS = 3,
-    parameter int WORDS = 64, // of one half of the weight double buffer
+    parameter int P = 3,             // row pairs, 1 to 255
+    parameter int C = 4,             // columns of a word, a power of two up to 16
+    parameter int FRAMES = 2,        // slots of `normed`, 1 or 2
+    parameter int KEY_BANKS = 3,     // a multiple of P
+    parameter int VALUE_BANKS = 3,   // at least P
+    parameter int WORDS = 64,        // of one half of the weight double buffer
     parameter int ADDRESS_BITS = 8,  // of activations
-    parameter int ROW_BITS = 8,      // of row operands
+    parameter int ROW_BITS = 8,      // of row operands; 2 * WORDS fit
     parameter int TURN_BITS = 2,     // of a value bank
-    parameter int POINTER_BITS = 7, // a slot of the FIFOs, and one more bit
-    parameter bit PRIMITIVES = 0,
+    parameter int POINTER_BITS = 7,  // a slot of the FIFOs, and one more bit
+    parameter bit PRIMITIVES = 0,    // instantiate the flip-flops of copies
     localparam int BLOCKS = KEY_BANKS / P,
     localparam int SOURCES = FRAMES + 5,
     localparam int INFO_BITS = 29
@@ -57,6 +57,18 @@ module issue #(
     output logic [INFO_BITS-1:0]         info // description of the sums for sequence_pairs
 );
 
+    if (P < 1 || P > 255 || C < 1 || C > 16 || (C & (C - 1)) != 0) begin : gen_refused_shape
+        $error("issue: P must be 1 to 255, C a power of two up to 16");
+    end
+    if (FRAMES < 1 || FRAMES > 2 || KEY_BANKS % P != 0 || KEY_BANKS < P || VALUE_BANKS < P)
+    begin : gen_refused_banks
+        $error("issue: FRAMES must be 1 or 2, KEY_BANKS a multiple of P, VALUE_BANKS at least P");
+    end
+    if (2 * WORDS > 1 << ROW_BITS || VALUE_BANKS > 1 << TURN_BITS || P > 1 << POINTER_BITS - 1)
+    begin : gen_refused_bits
+        $error("issue: ROW_BITS, TURN_BITS or POINTER_BITS are too few for WORDS, VALUE_BANKS, P");
+    end
+
     localparam int SLOTS = 8; // descriptors ahead of the running pass
     localparam int CONTROL_BITS = 1 + 2 + POINTER_BITS + 8 + 1 + 13;
     localparam int DATA_BITS = INFO_BITS + 2 + SOURCES + C + ADDRESS_BITS + 2 + BLOCKS
@@ -80,7 +92,7 @@ module issue #(
     logic [C-1:0] pass_tail;
     logic [BLOCKS-1:0] pass_key;
     logic [VALUE_BANKS-1:0] later, pass_next;
-    logic [ROW_BITS-1:0] pass_row;
+    logic [ROW_BITS-1:0] pass_row, pass_next_row;
     logic pass_weights, pass_value;
     logic [POINTER_BITS-1:0] pass_target;
 
@@ -107,6 +119,7 @@ module issue #(
         pass_next = VALUE_BANKS'(({later, later} << pass.rotation) >> VALUE_BANKS);
         pass_row = ROW_BITS'(pass.row_address)
             + (pass_weights && half[0] ? ROW_BITS'(WORDS) : '0);
+        pass_next_row = pass_row + ROW_BITS'(pass.next_block);
     end
 
     (* ram_style = "distributed" *) logic [CONTROL_BITS-1:0] control_ram[SLOTS];
@@ -122,8 +135,8 @@ module issue #(
             pass.last, pass.first, pass.scores, pass.unsigned_a, pass.groups, pass.single,
             pass.pairs4, pass.pairs,
             pass.post_load, pass.frees, pass_source, pass_tail, ADDRESS_BITS'(pass.address),
-            pass_weights, pass_value, pass_key, pass_row, pass_row + ROW_BITS'(pass.next_block),
-            pass_next, TURN_BITS'(pass.rotation)
+            pass_weights, pass_value, pass_key, pass_row, pass_next_row, pass_next,
+            TURN_BITS'(pass.rotation)
         };
         if (prepared_valid) begin
             control_ram[written[2:0]] <= prepared_control;
@@ -270,6 +283,63 @@ module issue #(
         if (reset) {gone_slow, retired_count} <= '0;
         else if (retired) retired_count <= retired_count + 1'b1;
     end
+
+`ifndef SYNTHESIS
+    // Slow: descriptors, and slots of theirs. Counts differ modulo their width.
+    wire [3:0] slots_used = accepted - released;
+    wire [3:0] preparing = accepted - written;
+    wire [1:0] unreported = gone_slow - retired_count;
+    logic checks = 1'b0;
+    always_ff @(posedge clk) begin
+        if (reset) checks <= 1'b1;
+        if (checks && !reset) begin
+            no_slot_is_used_twice: assert (slots_used <= 4'(SLOTS));
+            a_descriptor_takes_two_cycles:
+            assert (preparing == 4'(pass_valid) + 4'(prepared_valid));
+            no_end_is_lost: assert (unreported != 2'd3);
+            if (pass_valid) begin
+                a_pass_has_words: assert (pass.words != '0);
+                the_tail_is_of_a_word: assert (pass.tail != '0 && 32'(pass.tail) <= C);
+                pairs_fit_the_array: assert (pass.pairs != '0 && 32'(pass.pairs) <= P);
+                four_bit_pairs_are_pairs: assert (pass.pairs4 <= pass.pairs);
+                a_memory_has_activations: assert (pass.source <= pass_types::SOURCE_PROBABILITY);
+                a_memory_has_row_operands: assert (pass.operand <= pass_types::OPERAND_VALUE);
+                weights_stay_in_their_half:
+                assert (!pass_weights || 32'(pass.row_address) + 32'(pass.words) <= WORDS);
+                keys_begin_in_a_block: assert (pass.operand != pass_types::OPERAND_KEY
+                    || (32'(pass.row_bank) < KEY_BANKS && pass_key != '0));
+                values_have_a_bank: assert (!pass_value
+                    || (32'(pass.row_bank) < VALUE_BANKS && 32'(pass.rotation) < VALUE_BANKS));
+                only_weights_are_freed: assert (!pass.frees || pass_weights);
+            end
+        end
+    end
+
+    // Fast: a pass starts only with its weights and with room for its sums.
+    wire [3:0] waiting = written_array - control_read;
+    wire [3:0] started = control_read - data_read;
+    wire [1:0] fills_ahead = filled_array - next_half;
+    wire [1:0] halves = filled_array - freed;
+    wire [POINTER_BITS-1:0] pairs_inside = next_target - popped_array;
+    logic checks_array = 1'b0;
+    always_ff @(posedge clk_array) begin
+        if (checks && reset_array) checks_array <= 1'b1;
+        if (checks_array && !reset) begin
+            descriptors_are_written_before_read: assert (waiting <= 4'(SLOTS));
+            at_most_three_are_under_way: assert (started <= 4'd3);
+            a_start_has_a_pass: assert (!start || next_valid);
+            no_start_without_weights:
+            assert (!start || !next_weights || (fills_ahead != 2'd0 && fills_ahead != 2'd3));
+            no_start_without_room: assert (!start || 32'(pairs_inside) <= 1 << POINTER_BITS - 1);
+            no_half_is_freed_twice: assert (!ended[0] || halves != 2'd0);
+            halves_are_two: assert (halves != 2'd3);
+            one_memory_gives_activations:
+            assert (!valid || (source != '0 && (source & (source - 1'b1)) == '0));
+            one_memory_gives_row_operands:
+            assert (!valid || 2'(weights) + 2'(value) + 2'(key != '0) == 2'd1);
+        end
+    end
+`endif
 
 endmodule
 

@@ -9,9 +9,9 @@
 `default_nettype none
 
 module operand_bank #(
-    parameter WIDTH = 32,
+    parameter WIDTH = 32,        // bits of a word, a multiple of ENABLES
     parameter WORDS = 64,
-    parameter ADDRESS_BITS = 6,
+    parameter ADDRESS_BITS = 6,  // 1 << ADDRESS_BITS is at least WORDS
     parameter ENABLES = 1,       // parts of a word
     parameter STYLE = "block"    // distributed, block or ultra
 ) (
@@ -60,6 +60,18 @@ module operand_bank #(
             end
         end
     endgenerate
+
+`ifndef SYNTHESIS
+    if (WIDTH % ENABLES != 0 || WORDS < 1 || WORDS > 1 << ADDRESS_BITS) begin : gen_refused
+        $error("operand_bank: ENABLES must divide WIDTH, ADDRESS_BITS address WORDS");
+    end
+    always @(posedge clk)
+        if (|write_enable) writes_stay_in_the_bank: assert (write_address < WORDS);
+    // Not for row operands: a pass also reads the banks of row pairs that it lacks.
+    always @(posedge clk_array)
+        if (ENABLES == 1 && enable && write_enable[0])
+            no_word_is_read_while_it_is_written: assert (address != write_address);
+`endif
 
 endmodule
 

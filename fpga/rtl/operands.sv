@@ -5,17 +5,17 @@
 `default_nettype none
 
 module operands #(
-    parameter int T = 5,
-    parameter int P = 3,
-    parameter int C = 4,
-    parameter int L = 2,
-    parameter int M = 2,
-    parameter int E = 2,
-    parameter int FRAMES = 2,
-    parameter int KEY_BANKS = 3,
-    parameter int VALUE_BANKS = 3,
-    parameter int TURN_BITS = 2,
-    parameter bit PRIMITIVES = 0,
+    parameter int T = 5,           // tokens
+    parameter int P = 3,           // row pairs
+    parameter int C = 4,           // columns of a word
+    parameter int L = 2,           // tokens of a word of input, query and hidden
+    parameter int M = 2,           // of normed
+    parameter int E = 2,           // of probability
+    parameter int FRAMES = 2,      // slots of normed
+    parameter int KEY_BANKS = 3,   // a multiple of P
+    parameter int VALUE_BANKS = 3, // at least P
+    parameter int TURN_BITS = 2,   // of a value bank
+    parameter bit PRIMITIVES = 0,  // instantiate the flip-flops of copies
     localparam int G = (T + L - 1) / L,
     localparam int GN = (T + M - 1) / M,
     localparam int GE = (T + E - 1) / E
@@ -39,6 +39,11 @@ module operands #(
     // position P - 1 - i.
     output logic [P*C*9-1:0]                  rows
 );
+
+    if (KEY_BANKS % P != 0 || KEY_BANKS < P || VALUE_BANKS < P || VALUE_BANKS > 1 << TURN_BITS)
+    begin : gen_refused
+        $error("operands: KEY_BANKS must be a multiple of P, VALUE_BANKS P to 1 << TURN_BITS");
+    end
 
     localparam int BLOCKS = KEY_BANKS / P;
     localparam int WORD = C * 8;

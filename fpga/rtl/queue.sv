@@ -3,8 +3,8 @@
 `default_nettype none
 
 module queue #(
-    parameter int BITS = 8,
-    parameter int DEPTH = 16
+    parameter int BITS = 8,  // at least 1
+    parameter int DEPTH = 16 // a power of two, at least 2; one more item is in the output register
 ) (
     input  wire logic            clk,
     input  wire logic            reset,
@@ -16,6 +16,10 @@ module queue #(
 );
 
     localparam int SLOT_BITS = $clog2(DEPTH);
+
+    if (BITS < 1 || DEPTH < 2 || DEPTH != 1 << SLOT_BITS) begin : gen_refused
+        $error("queue: DEPTH must be a power of two, at least 2; BITS at least 1");
+    end
 
     (* ram_style = "distributed" *) logic [BITS-1:0] items[DEPTH];
     logic [SLOT_BITS:0] written, read;
@@ -34,6 +38,22 @@ module queue #(
             valid <= move || (valid && !ready);
         end
     end
+
+`ifndef SYNTHESIS
+    wire [SLOT_BITS:0] used = written - read;
+    logic checks = 1'b0, offered = 1'b0;
+    logic [BITS-1:0] offer;
+    always_ff @(posedge clk) begin
+        if (reset) checks <= 1'b1;
+        offered <= !reset && valid && !ready;
+        offer <= out;
+        if (checks && !reset) begin
+            no_write_while_full: assert (!write || 32'(used) < DEPTH);
+            no_more_items_than_slots: assert (32'(used) <= DEPTH);
+            an_offer_stays: assert (!offered || (valid && out == offer));
+        end
+    end
+`endif
 
 endmodule
 

@@ -5,13 +5,17 @@
 `default_nettype none
 
 module registers #(
-    parameter int BITS = 1,
+    parameter int BITS = 1, // at least 1
     parameter bit PRIMITIVES = 0 // instantiate the flip-flops
 ) (
     input  wire logic            clk,
     input  wire logic [BITS-1:0] d,
     output logic      [BITS-1:0] q
 );
+
+    if (BITS < 1) begin : gen_refused
+        $error("registers: BITS must be at least 1");
+    end
 
     if (PRIMITIVES) begin : gen_named
         for (genvar i = 0; i < BITS; i++) begin : gen_bits

@@ -4,7 +4,7 @@
 `default_nettype none
 
 module sequence_pairs #(
-    parameter int SLOT_BITS = 6,
+    parameter int SLOT_BITS = 6, // of a slot in the tokens' FIFOs
     localparam int INFO_BITS = 29,
     localparam int PAIR_BITS = 15
 ) (
@@ -49,6 +49,18 @@ module sequence_pairs #(
             if (push) slot <= slot + 1'b1;
         end
     end
+
+`ifndef SYNTHESIS
+    logic checks = 1'b0;
+    always_ff @(posedge clk) begin
+        if (reset) checks <= 1'b1;
+        if (checks && !reset) begin
+            the_chain_is_free: assert (!arrives || !push || left == 8'd1);
+            a_pass_has_pairs: assert (!arrives || pass_pairs != 8'd0);
+            four_bit_pairs_are_pairs: assert (!arrives || pass_pairs4 <= pass_pairs);
+        end
+    end
+`endif
 
 endmodule
 

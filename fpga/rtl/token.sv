@@ -4,12 +4,12 @@
 `default_nettype none
 
 module token #(
-    parameter int P = 3,
-    parameter int C = 4,
-    parameter int S = 23,
-    parameter bit DSP48E1 = 0,
-    parameter bit PRIMITIVES = 0,
-    parameter int DEPTH = 64,  // of the FIFO
+    parameter int P = 3,          // row pairs
+    parameter int C = 4,          // columns of a word
+    parameter int S = 23,         // bits of the low field of a packed sum
+    parameter bit DSP48E1 = 0,    // slices of 7 series
+    parameter bit PRIMITIVES = 0, // instantiate slices and flip-flops
+    parameter int DEPTH = 64,     // of the FIFO, a power of two
     localparam int SUM_BITS = 2 * S + 1,
     localparam int SLOT_BITS = $clog2(DEPTH)
 ) (
@@ -17,7 +17,8 @@ module token #(
     input  wire logic                 clk_array,
     // Fast.
     input  wire logic [C*9-1:0]       activation,  // a cycle before w
-    input  wire logic [P*C*9-1:0]     w, input  wire logic                 first,
+    input  wire logic [P*C*9-1:0]     w,
+    input  wire logic                 first,
     input  wire logic                 capture, // the chain loads in the next cycle
     input  wire logic                 push,
     input  wire logic [SLOT_BITS-1:0] push_slot,
@@ -28,6 +29,10 @@ module token #(
 );
 
     /*verilator no_inline_module*/
+
+    if (P < 1 || DEPTH != 1 << SLOT_BITS) begin : gen_refused
+        $error("token: P must be at least 1, DEPTH a power of two");
+    end
 
     // One copy of the activation for each 8 cascades limits fan-out.
     localparam int COPIES = (P + 7) / 8;

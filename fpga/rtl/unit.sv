@@ -9,9 +9,9 @@
 `default_nettype none
 
 module unit #(
-    parameter int C = 4,
-    parameter int S = 23,
-    parameter bit DSP48E1 = 0,
+    parameter int C = 4,          // columns of a word, at least 1
+    parameter int S = 23,         // bits of the low field: at most 23, DSP48E1 21
+    parameter bit DSP48E1 = 0,    // slices of 7 series
     parameter bit PRIMITIVES = 0  // instantiate DSP slices
 ) (
     input  wire logic           clk,
@@ -20,6 +20,10 @@ module unit #(
     input  wire logic           first, // a sum starts
     output logic      [2*S:0]   p
 );
+
+    if (C < 1 || S < 5 || S > (DSP48E1 ? 21 : 23)) begin : gen_refused
+        $error("unit: C must be at least 1, S at most 23 (DSP48E1: 21)");
+    end
 
     if (!PRIMITIVES) begin : gen_model
         unit_model #(.C(C), .S(S), .DSP48E1(DSP48E1)) slices (.clk, .w, .a, .first, .p);

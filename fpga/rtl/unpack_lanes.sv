@@ -5,13 +5,13 @@
 `default_nettype none
 
 module unpack_lanes #(
-    parameter int T = 5,
-    parameter int P = 3,
-    parameter int L = 2,
-    parameter int S = 23,
-    parameter int DEPTH = 64,
-    parameter int OUTPUTS = 16, // most items in the pipeline and in an output FIFO
-    parameter bit PRIMITIVES = 0,
+    parameter int T = 5,         // tokens
+    parameter int P = 3,         // row pairs
+    parameter int L = 2,         // lanes: tokens that leave in a cycle, 1 to T
+    parameter int S = 23,        // bits of the low field of a packed sum
+    parameter int DEPTH = 64,    // of the tokens' FIFOs, a power of two
+    parameter int OUTPUTS = 16,  // most items in the pipeline and in an output FIFO; a power of two
+    parameter bit PRIMITIVES = 0, // instantiate the flip-flops of copies
     localparam int PACKED_BITS = 2 * S + 1,
     localparam int SUM_BITS = 27,
     localparam int SCORE_BITS = 24,
@@ -39,6 +39,14 @@ module unpack_lanes #(
     input  wire logic                          scores_ready,
     output logic      [T*SCORE_BITS-1:0]       scores
 );
+
+    if (L < 1 || L > T || (T + L - 1) / L > 255) begin : gen_refused_lanes
+        $error("unpack_lanes: L must be 1 to T, and L lanes make at most 255 groups of T tokens");
+    end
+    if (DEPTH != 1 << SLOT_BITS || OUTPUTS < 2 || (OUTPUTS & (OUTPUTS - 1)) != 0)
+    begin : gen_refused_depths
+        $error("unpack_lanes: DEPTH and OUTPUTS must be powers of two, OUTPUTS at least 2");
+    end
 
     localparam int GROUPS = (T + L - 1) / L;
     localparam int ITEMS = 2 * P * GROUPS;  // of a tile
@@ -205,6 +213,30 @@ module unpack_lanes #(
         .clk, .reset, .write(score_write), .in(score),
         .valid(scores_valid), .ready(scores_ready), .out(scores)
     );
+
+`ifndef SYNTHESIS
+    wire [SLOT_BITS:0] seen = pushed_slow - popped;
+    wire [SLOT_BITS:0] fetched = next_slot - popped;
+    logic checks = 1'b0;
+    always_ff @(posedge clk) begin
+        if (reset) checks <= 1'b1;
+        if (checks && !reset) begin
+            no_pair_is_taken_before_it_is_there: assert (32'(fetched) == 32'(here));
+            pairs_fit_the_fifos: assert (32'(seen) <= DEPTH && seen >= fetched);
+            a_pair_has_groups:
+            assert (!fire || is_score || (group < groups && 32'(groups) <= GROUPS));
+            results_fit_their_queue:
+            assert (32'(sums_used) <= OUTPUTS && 32'(scores_used) <= OUTPUTS);
+            no_result_is_taken_twice: assert ((!sums_valid || sums_used != '0)
+                && (!scores_valid || scores_used != '0));
+            items_are_of_a_tile: assert (!valid[4] || 32'(item) < ITEMS);
+        end
+    end
+
+    wire [SLOT_BITS:0] pairs_inside = pushed - popped;
+    always_ff @(posedge clk_array)
+        if (checks && !reset) no_pair_is_overwritten: assert (32'(pairs_inside) <= DEPTH);
+`endif
 
 endmodule
 

@@ -5,11 +5,11 @@
 `default_nettype none
 
 module weights #(
-    parameter int P = 3,
-    parameter int C = 4,
-    parameter int BEAT = 16,   // bytes
-    parameter int WORDS = 64, // of one half of the double buffer
-    parameter int ROW_BITS = 8
+    parameter int P = 3,        // row pairs
+    parameter int C = 4,        // columns of a word
+    parameter int BEAT = 16,    // bytes, at least 1
+    parameter int WORDS = 64,   // of one half of the double buffer, 1 to 8191
+    parameter int ROW_BITS = 8  // of an address of both halves
 ) (
     input  wire logic                clk,
     input  wire logic                clk_array,
@@ -53,6 +53,10 @@ module weights #(
     localparam int ROOM = WORD - 1 + TAKEN;
     localparam int BITS = PIECE * 8;
     localparam int COUNT_BITS = $clog2(ROOM + 1);
+
+    if (BEAT < 1 || WORDS < 1 || WORDS > 8191 || 2 * WORDS > 1 << ROW_BITS) begin : gen_refused
+        $error("weights: BEAT must be at least 1, WORDS 1 to 8191, ROW_BITS address 2 * WORDS");
+    end
 
     logic demand_valid, active, half;
     logic [12:0] demand_words, tile_words, words, column;
@@ -124,6 +128,31 @@ module weights #(
         idle <= !enable;
         word <= idle ? '0 : latch;
     end
+
+`ifndef SYNTHESIS
+    wire [1:0] halves = filled - freed_slow;
+    logic checks = 1'b0;
+    always_ff @(posedge clk) begin
+        if (reset) checks <= 1'b1;
+        if (checks && !reset) begin
+            a_demand_fits_a_half: assert (!begin_tile
+                || (tile_words != '0 && 32'(tile_words) <= WORDS));
+            halves_are_two: assert (halves != 2'd3);
+            no_full_half_is_written: assert (!write || halves != 2'd2);
+            a_beat_finds_room: assert (32'(count) <= ROOM);
+            words_stay_in_their_half: assert (!active || column < words);
+            an_idle_loader_takes_nothing: assert (active || !beats_ready);
+        end
+    end
+
+    // Compares halves, since any word of a half that is being filled may change.
+    wire half_read = 32'(address) >= WORDS;
+    wire half_written = 32'(write_address) >= WORDS;
+    always_ff @(posedge clk_array)
+        if (checks && !reset)
+            no_half_is_read_while_it_is_written:
+            assert (!enable || !write_enable || half_read != half_written);
+`endif
 
 endmodule
 

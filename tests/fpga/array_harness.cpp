@@ -98,6 +98,9 @@ struct Bench {
   explicit Bench(uint32_t seed)
       : random(seed), top((context.randReset(2), context.randSeed(int(seed) + 1), &context)) {
     top.clk = top.clk_array = 0;
+    const auto clear = [](auto&... enables) { (std::memset(&enables, 0, sizeof enables), ...); };
+    clear(top.input_write, top.normed_write, top.query_write, top.hidden_write,
+          top.probability_write, top.key_write, top.value_write);
     top.eval();
   }
 

@@ -70,8 +70,9 @@ def verilate(
 ) -> Path:
     """Compiles a simulation and returns its path. Verilator's own library is compiled once."""
     run(
-        tool("verilator"), "--cc", "--exe", "-O3", "--assert", "-Wno-fatal", "--x-initial", "unique",
-        "--top-module", top, "-CFLAGS", f"-std=c++20 -O1 {defines}", "--Mdir", out, "-o", "simulate",
+        tool("verilator"), "--cc", "--exe", "-O3", "--assert", "-Wno-fatal", "-Werror-USERERROR",
+        "--x-initial", "unique", "--top-module", top, "-CFLAGS", f"-std=c++20 -O1 {defines}",
+        "--Mdir", out, "-o", "simulate",
         *options, *sources, harness,
     )  # fmt: skip
     library = _libraries.setdefault("--timing" in options, out)
@@ -171,7 +172,7 @@ class Shape:
             SCORE_RAM=0, VALUE_RAM=2, DSP48E1=int(self.dsp48e1), PRIMITIVES=int(self.primitives),
         )  # fmt: skip
 
-    def build(self, out: Path, *options: str) -> Path:
+    def build(self, out: Path, *options: str, rtl: Path = RTL) -> Path:
         given = self.parameters
         named = ("T", "C", "L", "M", "E", "BEAT", "ADDRESS_BITS", "ROW_BITS")
         defines = " ".join(f"-DARRAY_{name}={given[name]}" for name in named)
@@ -179,7 +180,11 @@ class Shape:
             out,
             "array_top",
             TESTS / "array_harness.cpp",
-            [*SOURCES, TESTS / "probe.sv", *([TESTS / "dsp48.sv"] if self.primitives else [])],
+            [
+                *(rtl / path.name for path in SOURCES),
+                TESTS / "probe.sv",
+                *([TESTS / "dsp48.sv"] if self.primitives else []),
+            ],
             *(f"-G{name}={value}" for name, value in given.items()),
             *options,
             defines=f"{defines} -DARRAY_R={self.ratio}",
