@@ -113,11 +113,21 @@ proc accelerator_design {isa lists board} {
   # If the array's clock is twice the kernels' clock, one MMCM generates both, in phase.
   if {[dict get $lists clock_ratio] == 2} {
     set mhz [dict get $board clock_mhz]
-    ip xilinx.com:ip:clk_wiz clocks [list CONFIG.PRIM_SOURCE No_buffer CONFIG.PRIM_IN_FREQ $mhz \
+    set properties [list CONFIG.PRIM_SOURCE No_buffer CONFIG.PRIM_IN_FREQ $mhz \
       CONFIG.CLKOUT1_REQUESTED_OUT_FREQ $mhz CONFIG.CLKOUT2_USED true CONFIG.CLKOUT2_REQUESTED_OUT_FREQ [expr {2 * $mhz}] \
       CONFIG.RESET_TYPE ACTIVE_LOW]
+    # Many paths cross between these clocks, so both get the same buffers and matched routes (UG949, "Synchronous CDC").
+    if {[dict get $board processor] eq "zynq_ultra_ps_e"} {
+      foreach output {1 2} { lappend properties CONFIG.CLKOUT${output}_DRIVES Buffer CONFIG.CLKOUT${output}_MATCHED_ROUTING true }
+    }
+    ip xilinx.com:ip:clk_wiz clocks $properties
     wire $clock clocks/clk_in1
-    wire [dict get $ps reset] clocks/resetn
+    # The processing system may change the MMCM's input at any time.
+    create_bd_cell -type module -reference clock_watchdog watchdog
+    wire $clock watchdog/clk
+    wire [dict get $ps reset] watchdog/resetn
+    wire clocks/locked watchdog/locked
+    wire watchdog/mmcm_resetn clocks/resetn
     set clock clocks/clk_out1
     set array_clock clocks/clk_out2
   }

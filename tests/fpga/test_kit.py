@@ -684,3 +684,22 @@ def test_a_build_shows_its_steps_and_the_end_of_a_failed_one(
         click.ClickException, match=r"(?s)norm-synthesis failed: v\+\+.*made up.*norm-synthesis\.log"
     ):
         bitstream.build(target, tmp_path)
+
+
+def test_two_clocks_have_one_source_matched_routes_and_a_watchdog(design: Design) -> None:
+    clock = design.to("clocks/clk_in1")
+    assert clock in ("ps/pl_clk0", "ps/FCLK_CLK0")
+    assert design.cells["watchdog"] == "clock_watchdog"
+    assert design.to("watchdog/clk") == clock
+    assert design.to("watchdog/locked") == "clocks/locked"
+    assert design.to("watchdog/resetn") == design.to("main_reset/ext_reset_in")
+    assert design.to("clocks/resetn") == "watchdog/mmcm_resetn"
+    clocks = design.properties["clocks"]
+    frequencies = [float(clocks[f"CONFIG.CLKOUT{i}_REQUESTED_OUT_FREQ"]) for i in (1, 2)]
+    assert frequencies[1] == 2 * frequencies[0]
+    # The clock networks of 7 series have no CLOCK_DELAY_GROUP.
+    matched = {key for key in clocks if "MATCHED_ROUTING" in key}
+    assert len(matched) == (2 if clock == "ps/pl_clk0" else 0)
+    constraints = (ROOT / "fpga" / "boards" / "accelerator.xdc").read_text()
+    assert not re.search(r"^\s*(set_clock_groups|set_multicycle_path)", constraints, re.MULTILINE)
+    assert all("watchdog" in line for line in constraints.splitlines() if line.startswith("set_false_path"))
