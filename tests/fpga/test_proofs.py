@@ -1,0 +1,107 @@
+"""Proves the assertions of the array's modules, and that a planted fault fails a proof or a simulation."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rtl import RTL, Program, Shape, run, tool
+
+import prove
+
+PROOFS = {proof.name: proof for proof in prove.PROOFS}
+
+
+@pytest.mark.parametrize("name", PROOFS)
+def test_assertions_hold_for_every_input_and_any_time(name: str) -> None:
+    tool("yosys")
+    tool("yosys-abc")
+    assert prove.prove(PROOFS[name]) is None
+
+
+def planted(folder: Path, file: str, old: str, new: str) -> Path:
+    """Returns a copy of the sources with one fault."""
+    sources = folder / "rtl"
+    shutil.copytree(RTL, sources)
+    text = (sources / file).read_text()
+    assert text.count(old) == 1, old
+    (sources / file).write_text(text.replace(old, new))
+    return sources
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "old", "new", "fails"),
+    [
+        ("queue-DEPTH2", "queue.sv", "written != read && (!valid || ready)", "written != read && !valid",
+         "a_waiting_item_is_offered"),
+        ("queue-DEPTH2", "queue.sv", "valid <= move || (valid && !ready);", "valid <= move;",
+         "an_offer_stays|a_waiting_item_is_offered"),
+        ("queue-DEPTH2", "queue.sv", "if (move) read <=", "if (move || ready) read <=", "no_more_items_than_slots"),
+        ("delay-CYCLES2-RESET1", "delay.sv", "if (reset) stage <= '0;\n            else stage", "stage",
+         "a_value_leaves_after_its_cycles"),
+        ("bank-R2-ULTRA1", "operand_bank.v", "word <= idle ? {WIDTH{1'b0}} : latch;", "word <= latch;",
+         "an_idle_bank_gives_zero"),
+        ("bank-R2-ULTRA1", "operand_bank.v", "address_in <= write_address;", "address_in <= address;",
+         "a_word_is_read_as_written"),
+        ("watchdog-HOLD3-WAIT_BITS3", "clock_watchdog.v", "waited + 1'b1 : 1 <<", "waited : 1 <<",
+         "an_unlocked_mmcm_is_reset"),
+        ("watchdog-HOLD3-WAIT_BITS3", "clock_watchdog.v", "waited >= HOLD;", "waited != 0;", "a_reset_is_long"),
+    ],
+)  # fmt: skip
+def test_a_planted_fault_fails_its_proof(
+    name: str, file: str, old: str, new: str, fails: str, tmp_path: Path
+) -> None:
+    tool("yosys")
+    tool("yosys-abc")
+    failure = prove.prove(PROOFS[name], planted(tmp_path, file, old, new))
+    assert failure is not None
+    assert re.search(fails, failure)
+
+
+def test_a_proof_of_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    tool("yosys")
+    tool("yosys-abc")
+    monkeypatch.setattr(
+        prove, "SCRIPT", prove.SCRIPT.replace("flatten\n", "flatten\nchformal -assert -remove\n")
+    )
+    with pytest.raises(RuntimeError, match="no assertion or no register"):
+        prove.prove(PROOFS["queue-DEPTH2"])
+
+
+@pytest.mark.parametrize(
+    "parameter", ["FIFO_DEPTH=48", "FIFO_DEPTH=1", "KEY_BANKS=4", "VALUE_BANKS=2", "C=3", "L=9"]
+)
+def test_a_wrong_parameter_is_refused_at_elaboration(parameter: str) -> None:
+    sources = [
+        RTL / "pass_types.sv",
+        *sorted(path for path in RTL.glob("*.*v") if path.name != "pass_types.sv"),
+    ]
+    command = [tool("verilator"), "--lint-only", "-Wno-fatal", "-Werror-USERERROR", "--top-module", "array"]
+    run(*command, *sources)
+    with pytest.raises(AssertionError, match="USERERROR"):
+        run(*command, f"-G{parameter}", *sources)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "fails"),
+    [
+        ("issue.sv", "has_room <= !room[POINTER_BITS-1];", "has_room <= 1'b1;", "no_start_without_room"),
+        ("weights.sv", "filled != freed_slow + 2'd2;", "1'b1;", "no_full_half_is_written|no_half_is_read"),
+    ],
+)
+def test_a_planted_fault_fails_an_assertion_of_the_simulation(
+    file: str, old: str, new: str, fails: str, tmp_path: Path
+) -> None:
+    """Runs random passes on a faulty array; the first assertion that fails ends the simulation."""
+    shape = Shape(3, 2, 4, ratio=2, depth=4)
+    simulation = shape.build(tmp_path / "built", rtl=planted(tmp_path, file, old, new))
+    program = Program(shape, np.random.default_rng(0))
+    for _ in range(8):
+        program.add_random()
+    stimulus = tmp_path / "program.txt"
+    stimulus.write_text(program.stimulus(stall=80))
+    with pytest.raises(AssertionError, match=fails):
+        run(simulation, stimulus)
