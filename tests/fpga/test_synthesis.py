@@ -15,6 +15,9 @@ from array_netlist import SIZES, Size
 #: registers that zero the words of a bank which several block RAMs hold one after the other: 8 bits for each lane.
 LEVELS, FAN_OUT = 4, 144
 
+#: LUT levels of a path from one clock to the other, which has a period of the array. A read of LUT RAM is a level.
+CROSSING_LEVELS = 2
+
 
 @pytest.mark.parametrize(
     ("family", "style", "bits", "words", "cells"),
@@ -70,6 +73,10 @@ def test_an_array_has_its_slices_and_short_paths(size: Size, slices: int, tmp_pa
     found = array_netlist.analyse(array_netlist.read(array_netlist.synthesise(size, tmp_path)))
     assert found["dsp"] == slices
     check_bounds(found)
+    for crossing in ("slow to fast", "fast to slow"):
+        path = found["paths"][crossing]
+        assert path["ends"] > 0
+        assert path["levels"] <= CROSSING_LEVELS, path
 
 
 @pytest.mark.parametrize("name", SIZES)

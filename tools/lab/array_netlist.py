@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RTL = ROOT / "fpga/rtl"
 RECORD = ROOT / "docs/evidence/array-netlists.json"
 #: Modules of the block design that are no part of the array.
-OTHERS = {"bank.v", "counters.sv"}
+OTHERS = {"bank.v", "clock_watchdog.v", "counters.sv"}
 
 
 class Size(NamedTuple):
@@ -345,8 +345,9 @@ class Netlist:
         return levels
 
     def paths(self) -> dict[str, dict[str, object]]:
-        """Returns the longest path of each domain."""
+        """Returns the longest path of each domain, and of each crossing with the number of its ends."""
         longest: dict[str, tuple[Level, str, str, str]] = {}
+        ends: Counter[str] = Counter()
         for cell in self.cells:
             for pin, net in cell.pins.items():
                 if is_output(cell.kind, pin) or pin in ("C", "CLK", "WCLK") or pin.startswith("CLK"):
@@ -355,11 +356,14 @@ class Netlist:
                 if not end:
                     continue
                 for begin, level in self.arrival_at(net).items():
-                    where = "slow" if begin == end == "slow" else "array"
-                    if level > longest.get(where, ((-1, -1), "", "", ""))[0]:
-                        longest[where] = (level, net, begin, f"{cell.kind}.{pin}")
+                    crossing = f"{begin} to {end}" if begin != end else ""
+                    ends[crossing] += 1
+                    for where in filter(None, ("slow" if begin == end == "slow" else "array", crossing)):
+                        if level > longest.get(where, ((-1, -1), "", "", ""))[0]:
+                            longest[where] = (level, net, begin, f"{cell.kind}.{pin}")
         return {
             where: dict(levels=level[0], carry=level[1], begin=self._source(net, begin), end=end)
+            | (dict(ends=ends[where]) if where in ends else {})
             for where, (level, net, begin, end) in sorted(longest.items())
         }
 
