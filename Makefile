@@ -108,7 +108,7 @@ dataset: ## Install Debian's Fashion-MNIST where that is possible; without it, t
 browser: ## Install Debian's Chromium where that is possible; without it, tests of pages skip
 	$(call debian,chromium,chromium,tests of pages)
 eda: ## Install Debian's Clang, Verilator, Yosys, Tcl and dtc where that is possible; without them, tests of the hardware skip
-	$(call debian,clang++ verilator yosys tclsh dtc,clang verilator yosys tcl device-tree-compiler,tests that need it)
+	$(call debian,clang++ verilator yosys yosys-abc tclsh dtc,clang verilator yosys tcl device-tree-compiler,tests that need it)
 instruments: ## Install Debian's valgrind and binutils where that is possible; without them, tests of the kernels' cost skip
 	$(call debian,valgrind objdump,valgrind binutils,tests that need it)
 
@@ -149,6 +149,10 @@ test-slow: install-test ## The Python tests with more samples (pytest's mark `sl
 .PHONY: test-rtl
 test-rtl: install-test eda ## The array in SystemVerilog, its synthesis by Yosys, the synthesis kit (part of the Python tests, too)
 	$(PYTEST) tests/fpga $(PYTEST_ARGS)
+
+.PHONY: prove
+prove: eda ## Prove the assertions of fpga/rtl that have a proof in fpga/formal (part of the Python tests, too)
+	@$(PYTHON) tools/prove.py
 
 .PHONY: test-wheel
 test-wheel: wheel ## Install the wheel as a board would, nothing else, and run the demo from it
