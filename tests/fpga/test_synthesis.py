@@ -15,8 +15,8 @@ from array_netlist import SIZES, Size
 #: registers that zero the words of a bank which several block RAMs hold one after the other: 8 bits for each lane.
 LEVELS, FAN_OUT = 4, 144
 
-#: LUT levels of a path from one clock to the other, which has a period of the array. A read of LUT RAM is a level.
-CROSSING_LEVELS = 2
+#: LUT levels of a path from one clock to the other, which has a period of the array.
+CROSSING_LEVELS = 1
 
 
 @pytest.mark.parametrize(
