@@ -67,7 +67,8 @@ typedef enum {
    */
   QUASAR_STATUS_IMAGE = 4,
   /*
-   The engine cannot run here: threads or an instruction set are missing.
+   The engine cannot run here: threads, an instruction set or an accelerator are missing,
+   another program uses the accelerator, or the subnet does not fit it.
    */
   QUASAR_STATUS_UNAVAILABLE = 5,
   /*
@@ -78,10 +79,14 @@ typedef enum {
    The process cannot have the memory that the subnet needs.
    */
   QUASAR_STATUS_MEMORY = 7,
+  /*
+   An accelerator failed in this frame. It is reset; the next call is not concerned.
+   */
+  QUASAR_STATUS_DEVICE = 8,
 } QuasarStatus;
 
 /*
- A subnet, ready to run on this CPU. Threads may share it; frames of several threads run at the
+ A subnet, ready to run. Threads may share it; on the CPU, frames of several threads run at the
  same time.
  */
 typedef struct QuasarEngine QuasarEngine;
@@ -170,10 +175,29 @@ const char *quasar_last_error(void);
 QuasarStatus quasar_engine_open(const char *path, size_t threads, QuasarEngine **engine);
 
 /*
+ Opens a subnet for an accelerator.
+
+ `path` names a .qvit file. `device` is "uio", the FPGA of this machine, whose bitstream is
+ loaded, or "sim:LIBRARY", a simulated accelerator such as "sim:build/sim/tiny.so".
+ `configuration` names the TOML file from which the accelerator was built, and `board` that of
+ its board. `*engine` receives the engine, or null if the call fails.
+
+ # Safety
+ `path`, `device`, `configuration` and `board` are null or C strings, `engine` is null or
+ writable.
+ */
+QuasarStatus quasar_engine_open_device(const char *path,
+                                       const char *device,
+                                       const char *configuration,
+                                       const char *board,
+                                       QuasarEngine **engine);
+
+/*
  Closes an engine. Null is fine. No call may be using it.
 
  # Safety
- `engine` is null or comes from `quasar_engine_open` and is closed once.
+ `engine` is null or comes from `quasar_engine_open` or `quasar_engine_open_device` and is closed
+ once.
  */
 void quasar_engine_close(QuasarEngine *engine);
 

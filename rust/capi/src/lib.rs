@@ -1,24 +1,30 @@
-//! The C interface of the CPU engine: `include/quasar_rt.h`, which is generated from here.
+//! The C interface of the engine: `include/quasar_rt.h`, which is generated from here.
 //!
 //! Each function checks its pointers for null and catches panics; what lies behind a pointer is the
 //! caller's promise. A call that fails returns a status and leaves a message in the thread's
-//! [`quasar_last_error`]. Depends on quasar-core.
+//! [`quasar_last_error`]. Depends on quasar-device.
 
 use std::any::Any;
 use std::cell::RefCell;
 use std::ffi::{c_char, CStr, CString, OsStr};
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::path::Path;
 use std::ptr;
 use std::slice;
 use std::sync::Arc;
 
+use quasar_accelerator::Program;
 use quasar_core::cpu::NEVER;
 use quasar_core::embedding;
 use quasar_core::logits::best;
 use quasar_core::preprocess::{ImageView, PixelFormat, YuvMatrix};
 use quasar_core::subnet::config::Config;
 use quasar_core::{Error, Executor, Network, Subnet, Tier};
+use quasar_device::{open, Device};
+use quasar_hardware::{Board, Hardware};
 
 /// The outcome of a call.
 #[repr(C)]
@@ -34,18 +40,22 @@ pub enum QuasarStatus {
     Subnet = 3,
     /// The image cannot be used.
     Image = 4,
-    /// The engine cannot run here: threads or an instruction set are missing.
+    /// The engine cannot run here: threads, an instruction set or an accelerator are missing,
+    /// another program uses the accelerator, or the subnet does not fit it.
     Unavailable = 5,
     /// A defect of the library. Please report it.
     Internal = 6,
     /// The process cannot have the memory that the subnet needs.
     Memory = 7,
+    /// An accelerator failed in this frame. It is reset; the next call is not concerned.
+    Device = 8,
 }
 
-/// A subnet, ready to run on this CPU. Threads may share it; frames of several threads run at the
+/// A subnet, ready to run. Threads may share it; on the CPU, frames of several threads run at the
 /// same time.
 pub struct QuasarEngine {
-    executor: Executor,
+    device: Arc<dyn Device>,
+    config: Config,
     names: Vec<CString>,
 }
 
@@ -119,9 +129,17 @@ impl From<Error> for Failure {
         let status = match &error {
             Error::Io { .. } => QuasarStatus::File,
             Error::InvalidImage(_) => QuasarStatus::Image,
-            Error::InvalidValue(_) => QuasarStatus::InvalidArgument,
+            Error::InvalidValue(_) | Error::InvalidSettings { .. } => QuasarStatus::InvalidArgument,
             Error::OutOfMemory { .. } => QuasarStatus::Memory,
-            Error::UnsupportedTier { .. } | Error::Threads { .. } => QuasarStatus::Unavailable,
+            Error::UnsupportedTier { .. }
+            | Error::Threads { .. }
+            | Error::DoesNotFit { .. }
+            | Error::DeviceUnavailable { .. }
+            | Error::DeviceBusy { .. }
+            | Error::WrongBitstream { .. } => QuasarStatus::Unavailable,
+            Error::DeviceTimeout { .. } | Error::DeviceFault { .. } | Error::CorruptOutput(_) => {
+                QuasarStatus::Device
+            }
             _ => QuasarStatus::Subnet,
         };
         Self(status, error.to_string())
@@ -226,17 +244,75 @@ pub unsafe extern "C" fn quasar_engine_open(
     threads: usize,
     engine: *mut *mut QuasarEngine,
 ) -> QuasarStatus {
+    // SAFETY: by the caller.
+    unsafe {
+        opened(engine, || {
+            let path = c_text(path, "path")?;
+            QuasarEngine::open(path, threads)
+        })
+    }
+}
+
+/// Opens a subnet for an accelerator.
+///
+/// `path` names a .qvit file. `device` is "uio", the FPGA of this machine, whose bitstream is
+/// loaded, or "sim:LIBRARY", a simulated accelerator such as "sim:build/sim/tiny.so".
+/// `configuration` names the TOML file from which the accelerator was built, and `board` that of
+/// its board. `*engine` receives the engine, or null if the call fails.
+///
+/// # Safety
+/// `path`, `device`, `configuration` and `board` are null or C strings, `engine` is null or
+/// writable.
+#[no_mangle]
+pub unsafe extern "C" fn quasar_engine_open_device(
+    path: *const c_char,
+    device: *const c_char,
+    configuration: *const c_char,
+    board: *const c_char,
+    engine: *mut *mut QuasarEngine,
+) -> QuasarStatus {
+    // SAFETY: by the caller.
+    unsafe {
+        opened(engine, || {
+            QuasarEngine::open_device(
+                c_text(path, "path")?,
+                c_text(device, "device")?,
+                c_text(configuration, "configuration")?,
+                c_text(board, "board")?,
+            )
+        })
+    }
+}
+
+/// Borrows a C string.
+///
+/// # Safety
+/// `text` is null or a C string for as long as the result is used.
+unsafe fn c_text<'a>(text: *const c_char, name: &str) -> Result<&'a CStr, Failure> {
+    if text.is_null() {
+        return Err(invalid(format!("{name} is null")));
+    }
+    // SAFETY: a C string by the caller's promise.
+    Ok(unsafe { CStr::from_ptr(text) })
+}
+
+/// Writes the engine that `open` returns to `*engine`, or null.
+///
+/// # Safety
+/// `engine` is null or writable.
+unsafe fn opened(
+    engine: *mut *mut QuasarEngine,
+    open: impl FnOnce() -> Result<QuasarEngine, Failure>,
+) -> QuasarStatus {
     if !engine.is_null() {
         // SAFETY: writable by the caller's promise.
         unsafe { engine.write(ptr::null_mut()) };
     }
     call(|| {
-        if engine.is_null() || path.is_null() {
-            return Err(invalid("path or engine is null"));
+        if engine.is_null() {
+            return Err(invalid("engine is null"));
         }
-        // SAFETY: a C string by the caller's promise.
-        let path = unsafe { CStr::from_ptr(path) };
-        let opened = Box::new(QuasarEngine::open(path, threads)?);
+        let opened = Box::new(open()?);
         // SAFETY: writable by the caller's promise.
         unsafe { engine.write(Box::into_raw(opened)) };
         Ok(())
@@ -246,7 +322,8 @@ pub unsafe extern "C" fn quasar_engine_open(
 /// Closes an engine. Null is fine. No call may be using it.
 ///
 /// # Safety
-/// `engine` is null or comes from `quasar_engine_open` and is closed once.
+/// `engine` is null or comes from `quasar_engine_open` or `quasar_engine_open_device` and is closed
+/// once.
 #[no_mangle]
 pub unsafe extern "C" fn quasar_engine_close(engine: *mut QuasarEngine) {
     if !engine.is_null() {
@@ -309,8 +386,8 @@ pub unsafe extern "C" fn quasar_engine_infer(
         engine.check_count(count)?;
         // SAFETY: the caller promises the bytes that the image names.
         let view = unsafe { image.view()? };
-        if engine.config().outputs() == count {
-            engine.executor.infer(&view, logits, &NEVER)?;
+        if engine.config.outputs() == count {
+            engine.device.infer(&view, logits, &NEVER)?;
         } else {
             logits.copy_from_slice(&engine.outputs(&view)?[..count]);
         }
@@ -325,7 +402,7 @@ pub unsafe extern "C" fn quasar_engine_infer(
 #[no_mangle]
 pub unsafe extern "C" fn quasar_engine_embedding_size(engine: *const QuasarEngine) -> usize {
     // SAFETY: by the caller.
-    unsafe { engine.as_ref() }.map_or(0, |engine| engine.config().embedding_size())
+    unsafe { engine.as_ref() }.map_or(0, |engine| engine.config.embedding_size())
 }
 
 /// Runs one image, as `quasar_engine_infer` does, and computes its embedding: a vector of length 1
@@ -353,7 +430,7 @@ pub unsafe extern "C" fn quasar_engine_embed(
                 array_mut(vector, count, "vector")?,
             )
         };
-        let config = engine.config();
+        let config = &engine.config;
         let Some(grid) = config.embedding else {
             return Err(invalid(
                 "the subnet has no embedding; quasar-rt export --embedding writes one that has",
@@ -400,7 +477,7 @@ pub unsafe extern "C" fn quasar_engine_top(
         if k > count {
             return Err(invalid(format!("k is {k}; there are {count} classes")));
         }
-        let best = best(logits, engine.config().logit_scale, k);
+        let best = best(logits, engine.config.logit_scale, k);
         for (score, (index, probability)) in scores.iter_mut().zip(best) {
             *score = QuasarScore { index, probability };
         }
@@ -412,25 +489,50 @@ impl QuasarEngine {
     fn open(path: &CStr, threads: usize) -> Result<Self, Failure> {
         let subnet = Subnet::load(OsStr::from_bytes(path.to_bytes()))?;
         let network = Arc::new(Network::new(&subnet, Tier::best())?);
-        let config = subnet.config();
+        let executor = Executor::new(network, (threads != 0).then_some(threads))?;
+        Ok(Self::on(&subnet, Arc::new(executor)))
+    }
+
+    fn open_device(
+        path: &CStr,
+        device: &CStr,
+        configuration: &CStr,
+        board: &CStr,
+    ) -> Result<Self, Failure> {
+        let subnet = Arc::new(Subnet::load(OsStr::from_bytes(path.to_bytes()))?);
+        let board = Board::from_toml(&settings(board)?)?;
+        let hardware = Hardware::from_toml(&settings(configuration)?, board)?;
+        let name = device.to_bytes();
+        let device = if let Some(library) = name.strip_prefix(b"sim:") {
+            let library = Path::new(OsStr::from_bytes(library));
+            open::simulated(&subnet, &hardware, library, 0, None, &NEVER)?
+        } else if name == b"uio" {
+            let program = Arc::new(Program::compile(&subnet, &hardware)?);
+            open::uio(&subnet, &program, None, None, None, None, &NEVER)?
+        } else {
+            let problem = format!("device is {device:?}; it is \"uio\" or \"sim:LIBRARY\"");
+            return Err(invalid(problem));
+        };
+        Ok(Self::on(&subnet, device))
+    }
+
+    fn on(subnet: &Subnet, device: Arc<dyn Device>) -> Self {
+        let config = subnet.config().clone();
         // A class's name may hold a zero byte, a C string cannot.
         let names = config.classes.iter();
         let names = names.map(|name| CString::new(name.replace('\0', "")).unwrap_or_default());
-        Ok(Self {
+        Self {
             names: names.collect(),
-            executor: Executor::new(network, (threads != 0).then_some(threads))?,
-        })
-    }
-
-    fn config(&self) -> &Config {
-        self.executor.network().config()
+            device,
+            config,
+        }
     }
 
     /// Runs one image to its logits and the codes of its embedding, without those of its patches.
     fn outputs(&self, view: &ImageView) -> Result<Vec<i32>, Failure> {
-        let mut outputs = vec![0; self.config().outputs()];
-        self.executor.infer(view, &mut outputs, &NEVER)?;
-        outputs.truncate(self.config().head_rows());
+        let mut outputs = vec![0; self.config.outputs()];
+        self.device.infer(view, &mut outputs, &NEVER)?;
+        outputs.truncate(self.config.head_rows());
         Ok(outputs)
     }
 
@@ -442,6 +544,26 @@ impl QuasarEngine {
         let problem = format!("count is {count}; the subnet has {classes} classes");
         Err(invalid(problem))
     }
+}
+
+/// Bytes of a settings file, at most.
+const MOST_SETTINGS: u64 = 1 << 20;
+
+/// Reads a TOML file.
+fn settings(path: &CStr) -> Result<String, Failure> {
+    let path = Path::new(OsStr::from_bytes(path.to_bytes()));
+    let mut text = String::new();
+    let read = File::open(path)
+        .and_then(|file| file.take(MOST_SETTINGS + 1).read_to_string(&mut text))
+        .map_err(|source| Error::Io {
+            path: path.into(),
+            source,
+        })?;
+    if read as u64 > MOST_SETTINGS {
+        let problem = format!("{} has more than {MOST_SETTINGS} bytes", path.display());
+        return Err(invalid(problem));
+    }
+    Ok(text)
 }
 
 impl QuasarImage {

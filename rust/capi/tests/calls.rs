@@ -14,9 +14,9 @@ use quasar_core::preprocess::{ImageView, PixelFormat, YuvMatrix};
 use quasar_core::{Executor, Network, Subnet, Tier};
 use quasar_rt::{
     quasar_engine_class_name, quasar_engine_classes, quasar_engine_close, quasar_engine_embed,
-    quasar_engine_embedding_size, quasar_engine_infer, quasar_engine_open, quasar_engine_top,
-    quasar_last_error, quasar_version, QuasarEngine, QuasarImage, QuasarScore, QuasarStatus,
-    QUASAR_BT709, QUASAR_NV12,
+    quasar_engine_embedding_size, quasar_engine_infer, quasar_engine_open,
+    quasar_engine_open_device, quasar_engine_top, quasar_last_error, quasar_version, QuasarEngine,
+    QuasarImage, QuasarScore, QuasarStatus, QUASAR_BT709, QUASAR_NV12,
 };
 
 const CLASSES: usize = 10;
@@ -117,6 +117,93 @@ fn logits_and_classes_are_the_engines() {
         assert_eq!(quasar_engine_classes(engine), CLASSES);
         assert!(quasar_engine_class_name(engine, CLASSES).is_null());
         quasar_engine_close(engine);
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Opens the packaged subnet on a device; returns the status and the engine.
+fn open_device(
+    device: &str,
+    configuration: &Path,
+    board: &Path,
+) -> (QuasarStatus, *mut QuasarEngine) {
+    let (path, mut engine) = (c_string(&subnet()), null_mut());
+    let device = CString::new(device).expect("no zero byte");
+    let (configuration, board) = (c_string(configuration), c_string(board));
+    // SAFETY: C strings and a place for the engine.
+    let status = unsafe {
+        quasar_engine_open_device(
+            path.as_ptr(),
+            device.as_ptr(),
+            configuration.as_ptr(),
+            board.as_ptr(),
+            &raw mut engine,
+        )
+    };
+    (status, engine)
+}
+
+fn tiny() -> (PathBuf, PathBuf) {
+    let board = root().join("python/quasar_rt/boards/pynq-z2.toml");
+    (root().join("fpga/configs/tiny.toml"), board)
+}
+
+#[test]
+fn a_simulated_accelerator_gives_the_cpus_logits() {
+    let folder = env::var_os("QUASAR_SIM_DIR").map_or(root().join("build/sim"), PathBuf::from);
+    let library = folder.join("tiny.so");
+    if !library.exists() {
+        eprintln!("skipped: there is no {}: make sim", library.display());
+        return;
+    }
+    let (configuration, board) = tiny();
+    let device = format!("sim:{}", library.display());
+    let (status, engine) = open_device(&device, &configuration, &board);
+    assert_eq!(status, QuasarStatus::Ok, "{}", last_error());
+    let pixels = picture(28 * 28);
+    let (status, logits) = infer(engine, &gray(&pixels));
+    assert_eq!(status, QuasarStatus::Ok, "{}", last_error());
+    let wanted = expected(&ImageView::packed(&pixels, 28, 28, 1).expect("28 x 28"));
+    assert_eq!(logits, wanted);
+    // SAFETY: an open engine.
+    unsafe { quasar_engine_close(engine) };
+}
+
+#[test]
+fn a_device_that_cannot_be_opened_is_named() {
+    let (configuration, board) = tiny();
+    let missing = Path::new("/no/such.toml");
+    for (device, configuration, board, status, message) in [
+        (
+            "fpga",
+            &*configuration,
+            &*board,
+            QuasarStatus::InvalidArgument,
+            "\"uio\" or",
+        ),
+        ("uio", missing, &*board, QuasarStatus::File, "/no/such.toml"),
+        (
+            "uio",
+            &*configuration,
+            &*configuration,
+            QuasarStatus::InvalidArgument,
+            "board",
+        ),
+        (
+            "sim:/no/such.so",
+            &*configuration,
+            &*board,
+            QuasarStatus::Unavailable,
+            "/no/such.so",
+        ),
+    ] {
+        let (found, engine) = open_device(device, configuration, board);
+        assert_eq!(found, status, "{device}: {}", last_error());
+        assert!(engine.is_null());
+        assert!(last_error().contains(message), "{}", last_error());
     }
 }
 

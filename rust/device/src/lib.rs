@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `cpu` | runs frames on the CPU's executor |
 //! | `accelerator` | runs frames on an accelerator behind a transport |
+//! | `open` | opens accelerators: simulated, or through Linux devices |
 
 #![deny(unsafe_code)]
 
 mod accelerator;
 mod cpu;
+pub mod open;
 
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};

@@ -2,7 +2,7 @@
 //! is for a board seen for the first time; `python/quasar_rt/bringup.py` uses it.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
@@ -13,11 +13,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use pyo3::{PyTraverseError, PyVisit};
 use quasar_accelerator::host::bringup;
-use quasar_accelerator::host::driver::{self, Deadlines};
-use quasar_accelerator::host::faulty::Faulty;
+use quasar_accelerator::host::driver;
 #[cfg(target_os = "linux")]
 use quasar_accelerator::host::ownership::Ownership;
-use quasar_accelerator::host::sim::{Sim, SimLibrary};
+use quasar_accelerator::host::sim::SimLibrary;
 use quasar_accelerator::host::transport::{Buffer, Transport};
 #[cfg(target_os = "linux")]
 use quasar_accelerator::host::uio::{lock_file, Roots};
@@ -25,70 +24,18 @@ use quasar_accelerator::host::watch::CLOSE_LIMIT;
 use quasar_accelerator::Program;
 use quasar_core::cpu::NEVER;
 use quasar_core::error::{Error, Result};
-use quasar_core::memory;
 use quasar_core::Subnet;
+pub use quasar_device::open::simulated;
+#[cfg(target_os = "linux")]
+pub use quasar_device::open::uio;
+use quasar_device::open::{deadlines, open_sim, FPGA_SECONDS};
+#[cfg(target_os = "linux")]
+use quasar_device::open::{uio_transport, Addresses, Folders};
 use quasar_device::{Accelerator, Device};
-use quasar_hardware::Hardware;
 
 use crate::errors::{interrupt, invalid_value, to_py};
 use crate::foreign::{attribute, call_method, hangs, path};
 use crate::interrupt::interruptible;
-
-/// Memory of a simulated device, more than any program takes: pages are allocated when they are
-/// written.
-const SIM_MEMORY: u64 = 1 << 30;
-/// Bytes that a simulated device takes besides its memory: mostly its threads' stacks.
-const SIM_THREADS: usize = 512 << 20;
-/// Multiply-accumulates a second that a simulated device reaches on any machine.
-const SIM_MACS_PER_SECOND: f64 = 1e7;
-
-/// Returns the deadlines: `timeout` seconds for a segment, or else `expected` seconds.
-fn deadlines(timeout: Option<f64>, expected: f64) -> Result<Deadlines> {
-    let seconds = timeout.unwrap_or(expected);
-    let segment = Duration::try_from_secs_f64(seconds)
-        .ok()
-        .filter(|&segment| !segment.is_zero())
-        .ok_or_else(|| Error::InvalidValue(format!("timeout is {seconds}; it must be above 0")))?;
-    Ok(Deadlines {
-        segment,
-        identity: segment.max(Duration::from_secs(5)),
-    })
-}
-
-fn open_sim(library: &Arc<SimLibrary>, seed: u64) -> Result<Faulty<Sim>> {
-    // The host's view of the memory is a copy.
-    memory::check("a simulated device", 2 * SIM_MEMORY as usize + SIM_THREADS)?;
-    Sim::open(Arc::clone(library), seed, SIM_MEMORY).map(Faulty::new)
-}
-
-/// Opens a simulated device.
-pub fn simulated(
-    subnet: &Arc<Subnet>,
-    hardware: &Hardware,
-    library: &Path,
-    seed: u64,
-    timeout: Option<f64>,
-    cancel: &AtomicBool,
-) -> Result<Arc<dyn Device>> {
-    let expected = 30.0 + subnet.summary().macs as f64 / SIM_MACS_PER_SECOND;
-    let library = Arc::new(SimLibrary::load(library)?);
-    let accelerator = Accelerator::new(
-        Arc::clone(subnet),
-        Arc::new(Program::compile(subnet, hardware)?),
-        deadlines(timeout, expected)?,
-        cancel,
-        move || open_sim(&library, seed),
-    )?;
-    Ok(Arc::new(accelerator))
-}
-
-/// Seconds that an FPGA gets for a segment: a thousand times a segment's duration.
-const FPGA_SECONDS: f64 = 2.0;
-
-/// The addresses of registers and of reserved memory in `/dev/mem`, then the memory's size.
-type Addresses = (u64, u64, usize);
-/// Folders that stand for `/dev`, `/sys` and the firmware's, in tests.
-type Folders = (PathBuf, PathBuf, PathBuf);
 
 /// Holds what Linux shows of an accelerator: `quasar_accelerator::host::uio::Survey`.
 #[pyclass(frozen, get_all, module = "quasar_rt._native")]
@@ -135,69 +82,6 @@ impl Survey {
             Self::default()
         }
     }
-}
-
-/// Loads a bitstream, if one is named, and returns a function that opens this machine's FPGA
-/// without PYNQ. With no `addresses`, the registers are the UIO device of the accelerator's name
-/// and the memory is u-dma-buf's.
-#[cfg(target_os = "linux")]
-fn uio_transport(
-    addresses: Option<Addresses>,
-    bitstream: Option<&Path>,
-    roots: Option<Folders>,
-) -> Result<impl Fn() -> Result<quasar_accelerator::host::uio::Uio> + Send + Sync> {
-    use quasar_accelerator::host::uio::{load_bitstream, Memory, Region, Registers, Uio};
-    use quasar_accelerator::identity::NODE;
-
-    let roots = roots.map_or_else(Roots::default, |(dev, sys, firmware)| Roots {
-        dev,
-        sys,
-        firmware,
-    });
-    if let Some(bitstream) = bitstream {
-        load_bitstream(&roots, bitstream)?;
-    }
-    let missing = |problem: String| Error::DeviceUnavailable {
-        device: "uio".into(),
-        problem,
-    };
-    let (registers, memory) = if let Some((registers, base, bytes)) = addresses {
-        let memory = Memory::Reserved(Region { base, bytes });
-        (Registers::DevMem(registers), memory)
-    } else {
-        let registers = Registers::find(&roots).ok_or_else(|| {
-            missing(format!(
-                "no UIO device is named {NODE}; is the device tree's node there?"
-            ))
-        })?;
-        let memory = Memory::find(&roots).ok_or_else(|| {
-            missing("there is no u-dma-buf; load its module, or name a reserved region".into())
-        })?;
-        (registers, memory)
-    };
-    Ok(move || Uio::open(&roots, &registers, &memory))
-}
-
-/// Opens an accelerator on this machine's FPGA: see [`uio_transport`].
-#[cfg(target_os = "linux")]
-pub fn uio(
-    subnet: &Arc<Subnet>,
-    program: &Arc<Program>,
-    addresses: Option<Addresses>,
-    bitstream: Option<&Path>,
-    roots: Option<Folders>,
-    timeout: Option<f64>,
-    cancel: &AtomicBool,
-) -> Result<Arc<dyn Device>> {
-    let connect = uio_transport(addresses, bitstream, roots)?;
-    let accelerator = Accelerator::new(
-        Arc::clone(subnet),
-        Arc::clone(program),
-        deadlines(timeout, FPGA_SECONDS)?,
-        cancel,
-        connect,
-    )?;
-    Ok(Arc::new(accelerator))
 }
 
 /// The right to use an accelerator: a lock that all processes know, or an entry of this process.
