@@ -364,8 +364,7 @@ def test_without_matplotlib_only_a_picture_that_is_asked_for_is_an_error(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.chdir(tmp_path)
-    result = run_command("estimate", "deit-tiny")
-    assert "no picture: matplotlib is not installed (pip install 'quasar-rt[host]')" in result.output
+    assert "frames" in run_command("estimate", "deit-tiny").output
     for option in ("--png", "--timeline"):
         result = run_command("estimate", "deit-tiny", option, "x.png", status=2)
         assert result.output == "Error: x.png: pictures need matplotlib: pip install 'quasar-rt[host]'\n"
