@@ -318,5 +318,4 @@ def test_issue_forms_ask_what_an_answer_needs():
         assert len(set(ids)) == len(ids) > 0
         assert all(field["attributes"]["label"] for field in form["body"])
     assert "quasar-rt doctor --json" in (folder / "bug.yml").read_text()
-    (link,) = yaml.safe_load((folder / "config.yml").read_text())["contact_links"]
-    assert set(link) == {"name", "url", "about"}
+    assert "SECURITY.md" in (folder / "bug.yml").read_text()
