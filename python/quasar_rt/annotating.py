@@ -27,13 +27,11 @@ def annotated(pixels: Pixels, prediction: Prediction) -> Image.Image:
         pixels: uint8 [height, width, 1 or 3].
         prediction: its prediction.
     """
+    factor = -(-_LEAST // max(pixels.shape[:2]))
+    pixels = pixels.repeat(factor, axis=0).repeat(factor, axis=1)
     picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
-    longer = max(picture.size)
-    if longer > _MOST:
+    if max(picture.size) > _MOST:
         picture.thumbnail((_MOST, _MOST))
-    elif longer < _LEAST:
-        factor = -(-_LEAST // longer)
-        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
     lines = [f"{score.label}  {score.probability:.1%}" for score in prediction.top_k]
     try:
         font = ImageFont.load_default(15)

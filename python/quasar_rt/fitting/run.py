@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from .. import __version__
 from ..engine import Engine
 from ..errors import FileError, InvalidValueError
 from ..export.inputs import calibration_batches
@@ -276,7 +276,7 @@ def _identity(model: nn.Module, prepared: Prepared) -> str:
     for batch in prepared.batches:
         digest.update(batch.numpy().tobytes())
     options = (
-        __version__,
+        version("quasar-rt"),
         prepared.percentile,
         prepared.equalize,
         prepared.rotated,
