@@ -57,22 +57,32 @@ struct scale_t {
 };
 
 // Bits and numbers of the items of several fields.
-template <>
-constexpr int ITEM_BITS<moment_t> =
-    ITEM_BITS<decltype(moment_t::sum)> + ITEM_BITS<decltype(moment_t::squares)>;
-template <>
-constexpr int ITEM_BITS<demand_t> =
-    ITEM_BITS<decltype(demand_t::words)> + ITEM_BITS<decltype(demand_t::tiles)>;
-template <>
-constexpr int ITEM_BITS<frame_check_t> =
-    ITEM_BITS<decltype(frame_check_t::sound)> + ITEM_BITS<decltype(frame_check_t::nonce)>;
-template <>
-constexpr int ITEM_BITS<scale_t> =
-    ITEM_BITS<decltype(scale_t::mantissa)> + ITEM_BITS<decltype(scale_t::shift)> +
-    ITEM_BITS<decltype(scale_t::residue)>;
-template <> constexpr int ITEM_BITS<fields_t> = ITEM_BITS<decltype(fields_t::word)>;
-template <> constexpr int ITEM_BITS<packed_pass_t> = ITEM_BITS<decltype(packed_pass_t::word)>;
-template <> constexpr int ITEM_BITS<beat_t> = ITEM_BITS<decltype(beat_t::byte)>;
+template <> struct item_bits<moment_t> {
+  static constexpr int value =
+      ITEM_BITS<decltype(moment_t::sum)> + ITEM_BITS<decltype(moment_t::squares)>;
+};
+template <> struct item_bits<demand_t> {
+  static constexpr int value =
+      ITEM_BITS<decltype(demand_t::words)> + ITEM_BITS<decltype(demand_t::tiles)>;
+};
+template <> struct item_bits<frame_check_t> {
+  static constexpr int value =
+      ITEM_BITS<decltype(frame_check_t::sound)> + ITEM_BITS<decltype(frame_check_t::nonce)>;
+};
+template <> struct item_bits<scale_t> {
+  static constexpr int value = ITEM_BITS<decltype(scale_t::mantissa)> +
+                               ITEM_BITS<decltype(scale_t::shift)> +
+                               ITEM_BITS<decltype(scale_t::residue)>;
+};
+template <> struct item_bits<fields_t> {
+  static constexpr int value = ITEM_BITS<decltype(fields_t::word)>;
+};
+template <> struct item_bits<packed_pass_t> {
+  static constexpr int value = ITEM_BITS<decltype(packed_pass_t::word)>;
+};
+template <> struct item_bits<beat_t> {
+  static constexpr int value = ITEM_BITS<decltype(beat_t::byte)>;
+};
 
 template <typename F> void each_number(F& f, moment_t& moment) {
 #pragma HLS INLINE

@@ -6,15 +6,32 @@
 
 #include "types.hpp"
 
-// Bits of an item.
-template <typename T> constexpr int ITEM_BITS = 0;
-template <int W> constexpr int ITEM_BITS<u<W>> = W;
-template <int W> constexpr int ITEM_BITS<s<W>> = W;
-template <> constexpr int ITEM_BITS<uint8_t> = 8;
-template <> constexpr int ITEM_BITS<uint32_t> = 32;
-template <> constexpr int ITEM_BITS<uint64_t> = 64;
-template <typename T, unsigned N> constexpr int ITEM_BITS<T[N]> = N * ITEM_BITS<T>;
-template <typename T, unsigned N> constexpr int ITEM_BITS<vec<T, N>> = N * ITEM_BITS<T>;
+// Bits of an item. (A specialized variable would have a definition in every file.)
+template <typename T> struct item_bits {
+  static constexpr int value = 0;
+};
+template <int W> struct item_bits<u<W>> {
+  static constexpr int value = W;
+};
+template <int W> struct item_bits<s<W>> {
+  static constexpr int value = W;
+};
+template <> struct item_bits<uint8_t> {
+  static constexpr int value = 8;
+};
+template <> struct item_bits<uint32_t> {
+  static constexpr int value = 32;
+};
+template <> struct item_bits<uint64_t> {
+  static constexpr int value = 64;
+};
+template <typename T> constexpr int ITEM_BITS = item_bits<T>::value;
+template <typename T, unsigned N> struct item_bits<T[N]> {
+  static constexpr int value = N * ITEM_BITS<T>;
+};
+template <typename T, unsigned N> struct item_bits<vec<T, N>> {
+  static constexpr int value = N * ITEM_BITS<T>;
+};
 
 // Visits the numbers of an item, of at most 64 bits each, in the order of their bits. A struct of
 // several fields has its own overload behind its definition.

@@ -10,7 +10,7 @@ use quasar_core::subnet::config::Pool;
 use quasar_cost::estimate::HostEstimate;
 use quasar_cost::{estimate, explore};
 use quasar_hardware::configuration::{
-    Array, Buffers, Configuration, Hardware, Lanes, Mode, Multipliers,
+    hls, Array, Buffers, Configuration, Hardware, Lanes, Mode, Multipliers,
 };
 use quasar_hardware::declared::segment_gap;
 use quasar_hardware::packing::DspKind;
@@ -113,7 +113,7 @@ impl Sample {
     /// to three where the array's clock is double.
     fn hardware(&mut self, workload: &Workload, board: &Board) -> Hardware {
         let all = workload.setting.tokens();
-        let tokens = all.div_ceil(self.of(1, 8));
+        let tokens = all.div_ceil(self.of(1, 8)).min(hls::TOKENS);
         let cascade = self.from(&[1, 2, 4, 8]);
         let array = Array {
             tokens,
