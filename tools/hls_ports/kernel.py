@@ -43,13 +43,14 @@ class Kernel(Expressions):
 
     # Functions
 
-    def enter(self, function: Node, arguments: list[Value], this: Value) -> Value:
-        """Runs a function."""
+    def begin(
+        self, function: Node, arguments: list[Value], this: Value
+    ) -> Iterator[tuple[Node, Place, Value, str]]:
+        """Begins a function; yields each parameter but references to places, its new place, its value and type."""
         if function in self.functions:
             raise Unsupported(f"{function['name']} calls itself")
         self.functions.append(function)
         self.this.append(this)
-        self.returned.append(None)
         parameters = [n for n in function["inner"] if n["kind"] == "ParmVarDecl"]
         given = [*arguments, *[None] * (len(parameters) - len(arguments))]
         for parameter, value in zip(parameters, given, strict=True):
@@ -57,7 +58,12 @@ class Kernel(Expressions):
             if is_reference(text) and isinstance(value, Place):
                 self.places[parameter["id"]] = value
                 continue
-            place = self.declare(parameter)
+            yield parameter, self.declare(parameter), value, text
+
+    def enter(self, function: Node, arguments: list[Value], this: Value) -> Value:
+        """Runs a function."""
+        self.returned.append(None)
+        for _, place, value, text in self.begin(function, arguments, this):
             if value is None and is_pointer(text):  # an array argument of the kernel
                 value = Place(place.base, (("index", 0),))
             self.copy(place, self.fresh() if value is None else value, text)

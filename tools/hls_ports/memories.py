@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,14 @@ class Storage:
                     self.partitions.setdefault(place.base, []).append(pragma)
         return place
 
-    def memory(self, place: Place) -> tuple[Memory, tuple[Value, ...]] | None:
-        """Returns the memory that holds a place, and the bank; None: the place is a register."""
+    def arrays(
+        self, place: Place
+    ) -> Iterator[tuple[Node, tuple[str, ...], list[Value], list[int], tuple[Any, ...]]]:
+        """Yields the arrays on the way to a place.
+
+        Each comes as the variable, the fields that lead to it, its indices, the dimensions that are partitioned
+        completely, and the rest of the path.
+        """
         fields: tuple[str, ...] = ()
         at = 0
         decl = self.tree.decls.get(place.base[0], {"name": "temporary"})
@@ -76,16 +83,25 @@ class Storage:
         while at < len(place.path):
             step = place.path[at]
             if step[0] == "field":
-                fields, file = (*fields, step[1]), step[2]
-                at += 1
+                fields, file, at = (*fields, step[1]), step[2], at + 1
                 continue
             indices = []
             while at < len(place.path) and place.path[at][0] == "index":
                 indices.append(place.path[at][1])
                 at += 1
-            split = self.split(place.base, decl, fields, file, len(indices))
+            yield (
+                decl,
+                fields,
+                indices,
+                self.split(place.base, decl, fields, file, len(indices)),
+                place.path[at:],
+            )
+            fields = (*fields, "[]")
+
+    def memory(self, place: Place) -> tuple[Memory, tuple[Value, ...]] | None:
+        """Returns the memory that holds a place, and the bank; None: the place is a register."""
+        for decl, fields, indices, split, _ in self.arrays(place):
             if len(split) == len(indices):
-                fields = (*fields, "[]")
                 continue
             memory = self.memories.get((place.base, fields))
             if memory is None:

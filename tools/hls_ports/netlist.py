@@ -31,7 +31,7 @@ from .nets import (
     range_of,
 )
 from .sites import Memory, Place, Value
-from .syntax import Node, Pragma, Unsupported, below, is_pointer, is_reference, is_scalar, type_of
+from .syntax import Node, Pragma, Unsupported, below, is_pointer, is_scalar, type_of
 
 #: A number that nobody has written.
 UNDEFINED_NUMBER = 0
@@ -330,27 +330,13 @@ class Netlist(Kernel):
 
     def ram(self, place: Place) -> tuple[Memory, Any, list[Value], list[Value], tuple[Any, ...]] | None:
         """Returns the memory that holds a place, its key, bank, address, and what remains of the path."""
-        fields: tuple[str, ...] = ()
-        at = 0
-        decl = self.tree.decls.get(place.base[0], {"name": "temporary"})
-        file = ""
-        while at < len(place.path):
-            step = place.path[at]
-            if step[0] == "field":
-                fields, file, at = (*fields, step[1]), step[2], at + 1
-                continue
-            indices = []
-            while at < len(place.path) and place.path[at][0] == "index":
-                indices.append(place.path[at][1])
-                at += 1
-            split = self.split(place.base, decl, fields, file, len(indices))
+        for _, fields, indices, split, path in self.arrays(place):
             if len(split) < len(indices) and (place.base[0], fields) in self.rams:
                 found = super().memory(place)
                 assert found is not None
                 bank = [indices[dimension - 1] for dimension in split]
                 rest = [index for number, index in enumerate(indices, 1) if number not in split]
-                return found[0], (place.base, fields), bank, rest, place.path[at:]
-            fields = (*fields, "[]")
+                return found[0], (place.base, fields), bank, rest, path
         return None
 
     def banks(self, name: str) -> int:
@@ -857,18 +843,7 @@ class Netlist(Kernel):
 
     def enter(self, function: Node, arguments: list[Value], this: Value) -> Value:
         """Runs a function; joins its returns."""
-        if function in self.functions:
-            raise Unsupported(f"{function['name']} calls itself")
-        self.functions.append(function)
-        self.this.append(this)
-        parameters = [n for n in function["inner"] if n["kind"] == "ParmVarDecl"]
-        given = [*arguments, *[None] * (len(parameters) - len(arguments))]
-        for parameter, value in zip(parameters, given, strict=True):
-            text = type_of(parameter)
-            if is_reference(text) and isinstance(value, Place):
-                self.places[parameter["id"]] = value
-                continue
-            place = self.declare(parameter)
+        for parameter, place, value, text in self.begin(function, arguments, this):
             if is_scalar(text):
                 self.kinds[place] = text
             if value is None and is_pointer(text):  # an array argument of the kernel
