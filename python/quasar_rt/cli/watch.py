@@ -193,7 +193,7 @@ def _output(live: Any, as_json: bool) -> Iterator[Any]:
             echo(counters(live.metrics()))
         return
 
-    echo(live.about["knows"], err=True)
+    echo(f"{live.about['subnet']}: {live.about['knows']}", err=True)
 
     def line(sighting: Any) -> None:
         if sighting.prediction is None:

@@ -68,7 +68,7 @@ class Live:
         self._engine = engine
         self.about = {
             "subnet": engine.subnet.name,
-            "knows": engine.subnet.about,
+            "knows": engine.subnet.about.removeprefix(f"{engine.subnet.name}: "),
             "device": engine.about,
             "source": source,
             "kind": engine.kind_of_times,

@@ -58,9 +58,7 @@ function picture(state) {
 
 function show(state) {
   setText(find("subnet"), state.subnet);
-  // Its name is the title.
-  const knows = state.knows.slice(state.subnet.length + 2);
-  setText(find("about"), `${knows} · ${state.device} · ${state.source}`);
+  setText(find("about"), `${state.knows} · ${state.device} · ${state.source}`);
   setText(find("kind"), state.kind);
   const { last, metrics } = state;
   find("problem").hidden = !state.problem;

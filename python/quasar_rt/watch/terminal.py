@@ -61,7 +61,7 @@ class View:
         about = self._live.about
         _, last = self._live.last()
         parts: list[Any] = [
-            self._text(f"{about['knows']} · {about['device']} · {about['source']}", "dim"),
+            self._text(f"{about['subnet']}: {about['knows']} · {about['device']} · {about['source']}", "dim"),
             Text(),
         ]
         if self._live.problem is not None:
