@@ -64,9 +64,8 @@ def command(
     """Examine this machine: package, system, board, CPU, and what an accelerator in the FPGA needs.
 
     Each line is ok, warn, fail or skipped, with what was found; a line below a warning or a failure says what to do.
-    With SUBNET, the
-    bitstream's buffers and the DMA memory must hold it. Nothing is written, and no device is opened. The exit code is 1
-    if a check fails.
+    With SUBNET, the bitstream's buffers and the DMA memory must hold it. Nothing is written, and no device is opened.
+    The exit code is 1 if a check fails.
     """
     from ..doctor import Machine, examine
     from ..subnet import Subnet
