@@ -59,7 +59,7 @@ def test_words_are_the_sums_of_random_events(bits: int, tmp_path: Path) -> None:
     ],
 )
 def test_a_fault_is_noticed(old: str, new: str, tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="wrong|Assertion failed"):
+    with pytest.raises(AssertionError, match=r"wrong|Assertion failed"):
         simulate(replaced(old, new), tmp_path)
 
 
