@@ -27,7 +27,6 @@ from .engine import Engine
 from .errors import FileError, InvalidValueError
 from .evaluate import Estimate, wilson
 from .export import export_timm
-from .export.inputs import calibration_batches
 from .export.post_training import prepare
 from .files import make_folder, write_bytes
 from .networks import load_network
@@ -162,9 +161,7 @@ def _embeddings(
     parts = []
     report(0, len(paths))
     for start in range(0, len(paths), 8):
-        [batch] = calibration_batches(
-            paths[start : start + 8], prepared.net, prepared.preprocessing, prepared.mean, prepared.std, 8
-        )
+        [batch] = prepared.normalised(paths[start : start + 8])
         with torch.no_grad():
             parts.append(
                 network.forward_head(network.forward_features(batch), pre_logits=True).float().numpy()

@@ -143,14 +143,9 @@ def float_embedder(model: Any, prepared: Any) -> Embed:
     """Returns the float network's function from pictures to embeddings, on the pixels that the subnet gets."""
     import torch
 
-    from quasar_rt.export.inputs import calibration_batches
-
     def embed(paths: list[Path]) -> Vectors:
-        batches = calibration_batches(
-            paths, prepared.net, prepared.preprocessing, prepared.mean, prepared.std, 8
-        )
         with torch.no_grad():
-            found: Vectors = torch.cat([model(batch) for batch in batches]).numpy()
+            found: Vectors = torch.cat([model(batch) for batch in prepared.normalised(paths)]).numpy()
         return found
 
     return embed
@@ -168,12 +163,9 @@ def integer_embedder(engine: Engine) -> Embed:
 
 def pixels_of(cells: CellSet, prepared: Any) -> NDArray[np.uint8]:
     """Returns the pixels that the subnet gets, uint8 [cells, height, width, 3]."""
-    from quasar_rt.export.inputs import calibration_batches
-
-    batches = calibration_batches(
-        cells.paths, prepared.net, prepared.preprocessing, prepared.mean, prepared.std, 8
+    images = np.concatenate(
+        [batch.numpy().transpose(0, 2, 3, 1) for batch in prepared.normalised(cells.paths)]
     )
-    images = np.concatenate([batch.numpy().transpose(0, 2, 3, 1) for batch in batches])
     pixels: NDArray[np.uint8] = (255 * (images * prepared.std + prepared.mean)).round().astype(np.uint8)
     return pixels
 

@@ -177,6 +177,10 @@ class Prepared:
         blocks, heads = len(self.net.blocks), len(self.net.heads()) * bool(self.classes)
         return 3 + passes * (1 + 4 * blocks + heads) + tunings * blocks
 
+    def normalised(self, images: Sequence[ImageLike], at_once: int = 8) -> list[Tensor]:
+        """Returns images as the float network takes them: the pixels are those that a subnet gets."""
+        return calibration_batches(images, self.net, self.preprocessing, self.mean, self.std, at_once)
+
     def calibrate(self, on_stage: Callable[[str], object], all_eight: bool = False) -> Calibrated:
         """Calibrates a copy of the network."""
         return calibrate(

@@ -18,7 +18,6 @@ from torch import nn
 
 from ..engine import Engine
 from ..errors import FileError, InvalidValueError
-from ..export.inputs import calibration_batches
 from ..export.layerwise import LayerReport
 from ..export.network import Calibrated, measure_worth
 from ..export.post_training import Prepared, prepare
@@ -293,9 +292,7 @@ def _identity(model: nn.Module, prepared: Prepared) -> str:
 
 def _float_outputs(model: nn.Module, prepared: Prepared, images: list[ImageLike]) -> NDArray[np.float32]:
     """Returns the float network's logits, or its embeddings, of images: float32 [images, values]."""
-    batches = calibration_batches(
-        images, prepared.net, prepared.preprocessing, prepared.mean, prepared.std, len(prepared.batches[0])
-    )
+    batches = prepared.normalised(images, len(prepared.batches[0]))
     training, parameter = model.training, next(model.parameters())
     model.eval()
     try:
