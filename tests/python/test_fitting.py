@@ -213,3 +213,17 @@ def test_the_command_prints_a_table(network: Any, pictures: Any, tmp_path: Path)
     assert "net-zcu102-100fps.qvit" in result.output
     assert "100%" in result.output
     assert quasar_rt.Engine(tmp_path / "out" / "net-zcu102-100fps.qvit").infer(pictures[0]).label
+
+    # A board of one's own, with a configuration that was made for it.
+    own = tmp_path / "own.toml"
+    own.write_text(Board.load("zcu102").to_toml().replace('name = "zcu102"', 'name = "own"'))
+    configured = (tmp_path / "out" / "hardware.toml").read_text().replace('"zcu102"', '"own"')
+    (tmp_path / "hardware.toml").write_text(configured)
+    arguments += ["--hardware", str(tmp_path / "hardware.toml"), "--out", str(tmp_path / "own"), "--board"]
+    result = CliRunner().invoke(command, [*arguments, str(own)])
+    assert result.exit_code == 0, result.output
+    assert "net-own-100fps.qvit" in result.output
+    result = CliRunner().invoke(command, [*arguments, "kv260"])
+    assert result.exit_code == 2
+    assert "own" in result.output
+    assert "kv260" in result.output
