@@ -142,3 +142,21 @@ def test_an_export_records_what_was_rotated(embedding: bool, rotated: str) -> No
     assert np.array_equal(exact[:5], found[0].integer_logits)
     expected = forward_of(model, torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1).detach().numpy()
     assert np.corrcoef(found.logits.ravel(), expected.ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize(
+    ("classes", "share", "rotated"), [(0, 1, "heads"), (0, 0.25, "nothing"), (5, 1, "nothing")]
+)
+def test_embeddings_of_eight_bits_are_rotated_by_default(classes: int, share: float, rotated: str) -> None:
+    model = scrambled(num_classes=classes)
+    pictures = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+    subnet = export_timm(
+        model,
+        list(pictures),
+        eight_bit_fraction=share,
+        mean=[0.5] * 3,
+        std=[0.5] * 3,
+        resize={"mode": "none"},
+        embedding=not classes,
+    )
+    assert subnet.config["provenance"]["rotated"].split(",")[0] == rotated

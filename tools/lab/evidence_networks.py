@@ -287,8 +287,9 @@ def rounded(
         scores[name] = worth()
         return np.where(eight[name], 8, 4).astype(np.uint8)
 
-    parts = prepared.calibrate(lambda _: None).quantize(widths, method)
-    return prepared.subnet(parts, {"method": method}), scores
+    calibrated = prepared.calibrate(lambda _: None)
+    parts = calibrated.quantize(widths, method)
+    return prepared.subnet(calibrated, parts, {"method": method}), scores
 
 
 def _normalised(task: Task, images: Images) -> Tensor:

@@ -34,6 +34,8 @@ class Calibrated:
     ranges: Ranges
     statistics: Statistics
     """Of the float network; for the gradients of the loss at the matrices' outputs."""
+    rotated: str
+    """A record of what was rotated before."""
 
     def quantize(
         self,
@@ -70,6 +72,7 @@ def calibrate(
     all_eight: bool = False,
     equalize: bool = True,
     percentile: float | None = None,
+    rotated: str = "nothing",
     on_stage: Callable[[str], object] = lambda _: None,
 ) -> Calibrated:
     """Balances channels and chooses ranges. The same batches give the same bits.
@@ -81,6 +84,7 @@ def calibrate(
         all_eight: True if all rows will have 8 bits.
         equalize: False leaves the channels as they are.
         percentile: as `find_ranges` takes it.
+        rotated: a record of what was rotated before.
         on_stage: gets the name of each stage.
     """
     with Team() as team:
@@ -91,7 +95,7 @@ def calibrate(
         on_stage("gradients")
         ranges = find_ranges(net, batches, statistics, percentile, team)
         on_stage("ranges")
-    return Calibrated(net, batches, std, ranges, statistics)
+    return Calibrated(net, batches, std, ranges, statistics, rotated)
 
 
 def measure_worth(

@@ -44,7 +44,7 @@ def export_timm(
     resize: dict[str, Any] | None = None,
     percentile: float | None = None,
     equalize: bool = True,
-    rotate: bool = False,
+    rotate: bool | None = None,
     method: Method = "gptq",
     embedding: bool = False,
     tokens: Tokens = "image",
@@ -75,7 +75,8 @@ def export_timm(
             error of it costs the loss.
         equalize: True first evens out the ranges of the channels that each LayerNorm gives, and of v's.
         rotate: True first rotates q, k and v by head and, where no embedding and no norm of the patches forbids it, the
-            residual stream (`quasar_rt.export.rotation`). The float function stays the same.
+            residual stream (`quasar_rt.export.rotation`). The float function stays the same. None does so for a network
+            without classes whose rows all have 8 bits.
         method: ``"gptq"`` rounds each row for the least error of its outputs (`quasar_rt.export.gptq`) and corrects
             the biases; ``"nearest"`` rounds each weight to the nearest code.
         embedding: True for a subnet that gives the image's embedding, the head's input, as well as its classes
@@ -149,7 +150,7 @@ def export_timm(
             progress=lambda one: step(f"tune {one.block}"),
         )
     return prepared.subnet(
-        parts, {"eight_bit_fraction": eight_bit_fraction, "method": method, "tuning_steps": tune}
+        calibrated, parts, {"eight_bit_fraction": eight_bit_fraction, "method": method, "tuning_steps": tune}
     )
 
 
@@ -168,8 +169,7 @@ class Prepared:
     std: list[float]
     percentile: float | None
     equalize: bool
-    rotated: str
-    """A record of what was rotated."""
+    rotate: bool | None
     embedding: bool
 
     def stages(self, passes: int, tunings: int) -> int:
@@ -182,20 +182,24 @@ class Prepared:
         return calibration_batches(images, self.net, self.preprocessing, self.mean, self.std, at_once)
 
     def calibrate(self, on_stage: Callable[[str], object], all_eight: bool = False) -> Calibrated:
-        """Calibrates a copy of the network."""
+        """Calibrates a copy of the network, which is rotated first where that was asked for or is the default."""
+        net = copy.deepcopy(self.net)
+        rotates = all_eight and not self.classes if self.rotate is None else self.rotate
+        rotated = rotation.rotate(net, self.embedding) if rotates else "nothing"
         return calibrate(
-            copy.deepcopy(self.net),
+            net,
             self.batches,
             std=self.std,
             all_eight=all_eight,
             equalize=self.equalize,
             percentile=self.percentile,
+            rotated=rotated,
             on_stage=on_stage,
         )
 
-    def subnet(self, parts: Quantized, provenance: Mapping[str, Any]) -> Subnet:
-        """Builds the subnet of quantized parts."""
-        net = self.net
+    def subnet(self, calibrated: Calibrated, parts: Quantized, provenance: Mapping[str, Any]) -> Subnet:
+        """Builds the subnet of the quantized parts of a calibrated copy."""
+        net = calibrated.net
         recorded = {
             "exporter": "post-training quantization of a timm VisionTransformer",
             **({"architecture": self.architecture} if self.architecture else {}),
@@ -203,7 +207,7 @@ class Prepared:
             "calibration_images": sum(len(batch) for batch in self.batches),
             "ranges": "least error" if self.percentile is None else f"quantile {self.percentile}",
             "equalize": self.equalize,
-            "rotated": self.rotated,
+            "rotated": calibrated.rotated,
             "mean": self.mean,
             "std": self.std,
             **provenance,
@@ -245,7 +249,7 @@ def prepare(
     resize: dict[str, Any] | None = None,
     percentile: float | None = None,
     equalize: bool = True,
-    rotate: bool = False,
+    rotate: bool | None = None,
     embedding: bool = False,
     tokens: Tokens = "image",
     batch_size: int = 16,
@@ -282,7 +286,7 @@ def prepare(
         std=deviations,
         percentile=percentile,
         equalize=equalize,
-        rotated=rotation.rotate(net, embedding) if rotate else "nothing",
+        rotate=rotate,
         embedding=embedding,
     )
 

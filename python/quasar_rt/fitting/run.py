@@ -252,7 +252,7 @@ class _Job:
                 "method": "gptq",
                 "layers": [layer.as_dict() for layer in layers],
             }
-            prepared.subnet(parts, recorded).save(path)
+            prepared.subnet(calibrated, parts, recorded).save(path)
             # What counts is what was written.
             subnet = Subnet.load(path)
             path.with_suffix(".tuning.pt").unlink(missing_ok=True)
@@ -278,7 +278,7 @@ def _identity(model: nn.Module, prepared: Prepared) -> str:
         version("quasar-rt"),
         prepared.percentile,
         prepared.equalize,
-        prepared.rotated,
+        prepared.rotate,
         prepared.embedding,
         prepared.net.patch_tokens,
         prepared.classes,
