@@ -4,7 +4,8 @@
     python tools/notebooks.py                    # all of them
     python tools/notebooks.py first_inference    # one
 
-Outputs lose what differs between machines without meaning: warnings on stderr, times, copies of a picture.
+Outputs lose what differs between machines without meaning: warnings on stderr, times, copies of a picture. A cell that
+is tagged `remove-output` keeps none: what it draws may not be shipped.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def run(notebook: Any, folder: str) -> None:
 
     resources = {"metadata": {"path": folder}}
     client = NotebookClient(
-        notebook, timeout=900, kernel_name="python3", resources=resources, record_timing=False
+        notebook, timeout=3600, kernel_name="python3", resources=resources, record_timing=False
     )
     client.execute()
 
@@ -35,7 +36,7 @@ def clean(notebook: Any) -> None:
         if cell.cell_type != "code":
             continue
         kept: list[Any] = []
-        for output in cell.outputs:
+        for output in [] if "remove-output" in cell.metadata.get("tags", []) else cell.outputs:
             if output.output_type == "stream":
                 if output.name == "stderr":
                     continue

@@ -20,6 +20,7 @@ NEEDS = {
     "your_own_vit": ("torch", "timm", "sklearn"),
     "anomalies_and_segmentation": ("torch", "timm", "sklearn", "matplotlib"),
     "search_for_a_board": ("matplotlib",),
+    "solar_cells": ("torch", "timm", "onnx", "sklearn", "matplotlib", "elpv_dataset"),
     "inside_a_frame": ("matplotlib",),
 }
 #: The one that ordinary tests run.
