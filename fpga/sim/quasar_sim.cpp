@@ -211,6 +211,11 @@ struct qsim {
     return counters_;
   }
 
+  uint64_t cycle() {
+    const std::lock_guard lock(mutex_);
+    return host_now_;
+  }
+
   const char* last_trap() {
     const std::lock_guard lock(mutex_);
     trap_out_ = trap_;
@@ -589,6 +594,7 @@ uint64_t qsim_counter(qsim* device, const char* loop) {
   return found == counters.end() ? 0 : found->second;
 }
 const char* qsim_counters(qsim* device) { return device->all_counters(); }
+uint64_t qsim_cycle(qsim* device) { return device->cycle(); }
 const char* qsim_trap(qsim* device) { return device->last_trap(); }
 
 } // extern "C"

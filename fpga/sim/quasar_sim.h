@@ -60,6 +60,9 @@ QSIM_API int qsim_fault(qsim*, const char* kind, uint64_t after_frames);
 QSIM_API uint64_t qsim_counter(qsim*, const char* loop);
 QSIM_API const char* qsim_counters(qsim*);
 
+/* Returns the host's time since reset, in simulated cycles. */
+QSIM_API uint64_t qsim_cycle(qsim*);
+
 /* Returns the last trap or the dump of a deadlock; "" if there was none since reset. After a trap
  * the device is stopped until `reset` is written 1 and then 0. If a wait of at least 200 ms timed
  * out and no process can continue, the text names the queue that each process waits for. The text

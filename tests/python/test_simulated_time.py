@@ -1,21 +1,28 @@
-"""The cycles that the simulated device counts next to those of the event model, unit by unit.
+"""The cycles that the simulated device counts next to those of the event model, unit by unit and in steady state.
 
 Both have their depths and gaps from `rust/hardware/src/declared.rs`. Everything else the device has from the HLS
 sources: trip counts, queues, the order of reads and writes.
 """
 
+import ctypes
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import simulated
-from quasar_rt import Engine, Subnet
+from quasar_rt import Engine, Subnet, random_subnet
 from quasar_rt.errors import DoesNotFitError
+from quasar_rt.hardware import Hardware, Workload, replay
+from quasar_rt.nas.layers import untrained_subnet
+from quasar_rt.space import Space
+from quasar_rt.testing import random_image
 
 pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
 
 VECTORS = Path(__file__).parents[1] / "vectors"
+FPGA = Path(__file__).parents[2] / "fpga"
 SUBNETS = ["all-4", "all-8", "mean", "mean-after-norm", "overlap", "token"]
 #: Largest difference of a count, of the cycles that a frame takes by the model. The model ends a command of the norm
 #: and of the softmax behind the gap of its last loop, 32 cycles late; and it has no queues within a unit but those of
@@ -76,3 +83,60 @@ def test_a_slower_unit_is_seen(source, old, new, units, tmp_path, monkeypatch):
     monkeypatch.setenv("QUASAR_SIM_DIR", str(tmp_path))
     found = profile("tiny", "token", monkeypatch)
     assert units <= {difference.unit for difference in beyond(found)}
+
+
+#: Frames of a stream: the first and the last ones find the accelerator emptier.
+FRAMES, FIRST, LAST = 6, 1, 4
+STORE, DONE = 0x1_0000, 2
+
+
+class Timed(simulated.Transport):
+    """A simulated device that records the host's cycle at the end of each frame."""
+
+    def __init__(self, library):
+        super().__init__(library)
+        self.sim.qsim_cycle.restype = ctypes.c_uint64
+        self.ends = []
+
+    def read(self, register):
+        value = super().read(register)
+        if register == STORE and value & DONE:
+            self.ends.append(self.sim.qsim_cycle(self.device))
+        return value
+
+
+def steady_cycles(library, subnet):
+    """Returns the cycles between two frames of a stream."""
+    transport = Timed(library)
+    engine = simulated.attached(subnet, transport, timeout=300.0, name=library)
+    image = random_image(subnet, seed=2)
+    pending = []
+    for _ in range(FRAMES):
+        if len(pending) == engine.in_flight:
+            pending.pop(0).wait()
+        pending.append(engine.begin(image))
+    for frame in pending:
+        frame.wait()
+    assert len(transport.ends) == FRAMES
+    return (transport.ends[LAST] - transport.ends[FIRST]) / (LAST - FIRST)
+
+
+@pytest.mark.parametrize("name", ["zcu102", "kv260", "pynq-z2"])
+def test_the_rate_of_deit_tiny_is_that_of_the_event_model(name):
+    library = simulated.library(name)
+    subnet = random_subnet(eight_bit_fraction=0)
+    modelled = replay(Workload.deit("deit-tiny"), simulated.configuration(library)).period_with_gaps_cycles
+    assert steady_cycles(library, subnet) == pytest.approx(modelled, rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("board", "space", "seed"), [("zcu104", "small", 1), ("ultra96v2", "tiny", 2)])
+def test_the_rate_of_an_explored_configuration_is_that_of_the_event_model(board, space, seed, tmp_path):
+    of = Space.load(space)
+    subnet = untrained_subnet(of, of.sample(seed), seed, "sampled", {})
+    hardware = Hardware.for_board(board, subnet)
+    hardware.save(tmp_path / "explored.toml")
+    command = f"make -C {FPGA} -s sim CONFIGS=explored CONFIG_FOLDER={tmp_path} BUILD={tmp_path}"
+    subprocess.run(command.split(), check=True)
+    cycles = steady_cycles(tmp_path / "sim" / "explored.so", subnet)
+    assert cycles == pytest.approx(replay(subnet, hardware).period_with_gaps_cycles, rel=0.01)
