@@ -57,8 +57,8 @@ class Target(NamedTuple):
 
     @property
     def configuration_hash(self) -> str:
-        """Returns the identity that the bitstream reports (rust/accelerator/src/identity.rs): 16 hexadecimal digits."""
-        return hashlib.sha256(self.hardware.to_toml().encode()).hexdigest()[:16]
+        """Returns the identity that the bitstream reports: 16 hexadecimal digits."""
+        return f"{self.hardware.configuration_hash:016x}"
 
 
 def board_settings(board: str) -> dict[str, str]:

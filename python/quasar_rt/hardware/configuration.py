@@ -140,6 +140,11 @@ class Hardware(SettingsFile[NativeHardware]):
         return float(self.settings["clock_mhz"])
 
     @property
+    def configuration_hash(self) -> int:
+        """The identity that a bitstream of this configuration reports, 64 bits. Margins do not change it."""
+        return self._inner.configuration_hash()
+
+    @property
     def resources(self) -> Amounts:
         """Resources that the design takes, counted from what is built (modelled)."""
         return Amounts(**json.loads(self._inner.resources())["total"])

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use quasar_core::fuzzing::{image, scalar_logits};
 use quasar_core::preprocess::patches_channels_first;
 use quasar_core::Subnet;
-use quasar_hardware::configuration::{Array, Buffers, Configuration, Lanes, Multipliers};
+use quasar_hardware::configuration::{Array, Buffers, Configuration, Lanes, Margins, Multipliers};
 use quasar_hardware::{Board, Hardware, Mode, Workload};
 
 use crate::disasm;
@@ -98,6 +98,7 @@ fn hardware(subnet: &Subnet, sizes: [u8; 8]) -> quasar_core::Result<Hardware> {
         array,
         lanes,
         buffers: Buffers::needed(&Workload::of_subnet(subnet), array, lanes),
+        margins: Margins::default(),
     };
     let board = read(&format!("python/quasar_rt/boards/{name}.toml"));
     Hardware::new(configuration, Board::from_toml(&board).expect("a board"))

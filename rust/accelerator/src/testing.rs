@@ -6,7 +6,7 @@ use quasar_core::subnet::config::Config;
 use quasar_core::subnet::container::Dtype;
 use quasar_core::subnet::schema::{self, Rule};
 use quasar_core::Subnet;
-use quasar_hardware::configuration::{Array, Buffers, Configuration, Lanes, Multipliers};
+use quasar_hardware::configuration::{Array, Buffers, Configuration, Lanes, Margins, Multipliers};
 use quasar_hardware::{Board, Hardware, Mode, Workload};
 use serde_json::json;
 
@@ -201,6 +201,7 @@ pub(crate) fn cascaded(
         array,
         lanes,
         buffers,
+        margins: Margins::default(),
     };
     Hardware::new(configuration, board(board_name)).unwrap()
 }

@@ -10,7 +10,7 @@ use quasar_core::subnet::config::Pool;
 use quasar_cost::estimate::HostEstimate;
 use quasar_cost::{estimate, explore};
 use quasar_hardware::configuration::{
-    hls, Array, Buffers, Configuration, Hardware, Lanes, Mode, Multipliers,
+    hls, Array, Buffers, Configuration, Hardware, Lanes, Margins, Mode, Multipliers,
 };
 use quasar_hardware::declared::segment_gap;
 use quasar_hardware::packing::DspKind;
@@ -140,6 +140,7 @@ impl Sample {
             array,
             lanes,
             buffers: Buffers::needed(workload, array, lanes),
+            margins: Margins::default(),
         };
         let (tiles, buffers) = (all.div_ceil(tokens), &mut configuration.buffers);
         for words in [&mut buffers.input, &mut buffers.hidden] {
@@ -357,6 +358,7 @@ fn doubled(board: &Board, array: [u64; 3], lanes: [u64; 3], clock_mhz: f64) -> H
         array,
         lanes,
         buffers: Buffers::needed(&deit_tiny(1.0), array, lanes),
+        margins: Margins::default(),
     };
     Hardware::new(configuration, board.clone()).unwrap()
 }

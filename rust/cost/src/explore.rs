@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use quasar_core::error::{Error, Result};
 use quasar_hardware::boards::{Amounts, Board};
 use quasar_hardware::configuration::{
-    hls, Array, Buffers, Configuration, Hardware, Lanes, Mode, Multipliers, MAX_BANDS,
+    hls, Array, Buffers, Configuration, Hardware, Lanes, Margins, Mode, Multipliers, MAX_BANDS,
 };
 use quasar_hardware::workload::{BlockWork, RowWidths, Workload};
 
@@ -261,6 +261,7 @@ impl Search<'_> {
                 array,
                 lanes: choice.lanes(),
                 buffers,
+                margins: Margins::default(),
             },
             self.board.clone(),
         )

@@ -20,7 +20,8 @@ use serde::Serialize;
 use crate::circuits::Logic;
 use crate::kernels::{interconnect, queues, Kernels};
 
-/// Share that is added to the logic of HLS kernels, queues and interconnect, in percent.
+/// Share that is added to the logic of HLS kernels, queues and interconnect, in percent; kernels
+/// with a margin of the configuration have that one.
 pub const MARGIN_PERCENT: u64 = 15;
 
 /// Blocks of registers, the counters' one included.
@@ -78,7 +79,7 @@ impl Resources {
             let dsp = sites.iter().filter(|site| site.kernel == name);
             parts.push(Part {
                 dsp: dsp.map(|site| site.dsps(family)).sum(),
-                ..logic(name, Basis::Circuit, with_margin(logic_of))
+                ..logic(name, Basis::Circuit, kernel_logic(hardware, name, logic_of))
             });
         }
         let queue = |count: RamCount| Part {
@@ -137,8 +138,8 @@ impl Resources {
         worst.map_or(Ok(()), |share| {
             Err(Error::DoesNotFit {
                 what: format!(
-                    "the configuration (counted, with {MARGIN_PERCENT} % on the HLS kernels' logic) within the usable \
-                     part of board {:?}",
+                    "the configuration (counted, with {MARGIN_PERCENT} % on the logic of HLS kernels \
+                     without a margin of their own) within the usable part of board {:?}",
                     board.name
                 ),
                 needed: share.needed,
@@ -218,6 +219,19 @@ fn with_margin(Logic { lut, ff }: Logic) -> Logic {
     Logic {
         lut: more(lut),
         ff: more(ff),
+    }
+}
+
+/// Returns a kernel's logic with the configuration's margin, else with [`MARGIN_PERCENT`].
+fn kernel_logic(hardware: &Hardware, kernel: &str, counted: Logic) -> Logic {
+    let Some(margin) = hardware.configuration().margins.get(kernel) else {
+        return with_margin(counted);
+    };
+    let more =
+        |count: u64, percent: i64| (count * 100_u64.saturating_add_signed(percent)).div_ceil(100);
+    Logic {
+        lut: more(counted.lut, margin.lut),
+        ff: more(counted.ff, margin.ff),
     }
 }
 

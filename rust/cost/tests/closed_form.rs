@@ -5,7 +5,7 @@ use quasar_core::Error;
 use quasar_cost::estimate::{Estimate, Layer};
 use quasar_cost::{estimate, explore, Resources};
 use quasar_hardware::configuration::{
-    hls, Array, Buffers, Configuration, Hardware, Lanes, Mode, Multipliers,
+    hls, Array, Buffers, Configuration, Hardware, Lanes, Margin, Margins, Mode, Multipliers,
 };
 use quasar_hardware::{Board, Workload};
 use quasar_search::explore::workloads_of_space;
@@ -77,6 +77,7 @@ fn changed(
         array,
         lanes,
         buffers: Buffers::needed(workload, array, lanes),
+        margins: Margins::default(),
     };
     change(&mut configuration);
     Hardware::new(configuration, board.clone()).unwrap()
@@ -137,6 +138,29 @@ fn deit_tiny_on_zcu102_reaches_its_targets() {
     );
     assert!(four_bit.share >= 0.845 && quarter.share >= 0.845);
     assert!(four_bit.resources_fit);
+}
+
+#[test]
+fn a_margin_takes_the_place_of_the_general_one() {
+    let (board, workload) = (board("zcu102"), deit(3, 0.0));
+    let drain = |lut, ff| {
+        let built = (array(66, 33), lanes(22, 8, 22));
+        let hardware = changed(&board, &workload, built, |configuration| {
+            let margin = ("drain".into(), Margin { lut, ff });
+            configuration.margins.extend([margin]);
+        });
+        let parts = Resources::of(&hardware).parts;
+        let part = |name| parts.iter().find(|part| part.name == name).unwrap().clone();
+        (part("drain"), part("norm"))
+    };
+    let (counted, norm) = drain(0, 0);
+    let (margined, other) = drain(50, -100);
+    assert_eq!(margined.lut, (counted.lut * 150).div_ceil(100));
+    assert_eq!((margined.ff, margined.dsp), (0, counted.dsp));
+    assert_eq!(other, norm);
+    let general = 100 + quasar_cost::resources::MARGIN_PERCENT;
+    let (same, _) = drain(general as i64 - 100, 0);
+    assert_eq!(same.lut, (counted.lut * general).div_ceil(100));
 }
 
 #[test]

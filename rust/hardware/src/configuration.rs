@@ -4,6 +4,8 @@
 //! Depends on [`crate::array_timing`], [`crate::boards`], [`crate::settings`] and
 //! [`crate::workload`], and on the limits of [`crate::design`].
 
+use std::collections::BTreeMap;
+
 use quasar_core::error::{Error, Result};
 use quasar_core::subnet::config::{within, MAX_COLUMNS, MAX_TOKENS};
 use serde::{Deserialize, Serialize};
@@ -270,6 +272,21 @@ pub struct Configuration {
     pub lanes: Lanes,
     /// On-chip buffers.
     pub buffers: Buffers,
+    /// Kernels whose logic a report of synthesis gives. What is built does not depend on them.
+    #[serde(default, skip_serializing_if = "Margins::is_empty")]
+    pub margins: Margins,
+}
+
+/// Margins by kernel.
+pub type Margins = BTreeMap<String, Margin>;
+
+/// Percent that a kernel's logic is above its count, or below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Margin {
+    pub lut: i64,
+    pub ff: i64,
 }
 
 /// A board and a configuration for it, checked on construction.
@@ -317,6 +334,13 @@ impl Hardware {
     /// Never: every value has a TOML form.
     pub fn to_toml(&self) -> String {
         toml::to_string(&self.configuration).expect("numbers and strings")
+    }
+
+    /// Writes what is built: the configuration without margins, as TOML.
+    pub fn built_toml(&self) -> String {
+        let mut built = self.clone();
+        built.configuration.margins.clear();
+        built.to_toml()
     }
 
     /// Returns the board.
@@ -439,6 +463,18 @@ impl Configuration {
         ] {
             within(key, value, least, most)?;
         }
+        for (kernel, margin) in &self.margins {
+            if !design::KERNELS.contains(&kernel.as_str()) {
+                return Err(Error::config(
+                    &format!("margins.{kernel}"),
+                    format!("no such kernel; known: {}", design::KERNELS.join(", ")),
+                ));
+            }
+            for (resource, percent) in [("lut", margin.lut), ("ff", margin.ff)] {
+                let key = format!("margins.{kernel}.{resource}");
+                within(&key, percent, -100, MAX_MARGIN)?;
+            }
+        }
         if !cascade.is_power_of_two() {
             return Err(Error::config(
                 "array.cascade",
@@ -457,5 +493,7 @@ impl Configuration {
     }
 }
 
+/// Percent of a margin, at most.
+const MAX_MARGIN: i64 = 1000;
 /// Words of a buffer, at most: those of the largest network for one lane.
 const MAX_BUFFER_WORDS: usize = MAX_TOKENS * MAX_COLUMNS;

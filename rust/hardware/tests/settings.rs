@@ -63,9 +63,14 @@ fn hostile_configurations_name_the_key() {
         residual = 768 -> residual = 5000000000: buffers.residual: 5000000000 is outside
         mode = "nibble" -> mode = "magic": unknown variant `magic`
         board = "zcu102" -> board = "kv260": board: "kv260" is not the given board
+        drain = -> drains = : margins.drains: no such kernel; known: fetch, load
+        lut = 12 -> lut = -101: margins.drain.lut: -101 is outside [-100, 1000]
+        ff = -3 -> ff = 1001: margins.drain.ff: 1001 is outside [-100, 1000]
+        ff = -3 -> dsp = -3: unknown field `dsp`
     "#;
     let board = Board::from_toml(&read("python/quasar_rt/boards/zcu102")).unwrap();
-    refuses(&read("fpga/configs/zcu102"), changes, |text| {
+    let margins = "\n[margins]\ndrain = { lut = 12, ff = -3 }\n";
+    refuses(&(read("fpga/configs/zcu102") + margins), changes, |text| {
         Hardware::from_toml(text, board.clone())
     });
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use quasar_accelerator::header;
+use quasar_accelerator::identity::configuration_hash;
 use quasar_cost::{explore, Resources};
 use quasar_hardware::design;
 use quasar_search::designs::OnDesign;
@@ -220,6 +221,10 @@ impl Hardware {
 
     fn to_toml(&self) -> String {
         self.hardware.to_toml()
+    }
+
+    fn configuration_hash(&self) -> u64 {
+        configuration_hash(&self.hardware)
     }
 
     fn to_json(&self) -> PyResult<String> {

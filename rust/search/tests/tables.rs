@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use quasar_cost::{estimate, explore};
 use quasar_hardware::boards::Amounts;
 use quasar_hardware::configuration::{
-    Array, Buffers, Configuration, Hardware, Lanes, Mode, Multipliers,
+    Array, Buffers, Configuration, Hardware, Lanes, Margins, Mode, Multipliers,
 };
 use quasar_search::explore::{explore_space, workloads_of_space};
 use quasar_search::{CostTable, Space};
@@ -48,6 +48,7 @@ proptest! {
             array,
             lanes,
             buffers: Buffers::needed(&largest, array, lanes),
+            margins: Margins::default(),
         };
         let hardware = Hardware::new(configuration, board).unwrap();
         let table = CostTable::new(&space, &hardware).unwrap();
