@@ -273,7 +273,12 @@ BITSTREAM = build/bitstream/$(BOARD)/$(or $(basename $(notdir $(HARDWARE))),$(BO
 
 .PHONY: named-board
 named-board:
-	@[ -n '$(BOARD)' ] || { echo 'error: name a board: make bitstream BOARD=zcu102 [HARDWARE=file.toml] [ILA=1]' >&2; exit 1; }
+	@[ -n '$(BOARD)' ] || { echo 'error: name a board: make $(or $(firstword $(MAKECMDGOALS)),bitstream) BOARD=zcu102 [HARDWARE=file.toml]' >&2; exit 1; }
+
+.PHONY: hls-reports
+hls-reports: named-board develop ## C synthesis alone of BOARD's kernels (HARDWARE=FILE: its configuration) with AMD Vitis, about an hour; compare its reports with the model
+	@python tools/bitstream.py $(BOARD) $(if $(HARDWARE),--hardware $(HARDWARE)) --synthesis --out $(BITSTREAM:build/bitstream/%=build/hls-reports/%)
+	@python tools/build_report.py $(BITSTREAM:build/bitstream/%=build/hls-reports/%)
 
 .PHONY: bitstream
 bitstream: named-board develop ## Build and package BOARD's bitstream (HARDWARE=FILE: its configuration; ILA=1: with logic analyzers) with AMD Vitis and Vivado; compare their reports with the model

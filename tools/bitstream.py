@@ -5,6 +5,7 @@
     python tools/bitstream.py kv260 --hardware mine.toml --prepare # what the tools would be given, without them
     python tools/bitstream.py pynq-z2 --hardware tiny.toml --ila   # with logic analyzers on streams and memory ports
     python tools/bitstream.py zcu102 --package DIR                 # only package DIR/zcu102.bit and .hwh
+    python tools/bitstream.py zcu102 --synthesis                   # only C synthesis of the kernels, for its reports
 
 Vitis HLS makes an IP of each kernel, Vivado the block design and the bitstream. No run of this project has had either.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import struct
@@ -30,6 +32,9 @@ from quasar_rt.hardware import Board, Hardware
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = ("fetch", "load", "plan", "scores", "drain", "norm", "softmax", "store")
 OLDEST = (2023, 2)
+#: C synthesis alone runs on older tools, too.
+OLDEST_SYNTHESIS = (2022, 2)
+DOWNLOADS = "https://www.xilinx.com/support/download.html"
 
 
 class Target(NamedTuple):
@@ -129,14 +134,20 @@ def version(command: list[str]) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def call(step: str, command: list[str], work: Path) -> None:
-    """Runs a step of the build in `work`; its output goes to a log, and the error of a failed step shows the end."""
+def call(step: str, command: list[str], work: Path, **changes: str) -> None:
+    """Runs a step of the build in `work`; its output goes to a log, and the error of a failed step shows the end.
+
+    `changes` are added to the environment.
+    """
     log = work / "logs" / f"{step}.log"
     log.parent.mkdir(exist_ok=True)
     click.echo(f"{step} ... (log: {log})")
     began = time.monotonic()
     with log.open("w") as out:
-        done = subprocess.run(command, cwd=work, stdout=out, stderr=subprocess.STDOUT, check=False)
+        environment = {**os.environ, **changes}
+        done = subprocess.run(
+            command, cwd=work, env=environment, stdout=out, stderr=subprocess.STDOUT, check=False
+        )
     if done.returncode:
         end = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
         raise click.ClickException(
@@ -145,32 +156,61 @@ def call(step: str, command: list[str], work: Path) -> None:
     click.echo(f"{step}: {time.monotonic() - began:.0f} s")
 
 
+def fault_of(tool: str, package: str, oldest: tuple[int, int]) -> str:
+    """Returns what is wrong with a tool; "" if nothing is."""
+    if shutil.which(tool) is None:
+        return f"{tool} ({package}) is not on PATH"
+    printed = version([tool, "--version" if tool in ("v++", "vitis-run") else "-version"])
+    found = re.search(r"v(\d{4})\.(\d)", printed)
+    if found is None:
+        return f"{tool} does not print its version"
+    return f"{tool} is of {found[1]}.{found[2]}" if (int(found[1]), int(found[2])) < oldest else ""
+
+
 def check_tools() -> None:
     """Refuses tools that are missing or too old, naming all of them at once."""
-    wrong = []
-    for tool, package in (("v++", "Vitis"), ("vitis-run", "Vitis"), ("vivado", "Vivado")):
-        if shutil.which(tool) is None:
-            wrong.append(f"{tool} ({package}) is not on PATH")
-            continue
-        printed = version([tool, "-version" if tool == "vivado" else "--version"])
-        found = re.search(r"v(\d{4})\.(\d)", printed)
-        if found is None:
-            wrong.append(f"{tool} does not print its version")
-        elif (int(found[1]), int(found[2])) < OLDEST:
-            wrong.append(f"{tool} is of {found[1]}.{found[2]}")
+    tools = (("v++", "Vitis"), ("vitis-run", "Vitis"), ("vivado", "Vivado"))
+    wrong = [fault for tool in tools if (fault := fault_of(*tool, OLDEST))]
     if wrong:
         raise click.ClickException(
-            f"a bitstream takes AMD Vitis and Vivado {OLDEST[0]}.{OLDEST[1]} or later "
+            f"a bitstream takes AMD Vitis and Vivado {OLDEST[0]}.{OLDEST[1]} or later, from {DOWNLOADS} "
             f"(source their settings64.sh): {'; '.join(wrong)}"
         )
+
+
+def with_vitis_hls() -> bool:
+    """Returns true if C synthesis takes vitis_hls, which is older than v++ --mode hls. Refuses if neither is there."""
+    faults = [fault_of("v++", "Vitis", OLDEST), fault_of("vitis_hls", "Vitis HLS", OLDEST_SYNTHESIS)]
+    if all(faults):
+        raise click.ClickException(
+            f"C synthesis takes v++ of AMD Vitis {OLDEST[0]}.{OLDEST[1]} or later, or vitis_hls of "
+            f"{OLDEST_SYNTHESIS[0]}.{OLDEST_SYNTHESIS[1]} or later, from {DOWNLOADS} (source its settings64.sh; the "
+            f"edition without a licence will do, docs/vitis-hour.md): {'; '.join(faults)}"
+        )
+    return bool(faults[0])
+
+
+def synthesize(kernel: str, work: Path, old: bool = False) -> None:
+    """Runs C synthesis of a kernel; `old`: by vitis_hls."""
+    if not old:
+        call(f"{kernel}-synthesis", ["v++", "-c", *options_of(kernel)], work)
+        return
+    (work / "kernels" / kernel).mkdir(parents=True, exist_ok=True)
+    script = ROOT / "fpga" / "scripts" / "kernel.tcl"
+    settings = {"KERNEL_CFG": f"{kernel}.cfg", "KERNEL_FOLDER": f"kernels/{kernel}", "ONLY_SYNTHESIS": "1"}
+    call(f"{kernel}-synthesis", ["vitis_hls", "-f", str(script)], work, **settings)
+
+
+def options_of(kernel: str) -> list[str]:
+    """Returns the options of Vitis HLS for a kernel."""
+    return ["--mode", "hls", "--config", f"{kernel}.cfg", "--work_dir", f"kernels/{kernel}"]
 
 
 def build(target: Target, work: Path) -> None:
     """Runs Vitis HLS for each kernel, then Vivado. It takes minutes to hours."""
     for kernel in KERNELS:
-        options = ["--mode", "hls", "--config", f"{kernel}.cfg", "--work_dir", f"kernels/{kernel}"]
-        call(f"{kernel}-synthesis", ["v++", "-c", *options], work)
-        call(f"{kernel}-package", ["vitis-run", *options, "--package"], work)
+        synthesize(kernel, work)
+        call(f"{kernel}-package", ["vitis-run", *options_of(kernel), "--package"], work)
     script = ROOT / "fpga" / "scripts" / "bitstream.tcl"
     call(
         "vivado",
@@ -312,6 +352,7 @@ def package(target: Target, work: Path) -> Path:
 @click.option("--out", type=click.Path(path_type=Path), help="Where to build [build/bitstream/BOARD/NAME].")
 @click.option("--ila", is_flag=True, help="Add logic analyzers on streams and memory ports.")
 @click.option("--prepare", "only_prepare", is_flag=True, help="Only write what the tools would be given.")
+@click.option("--synthesis", "only_synthesis", is_flag=True, help="Only run C synthesis of the kernels.")
 @click.option(
     "--package",
     "only_package",
@@ -324,6 +365,7 @@ def main(
     out: Path | None,
     ila: bool,
     only_prepare: bool,
+    only_synthesis: bool,
     only_package: Path | None,
 ) -> None:
     try:
@@ -332,11 +374,17 @@ def main(
         raise click.ClickException(str(error)) from None
     if only_package is None:
         work = (out or target.folder).resolve()
-        if not only_prepare:
+        old = only_synthesis and with_vitis_hls()
+        if not only_prepare and not only_synthesis:
             check_tools()
         prepare(target, work)
         if only_prepare:
             click.echo(f"{work}: prepared")
+            return
+        if only_synthesis:
+            shutil.rmtree(work / "kernels", ignore_errors=True)
+            for kernel in KERNELS:
+                synthesize(kernel, work, old)
             return
         build(target, work)
     else:

@@ -2,12 +2,13 @@
 """Compare the reports of Vitis HLS and Vivado with what the sources declare and the hardware model counts.
 
     python tools/build_report.py build/bitstream/pynq-z2/pynq-z2 # what tools/bitstream.py left there
-    python tools/build_report.py DIR --hardware mine.toml     # of another configuration than DIR/hardware.toml
+    python tools/build_report.py DIR --hardware mine.toml     # where DIR has no hardware.toml
+    python tools/build_report.py DIR --margins mine.toml      # write the kernels' margins into that configuration
 
-Reads DIR/kernels/NAME/**/syn/report/csynth.xml of each kernel and, once Vivado has run, DIR/utilization.rpt and
-DIR/timing.rpt. Prints one table; exits with 1 if a figure is worse than promised, with 2 if a report cannot be read.
-The forms of the reports are those of AMD's documentation and of published reports: no run of this project has had
-the tools.
+Reads DIR/kernels/NAME/**/syn/report/csynth.xml of each kernel (or csynth.rpt) and, once Vivado has run,
+DIR/utilization.rpt and DIR/timing.rpt. Prints one table; exits with 1 if a figure is worse than promised, with 2 if a
+report cannot be read. The forms of the reports are those of AMD's documentation and of published reports: no run of
+this project has had the tools.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
@@ -24,9 +26,11 @@ import click
 
 from bitstream import KERNELS, ROOT, board_settings, same_part
 from quasar_rt.cli.output import Failure, echo, print_table
-from quasar_rt.errors import QuasarError
+from quasar_rt.errors import DoesNotFitError, QuasarError
 from quasar_rt.hardware import Board, Hardware
 
+#: Versions of Vitis HLS whose reports have the form that is read here.
+VERSIONS = ("2022.2", "2023.1", "2023.2", "2024.1", "2024.2")
 #: Figures of a unit, in the order of the table's columns.
 RESOURCES = ("lut", "ff", "dsp", "bram18", "uram")
 #: Parts of the model that are built within a unit of the block design, besides the part of the unit's own name.
@@ -262,10 +266,10 @@ def loops_below(xml: Xml, element: ET.Element) -> Iterator[Loop]:
 def read_synthesis(path: Path, kernel: str, hardware: Hardware) -> Synthesis:
     """Reads a kernel's csynth.xml and checks that it is of this kernel, part and clock."""
     xml = Xml(path)
+    check_version(path, xml.text(xml.root, "ReportVersion/Version"))
     given = xml.child(xml.root, "UserAssignments")
     top, part = xml.text(given, "TopModelName"), xml.text(given, "Part")
-    if top != kernel:
-        raise Failure(f"{path}:{xml.lines[given]}: the report is of the kernel {top}, not {kernel}")
+    check_kernel(path, xml.lines[given], top, kernel)
     check_part(path, xml.lines[given], part, hardware)
     period, wanted = xml.number(given, "TargetClockPeriod"), 1000 / hardware.clock_mhz
     if abs(period - wanted) > 0.01:
@@ -286,6 +290,73 @@ def read_synthesis(path: Path, kernel: str, hardware: Hardware) -> Synthesis:
         if key != "uram" or used.find(name) is not None
     }
     return Synthesis(slack, loops, {"uram": 0, **area})
+
+
+def read_summary(path: Path, kernel: str, hardware: Hardware) -> Synthesis:
+    """Reads a kernel's csynth.rpt, which has no clock, and checks that it is of this kernel and part."""
+    lines = read_lines(path)
+
+    def general(name: str, pattern: str) -> tuple[int, str]:
+        for number, line in enumerate(lines, 1):
+            if found := re.match(pattern, line.strip()):
+                return number, found[1]
+        raise refuse(path, len(lines), f"no {name}")
+
+    check_version(path, general("version", r"\* Version: +(\S+)")[1])
+    number, top = general("kernel", r"== Synthesis Summary Report of '(\w+)'")
+    check_kernel(path, number, top, kernel)
+    check_part(path, *general("device", r"\* Target device: +(\S+)"), hardware)
+    # Titles take two lines.
+    head = header_of(path, lines, ["Modules"])
+    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines[head : head + 2]]
+    if len(rows) < 2 or len(rows[0]) != len(rows[1]):
+        raise refuse(path, head + 1, "a title has no second line")
+    titles = [f"{above} {below}".strip() for above, below in zip(*rows, strict=True)]
+    slack, loops, area = None, [], None
+    for number, line in enumerate(lines[head + 3 :], head + 4):
+        if line.strip().startswith("+"):
+            break
+        values = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if len(values) != len(titles):
+            raise refuse(path, number, f"{len(values)} columns, not {len(titles)}")
+        cells = dict(zip(titles, values, strict=True))
+
+        def figure(title: str, cells: dict[str, str] = cells, number: int = number) -> float | None:
+            value = re.sub(r" \(.*%\)$", "", cells.get(title, "-")).split("~")[-1].strip()
+            try:
+                return None if value in ("-", "?", "undef") else float(value)
+            except ValueError:
+                raise refuse(path, number, f"{title} is no number: {value}") from None
+
+        kind, _, name = cells["Modules & Loops"].partition(" ")
+        if kind == "o":
+            steps = [figure(title) for title in ("Interval", "Iteration Latency", "Latency (cycles)")]
+            ii, depth, latency = (None if step is None else int(step) for step in steps)
+            loops.append(Loop(name, ii if cells["Pipelined"] == "yes" else None, depth, latency))
+        elif area is None:
+            slack = figure("Slack")
+            titled = zip(RESOURCES, ("LUT", "FF", "DSP", "BRAM", "URAM"), strict=True)
+            area = {key: int(figure(title) or 0) for key, title in titled}
+    else:
+        raise refuse(path, len(lines), "the table has no end")
+    if area is None or slack is None:
+        raise refuse(path, head + 1, "the table has no row of the kernel")
+    return Synthesis(slack, loops, area)
+
+
+def check_version(path: Path, version: str) -> None:
+    """Refuses a report of a version whose form is not known."""
+    if not re.match(rf"({'|'.join(map(re.escape, VERSIONS))})\b", version):
+        raise Failure(
+            f"{path}: the report is of Vitis HLS {version}; known are {VERSIONS[0]} to {VERSIONS[-1]}. If its form is "
+            "the same, add the version to VERSIONS in tools/build_report.py"
+        )
+
+
+def check_kernel(path: Path, line: int, top: str, kernel: str) -> None:
+    """Refuses a report of another kernel."""
+    if top != kernel:
+        raise Failure(f"{path}:{line}: the report is of the kernel {top}, not {kernel}")
 
 
 def check_part(path: Path, line: int, part: str, hardware: Hardware) -> None:
@@ -440,15 +511,20 @@ def read_timing(path: Path) -> Timing:
     return Timing(slacks, clocks)
 
 
-def report_of(work: Path, kernel: str) -> Path:
-    """Returns the path of a kernel's synthesis report."""
-    found = sorted((work / "kernels" / kernel).rglob("syn/report/csynth.xml"))
-    if len(found) != 1:
-        raise Failure(
-            f"{work}/kernels/{kernel}: {len(found) or 'no'} reports syn/report/csynth.xml, not one: "
-            "Vitis HLS did not end there, or reports of two runs are left (remove the folder and build again)"
-        )
-    return found[0]
+def synthesis_of(work: Path, kernel: str, hardware: Hardware) -> Synthesis:
+    """Finds and reads a kernel's synthesis report."""
+    for name, read in (("csynth.xml", read_synthesis), ("csynth.rpt", read_summary)):
+        found = sorted((work / "kernels" / kernel).rglob(f"syn/report/{name}"))
+        if len(found) == 1:
+            return read(found[0], kernel, hardware)
+        if found:
+            raise Failure(
+                f"{work}/kernels/{kernel}: {len(found)} reports syn/report/{name}, not one: reports of two runs are "
+                "left (remove the folder and build again)"
+            )
+    raise Failure(
+        f"{work}/kernels/{kernel}: no report syn/report/csynth.xml or csynth.rpt: Vitis HLS did not end there"
+    )
 
 
 def loop_rows(kernel: str, loops: list[Loop]) -> Iterator[Row]:
@@ -495,7 +571,7 @@ def loop_rows(kernel: str, loops: list[Loop]) -> Iterator[Row]:
 
 def table_of(work: Path, hardware: Hardware, tolerance: float) -> list[Row]:
     """Reads all reports of a build and compares them with the declared and modelled figures."""
-    synthesis = {kernel: read_synthesis(report_of(work, kernel), kernel, hardware) for kernel in KERNELS}
+    synthesis = {kernel: synthesis_of(work, kernel, hardware) for kernel in KERNELS}
     placed, timed = work / "utilization.rpt", work / "timing.rpt"
     timing = read_timing(timed) if timed.is_file() else None
     if placed.is_file():
@@ -544,10 +620,56 @@ def show(rows: list[Row]) -> None:
     print_table(["unit", "loop", *names.values(), ">slack ns"], lines, title)
 
 
+def write_margins(path: Path, rows: list[Row], hardware: Hardware) -> None:
+    """Replaces a configuration's margins by those of the reported kernels, and keeps everything else of the file."""
+    try:
+        check_configuration(path, Hardware.load(path, hardware.board), hardware)
+        text = re.sub(r"\n*^\[margins(\.\w+)?\][^\[]*", "", path.read_text(), flags=re.MULTILINE).rstrip()
+        counted = {name: {"lut": 0, "ff": 0} for name in KERNELS}
+        without = Hardware.from_toml(f"{text}\n\n{margins_toml(counted)}", hardware.board)
+        logic = {part.name: part for part in without.parts}
+        model = modelled(without)
+        found: dict[str, dict[str, int]] = {}
+        for row in rows:
+            if row.unit in KERNELS and not row.item:
+                found[row.unit] = {}
+                for key in ("lut", "ff"):
+                    own = getattr(logic[row.unit], key)
+                    # RAMs within the kernel have no margin: their list is exact.
+                    reported = (row.cells[key].reported or 0) - (model[row.unit][key] - own)
+                    found[row.unit][key] = ceil(100 * (reported / own - 1))
+        changed = f"{text}\n\n{margins_toml(found)}"
+        fitted = Hardware.from_toml(changed, hardware.board)
+    except QuasarError as error:
+        raise Failure(str(error)) from None
+    path.write_text(changed)
+    try:
+        fitted.check_board()
+        verdict = "with them the design fits the usable part of its board"
+    except DoesNotFitError as error:
+        verdict = f"{error}"
+    echo(f"wrote [margins] into {path}; {verdict}")
+
+
+def margins_toml(margins: dict[str, dict[str, int]]) -> str:
+    """Returns the table of a configuration file."""
+    lines = (f"{kernel} = {{ lut = {own['lut']}, ff = {own['ff']} }}\n" for kernel, own in margins.items())
+    return "".join(("[margins]\n", *lines))
+
+
+def check_configuration(path: Path, given: Hardware, built: Hardware) -> None:
+    """Refuses a configuration that the reports are not of."""
+    if given.configuration_hash != built.configuration_hash:
+        raise Failure(f"{path}: the reports are of another configuration: name the one that was built")
+
+
 @click.command(help=(__doc__ or "").split("\n\n")[0])
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
     "--hardware", "file", type=click.Path(path_type=Path), help="The configuration [FOLDER/hardware.toml]."
+)
+@click.option(
+    "--margins", type=click.Path(path_type=Path), help="Write the kernels' margins into this configuration."
 )
 @click.option(
     "--tolerance",
@@ -556,15 +678,19 @@ def show(rows: list[Row]) -> None:
     show_default=True,
     help="Share by which resources may differ from the model.",
 )
-def main(folder: Path, file: Path | None, tolerance: float) -> None:
+def main(folder: Path, file: Path | None, margins: Path | None, tolerance: float) -> None:
     try:
-        board = folder / "board.toml"
-        known = Board.load(board) if file is None and board.is_file() else None
-        hardware = Hardware.load(file or folder / "hardware.toml", known)
+        board, built = folder / "board.toml", folder / "hardware.toml"
+        known = Board.load(board) if board.is_file() else None
+        hardware = Hardware.load(file or built, known)
+        if file is not None and built.is_file():
+            check_configuration(file, hardware, Hardware.load(built, known))
     except QuasarError as error:
         raise Failure(str(error)) from None
     rows = table_of(folder, hardware, tolerance)
     show(rows)
+    if margins is not None:
+        write_margins(margins, rows, hardware)
     faults = [fault for row in rows for fault in row.faults]
     for fault in faults:
         echo(f"worse than promised: {fault}", err=True)

@@ -1,6 +1,7 @@
 # Synthesises a kernel with the Tcl front end instead of v++: vitis-run --mode hls --tcl fpga/scripts/kernel.tcl, or vitis_hls -f.
 #
-# KERNEL_CFG in the environment is the path of the kernel's cfg file, as tools/bitstream.py writes it.
+# In the environment: KERNEL_CFG, the path of the kernel's cfg file, as tools/bitstream.py writes it; KERNEL_FOLDER, where
+# to work (by default, here); ONLY_SYNTHESIS, which leaves out the packaging.
 
 set file [open $::env(KERNEL_CFG)]
 set settings [dict create]
@@ -9,6 +10,7 @@ foreach line [split [read $file] \n] {
 }
 close $file
 set top [dict get $settings syn.top]
+if {[info exists ::env(KERNEL_FOLDER)]} { cd $::env(KERNEL_FOLDER) }
 open_project -reset $top
 set_top $top
 add_files [dict get $settings syn.file] -cflags [dict get $settings syn.cflags]
@@ -18,4 +20,5 @@ create_clock -period [dict get $settings clock]
 config_rtl -reset control -reset_level low
 config_interface -m_axi_conservative_mode=1 -m_axi_addr64=1
 csynth_design
+if {[info exists ::env(ONLY_SYNTHESIS)]} { exit }
 export_design -format ip_catalog -vendor xilinx.com -library hls -ipname $top -version 1.0 -output $top.zip

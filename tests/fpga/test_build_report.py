@@ -247,6 +247,47 @@ def without_loop(kernel: str, name: str) -> Edit:
     return lambda text: re.sub(rf"<{named}>.*</{named}>", "", text, flags=re.DOTALL)
 
 
+def summary(kernel: str, amounts: dict[str, int]) -> str:
+    """A csynth.rpt with the figures of `synthesis`."""
+    titles = (
+        ("Modules", "& Loops"), ("Issue", "Type"), ("", "Slack"), ("Latency", "(cycles)"), ("Latency", "(ns)"),
+        ("Iteration", "Latency"), ("", "Interval"), ("Trip", "Count"), ("", "Pipelined"), ("", "BRAM"), ("", "DSP"),
+        ("", "FF"), ("", "LUT"), ("", "URAM"),
+    )  # fmt: skip
+    used = [
+        f"{amounts[key]} (~0%)" if amounts[key] else "-" for key in ("bram18", "dsp", "ff", "lut", "uram")
+    ]
+    rows = [(f"+ {kernel}*", "-", "0.20", "-", "-", "-", "-", "-", "dataflow", *used)]
+    for loop in build_report.declared_loops(kernel):
+        latency = {"norm.root": "27", "norm.invert": "1 ~ 17"}.get(loop.name, "-")
+        steps = ("-", "-", "no") if loop.ii is None else (loop.ii, "-", "yes")
+        depth = "-" if loop.ii is None else "3"
+        rows.append((f"  o {reported_name(loop)}", "-", "5.60", latency, "-", depth, *steps, *["-"] * 5))
+    border = "    +" + "+".join(["-" * 12] * len(titles)) + "+\n"
+    lines = ["    |" + "|".join(f"{title[at]:^12}" for title in titles) + "|\n" for at in (0, 1)]
+    lines += [border, *("    |" + "|".join(f"{cell:>12}" for cell in row) + "|\n" for row in rows)]
+    return (
+        f"\n\n{'=' * 64}\n== Synthesis Summary Report of '{kernel}'\n{'=' * 64}\n+ General Information: \n"
+        "    * Date:           Tue Apr 16 10:00:00 2024\n"
+        "    * Version:        2023.2 (Build 4023990 on Oct 11 2023)\n"
+        f"    * Project:        {kernel}\n    * Solution:       hls (Vivado IP Flow Target)\n"
+        "    * Product family: zynq\n    * Target device:  xc7z020-clg400-1\n    \n\n"
+        "+ Performance & Resource Estimates: \n    \n"
+        f"    PS: '+' for module; 'o' for loop; '*' for dataflow\n{border}{''.join(lines)}{border}\n\n"
+        f"{'=' * 64}\n== HW Interfaces\n{'=' * 64}\n"
+    )
+
+
+def summarized(folder: Path) -> Path:
+    """Writes the same reports as `build` without Vivado, each kernel's as a csynth.rpt."""
+    amounts = build_report.modelled(Hardware.load(TINY))
+    for kernel in KERNELS:
+        path = folder / csynth(kernel)
+        path.unlink()
+        path.with_suffix(".rpt").write_text(summary(kernel, amounts[kernel]))
+    return folder
+
+
 @pytest.mark.parametrize("vivado", [True, False])
 def test_a_build_that_keeps_its_promises_has_no_mark(vivado: bool, tmp_path: Path) -> None:
     result = compare(build(tmp_path, vivado))
@@ -427,11 +468,106 @@ def test_a_report_that_is_cut_or_of_another_form_is_named(
     assert len(result.output.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("version", [*build_report.VERSIONS, "2023.1.1"])
+def test_the_reports_of_known_versions_are_read(version: str, tmp_path: Path) -> None:
+    build(tmp_path, vivado=False)
+    for path in tmp_path.rglob("csynth.xml"):
+        path.write_text(replaced(">2023.2<", f">{version}<")(path.read_text()))
+    assert compare(tmp_path).exit_code == 0
+    for path in summarized(tmp_path).rglob("csynth.rpt"):
+        path.write_text(replaced(" 2023.2 ", f" {version} ")(path.read_text()))
+    assert compare(tmp_path).exit_code == 0
+
+
+def test_the_text_report_gives_the_table_of_the_xml(tmp_path: Path) -> None:
+    xml = compare(build(tmp_path, vivado=False))
+    text = compare(summarized(tmp_path))
+    assert text.output == xml.output
+
+
+@pytest.mark.parametrize(
+    ("edit", "code", "complaint"),
+    [
+        (substituted(r"( o \w+\|.*?) 1\|", r"\g<1> 2|"), 1, r"drain, drain\.\S+ \(line \d+\): II 2, promised 1"),
+        (replaced("2023.2 ", "2021.1 "), 2, r"Vitis HLS 2021\.1; known are 2022\.2 to 2024\.2"),
+        (replaced("2023.2 ", "2025.1 "), 2, r"Vitis HLS 2025\.1; .*VERSIONS in tools/build_report\.py"),
+        (replaced("of 'drain'", "of 'norm'"), 2, r"csynth\.rpt:4: the report is of the kernel norm, not drain"),
+        (replaced("xc7z020", "xczu9eg"), 2, r"csynth\.rpt:12: .*xczu9eg-clg400-1, the board pynq-z2"),
+        (replaced("Modules", "Functions"), 2, r"no table with the columns Modules"),
+        (lambda text: text[: text.index("+ drain*")], 2, r"csynth\.rpt:\d+: .*columns, not 14|has no end"),
+        (lambda text: text.rsplit("    +", 1)[0], 2, r"\d columns, not 14|the table has no end"),
+        (substituted(r"( o \w+\|.*?) 3\|", r"\1 x|"), 2, r"Iteration Latency is no number: x"),
+    ],
+)  # fmt: skip
+def test_a_wrong_text_report_is_named(edit: Edit, code: int, complaint: str, tmp_path: Path) -> None:
+    path = (summarized(build(tmp_path, vivado=False)) / csynth("drain")).with_suffix(".rpt")
+    path.write_text(edit(path.read_text()))
+    result = compare(tmp_path)
+    assert result.exit_code == code, result.output
+    assert re.search(complaint, result.output), result.output
+
+
+def test_an_unknown_version_is_named(tmp_path: Path) -> None:
+    path = build(tmp_path) / csynth("plan")
+    path.write_text(replaced(">2023.2<", ">2020.2<")(path.read_text()))
+    result = compare(tmp_path)
+    assert result.exit_code == 2
+    assert "csynth.xml: the report is of Vitis HLS 2020.2; known are 2022.2 to 2024.2" in result.output
+
+
+def test_reports_of_another_configuration_are_refused(tmp_path: Path) -> None:
+    odd = ROOT / "fpga" / "configs" / "pynq-z2.toml"
+    for option in ("--hardware", "--margins"):
+        folder = tmp_path / option
+        folder.mkdir()
+        result = compare(build(folder), option, str(odd))
+        assert result.exit_code == 2
+        assert "pynq-z2.toml: the reports are of another configuration" in result.output
+
+
+def test_margins_make_the_model_that_of_the_reports(tmp_path: Path) -> None:
+    path = build(tmp_path, vivado=False) / csynth("drain")
+    amounts = build_report.modelled(Hardware.load(TINY))["drain"]
+    text = replaced(f"<LUT>{amounts['lut']}<", f"<LUT>{amounts['lut'] * 6 // 5}<")(path.read_text())
+    path.write_text(replaced(f"<FF>{amounts['ff']}<", f"<FF>{amounts['ff'] // 2}<")(text))
+    mine = tmp_path / "mine.toml"
+    mine.write_text(f"# Kept.\n{TINY.read_text()}")
+    identity = Hardware.load(mine).configuration_hash
+    for _ in range(2):
+        result = compare(tmp_path, "--margins", str(mine))
+        assert result.exit_code == 1
+        assert "wrote [margins]" in result.output
+        assert "the design fits" in result.output
+    written = mine.read_text()
+    assert written.startswith(f"# Kept.\n{TINY.read_text().rstrip()}")
+    assert written.count("[margins]") == 1
+    hardware = Hardware.load(mine)
+    assert hardware.configuration_hash == identity
+    modelled = build_report.modelled(hardware)
+    assert modelled["drain"]["lut"] == pytest.approx(1.2 * amounts["lut"], rel=0.02)
+    assert modelled["drain"]["ff"] == pytest.approx(amounts["ff"] / 2, rel=0.02)
+    # The others were reported as counted, which is with the general margin.
+    assert modelled["norm"]["lut"] == pytest.approx(
+        build_report.modelled(Hardware.load(TINY))["norm"]["lut"], rel=0.02
+    )
+    assert compare(tmp_path, "--hardware", str(mine)).exit_code == 0
+    path.write_text(replaced(f"<LUT>{amounts['lut'] * 6 // 5}<", "<LUT>40000<")(path.read_text()))
+    result = compare(tmp_path, "--margins", str(mine))
+    assert re.search(r"wrote \[margins\] into .*usable part of board .pynq-z2.* LUTs", result.output), result.output
+    # Vivado's figures come first.
+    (tmp_path / "timing.rpt").write_text(timing())
+    (tmp_path / "utilization.rpt").write_text(utilization(build_report.modelled(Hardware.load(TINY))))
+    assert compare(tmp_path, "--margins", str(mine)).exit_code == 0
+    assert build_report.modelled(Hardware.load(mine))["drain"]["lut"] == pytest.approx(
+        amounts["lut"], rel=0.02
+    )
+
+
 def test_an_absent_report_is_named(tmp_path: Path) -> None:
     (build(tmp_path) / csynth("load")).unlink()
     result = compare(tmp_path)
     assert result.exit_code == 2
-    assert "kernels/load: no reports syn/report/csynth.xml" in result.output
+    assert "kernels/load: no report syn/report/csynth.xml or csynth.rpt" in result.output
     result = compare(tmp_path, "--hardware", str(tmp_path / "none.toml"))
     assert result.exit_code == 2
     assert "none.toml" in result.output

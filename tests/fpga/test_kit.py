@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import struct
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,12 +15,14 @@ from typing import NamedTuple
 
 import click
 import pytest
+from click.testing import CliRunner, Result
 from rtl import ROOT, run, tool
 
 import bitstream
 from quasar_rt.hardware import Hardware
 
 SCRIPTS = ROOT / "fpga" / "scripts"
+TINY = ROOT / "fpga" / "configs" / "tiny.toml"
 HARDWARE = """
 board = "{board}"
 clock_mhz = 150.0
@@ -623,11 +627,10 @@ def test_prepared_settings_name_this_configuration(hardware: Path, tmp_path: Pat
 
 
 def test_each_configuration_builds_in_a_folder_of_its_own(hardware: Path) -> None:
-    tiny = ROOT / "fpga" / "configs" / "tiny.toml"
     folders = {
         bitstream.read_target("pynq-z2", None).folder: "BOARD=pynq-z2",
-        bitstream.read_target("pynq-z2", tiny).folder: f"BOARD=pynq-z2 HARDWARE={tiny}",
-        bitstream.read_target("pynq-z2", tiny, ila=True).folder: f"BOARD=pynq-z2 HARDWARE={tiny} ILA=1",
+        bitstream.read_target("pynq-z2", TINY).folder: f"BOARD=pynq-z2 HARDWARE={TINY}",
+        bitstream.read_target("pynq-z2", TINY, ila=True).folder: f"BOARD=pynq-z2 HARDWARE={TINY} ILA=1",
         bitstream.read_target("zcu102", hardware).folder: f"BOARD=zcu102 HARDWARE={hardware}",
     }
     assert len(folders) == 4
@@ -684,6 +687,74 @@ def test_a_build_shows_its_steps_and_the_end_of_a_failed_one(
         click.ClickException, match=r"(?s)norm-synthesis failed: v\+\+.*made up.*norm-synthesis\.log"
     ):
         bitstream.build(target, tmp_path)
+
+
+def test_synthesis_alone_runs_the_newest_front_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def place(name: str, version: str) -> None:
+        printed = f"case $1 in *-version) echo 'tool v{version} (64-bit)'; exit;; esac\n"
+        end = '\n[ -z "$KERNEL_CFG" ] || echo $KERNEL_CFG $KERNEL_FOLDER $ONLY_SYNTHESIS\n'
+        (tmp_path / name).write_text(TOOL.format(fails="nothing").replace("\n", f"\n{printed}", 1) + end)
+        (tmp_path / name).chmod(0o755)
+
+    def synthesize() -> Result:
+        options = ["--hardware", str(TINY), "--synthesis", "--out", str(tmp_path / "work")]
+        return CliRunner().invoke(bitstream.main, ["pynq-z2", *options])
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = synthesize()
+    assert result.exit_code == 1
+    for part in ("v++ (Vitis) is not on PATH", "vitis_hls (Vitis HLS) is not", bitstream.DOWNLOADS, "2022.2"):
+        assert part in result.output
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    place("vitis_hls", "2021.2")
+    assert "vitis_hls is of 2021.2" in synthesize().output
+    place("vitis_hls", "2022.2")
+    place("v++", "2022.2")
+    steps = [f"{kernel}-synthesis" for kernel in bitstream.KERNELS]
+    log = tmp_path / "work" / "logs" / "drain-synthesis.log"
+    script = ROOT / "fpga" / "scripts" / "kernel.tcl"
+    for expected in (
+        f"vitis_hls -f {script}\ndrain.cfg kernels/drain 1\n",
+        "v++ -c --mode hls --config drain.cfg --work_dir kernels/drain\n",
+    ):
+        result = synthesize()
+        assert result.exit_code == 0, result.output
+        assert re.findall(r"^(\S+) \.\.\.", result.output, re.MULTILINE) == steps
+        assert log.read_text() == expected
+        place("v++", "2024.2")
+    shown = run("make", "-C", ROOT, "-n", "--no-print-directory", "hls-reports", "BOARD=kv260")
+    folder = "build/hls-reports/kv260/kv260"
+    assert re.findall(r"(--synthesis --out|build_report\.py) (\S+)$", shown, re.MULTILINE) == [
+        ("--synthesis --out", folder),
+        ("build_report.py", folder),
+    ]
+
+
+def test_the_tcl_front_end_stops_after_synthesis_if_asked(tmp_path: Path) -> None:
+    bitstream.prepare(bitstream.read_target("pynq-z2", TINY), tmp_path)
+    (tmp_path / "kernels" / "drain").mkdir(parents=True)
+    commands = (
+        "open_project set_top add_files open_solution set_part create_clock config_rtl config_interface "
+        "csynth_design export_design"
+    )
+    stubs = f'foreach name {{{commands}}} {{ proc $name args "puts \\"$name \\$args\\"" }}\n'
+    script = tmp_path / "kernel.tcl"
+    script.write_text(stubs + (ROOT / "fpga" / "scripts" / "kernel.tcl").read_text() + "puts [pwd]\n")
+    environment = {**os.environ, "KERNEL_CFG": "drain.cfg", "KERNEL_FOLDER": "kernels/drain"}
+    for only, last in (({"ONLY_SYNTHESIS": "1"}, ["csynth_design "]), ({}, ["export_design", str(tmp_path)])):
+        done = subprocess.run(
+            [tool("tclsh"), script],
+            cwd=tmp_path,
+            env=environment | only,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        lines = done.stdout.splitlines()
+        assert f"add_files {ROOT}/fpga/src/drain.cpp -cflags" in done.stdout
+        assert "set_part xc7z020clg400-1" in lines
+        assert "create_clock -period 10.000" in lines
+        assert [line[: len(end)] for line, end in zip(lines[-len(last) :], last, strict=True)] == last
 
 
 def test_two_clocks_have_one_source_matched_routes_and_a_watchdog(design: Design) -> None:
