@@ -221,9 +221,9 @@ fn the_closed_form_follows_the_events_with_patch_tokens() {
 }
 
 /// Returns the differences (closed form over events, minus 1) of the periods, without and with the
-/// host's gaps, of a shipped space's networks on the configuration that the explorer chooses for it
-/// on a board: the smallest network, the largest and some samples, those that fit. None where the
-/// space does not fit the board.
+/// host's gaps, of a shipped space's networks on the configuration that is fastest for it by the
+/// closed form on a board: the smallest network, the largest and some samples, those that fit. None
+/// where the space does not fit the board.
 fn differences(space: &str, board: &str, networks: u64) -> Option<[Vec<f64>; 2]> {
     let read = |file: String| std::fs::read_to_string(format!("{FOLDER}/{file}.toml")).unwrap();
     let space = Space::from_toml(&read(format!("spaces/{space}"))).unwrap();

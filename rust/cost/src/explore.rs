@@ -5,7 +5,8 @@
 //! it. For each shape the search starts from one lane for each token and buffers for all tokens. It
 //! takes lanes, ports and buffers away until the design fits; each step is the one that costs least
 //! for the resources that it frees. Then it exchanges lanes, and takes away those that cost almost
-//! nothing. The result is deterministic.
+//! nothing. A caller may compare the fastest designs by another model of the cycles. The result is
+//! deterministic.
 //!
 //! Depends on [`crate::cycles`] and [`crate::resources`].
 
@@ -28,16 +29,59 @@ const TOLERANCE: f64 = 5e-4;
 const LATENCY_TOLERANCE: f64 = 0.05;
 /// Latency that one larger number of lanes must save to be taken, as a share.
 const LATENCY_GAIN: f64 = 0.01;
+/// Configurations that [`explore_by`] compares.
+const FINALISTS: usize = 6;
+/// Share by which the closed form may be too fast for a finalist to win.
+const FORM_ERROR: f64 = 0.05;
 /// Cascades that are tried. Longer cascades need fewer LUTs a slice, but waste more columns.
 const CASCADES: [u64; 4] = [1, 2, 4, 8];
 
+/// Returns the cycles between two frames of a network on a configuration.
+pub type Period<'a> = &'a dyn Fn(&Workload, &Hardware) -> Result<u64>;
+
 /// Finds the configuration within the board's usable resources with which one frame of each of
-/// `workloads` takes the least time. The configuration has counters if they fit, too.
+/// `workloads` takes the least time by the closed form. The configuration has counters if they fit,
+/// too.
 ///
 /// # Errors
 /// [`Error::InvalidValue`] without workloads; [`Error::DoesNotFit`] if no array is small enough for
 /// the board's memory to hold the networks; [`Error::InvalidSettings`] for a clock out of range.
 pub fn explore(board: &Board, workloads: &[Workload], clock_mhz: f64) -> Result<Hardware> {
+    Ok(finalists(board, workloads, clock_mhz, 1)?.swap_remove(0))
+}
+
+/// As [`explore`], but takes the one with the fewest cycles by `period` of the configurations that
+/// are fastest by the closed form.
+///
+/// # Errors
+/// As [`explore`], and those of `period`.
+///
+/// # Panics
+/// Never: a search without an error has a finalist.
+pub fn explore_by(
+    board: &Board,
+    workloads: &[Workload],
+    clock_mhz: f64,
+    period: Period,
+) -> Result<Hardware> {
+    let mut best = None;
+    for hardware in finalists(board, workloads, clock_mhz, FINALISTS)? {
+        let cycles = workloads.iter().map(|one| period(one, &hardware));
+        let cycles: u64 = cycles.sum::<Result<u64>>()?;
+        if best.as_ref().is_none_or(|&(least, _)| cycles < least) {
+            best = Some((cycles, hardware));
+        }
+    }
+    Ok(best.expect("there is a finalist").1)
+}
+
+/// Returns the fastest configurations by the closed form, at most `count`, the best first.
+fn finalists(
+    board: &Board,
+    workloads: &[Workload],
+    clock_mhz: f64,
+    count: usize,
+) -> Result<Vec<Hardware>> {
     if workloads.is_empty() {
         return Err(Error::InvalidValue(
             "the design-space search needs at least one network".into(),
@@ -63,34 +107,76 @@ pub fn explore(board: &Board, workloads: &[Workload], clock_mhz: f64) -> Result<
         .map(|array| (search.ideal(array), array))
         .collect();
     shapes.sort_by_key(|&(bound, array)| (bound, array.slices(), array.tokens, array.cascade));
-    let mut best: Option<Candidate> = None;
+    let mut found = Finalists {
+        count,
+        candidates: Vec::new(),
+    };
     for (bound, array) in shapes {
-        if best.as_ref().is_some_and(|best| bound >= best.cycles) {
+        if bound >= found.limit() {
             break;
         }
         for frames in [2, 1] {
             for multipliers in [Multipliers::Dsp, Multipliers::Fabric] {
-                let limit = best.as_ref().map_or(u64::MAX, |best| best.cycles);
-                let Some(candidate) = search.fit_lanes(array, frames, multipliers, limit) else {
-                    continue;
-                };
-                if best
-                    .as_ref()
-                    .is_none_or(|best| candidate.compare(best) == Ordering::Less)
-                {
-                    best = Some(candidate);
+                let limit = found.limit();
+                if let Some(candidate) = search.fit_lanes(array, frames, multipliers, limit) {
+                    found.add(candidate);
                 }
             }
         }
     }
-    if let Some(best) = best {
-        return search.with_counters(best.hardware);
+    let mut found: Vec<Hardware> = (found.candidates.into_iter())
+        .map(|candidate| candidate.hardware)
+        .collect();
+    if found.is_empty() {
+        // Steps from the most lanes end where no single one frees anything.
+        let small = search.small_designs(SIXTEENTHS);
+        let fits = |hardware: &Hardware| Resources::of(hardware).fits(search.usable);
+        let fastest = small.filter(fits).min_by_key(|one| search.cycles(one));
+        found.push(fastest.ok_or_else(|| search.refusal())?);
     }
-    // Steps from the most lanes end where no single one frees anything.
-    let small = search.small_designs(SIXTEENTHS);
-    let fits = |hardware: &Hardware| Resources::of(hardware).fits(search.usable);
-    let fastest = small.filter(fits).min_by_key(|one| search.cycles(one));
-    search.with_counters(fastest.ok_or_else(|| search.refusal())?)
+    let found = found.into_iter();
+    found.map(|one| search.with_counters(one)).collect()
+}
+
+/// The best candidates so far, the best first: at most `count`, all within [`FORM_ERROR`] of the
+/// best, no two alike but for their multipliers.
+struct Finalists {
+    count: usize,
+    candidates: Vec<Candidate>,
+}
+
+impl Finalists {
+    /// Returns the cycles from which on a candidate is none of these.
+    fn limit(&self) -> u64 {
+        let Some(best) = self.candidates.first() else {
+            return u64::MAX;
+        };
+        match self.candidates.get(self.count - 1) {
+            Some(last) => last.cycles,
+            None => (best.cycles as f64 * (1.0 + FORM_ERROR)) as u64,
+        }
+    }
+
+    fn add(&mut self, candidate: Candidate) {
+        // Multipliers do not change the cycles.
+        let same = |one: &Candidate| {
+            let [one_of, other_of] = [one, &candidate].map(|c| c.hardware.configuration());
+            one.choice.counts == candidate.choice.counts
+                && (one_of.array, one_of.frames) == (other_of.array, other_of.frames)
+        };
+        if let Some(at) = self.candidates.iter().position(same) {
+            if self.candidates[at].compare(&candidate) != Ordering::Greater {
+                return;
+            }
+            self.candidates.remove(at);
+        }
+        let at =
+            (self.candidates).partition_point(|one| one.compare(&candidate) != Ordering::Greater);
+        self.candidates.insert(at, candidate);
+        self.candidates.truncate(self.count);
+        let most = (self.candidates[0].cycles as f64 * (1.0 + FORM_ERROR)) as u64;
+        self.candidates.retain(|one| one.cycles <= most);
+    }
 }
 
 struct Candidate {

@@ -28,5 +28,5 @@ pub mod resources;
 pub use candidate::Cost;
 pub use energy::EnergyModel;
 pub use estimate::{estimate, Estimate};
-pub use explore::explore;
+pub use explore::{explore, explore_by};
 pub use resources::Resources;

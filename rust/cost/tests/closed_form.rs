@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use quasar_core::Error;
 use quasar_cost::estimate::{Estimate, Layer};
-use quasar_cost::{estimate, explore, Resources};
+use quasar_cost::{estimate, explore, explore_by, Resources};
 use quasar_hardware::configuration::{
     hls, Array, Buffers, Configuration, Hardware, Lanes, Margin, Margins, Mode, Multipliers,
 };
@@ -138,6 +138,29 @@ fn deit_tiny_on_zcu102_reaches_its_targets() {
     );
     assert!(four_bit.share >= 0.845 && quarter.share >= 0.845);
     assert!(four_bit.resources_fit);
+}
+
+#[test]
+fn the_finalist_of_the_fewest_cycles_is_taken() {
+    let (board, networks) = (board("kv260"), [deit(3, 0.0)]);
+    let closed = |workload: &Workload, hardware: &Hardware| {
+        estimate(workload, hardware).map(|estimate| estimate.period_cycles)
+    };
+    let first = explore(&board, &networks, 150.0).unwrap();
+    let by = |period| explore_by(&board, &networks, 150.0, period);
+    assert_eq!(by(&closed).unwrap(), first);
+    let least = closed(&networks[0], &first).unwrap();
+    // The closed form's best one takes a tenth more than it promises.
+    let slower = |workload: &Workload, hardware: &Hardware| {
+        let penalty = if hardware == &first { least / 10 } else { 0 };
+        closed(workload, hardware).map(|cycles| cycles + penalty)
+    };
+    let other = by(&slower).unwrap();
+    assert_ne!(other, first);
+    assert!(closed(&networks[0], &other).unwrap() <= least + least / 20);
+    assert!(Resources::of(&other).fits(board.usable()));
+    let refuses = |_: &Workload, _: &Hardware| Err(Error::InvalidValue("no replay".into()));
+    assert!(by(&refuses).unwrap_err().to_string().contains("no replay"));
 }
 
 #[test]

@@ -466,7 +466,7 @@ impl Configuration {
         for (kernel, margin) in &self.margins {
             if !design::KERNELS.contains(&kernel.as_str()) {
                 return Err(Error::config(
-                    &format!("margins.{kernel}"),
+                    format!("margins.{kernel}"),
                     format!("no such kernel; known: {}", design::KERNELS.join(", ")),
                 ));
             }

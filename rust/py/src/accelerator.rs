@@ -100,16 +100,23 @@ type Span = (&'static str, u8, u16, &'static str, u64, u64, u64, Vec<u64>);
 /// frames.
 type Replay = (u64, u64, u64, u64, Vec<&'static str>, Vec<Span>, u64);
 
+/// Returns the cycles between two frames of a network, event by event; `gap` as in [`steady`].
+pub fn period(
+    workload: &quasar_hardware::Workload,
+    hardware: &quasar_hardware::Hardware,
+    gap: Option<u64>,
+) -> Result<u64, Error> {
+    Ok(steady(hardware, &schedule(workload, hardware)?, gap)?.period)
+}
+
 /// Returns the cycles between two frames of a network, event by event, without and with the host's
 /// gaps between segments.
 #[pyfunction]
 pub fn periods(py: Python<'_>, workload: &Workload, hardware: &Hardware) -> PyResult<(u64, u64)> {
     let (workload, hardware) = (&workload.workload, &hardware.hardware);
     py.detach(|| {
-        let lists = schedule(workload, hardware)?;
-        let gap = segment_gap(hardware);
-        let with_gaps = steady(hardware, &lists, Some(gap))?.period;
-        Ok((steady(hardware, &lists, None)?.period, with_gaps))
+        let with_gaps = period(workload, hardware, Some(segment_gap(hardware)))?;
+        Ok((period(workload, hardware, None)?, with_gaps))
     })
     .map_err(to_py)
 }
@@ -131,8 +138,7 @@ pub fn replay_periods<'py>(
     let gap = gaps.then(|| segment_gap(hardware));
     let period = |genome: &[u8]| {
         let workload = space.workload(&space.name, &space.decode(genome)?)?;
-        let lists = schedule(&workload, hardware)?;
-        Ok(steady(hardware, &lists, gap)?.period)
+        period(&workload, hardware, gap)
     };
     let next = AtomicUsize::new(0);
     // A thread takes the next genome when it is done with one, and keeps the numbers of its own.

@@ -8,12 +8,14 @@ use numpy::{IntoPyArray, PyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use quasar_accelerator::header;
 use quasar_accelerator::identity::configuration_hash;
-use quasar_cost::{explore, Resources};
+use quasar_cost::{explore_by, Resources};
 use quasar_hardware::design;
 use quasar_search::designs::OnDesign;
+use quasar_search::explore_space_by;
 use quasar_search::space::{Architecture, BlockShape};
 use quasar_search::widths::{with_eight_bit_rows, PRODUCTS};
 
+use crate::accelerator::period;
 use crate::errors::{invalid_value, to_py};
 use crate::space::Space;
 use crate::subnet::Subnet;
@@ -189,7 +191,7 @@ impl Hardware {
     ) -> PyResult<Self> {
         let workloads: Vec<_> = workloads.iter().map(|w| w.workload.clone()).collect();
         let board = &board.board;
-        py.detach(|| explore(board, &workloads, clock_mhz))
+        py.detach(|| explore_by(board, &workloads, clock_mhz, &|w, h| period(w, h, None)))
             .map(|hardware| Self { hardware })
             .map_err(to_py)
     }
@@ -202,7 +204,7 @@ impl Hardware {
         clock_mhz: f64,
     ) -> PyResult<Self> {
         let (board, space) = (&board.board, &space.space);
-        py.detach(|| quasar_search::explore_space(board, space, clock_mhz))
+        py.detach(|| explore_space_by(board, space, clock_mhz, &|w, h| period(w, h, None)))
             .map(|hardware| Self { hardware })
             .map_err(to_py)
     }

@@ -5,7 +5,8 @@
 use quasar_core::error::{Error, Result};
 use quasar_cost::cycles::Model;
 use quasar_cost::estimate::totals;
-use quasar_cost::explore;
+use quasar_cost::explore::Period;
+use quasar_cost::{explore, explore_by};
 use quasar_hardware::{Board, Hardware, Workload};
 
 use crate::space::Space;
@@ -25,21 +26,48 @@ pub fn workloads_of_space(space: &Space) -> Result<Vec<Workload>> {
     genomes.iter().map(workload).collect()
 }
 
-/// Finds the configuration for a space. It holds the largest network if that costs at most half of
-/// the speed of the smallest one. Otherwise its buffers are made for the smallest one, and
-/// [`crate::CostTable`] marks the networks that exceed them.
+/// Finds the configuration for a space by the closed form. It holds the largest network if that
+/// costs at most half of the speed of the smallest one. Otherwise its buffers are made for the
+/// smallest one, and [`crate::CostTable`] marks the networks that exceed them.
 ///
 /// # Errors
 /// As [`explore`], for the smallest network.
 pub fn explore_space(board: &Board, space: &Space, clock_mhz: f64) -> Result<Hardware> {
+    choose(board, space, clock_mhz, &|workloads| {
+        explore(board, workloads, clock_mhz)
+    })
+}
+
+/// As [`explore_space`], but compares the fastest configurations by `period`.
+///
+/// # Errors
+/// As [`explore_by`], for the smallest network.
+pub fn explore_space_by(
+    board: &Board,
+    space: &Space,
+    clock_mhz: f64,
+    period: Period,
+) -> Result<Hardware> {
+    choose(board, space, clock_mhz, &|workloads| {
+        explore_by(board, workloads, clock_mhz, period)
+    })
+}
+
+/// Chooses a space's configuration of those that `find` finds for its networks.
+fn choose(
+    board: &Board,
+    space: &Space,
+    clock_mhz: f64,
+    find: &dyn Fn(&[Workload]) -> Result<Hardware>,
+) -> Result<Hardware> {
     let all = workloads_of_space(space)?;
     let smallest = space.workload(&space.name, &space.decode(&space.smallest())?)?;
     let period =
         |hardware: &Hardware| totals(&smallest, &Model::new(hardware, smallest.setting)).period();
     let least = explore(board, std::slice::from_ref(&smallest), clock_mhz)?;
-    match explore(board, &all, clock_mhz) {
+    match find(&all) {
         Ok(hardware) if period(&hardware) <= 2 * period(&least) => Ok(hardware),
-        Ok(_) | Err(Error::DoesNotFit { .. }) => Ok(least),
+        Ok(_) | Err(Error::DoesNotFit { .. }) => find(std::slice::from_ref(&smallest)),
         Err(error) => Err(error),
     }
 }

@@ -44,7 +44,7 @@ pub mod workload;
 
 pub use additive::{best_front, BestFront, CostShares, Objective};
 pub use designs::{Design, Designs, Limits};
-pub use explore::explore_space;
+pub use explore::{explore_space, explore_space_by};
 pub use genome::{Genomes, Genotype};
 pub use nsga2::{Candidate, Cost, CostModel, Nsga2, Settings, Strategy};
 pub use predictor::Predictor;
