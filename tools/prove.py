@@ -43,6 +43,20 @@ PROOFS = [
     ),
     *(Proof("bank", ("operand_bank.v",), {"R": r, "ULTRA": ultra}) for r in (1, 2) for ultra in (0, 1)),
     Proof("watchdog", ("clock_watchdog.v",), {"HOLD": 3, "WAIT_BITS": 3}),
+    *(
+        Proof("weights", ("weights.sv",), {"R": r, "P": pairs, "C": cascade, "BEAT": beat})
+        for r in (1, 2)
+        for pairs, cascade, beat in ((1, 2, 4), (3, 1, 2))
+    ),
+    *(
+        Proof(
+            "unpack_lanes",
+            ("registers.sv", "queue.sv", "unpack_lanes.sv"),
+            {"R": r, "T": tokens, "P": pairs, "L": lanes},
+        )
+        for r in (1, 2)
+        for tokens, pairs, lanes in ((1, 1, 1), (2, 2, 1))
+    ),
 ]
 
 #: A step is a cycle of the array; the slow clock enables its flip-flops (clocks.v).
