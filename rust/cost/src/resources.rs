@@ -10,6 +10,7 @@ use quasar_core::error::{Error, Result};
 use quasar_hardware::boards::{Amounts, Board};
 use quasar_hardware::configuration::{key_banks, value_banks, Hardware};
 use quasar_hardware::declared::array::FIFO_DEPTH;
+use quasar_hardware::declared::KERNEL_MARGIN_PERCENT;
 use quasar_hardware::design::{
     memories, multipliers, Family, Memory, Place, Ram, RamCount, PORTS_OF_COMMANDS, PORT_BRAM18,
     QUEUES,
@@ -19,10 +20,6 @@ use serde::Serialize;
 
 use crate::circuits::Logic;
 use crate::kernels::{interconnect, queues, Kernels};
-
-/// Share that is added to the logic of HLS kernels, queues and interconnect, in percent; kernels
-/// with a margin of the configuration have that one.
-pub const MARGIN_PERCENT: u64 = 15;
 
 /// Blocks of registers, the counters' one included.
 const BLOCKS: u64 = 5;
@@ -138,7 +135,7 @@ impl Resources {
         worst.map_or(Ok(()), |share| {
             Err(Error::DoesNotFit {
                 what: format!(
-                    "the configuration (counted, with {MARGIN_PERCENT} % on the logic of HLS kernels \
+                    "the configuration (counted, with {KERNEL_MARGIN_PERCENT} % on the logic of HLS kernels \
                      without a margin of their own) within the usable part of board {:?}",
                     board.name
                 ),
@@ -215,14 +212,14 @@ fn logic(name: &'static str, basis: Basis, Logic { lut, ff }: Logic) -> Part {
 }
 
 fn with_margin(Logic { lut, ff }: Logic) -> Logic {
-    let more = |count: u64| (count * (100 + MARGIN_PERCENT)).div_ceil(100);
+    let more = |count: u64| (count * (100 + KERNEL_MARGIN_PERCENT)).div_ceil(100);
     Logic {
         lut: more(lut),
         ff: more(ff),
     }
 }
 
-/// Returns a kernel's logic with the configuration's margin, else with [`MARGIN_PERCENT`].
+/// Returns a kernel's logic with the configuration's margin, else with [`KERNEL_MARGIN_PERCENT`].
 fn kernel_logic(hardware: &Hardware, kernel: &str, counted: Logic) -> Logic {
     let Some(margin) = hardware.configuration().margins.get(kernel) else {
         return with_margin(counted);

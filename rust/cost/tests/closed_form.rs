@@ -181,7 +181,7 @@ fn a_margin_takes_the_place_of_the_general_one() {
     assert_eq!(margined.lut, (counted.lut * 150).div_ceil(100));
     assert_eq!((margined.ff, margined.dsp), (0, counted.dsp));
     assert_eq!(other, norm);
-    let general = 100 + quasar_cost::resources::MARGIN_PERCENT;
+    let general = 100 + quasar_hardware::declared::KERNEL_MARGIN_PERCENT;
     let (same, _) = drain(general as i64 - 100, 0);
     assert_eq!(same.lut, (counted.lut * general).div_ceil(100));
 }

@@ -50,6 +50,9 @@ pub const BURST_BEATS: u64 = 64;
 pub const SECTION_BEATS: u64 = 256;
 /// Bursts that an AXI port requests and holds before the first is read to its end.
 pub const OPEN_BURSTS: u64 = 8;
+/// Share that is added to the counted logic of HLS kernels, queues and interconnect, in percent;
+/// kernels with a margin of the configuration have that one.
+pub const KERNEL_MARGIN_PERCENT: u64 = 15;
 /// Share of an AXI port's cycles that carry data (bursts of 64 beats, several outstanding).
 pub const AXI_EFFICIENCY: f64 = 0.9;
 
