@@ -22,6 +22,12 @@ def test_the_page_holds_the_table_that_the_model_gives(name: str) -> None:
     assert shown == hardware_tables.TABLES[name](), "run python tools/lab/hardware_tables.py"
 
 
+@pytest.mark.parametrize("board", hardware_tables.SHIPPED)
+def test_the_margin_covers_what_the_sources_take_more_than_their_circuits(board: str) -> None:
+    _, margin, needed = hardware_tables.beyond_circuits(board)
+    assert needed <= margin
+
+
 def test_the_packaged_subnets_figures_are_todays() -> None:
     written = json.loads(hardware_tables.TODAY.read_text("utf-8"))
     assert written == hardware_tables.packaged_today(), "run python tools/lab/hardware_tables.py"

@@ -948,9 +948,21 @@ class Netlist(Kernel):
             if isinstance(value, int):
                 value = self.constant(value)
             self.module.registers[net.name] = value
+            if self.known(source.base):  # it may be read after the loop
+                self.module.observe(net)
         for base, tree in state.items():
             if self.known(base):
                 self.show(tree)
+
+    def set_first(self, module: Module, before: dict[Any, Any]) -> None:
+        """Gives registers what a variable holds before the loop."""
+        for net, source, _ in module.inputs.values():
+            if net.name in module.registers and source is not None and source.base in before:
+                tree = before[source.base]
+                for step in source.path:
+                    tree = self.child(tree, step)
+                if not isinstance(tree, Undefined):
+                    module.first[net.name] = tree if isinstance(tree, int) else None
 
     def constant(self, value: int) -> Net:
         """Returns a wire of a constant."""
@@ -1017,6 +1029,7 @@ class Netlist(Kernel):
                 if step:
                     self.eval(step)
             raise Unsupported(f"{self.name}.cpp:{node['begin'][1]}: an unknown number of trips")
+        before = {base: tree for layer in self.layers for base, tree in layer.items()}
         self.forget(node)
 
         def once() -> str | None:
@@ -1032,6 +1045,8 @@ class Netlist(Kernel):
         self.around.append(node)
         if pragmas:
             self.pipelined(node, pragmas[0], once)
+            if len(self.around) > 1:  # else a reset gives the first values
+                self.set_first(self.modules[-1], before)
         else:
             self.framed("loop", once)
         self.around.pop()

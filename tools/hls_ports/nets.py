@@ -79,6 +79,7 @@ class Module:
     made: dict[Any, Net] = field(default_factory=dict)
     outputs: dict[str, Net] = field(default_factory=dict)
     registers: dict[str, Net] = field(default_factory=dict)  # next values by name
+    first: dict[str, int | None] = field(default_factory=dict)  # first values; None: an input
     #: Writes by memory and bank, or stream: condition, address, data and their type.
     writes: dict[Any, list[tuple[Value, tuple[Value, ...], Any, str]]] = field(default_factory=dict)
     exits: list[Net] = field(default_factory=list)  # conditions of the loop
@@ -104,10 +105,17 @@ class Module:
         }
         ports = ["input wire clk"]
         ports += [f"input wire {net.declaration}" for net, *_ in self.inputs.values() if net.name not in held]
+        given = [net for net, *_ in self.inputs.values() if self.first.get(net.name, 0) is None]
+        ports += ["input wire begins"] if self.first else []
+        ports += [f"input wire [{net.bits - 1}:0] first_{net.name}" for net in given]
         ports += [f"output wire [{net.bits - 1}:0] o_{net.name}" for net in self.outputs.values()]
         body = [f"  reg {net.declaration};" for net, *_ in self.inputs.values() if net.name in held]
         body += self.lines
-        body += [f"  always @(posedge clk) {old} <= {new.name};" for old, new in held.items()]
+        for old, new in held.items():
+            number = self.first.get(old, 0)
+            value = f"first_{old}" if number is None else str(number)
+            begin = f"begins ? {value} : " if old in self.first else ""
+            body.append(f"  always @(posedge clk) {old} <= {begin}{new.name};")
         body += [f"  assign o_{net.name} = {net.name};" for net in self.outputs.values()]
         return f"module {name} ({', '.join(ports)});\n" + "\n".join(body) + "\nendmodule\n"
 

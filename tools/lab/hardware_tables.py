@@ -4,12 +4,14 @@
     python tools/lab/hardware_tables.py
 
 Writes also what today's model says of the packaged subnet, whose search has another record.
-Everything is modelled, apart from the counts of Yosys in `docs/evidence/array-netlists.json`.
+Everything is modelled, apart from the counts of Yosys in `docs/evidence/array-netlists.json` and
+`docs/evidence/kernel-circuits.json`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,6 +27,8 @@ from quasar_rt.space import Architecture, BlockShape, Space
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/hardware-model.md"
 NETLISTS = ROOT / "docs/evidence/array-netlists.json"
+CIRCUITS = ROOT / "docs/evidence/kernel-circuits.json"
+DECLARED = ROOT / "rust/hardware/src/declared.rs"
 RECORD = ROOT / "python/quasar_rt/train/recipes/fashion-mnist.json"
 TODAY = ROOT / "docs/evidence/packaged-subnet.json"
 BOARDS = ("zcu102", "zcu104", "kv260", "pynq-zu", "ultra96v2", "pynq-z2")
@@ -146,6 +150,62 @@ def gaps_table() -> str:
     return markdown(["gap in us", *columns], rows, 0)
 
 
+def margin_percent() -> int:
+    """Returns the margin that the model adds to the circuits of the kernels."""
+    found = re.search(r"KERNEL_MARGIN_PERCENT: u64 = (\d+);", DECLARED.read_text("utf-8"))
+    assert found is not None
+    return int(found[1])
+
+
+def beyond_circuits(board: str) -> tuple[int, int, int]:
+    """Returns LUTs of a shipped configuration's kernels: modelled without the margin, the margin, and what is needed.
+
+    The last is by how much the counted sources exceed the circuits that stand for them. Those that take less are not
+    set off against it, since a part of their control is not counted.
+    """
+    hardware = shipped(board)
+    sizes = {**hardware.settings["lanes"], **hardware.settings["array"]}
+    needed = sum(
+        one["number"] * (sizes[one["each"]] if one["each"] else 1) * max(0, one["counted"] - one["modelled"])
+        for one in json.loads(CIRCUITS.read_text("utf-8")).values()
+    )
+    luts = sum(part.lut for part in hardware.parts if part.basis == "circuit")
+    modelled = round(luts * 100 / (100 + margin_percent()))
+    return modelled, luts - modelled, needed
+
+
+def circuits_table() -> str:
+    """Formats the LUTs of the kernels' loops next to those of the circuits that stand for them."""
+    rows = []
+    for name, one in json.loads(CIRCUITS.read_text("utf-8")).items():
+        loops = ", ".join(f"`{loop}`" for loop in one["loops"])
+        counted, modelled = one["counted"], one["modelled"]
+        each = f"{one['each']} lane" if one["each"] in ("norm", "requantize", "exponential") else one["each"]
+        rows.append(
+            [
+                f"`{name}`",
+                loops,
+                f"{one['number']} in all" if one["number"] > 1 else each.removesuffix("s") or "kernel",
+                f"{counted:,}",
+                f"{modelled:,}",
+                f"{counted / modelled:.2f}",
+            ]
+        )
+    return markdown(["circuit", "loops", "one for each", "LUTs of the source", "modelled", "ratio"], rows, 3)
+
+
+def margin_table() -> str:
+    """Formats what the sources take more than their circuits, next to the margin that is counted."""
+    rows = []
+    for board in SHIPPED:
+        modelled, margin, needed = beyond_circuits(board)
+        rows.append(
+            [board, f"{modelled:,}", f"{needed:,}", f"{100 * needed / modelled:.1f} %", f"{margin:,}"]
+        )
+    header = ["board", "LUTs of kernels, queues, interconnect", "sources beyond circuits", "share", "margin"]
+    return markdown(header, rows, 1)
+
+
 def resources_table() -> str:
     """Formats the shares of the device that the shipped configurations take, by the margin on HLS kernels."""
     rows = []
@@ -161,7 +221,7 @@ def resources_table() -> str:
         rows.append([board, "as counted", *map(share, KINDS)])
         circuits = [part for part in hardware.parts if part.basis == "circuit"]
         for margin in (30, 50):
-            factor = (100 + margin) / 115 - 1
+            factor = (100 + margin) / (100 + margin_percent()) - 1
             more = {
                 "lut": round(sum(part.lut for part in circuits) * factor),
                 "ff": round(sum(part.ff for part in circuits) * factor),
@@ -290,6 +350,8 @@ TABLES = {
     "shipped": shipped_table,
     "gaps": gaps_table,
     "resources": resources_table,
+    "circuits": circuits_table,
+    "margin": margin_table,
     "sensitivity": sensitivity_table,
     "boards": boards_table,
     "published": published_table,
