@@ -44,7 +44,7 @@ WITHIN = {
     "norm": ("gains", "means of columns", "sums of codes", "commands in norm"),
     "memories": ("residual", "norm_residual", "score"),
 }  # fmt: skip
-UNITS = (*KERNELS, "array", "counters", "queues", "memories", "ports and interconnect")
+UNITS = (*KERNELS, "array", "clocks", "counters", "queues", "memories", "ports and interconnect")
 #: Declared depths (rust/hardware/src/declared.rs) and the loops that a result passes on that way: their depth, or the
 #: latency of all their turns. Queues between the loops come on top.
 DEPTHS = {
@@ -435,6 +435,8 @@ def unit_of(cell: str) -> str:
     """Returns the unit that a cell of the block design belongs to."""
     if cell in UNITS:
         return cell
+    if cell in ("clock_status", "watchdog"):
+        return "clocks"
     if cell.endswith("_queue"):
         return "queues"
     if re.fullmatch(rf"({'|'.join(WITHIN['memories'])})_\d+", cell):

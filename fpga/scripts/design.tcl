@@ -72,7 +72,8 @@ proc processing_system {board ports} {
     ip xilinx.com:ip:zynq_ultra_ps_e ps
     apply_bd_automation -rule xilinx.com:bd_rule:zynq_ultra_ps_e -config {apply_board_preset 1} [get_bd_cells ps]
     set properties [list CONFIG.PSU__USE__M_AXI_GP0 1 CONFIG.PSU__USE__M_AXI_GP1 0 CONFIG.PSU__USE__M_AXI_GP2 0 \
-      CONFIG.PSU__USE__IRQ0 1 CONFIG.PSU__FPGA_PL0_ENABLE 1 CONFIG.PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ $clock]
+      CONFIG.PSU__USE__IRQ0 1 CONFIG.PSU__FPGA_PL0_ENABLE 1 CONFIG.PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ $clock \
+      CONFIG.PSU__GPIO_EMIO__PERIPHERAL__ENABLE 1 CONFIG.PSU__GPIO_EMIO__PERIPHERAL__IO 32]
     set memory {}
     for {set i 0} {$i < $ports} {incr i} {
       # S_AXI_GP2 to GP5 are the high-performance ports HP0 to HP3.
@@ -80,21 +81,22 @@ proc processing_system {board ports} {
       lappend memory [list ps/S_AXI_HP${i}_FPD ps/saxihp${i}_fpd_aclk]
     }
     set_property -dict $properties [get_bd_cells ps]
-    return [dict create clock ps/pl_clk0 reset ps/pl_resetn0 interrupts ps/pl_ps_irq0 base 0xA0000000 \
+    return [dict create clock ps/pl_clk0 reset ps/pl_resetn0 interrupts ps/pl_ps_irq0 gpio ps/emio_gpio_i base 0xA0000000 \
       registers {ps/M_AXI_HPM0_FPD ps/maxihpm0_fpd_aclk} memory $memory space ps/Data]
   }
   ip xilinx.com:ip:processing_system7 ps
   apply_bd_automation -rule xilinx.com:bd_rule:processing_system7 \
     -config {make_external "FIXED_IO, DDR" apply_board_preset 1 Master Disable Slave Disable} [get_bd_cells ps]
   set properties [list CONFIG.PCW_USE_M_AXI_GP0 1 CONFIG.PCW_USE_FABRIC_INTERRUPT 1 CONFIG.PCW_IRQ_F2P_INTR 1 \
-    CONFIG.PCW_EN_CLK0_PORT 1 CONFIG.PCW_FPGA0_PERIPHERAL_FREQMHZ $clock]
+    CONFIG.PCW_EN_CLK0_PORT 1 CONFIG.PCW_FPGA0_PERIPHERAL_FREQMHZ $clock \
+    CONFIG.PCW_GPIO_EMIO_GPIO_ENABLE 1 CONFIG.PCW_GPIO_EMIO_GPIO_IO 32]
   set memory {}
   for {set i 0} {$i < $ports} {incr i} {
     lappend properties CONFIG.PCW_USE_S_AXI_HP$i 1 CONFIG.PCW_S_AXI_HP${i}_DATA_WIDTH 64
     lappend memory [list ps/S_AXI_HP$i ps/S_AXI_HP${i}_ACLK]
   }
   set_property -dict $properties [get_bd_cells ps]
-  return [dict create clock ps/FCLK_CLK0 reset ps/FCLK_RESET0_N interrupts ps/IRQ_F2P base 0x40000000 \
+  return [dict create clock ps/FCLK_CLK0 reset ps/FCLK_RESET0_N interrupts ps/IRQ_F2P gpio ps/GPIO_I base 0x40000000 \
     registers {ps/M_AXI_GP0 ps/M_AXI_GP0_ACLK} memory $memory space ps/Data]
 }
 
@@ -131,6 +133,19 @@ proc accelerator_design {isa lists board} {
     set clock clocks/clk_out1
     set array_clock clocks/clk_out2
   }
+
+  # Shows the processing system whether these clocks run. It is no AXI slave: an access to a slave without a clock never ends.
+  set cell [create_bd_cell -type module -reference clock_status clock_status]
+  set_property -dict [list CONFIG.RATIO [dict get $lists clock_ratio]] $cell
+  wire [dict get $ps clock] clock_status/clk
+  wire $clock clock_status/clk_kernels
+  wire $array_clock clock_status/clk_array
+  if {[dict get $lists clock_ratio] == 2} {
+    wire clocks/locked clock_status/locked
+  } else {
+    constant always_locked clock_status/locked
+  }
+  wire clock_status/status [dict get $ps gpio]
 
   # Kernels. The kernels without registers start after a reset and never end.
   foreach kernel $kernels {

@@ -394,6 +394,10 @@ def test_what_the_tcl_builds_is_what_the_model_counts(name: str, tmp_path: Path)
         assert tuple(map(sum, zip(*rams, strict=True))) == counted[memory], memory
 
     assert ("counters" in recorded.cells) == ("counters" in counted)
+    assert {cell for cell in recorded.cells if cell in ("clock_status", "watchdog")} == (
+        {"clock_status", "watchdog"} if hardware.settings["array"]["clock_ratio"] == 2 else {"clock_status"}
+    )
+    assert counted["clocks"][0] == (34 if "watchdog" in recorded.cells else 7)
     blocks_of_registers = int(recorded.properties["registers"]["CONFIG.NUM_MI"])
     assert blocks_of_registers == len(recorded.addresses) == (5 if "counters" in counted else 4)
 
@@ -757,6 +761,27 @@ def test_the_tcl_front_end_stops_after_synthesis_if_asked(tmp_path: Path) -> Non
         assert [line[: len(end)] for line, end in zip(lines[-len(last) :], last, strict=True)] == last
 
 
+@pytest.mark.parametrize("ratio", [1, 2])
+@pytest.mark.parametrize("board", ["zcu102", "pynq-z2"])
+def test_the_clocks_status_is_behind_no_clock_that_may_stop(board: str, ratio: int, tmp_path: Path) -> None:
+    text = DESIGNS[f"unseen on {board}"].replace("clock_ratio = 2", f"clock_ratio = {ratio}")
+    design = record(text, tmp_path)
+    zynqmp = board == "zcu102"
+    clock = "ps/pl_clk0" if zynqmp else "ps/FCLK_CLK0"
+    assert design.cells["clock_status"] == "clock_status"
+    assert design.properties["clock_status"]["CONFIG.RATIO"] == str(ratio)
+    # It has no bus: the processing system's own GPIO controller answers.
+    assert not [bus for bus in design.buses if any(end.startswith("clock_status/") for end in bus)]
+    assert design.to("ps/emio_gpio_i" if zynqmp else "ps/GPIO_I") == "clock_status/status"
+    enabled = "PSU__GPIO_EMIO__PERIPHERAL" if zynqmp else "PCW_GPIO_EMIO_GPIO"
+    assert design.properties["ps"][f"CONFIG.{enabled}_{'_' if zynqmp else ''}ENABLE"] == "1"
+    assert design.properties["ps"][f"CONFIG.{enabled}_{'_' if zynqmp else ''}IO"] == "32"
+    assert design.to("clock_status/clk") == clock
+    assert design.to("clock_status/clk_kernels") == design.to("fetch/ap_clk")
+    assert design.to("clock_status/clk_array") == design.to("array/clk_array")
+    assert design.to("clock_status/locked") == ("clocks/locked" if ratio == 2 else "always_locked/dout")
+
+
 def test_two_clocks_have_one_source_matched_routes_and_a_watchdog(design: Design) -> None:
     clock = design.to("clocks/clk_in1")
     assert clock in ("ps/pl_clk0", "ps/FCLK_CLK0")
@@ -773,4 +798,6 @@ def test_two_clocks_have_one_source_matched_routes_and_a_watchdog(design: Design
     assert len(matched) == (2 if clock == "ps/pl_clk0" else 0)
     constraints = (ROOT / "fpga" / "boards" / "accelerator.xdc").read_text()
     assert not re.search(r"^\s*(set_clock_groups|set_multicycle_path)", constraints, re.MULTILINE)
-    assert all("watchdog" in line for line in constraints.splitlines() if line.startswith("set_false_path"))
+    unbound = [line for line in constraints.splitlines() if line.startswith("set_false_path")]
+    assert len(unbound) == 3
+    assert all(re.search("watchdog|clock_status", line) for line in unbound)

@@ -7,6 +7,7 @@
 //! words hold all fields; units receive only these. In memory the eighth word is the command's
 //! check ([`sealed`]). Depends on [`quasar_core::error`] and [`quasar_hardware`].
 
+pub mod clocks;
 mod pass;
 mod registers;
 mod rows;

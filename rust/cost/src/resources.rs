@@ -26,6 +26,10 @@ const BLOCKS: u64 = 5;
 /// The counters' cell, as Yosys builds it.
 const COUNTERS: Logic = Logic { lut: 413, ff: 444 };
 
+/// The block that shows the clocks' status, and the MMCM's watchdog, as Yosys builds them.
+const CLOCK_STATUS: Logic = Logic { lut: 7, ff: 41 };
+const CLOCK_WATCHDOG: Logic = Logic { lut: 27, ff: 22 };
+
 /// Resources of one part of the design.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[allow(missing_docs)]
@@ -98,6 +102,11 @@ impl Resources {
                 with_margin(interconnect(ports, blocks)),
             )
         });
+        let ratio = hardware.configuration().array.clock_ratio;
+        let watched = [CLOCK_STATUS, CLOCK_WATCHDOG]
+            .into_iter()
+            .take(ratio as usize);
+        parts.push(logic("clocks", Basis::Netlist, watched.sum()));
         if counters {
             parts.push(logic("counters", Basis::Netlist, COUNTERS));
         }
