@@ -254,8 +254,9 @@ def read_bit(path: Path) -> Bit:
 def write_firmware(target: Target, work: Path, binary: bytes) -> Path:
     """Writes the folder that dfx-mgr (`xmutil` on Kria, PetaLinux) takes as `/lib/firmware/xilinx/NAME`.
 
-    It has the bitstream, the device-tree overlay that names it, the overlay's source, and shell.json. Without dtc, the
-    overlay is left as a source, and a line shows how to compile it.
+    It has the bitstream, the device-tree overlay that names it, the overlay's source, and shell.json. The overlay that
+    sets the fabric's clock is not in it, but in `work`: it must be applied before the bitstream is loaded. Without dtc,
+    overlays are left as sources, and lines show how to compile them.
 
     Args:
         target: the configuration on its board.
@@ -269,31 +270,38 @@ def write_firmware(target: Target, work: Path, binary: bytes) -> Path:
     folder = work / "lib" / "firmware" / "xilinx" / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    boards = ROOT / "fpga" / "boards"
     family = "zynqmp" if target.processor == "zynq_ultra_ps_e" else "zynq7000"
-    overlay = (ROOT / "fpga" / "boards" / f"quasar-{family}.dtso").read_text()
     rate = f"assigned-clock-rates = <{round(1e6 * target.hardware.clock_mhz)}>;"
-    overlay, rates = re.subn(r"assigned-clock-rates = <\d+>;", rate, overlay)
+    clock = (boards / f"quasar-clock-{family}.dtso").read_text()
+    clock, rates = re.subn(r"assigned-clock-rates = <\d+>;", rate, clock)
     assert rates == 1
+    compile_overlay(work / "quasar-clock.dtso", clock)
+    overlay = (boards / f"quasar-{family}.dtso").read_text()
     overlay += f'\n&fpga_full {{\n\tfirmware-name = "{name}.bit.bin";\n}};\n'
-    source = folder / f"{name}.dtso"
-    source.write_text(overlay)
+    compile_overlay(folder / f"{name}.dtso", overlay)
     (folder / f"{name}.bit.bin").write_bytes(binary)
     # A flat design: no part of it is exchanged at run time.
     (folder / "shell.json").write_text(
         json.dumps({"shell_type": "XRT_FLAT", "num_slots": "1"}, indent=2) + "\n"
     )
-    compiled = f"{name}.dtbo"
+    return folder
+
+
+def compile_overlay(source: Path, text: str) -> None:
+    """Writes a device-tree overlay and compiles it next to its source, or shows the command where dtc is absent."""
+    source.write_text(text)
+    compiled = source.with_suffix(".dtbo").name
     command = ["dtc", "-@", "-q", "-I", "dts", "-O", "dtb", "-o", compiled, source.name]
     if shutil.which("dtc") is None:
         click.echo(
-            f"dtc (Debian: device-tree-compiler) is not on PATH: compile the overlay where it is, in {folder}:\n"
+            f"dtc (Debian: device-tree-compiler) is not on PATH: compile the overlay where it is, in {source.parent}:\n"
             f"  {' '.join(command)}"
         )
-    else:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise click.ClickException(f"dtc cannot compile {source}:\n{done.stderr}")
-    return folder
+        return
+    done = subprocess.run(command, cwd=source.parent, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise click.ClickException(f"dtc cannot compile {source}:\n{done.stderr}")
 
 
 def package(target: Target, work: Path) -> Path:

@@ -34,6 +34,7 @@ def test_the_firmware_recipe_takes_what_the_build_leaves(board: str, tmp_path: P
     assert sources(LAYER / "recipes-firmware/quasar-firmware/quasar-firmware.bb", board) == {
         *left,
         f"{board}.json",
+        "quasar-clock.dtbo",
     }
 
 
