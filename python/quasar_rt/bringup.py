@@ -278,6 +278,14 @@ def _same(
 # Steps below frames.
 
 
+def _clocks(board: _Board) -> str:
+    if not board.trials.clocks():
+        raise _Skipped("this way to the device shows no clocks")
+    if board.accelerator.name.startswith("sim:"):
+        return "locked (simulated)"
+    return "the MMCM is locked, and both clocks have their rates (measured at the processing system's GPIO)"
+
+
 def _identity(board: _Board) -> str:
     for what, found, expected in board.trials.identity():
         if found != expected:
@@ -716,9 +724,20 @@ def _speed(board: _Board) -> str:
 
 STEPS = (
     Step(
+        "clocks",
+        "the lock and the rates of the clocks, at the processing system's GPIO; no register is accessed",
+        (),
+        _clocks,
+        (),
+        (
+            "the fabric's clock: is it set to the configuration's before the bitstream is loaded?",
+            "docs/devices.md, 'Where nothing answers'",
+        ),
+    ),
+    Step(
         "identity",
         "reset, magic number, interface version, configuration hash",
-        (),
+        ("clocks",),
         _identity,
         ("fetch",),
         (

@@ -42,6 +42,8 @@ FAMILIES = {
 PYNQ_PROFILE = "etc/profile.d/pynq_venv.sh"
 #: Extras for work on this package.
 DEVELOPERS = ("test", "dev")
+#: Steps of `bringup` that read what answers.
+FIRST_STEPS = ("clocks", "identity")
 AS_ROOT = "run as root, or give your group access by a udev rule"
 BUILT_BY = "`make bitstream` writes NAME.bin, NAME.bit, NAME.hwh and NAME.json together"
 
@@ -122,7 +124,7 @@ def examine(
         failed |= check.status == "fail"
         yield check
     if identity:
-        yield _identity(device, failed)
+        yield from _identity(device, failed)
 
 
 # The software and the computer.
@@ -469,9 +471,20 @@ class _Fpga:
             )
         return Check("cma", "ok", detail)
 
+    def clocks(self) -> Iterator[Check]:
+        """Checks that the clocks' status can be read."""
+        if self.survey.no_clocks is not None:
+            yield Check(
+                "clocks",
+                "fail",
+                self.survey.no_clocks,
+                "boot a kernel with both; AMD's and PYNQ's have them",
+            )
+
     def uio(self) -> Iterator[Check]:
         survey = self.survey
         yield self.state()
+        yield from self.clocks()
         if survey.uio is None:
             yield Check(
                 "registers",
@@ -525,6 +538,7 @@ class _Fpga:
 
     def devmem(self) -> Iterator[Check]:
         yield self.state()
+        yield from self.clocks()
         try:
             _, base, size = devmem_addresses(self.device.partition(":")[2])
         except InvalidValueError as error:
@@ -598,6 +612,7 @@ class _Fpga:
             )
         if self.machine.user != 0:
             yield Check("user", "fail", "PYNQ maps registers for root alone", "work as root: sudo -i")
+        yield from self.clocks()
         yield self.cma(needed=True)
 
     def pynq_package(self) -> Check:
@@ -617,23 +632,27 @@ class _Fpga:
         return Check("pynq", "ok", f"pynq {version}, numpy {numpy}")
 
 
-def _identity(device: str, failed: bool) -> Check:
-    """Reads the accelerator's identity, the first step of `bringup`."""
+def _identity(device: str, failed: bool) -> Iterator[Check]:
+    """Reads the clocks' status, then the accelerator's identity: the first steps of `bringup`."""
     if failed:
-        return Check(
+        yield Check(
             "identity",
             "skipped",
             "not read: where nothing answers, the first access may stop the machine",
             "correct the failures first",
         )
+        return
     from .bringup import bringup
 
     try:
-        (outcome,) = bringup("fpga" if device == "auto" else device, None, only=["identity"])
+        steps = list(bringup("fpga" if device == "auto" else device, None, only=FIRST_STEPS))
     except QuasarError as error:
-        return Check("identity", "fail", str(error), "quasar-rt bringup goes on from here")
-    status: Status = {"pass": "ok", "fail": "fail", "skipped": "skipped"}[outcome.status]  # type: ignore[assignment]
-    return Check("identity", status, outcome.detail, "; ".join(outcome.places))
+        yield Check("identity", "fail", str(error), "quasar-rt bringup goes on from here")
+        return
+    for outcome in steps:
+        if outcome.step in FIRST_STEPS:
+            status: Status = {"pass": "ok", "fail": "fail", "skipped": "skipped"}[outcome.status]  # type: ignore[assignment]
+            yield Check(outcome.step, status, outcome.detail, "; ".join(outcome.places))
 
 
 def _megabytes(count: int) -> str:

@@ -103,6 +103,10 @@ class Transport:
             overlay = pynq.Overlay(str(bitstream), download=download)
         return cls(overlay)
 
+    def clocks(self) -> int:
+        """Returns the status of the accelerator's clocks, without an access to a register."""
+        return int(OwnedFpga.clocks())
+
     def read(self, register: int) -> int:
         """Returns a register's value."""
         block, offset = self._place(register)

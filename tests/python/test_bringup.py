@@ -10,7 +10,7 @@ from helpers import json_of, run
 from quasar_rt import bringup, random_subnet
 from quasar_rt.errors import DeviceError, InvalidValueError
 
-FIRST = ("identity", "registers", "memory", "transfers", "interrupt")
+FIRST = ("clocks", "identity", "registers", "memory", "transfers", "interrupt")
 #: The register of fetch that enables its interrupts.
 FETCH_IER = 0x8
 
@@ -60,9 +60,29 @@ def test_every_step_passes_on_a_sound_device(monkeypatch):
     outcomes = list(bringup.bringup(tiny(), subnet, frames=3))
     assert [outcome.step for outcome in outcomes] == [step.name for step in bringup.STEPS]
     assert set(statuses(outcomes).values()) == {"pass"}, outcomes
-    assert outcomes[4].detail == "all came: 16 of store, 16 of fetch"
+    assert outcomes[5].detail == "all came: 16 of store, 16 of fetch"
     assert "3 frames" in outcomes[-1].detail
     assert "event model" in outcomes[-1].detail
+
+
+def test_a_clock_that_the_watchdog_brings_back_is_waited_for(faulty):
+    faulty("lost_lock", 5)
+    outcomes = list(bringup.bringup(tiny(), only=FIRST, timeout=5))
+    assert {outcome.status for outcome in outcomes if outcome.step in FIRST} == {"pass"}
+
+
+@pytest.mark.parametrize("first", ["clocks", "identity", "registers", "transfers"])
+def test_no_register_is_accessed_while_the_clocks_stay_unlocked(faulty, first):
+    # The simulated device fails an access to a register without a clock, as one that would hang.
+    faulty("lost_lock", 1 << 40)
+    outcomes = list(bringup.bringup(tiny(), only=FIRST[FIRST.index(first) :], timeout=5))
+    assert not any("would hang" in outcome.detail for outcome in outcomes)
+    failure = first_failure(outcomes)
+    assert failure.step == first
+    assert "the MMCM is not locked" in failure.detail
+    assert "load the bitstream again" in failure.detail
+    if first == "clocks":
+        assert {outcome.status for outcome in outcomes if outcome is not failure} == {"skipped"}
 
 
 @pytest.mark.parametrize(
@@ -148,8 +168,8 @@ def test_the_steps_of_a_caller_run_too():
     def clocks(board):
         return f"{board.accelerator.name} counts"
 
-    step = bringup.Step("clocks", "reads clocks", ("identity",), clocks)
-    outcomes = list(bringup.bringup(tiny(), only=["clocks"], steps=(*bringup.STEPS, step)))
+    step = bringup.Step("rates", "reads clocks", ("identity",), clocks)
+    outcomes = list(bringup.bringup(tiny(), only=["rates"], steps=(*bringup.STEPS, step)))
     assert outcomes[-1].status == "pass"
     assert outcomes[-1].detail == "sim:tiny counts"
 

@@ -36,6 +36,9 @@ FILES = {
     f"{MANAGER}/state": "operating\n",
     f"{MANAGER}/flags": "",
     f"{MANAGER}/firmware": "",
+    "sys/class/gpio/export": "",
+    "sys/class/gpio/gpiochip300/label": "zynqmp_gpio\n",
+    "sys/class/gpio/gpiochip300/base": "300\n",
     "lib/firmware/empty": "",
     "dev/uio4": "",
     "dev/udmabuf-quasar": "",
@@ -172,6 +175,8 @@ def not_configured(board):
             "`size` in the overlay",
         ),
         (wrote("proc/meminfo", ""), "cma", "warn", "no contiguous memory", "cma=128M"),
+        (removed("sys/class/gpio"), "clocks", "fail", "CONFIG_GPIO_SYSFS", "AMD's and PYNQ's"),
+        (forbidden("sys/class/gpio/export"), "access", "fail", "gpio/export", "run as root"),
         (removed("dev/uio4"), "access", "fail", "there is no", "udev"),
         (forbidden("dev/uio4"), "access", "fail", "no permission to write", "udev rule"),
         (forbidden(f"{BUFFER}/sync_size"), "access", "fail", "sync_size", "run as root"),
@@ -451,15 +456,17 @@ def test_registers_are_read_only_when_asked_for_and_nothing_failed(monkeypatch, 
 
     def steps(device, subnet, only):
         asked.append((device, tuple(only)))
-        return [bringup.Outcome("identity", "pass", "the kv260's")]
+        return [bringup.Outcome(step, "pass", f"the kv260's {step}") for step in (*only, "another")]
 
     monkeypatch.setattr(bringup, "bringup", steps)
     machine = Machine(board.root, board.environment, lambda path, mode: True, 0)
     list(examine("uio", machine=machine))
     assert not asked
     found = by_name(examine("uio", identity=True, machine=machine))
-    assert (found["identity"].status, found["identity"].detail) == ("ok", "the kv260's")
-    assert asked == [("uio", ("identity",))]
+    assert "another" not in found
+    for step in ("clocks", "identity"):
+        assert (found[step].status, found[step].detail) == ("ok", f"the kv260's {step}")
+    assert asked == [("uio", ("clocks", "identity"))]
     without_uio(board)
     assert by_name(examine("uio", identity=True, machine=machine))["identity"].status == "skipped"
     assert len(asked) == 1

@@ -18,6 +18,7 @@ import pytest
 import quasar_rt
 from helpers import tiny_vit
 from quasar_rt import Engine, _native, device
+from quasar_rt.bringup import bringup
 from quasar_rt.hardware import Hardware
 
 pynq = pytest.importorskip("pynq", reason="needs PYNQ: make test-pynq")
@@ -134,9 +135,15 @@ def library():
     return next((library for library in found if library.stem == "tiny"), found[0])
 
 
+#: The clocks' status of a design whose MMCM is locked, and of one whose is not.
+LOCKED, UNLOCKED = 0x5156_0584, 0x5156_0400
+
+
 @pytest.fixture
-def board(library):
+def board(library, monkeypatch):
     board = SimulatedBoard(library)
+    board.clocks = LOCKED
+    monkeypatch.setattr(Transport, "clocks", lambda self: board.clocks)
     previous = getattr(type(board), "_active_device", None)
     pynq.Device.active_device = board
     yield board
@@ -176,6 +183,38 @@ def test_an_engine_runs_through_an_overlay(board, subnet, bitstream):
         counters = engine._engine.counters()
         assert (counters.frames, counters.faults) == (14, 0)
     assert len(board.flushed) >= 3
+
+
+def test_no_register_is_accessed_while_the_mmcm_is_unlocked(board, subnet, bitstream, monkeypatch):
+    accesses = []
+    monkeypatch.setattr(board, "read_registers", lambda *access: accesses.append(access))
+    monkeypatch.setattr(board, "write_registers", lambda *access: accesses.append(access))
+    board.clocks = UNLOCKED
+    with pytest.raises(quasar_rt.DeviceUnavailableError, match="the MMCM is not locked"):
+        Engine(subnet, f"pynq:{bitstream}", timeout=20)
+    (outcome,) = (
+        outcome for outcome in bringup(f"pynq:{bitstream}", only=["clocks"]) if outcome.step == "clocks"
+    )
+    assert outcome.status == "fail"
+    assert "the MMCM is not locked" in outcome.detail
+    assert accesses == []
+
+
+def test_the_fabric_s_clock_is_set_before_the_bitstream_is_loaded(board, bitstream, monkeypatch):
+    events = []
+    metadata = board.get_bitfile_metadata
+
+    def with_clock(name, partial=False):
+        found = metadata(name, partial)
+        found.clock_dict = {0: {"enable": 1, "divisor0": 10, "divisor1": 1, "frequency": 150.0}}
+        return found
+
+    monkeypatch.setattr(board, "get_bitfile_metadata", with_clock)
+    monkeypatch.setattr(board, "download", lambda *_: events.append("bitstream"))
+    clocks = SimpleNamespace(set_device=lambda *_: None, set_pl_clk=lambda *_, **__: events.append("clock"))
+    monkeypatch.setattr(pynq.overlay, "Clocks", clocks)
+    Transport.load(bitstream)
+    assert events == ["clock", "bitstream"]
 
 
 def test_one_engine_has_the_fpga(board, subnet, bitstream):

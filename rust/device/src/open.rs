@@ -87,14 +87,15 @@ pub type Addresses = (u64, u64, usize);
 /// Folders that stand for `/dev`, `/sys` and the firmware's, in tests.
 pub type Folders = (PathBuf, PathBuf, PathBuf);
 
-/// Loads a bitstream, if one is named, and returns a function that opens this machine's FPGA
-/// without PYNQ. With no `addresses`, the registers are the UIO device of the accelerator's name
-/// and the memory is u-dma-buf's.
+/// Loads a bitstream, if one is named, with the configuration's clock. Returns a function that
+/// opens this machine's FPGA without PYNQ. With no `addresses`, the registers are the UIO device of
+/// the accelerator's name and the memory is u-dma-buf's.
 ///
 /// # Errors
 /// [`Error::DeviceUnavailable`] for what is missing; those of loading a bitstream.
 #[cfg(target_os = "linux")]
 pub fn uio_transport(
+    hardware: &Hardware,
     addresses: Option<Addresses>,
     bitstream: Option<&Path>,
     roots: Option<Folders>,
@@ -108,7 +109,7 @@ pub fn uio_transport(
         firmware,
     });
     if let Some(bitstream) = bitstream {
-        load_bitstream(&roots, bitstream)?;
+        load_bitstream(&roots, bitstream, hardware.clock_hz())?;
     }
     let missing = |problem: String| Error::DeviceUnavailable {
         device: "uio".into(),
@@ -145,7 +146,7 @@ pub fn uio(
     timeout: Option<f64>,
     cancel: &AtomicBool,
 ) -> Result<Arc<dyn Device>> {
-    let connect = uio_transport(addresses, bitstream, roots)?;
+    let connect = uio_transport(program.hardware(), addresses, bitstream, roots)?;
     let accelerator = Accelerator::new(
         Arc::clone(subnet),
         Arc::clone(program),

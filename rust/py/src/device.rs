@@ -19,6 +19,8 @@ use quasar_accelerator::host::ownership::Ownership;
 use quasar_accelerator::host::sim::SimLibrary;
 use quasar_accelerator::host::transport::{Buffer, Transport};
 #[cfg(target_os = "linux")]
+use quasar_accelerator::host::uio::gpio::StatusLines;
+#[cfg(target_os = "linux")]
 use quasar_accelerator::host::uio::{lock_file, Roots};
 use quasar_accelerator::host::watch::CLOSE_LIMIT;
 use quasar_accelerator::Program;
@@ -50,6 +52,7 @@ pub struct Survey {
     state: Option<String>,
     not_operating: Option<String>,
     not_loading: Option<String>,
+    no_clocks: Option<String>,
     loading: Vec<PathBuf>,
 }
 
@@ -73,6 +76,7 @@ impl Survey {
                 state: found.state,
                 not_operating: found.not_operating,
                 not_loading: found.not_loading,
+                no_clocks: found.no_clocks,
                 loading: found.loading,
             }
         }
@@ -152,6 +156,19 @@ impl OwnedFpga {
         Ok(Self(Mutex::new(Some(owned))))
     }
 
+    /// Returns the status of the accelerator's clocks, which the processing system's GPIO shows.
+    #[staticmethod]
+    fn clocks(py: Python<'_>) -> PyResult<u32> {
+        let read = || StatusLines::open(&Roots::default().sys)?.read();
+        let word = py.detach(read);
+        word.map_err(|problem| {
+            to_py(Error::DeviceUnavailable {
+                device: "FPGA".into(),
+                problem,
+            })
+        })
+    }
+
     /// Returns the file whose lock is the FPGA's.
     #[staticmethod]
     fn lock_file() -> PathBuf {
@@ -187,6 +204,8 @@ struct Callback {
     /// The one reference that Rust holds, which the engine shows to the garbage collector.
     object: Arc<Py<PyAny>>,
     name: String,
+    /// True if the object has the method `clocks`.
+    has_clocks: bool,
     buffers: usize,
     _right: Right,
 }
@@ -211,12 +230,19 @@ impl Callback {
             }
             let name = attribute(object, "name").and_then(|name| name.extract());
             let name: String = name.map_err(|error| unavailable(error.to_string()))?;
-            Ok((Right::take(&name, object)?, name))
+            let has_clocks = match attribute(object, "clocks") {
+                Ok(_) => true,
+                Err(error) if error.is_instance_of::<PyAttributeError>(py) => false,
+                Err(error) => return Err(unavailable(format!("clocks: {error}"))),
+            };
+            Ok((Right::take(&name, object)?, name, has_clocks))
         });
-        let (right, name) = taken.unwrap_or_else(|| Err(unavailable("Python has ended".into())))?;
+        let (right, name, has_clocks) =
+            taken.unwrap_or_else(|| Err(unavailable("Python has ended".into())))?;
         Ok(Self {
             name,
             object: Arc::clone(object),
+            has_clocks,
             buffers: 0,
             _right: right,
         })
@@ -254,9 +280,29 @@ impl Callback {
     }
 }
 
+/// The arguments of a call without any: `()` has another error than [`Callback::call`] expects.
+struct NoArguments;
+
+impl<'py> IntoPyObject<'py> for NoArguments {
+    type Target = PyTuple;
+    type Output = Bound<'py, PyTuple>;
+    type Error = PyErr;
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Self::Output> {
+        Ok(PyTuple::empty(py))
+    }
+}
+
 impl Transport for Callback {
     fn name(&self) -> String {
         self.name.clone()
+    }
+
+    fn clocks(&mut self) -> Result<Option<u32>> {
+        if !self.has_clocks {
+            return Ok(None);
+        }
+        self.call("clocks", NoArguments, |value| value.extract().map(Some))
     }
 
     fn read(&mut self, register: u32) -> Result<u32> {
@@ -560,8 +606,9 @@ impl Trials {
         roots: Option<Folders>,
         limit: f64,
     ) -> PyResult<Self> {
+        let expected = hardware.hardware.clone();
         Self::new(py, hardware, limit, move || {
-            uio_transport(addresses, bitstream.as_deref(), roots)?()
+            uio_transport(&expected, addresses, bitstream.as_deref(), roots)?()
         })
     }
 
@@ -590,6 +637,12 @@ impl Trials {
 
     fn __clear__(&self, py: Python<'_>) {
         self.close(py);
+    }
+
+    /// Waits until the accelerator has its clocks, without an access to a register. Returns false
+    /// if nothing shows its clocks.
+    fn clocks(&self, py: Python<'_>) -> PyResult<bool> {
+        self.make(py, bringup::Trials::clocks)
     }
 
     /// Returns name, found and expected value of each part of the identity.

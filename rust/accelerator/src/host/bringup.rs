@@ -118,6 +118,16 @@ impl Trials {
         self.transport.inject(fault, after)
     }
 
+    /// Waits until the accelerator has its clocks, without an access to a register. Returns false
+    /// if nothing shows its clocks.
+    ///
+    /// # Errors
+    /// [`Error::DeviceUnavailable`] if a clock is missing or wrong; [`Error::DeviceFault`].
+    pub fn clocks(&mut self) -> Result<bool> {
+        self.transport.expect_clocks()?;
+        Ok(self.transport.clocks()?.is_some())
+    }
+
     /// Resets the device and reads its identity.
     ///
     /// # Errors

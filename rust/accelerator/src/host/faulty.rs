@@ -299,6 +299,10 @@ impl<T: Transport> Transport for Faulty<T> {
         self.inner.name()
     }
 
+    fn clocks(&mut self) -> Result<Option<u32>> {
+        self.inner.clocks()
+    }
+
     fn read(&mut self, register: u32) -> Result<u32> {
         self.catch_up()?;
         if let Some((register, value)) = self.overtaken.take() {

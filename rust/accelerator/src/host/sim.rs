@@ -1,6 +1,9 @@
 //! Runs a simulated device: a shared library of the HLS sources. `fpga/sim/quasar_sim.h` declares
 //! its functions.
 //!
+//! The device has an MMCM in front of it: after the fault [`LOST_LOCK`], a register access fails as
+//! one that would hang, until the MMCM is locked again.
+//!
 //! All `unsafe` blocks call that library. Depends on [`crate::host::transport`], `host_memory` and
 //! [`crate::isa`].
 #![allow(unsafe_code)]
@@ -16,7 +19,11 @@ use quasar_core::error::{Error, Result};
 
 use crate::host::memory::{Caching, HostMemory};
 use crate::host::transport::{Buffer, Transport};
+use crate::isa::clocks::ClockStatus;
 use crate::isa::ABI;
+
+/// The fault of a clock that changes under the MMCM.
+const LOST_LOCK: &str = "lost_lock";
 
 /// The library's type of a device.
 #[repr(C)]
@@ -118,6 +125,8 @@ pub struct Sim {
     device: NonNull<Opaque>,
     /// The host's copy of each buffer.
     memory: HostMemory,
+    /// Looks at the clocks' status until the MMCM is locked.
+    unlocked: u64,
 }
 
 // SAFETY: the library's functions may be called from any thread, one at a time (`quasar_sim.h`);
@@ -145,6 +154,7 @@ impl Sim {
                 library,
                 device,
                 memory: HostMemory::default(),
+                unlocked: 0,
             }),
             None => Err(Error::DeviceUnavailable {
                 device: format!("sim:{}", library.name),
@@ -152,6 +162,17 @@ impl Sim {
                     .map_or_else(|_| "unknown".into(), |m| m.to_string_lossy().into_owned()),
             }),
         }
+    }
+
+    /// Fails an access to a register that would never end.
+    fn expect_lock(&self, register: u32) -> Result<()> {
+        if self.unlocked == 0 {
+            return Ok(());
+        }
+        Err(Error::DeviceFault {
+            device: self.name(),
+            problem: format!("register {register:#x} has no clock: the bus would hang"),
+        })
     }
 
     fn sync(
@@ -193,12 +214,31 @@ impl Transport for Sim {
         format!("sim:{}", self.library.name)
     }
 
+    fn clocks(&mut self) -> Result<Option<u32>> {
+        let running = ClockStatus::running(2);
+        let locked = self.unlocked == 0;
+        self.unlocked = self.unlocked.saturating_sub(1);
+        let found = if locked {
+            running
+        } else {
+            ClockStatus {
+                locked,
+                array: 0,
+                kernels: 0,
+                ..running
+            }
+        };
+        Ok(Some(found.word()))
+    }
+
     fn read(&mut self, register: u32) -> Result<u32> {
+        self.expect_lock(register)?;
         // SAFETY: the device is open; the library checks the offset.
         Ok(unsafe { (self.library.functions.read)(self.device.as_ptr(), register) })
     }
 
     fn write(&mut self, register: u32, value: u32) -> Result<()> {
+        self.expect_lock(register)?;
         // SAFETY: the device is open; the library checks the offset.
         unsafe { (self.library.functions.write)(self.device.as_ptr(), register, value) }
         Ok(())
@@ -266,7 +306,13 @@ impl Transport for Sim {
         trap.to_string_lossy().into_owned()
     }
 
+    /// Injects a fault of `quasar_sim.h`, or [`LOST_LOCK`]: at once, until the status was read
+    /// `after_frames` times.
     fn inject(&mut self, fault: &str, after_frames: u64) -> Result<()> {
+        if fault == LOST_LOCK {
+            self.unlocked = after_frames;
+            return Ok(());
+        }
         let unknown = || Error::InvalidValue(format!("{}: no fault {fault:?}", self.name()));
         let kind = CString::new(fault).map_err(|_| unknown())?;
         // SAFETY: the device is open, and `kind` is a string ended by 0.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use quasar_core::error::{Error, Result};
 
+use crate::isa::clocks::ClockStatus;
 use crate::isa::{same_name, REGISTERS};
 
 /// Returns the offset of a register at compile time. An undeclared name does not compile.
@@ -90,6 +91,11 @@ pub mod register {
 const RESET_PULSE: Duration = Duration::from_millis(2);
 /// The pause after a reset.
 const RESET_RECOVERY: Duration = Duration::from_micros(100);
+/// Longest wait for the MMCM's lock. The design's watchdog tries again every 65,536 cycles: 1.3 ms
+/// at 50 MHz.
+const LOCK_LIMIT: Duration = Duration::from_millis(100);
+/// Pause between two looks at the clocks' status.
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
 /// DMA memory: contiguous for the device, and never moved. It lives as long as its transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,6 +132,49 @@ impl Buffer {
 pub trait Transport: Send {
     /// Returns the device's name for messages.
     fn name(&self) -> String;
+
+    /// Reads the status of the accelerator's clocks ([`crate::isa::clocks`]) without an access to a
+    /// register. Returns `None` if this way to the device shows none.
+    ///
+    /// # Errors
+    /// See [`Transport`].
+    fn clocks(&mut self) -> Result<Option<u32>> {
+        Ok(None)
+    }
+
+    /// Waits until the accelerator has its clocks. Must come before the first access to a register,
+    /// which without a clock may never end.
+    ///
+    /// # Errors
+    /// [`Error::DeviceUnavailable`] if a clock is missing or wrong, or another design is loaded;
+    /// see [`Transport`].
+    fn expect_clocks(&mut self) -> Result<()> {
+        let mut waited = Duration::ZERO;
+        loop {
+            let Some(word) = self.clocks()? else {
+                return Ok(());
+            };
+            let status = ClockStatus::of(word);
+            let problem = match status.map(ClockStatus::problem) {
+                Some(None) => return Ok(()),
+                Some(Some(problem)) => problem,
+                None => format!(
+                    "the clocks' status at EMIO 0 to 31 is {word:#010x}, which no bitstream of this \
+                     version shows: load the configuration's bitstream, or build it again if it is \
+                     an older one"
+                ),
+            };
+            // Only clocks can change by themselves.
+            if status.is_none() || waited >= LOCK_LIMIT {
+                return Err(Error::DeviceUnavailable {
+                    device: self.name(),
+                    problem,
+                });
+            }
+            self.sleep(LOCK_PAUSE);
+            waited += LOCK_PAUSE;
+        }
+    }
 
     /// Reads a register.
     ///
@@ -186,12 +235,14 @@ pub trait Transport: Send {
         thread::sleep(time);
     }
 
-    /// Resets all kernels and clears their registers; memory is unchanged. During the reset the
-    /// kernels do not respond on the bus, so no other register may be accessed.
+    /// Resets all kernels and clears their registers, once the accelerator has its clocks; memory
+    /// is unchanged. During the reset the kernels do not respond on the bus, so no other register
+    /// may be accessed.
     ///
     /// # Errors
-    /// See [`Transport`].
+    /// Those of [`Self::expect_clocks`]; see [`Transport`].
     fn reset(&mut self) -> Result<()> {
+        self.expect_clocks()?;
         self.write(register::RESET, 1)?;
         self.sleep(RESET_PULSE);
         self.write(register::RESET, 0)?;

@@ -20,11 +20,14 @@ use quasar_core::error::{Error, Result};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 
+use self::gpio::StatusLines;
 use crate::host::memory::{Caching, HostMemory};
 use crate::host::ownership::{file_without_nodes, Ownership};
 use crate::host::transport::{register, Buffer, Transport, CACHE_LINE};
 use crate::identity::NODE;
 use crate::isa::REGISTER_BYTES;
+
+pub mod gpio;
 
 /// The interval of polls for completion without an interrupt.
 const POLL_INTERVAL: Duration = Duration::from_micros(100);
@@ -148,6 +151,9 @@ impl Memory {
     }
 }
 
+/// Node of the device tree that sets the fabric's clock (`fpga/boards/quasar-clock-*.dtso`).
+const CLOCK_NODE: &str = "quasar-clock";
+
 /// Value of the attribute `state` if the FPGA is configured.
 const OPERATING: &str = "operating";
 
@@ -188,16 +194,41 @@ fn expect_operating(roots: &Roots) -> Result<(), String> {
     }
 }
 
-/// Loads a bitstream through the FPGA manager. Copies it to the firmware folder first, unless it is
-/// there. This needs attributes of AMD's kernels, which mainline Linux does not have.
+/// Sets the fabric's clock, if the device tree has the node [`CLOCK_NODE`]. An MMCM may lose its
+/// lock if its input changes, so this comes before the bitstream.
+fn set_clock(roots: &Roots, hertz: f64) -> Result<(), String> {
+    let path = roots
+        .sys
+        .join("devices/platform")
+        .join(CLOCK_NODE)
+        .join("set_rate");
+    if !path.exists() {
+        return Ok(()); // the boot loader sets it
+    }
+    fs::write(&path, format!("{}\n", hertz.round())).map_err(io(&path))?;
+    let set = number(&path)? as f64;
+    if set > 1.01 * hertz {
+        return Err(format!(
+            "{} is {set:.0} Hz after {hertz:.0} were written, too fast for the bitstream",
+            path.display()
+        ));
+    }
+    Ok(())
+}
+
+/// Sets the fabric's clock, then loads a bitstream through the FPGA manager. Copies it to the
+/// firmware folder first, unless it is there. This needs attributes of AMD's kernels, which
+/// mainline Linux does not have.
 ///
 /// # Errors
 /// [`Error::DeviceUnavailable`] if Linux does not load bitstreams, a file cannot be read or
 /// written, or the FPGA does not reach the state `operating`; [`Error::DeviceBusy`] if another
 /// engine or process uses the FPGA.
-pub fn load_bitstream(roots: &Roots, bitstream: &Path) -> Result<()> {
+pub fn load_bitstream(roots: &Roots, bitstream: &Path, hertz: f64) -> Result<()> {
     let _ownership = Ownership::take(FPGA_MANAGER, &lock_file(roots))?;
-    load(roots, bitstream).map_err(unavailable(FPGA_MANAGER))
+    set_clock(roots, hertz)
+        .and_then(|()| load(roots, bitstream))
+        .map_err(unavailable(FPGA_MANAGER))
 }
 
 /// Remedies if Linux cannot load bitstreams.
@@ -265,6 +296,8 @@ pub struct Survey {
     pub memory: Option<String>,
     /// Bytes of the u-dma-buf; `None` if unknown.
     pub memory_bytes: Option<u64>,
+    /// The reason why nothing shows whether the accelerator has its clocks.
+    pub no_clocks: Option<String>,
     /// Files that the driver opens for reading and writing.
     pub nodes: Vec<PathBuf>,
     /// Files that the driver writes.
@@ -303,6 +336,9 @@ impl Survey {
             }
             survey.memory = Some(name);
         }
+        let (no_clocks, export) = gpio::survey(&roots.sys);
+        survey.no_clocks = no_clocks;
+        survey.attributes.extend(export);
         if survey.not_loading.is_none() {
             let files = LOADING.map(|name| manager(roots).join(name));
             survey.loading = files.into_iter().chain([roots.firmware.clone()]).collect();
@@ -427,6 +463,7 @@ fn count_call() {
 #[derive(Debug)]
 pub struct Uio {
     name: String,
+    clocks: StatusLines,
     registers: MmapRaw,
     interrupt: Option<OwnedFd>,
     /// True if Linux may have masked the interrupt, as it does at each interrupt.
@@ -462,15 +499,22 @@ impl Uio {
     /// Opens an accelerator for exclusive use by one engine of this process.
     ///
     /// # Errors
-    /// [`Error::DeviceUnavailable`] if something is missing or the FPGA is not configured;
-    /// [`Error::DeviceBusy`] if another engine or process has the accelerator.
+    /// [`Error::DeviceUnavailable`] if something is missing, the FPGA is not configured or the
+    /// accelerator has no clock; [`Error::DeviceBusy`] if another engine or process has the
+    /// accelerator.
     pub fn open(roots: &Roots, registers: &Registers, memory: &Memory) -> Result<Self> {
         let name = match registers {
             Registers::Uio(name) => format!("uio:{name}"),
             Registers::DevMem(base) => format!("devmem:{base:#x}"),
         };
         let ownership = Ownership::take(&name, &lock_file(roots))?;
-        Self::named(&name, roots, registers, memory, ownership).map_err(unavailable(&name))
+        let mut uio =
+            Self::named(&name, roots, registers, memory, ownership).map_err(unavailable(&name))?;
+        uio.expect_clocks()?;
+        // The first access is a read of a register that responds even during a reset. A failed read
+        // ends this process; a failed write is reported late and stops an arm64 kernel.
+        uio.read(register::RESET)?;
+        Ok(uio)
     }
 
     fn named(
@@ -490,19 +534,16 @@ impl Uio {
             Registers::Uio(_) => Some(file.try_clone().map_err(io(&path))?.into()),
             Registers::DevMem(_) => None,
         };
-        let mut uio = Self {
+        Ok(Self {
             name: name.to_owned(),
+            clocks: StatusLines::open(&roots.sys)?,
             registers: map(&file, &path, offset, REGISTER_BYTES as usize)?,
             interrupt,
             masked: true,
             pool: Pool::open(roots, memory)?,
             memory: HostMemory::default(),
             _ownership: ownership,
-        };
-        // The first access is a read of a register that responds even during a reset. A failed read
-        // ends this process; a failed write is reported late and stops an arm64 kernel.
-        uio.read(register::RESET).map_err(|e| e.to_string())?;
-        Ok(uio)
+        })
     }
 
     fn fault(&self, problem: impl Display) -> Error {
@@ -583,6 +624,11 @@ fn barrier() {
 impl Transport for Uio {
     fn name(&self) -> String {
         self.name.clone()
+    }
+
+    fn clocks(&mut self) -> Result<Option<u32>> {
+        let word = self.clocks.read();
+        word.map(Some).map_err(|problem| self.fault(problem))
     }
 
     fn read(&mut self, register: u32) -> Result<u32> {

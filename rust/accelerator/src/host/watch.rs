@@ -53,6 +53,7 @@ macro_rules! calls {
 
 calls! {
     Connect "the connection to the device"
+    Clocks "the transport's call of `clocks`"
     Read "the transport's call of `read`"
     Write "the transport's call of `write`"
     Allocate "the transport's call of `allocate`"
@@ -310,6 +311,10 @@ impl<T: Transport> Watched<T> {
 impl<T: Transport> Transport for Watched<T> {
     fn name(&self) -> String {
         self.transport.name()
+    }
+
+    fn clocks(&mut self) -> Result<Option<u32>> {
+        self.call(Call::Clocks, Transport::clocks)
     }
 
     fn read(&mut self, register: u32) -> Result<u32> {

@@ -10,6 +10,7 @@ use crate::counts::UnitCounts;
 use crate::host::faulty::{AccessFault, Faulty};
 use crate::host::mock::{expected, forward_to_mock, program, Fault, Mock, Report};
 use crate::host::watch::CLOSE_LIMIT;
+use crate::isa::clocks::ClockStatus;
 use crate::isa::{counter_offset, Command, CountedUnit, Counter};
 
 const DEADLINES: Deadlines = Deadlines {
@@ -827,4 +828,101 @@ fn a_device_that_hangs_while_it_is_opened_is_given_up() {
         drop(release);
         assert!(ended.recv_timeout(CLOSE_LIMIT).is_err());
     }
+}
+
+/// A mock behind an MMCM. Where a board would hang, it notes a violation of the protocol.
+struct Clocked {
+    mock: Mock,
+    /// Looks at the clocks' status until the MMCM is locked; `u64::MAX`: it stays unlocked.
+    unlocked: Arc<AtomicU64>,
+}
+
+impl Clocked {
+    fn expect_clock(&self, register: u32) {
+        if self.unlocked.load(Ordering::Relaxed) > 0 {
+            let violation = format!("register {register:#x} is accessed without a clock");
+            self.mock.report.lock().unwrap().violations.push(violation);
+        }
+    }
+}
+
+impl Transport for Clocked {
+    forward_to_mock! { name allocate copy_in copy_out flush invalidate now sleep }
+
+    fn clocks(&mut self) -> Result<Option<u32>> {
+        let left = self.unlocked.load(Ordering::Relaxed);
+        if left != u64::MAX {
+            self.unlocked
+                .store(left.saturating_sub(1), Ordering::Relaxed);
+        }
+        let locked = left == 0;
+        Ok(Some(
+            ClockStatus {
+                locked,
+                ..ClockStatus::running(2)
+            }
+            .word(),
+        ))
+    }
+
+    fn read(&mut self, register: u32) -> Result<u32> {
+        self.expect_clock(register);
+        self.mock.read(register)
+    }
+
+    fn write(&mut self, register: u32, value: u32) -> Result<()> {
+        self.expect_clock(register);
+        self.mock.write(register, value)
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<bool> {
+        self.mock.wait(timeout)
+    }
+}
+
+#[test]
+fn no_register_is_accessed_while_the_mmcm_is_unlocked() {
+    let unlocked = Arc::new(AtomicU64::new(5));
+    let mock = Mock::new(program(2, 1), DEADLINES.segment, |segment| {
+        (segment == 0).then_some(Fault::Hang)
+    });
+    let report = Arc::clone(&mock.report);
+    let program = Arc::clone(&mock.program);
+    let transport = Clocked {
+        mock,
+        unlocked: Arc::clone(&unlocked),
+    };
+    // The watchdog relocks the MMCM while the driver waits.
+    let driver = Driver::open(Watched::of(transport), Arc::clone(&program), DEADLINES).unwrap();
+    let bench = Bench {
+        program,
+        queue: FrameQueue::of(driver),
+        report,
+        spoiled: Arc::default(),
+    };
+    let kind = |frame| bench.submit(frame).wait(&NEVER).unwrap_err().kind();
+    assert_eq!(kind(0), "DeviceTimeout");
+    // The clock changes before the reset for the next frame, and the MMCM does not lock.
+    unlocked.store(u64::MAX, Ordering::Relaxed);
+    assert_eq!(kind(1), "DeviceUnavailable");
+    assert_eq!(kind(2), "DeviceUnavailable");
+    unlocked.store(3, Ordering::Relaxed);
+    let logits = bench.submit(3).wait(&NEVER).unwrap();
+    assert_eq!(logits, expected(&bench.program, &bench.input(3)));
+    bench.finish("clocks");
+}
+
+#[test]
+fn a_device_whose_mmcm_stays_unlocked_is_not_opened() {
+    let mock = Mock::new(program(2, 1), DEADLINES.segment, |_| None);
+    let (report, program) = (Arc::clone(&mock.report), Arc::clone(&mock.program));
+    let transport = Clocked {
+        mock,
+        unlocked: Arc::new(AtomicU64::new(u64::MAX)),
+    };
+    let opened = Driver::open(Watched::of(transport), program, DEADLINES);
+    let error = opened.map(drop).unwrap_err();
+    assert_eq!(error.kind(), "DeviceUnavailable");
+    assert!(error.to_string().contains("not locked"), "{error}");
+    assert_eq!(report.lock().unwrap().violations, Vec::<String>::new());
 }

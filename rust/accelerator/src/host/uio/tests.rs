@@ -11,6 +11,7 @@ use super::*;
 use crate::host::driver::{Deadlines, Driver, FrameQueue};
 use crate::host::mock::{program, Mock};
 use crate::host::watch::Watched;
+use crate::isa::clocks::ClockStatus;
 
 thread_local! {
     /// System calls of this thread, counted by [`count_call`].
@@ -51,6 +52,12 @@ fn files(folder: &Path) -> Roots {
     fs::write(roots.dev.join("uio3"), vec![0; REGISTER_BYTES as usize]).unwrap();
     fs::write(roots.dev.join("udmabuf-quasar"), vec![0; MEMORY]).unwrap();
     fs::write(manager(&roots).join("state"), "operating\n").unwrap();
+    let chip = roots.sys.join("class/gpio/gpiochip300");
+    fs::create_dir_all(&chip).unwrap();
+    fs::write(chip.join("label"), "zynqmp_gpio\n").unwrap();
+    fs::write(chip.join("base"), "300\n").unwrap();
+    fs::write(roots.sys.join("class/gpio/export"), "").unwrap();
+    show_clocks(&roots, ClockStatus::running(2).word());
     for attribute in ["flags", "firmware"] {
         fs::write(manager(&roots).join(attribute), "").unwrap();
     }
@@ -64,6 +71,15 @@ fn files(folder: &Path) -> Roots {
         fs::write(attributes.join(attribute), "").unwrap();
     }
     roots
+}
+
+/// Lets the GPIO lines show a word.
+fn show_clocks(roots: &Roots, word: u32) {
+    for bit in 0..32 {
+        let line = roots.sys.join(format!("class/gpio/gpio{}", 378 + bit));
+        fs::create_dir_all(&line).unwrap();
+        fs::write(line.join("value"), format!("{}\n", word >> bit & 1)).unwrap();
+    }
 }
 
 /// Opens a UIO device with a socket for its interrupt; also returns the socket's other end.
@@ -103,7 +119,7 @@ fn one_engine_has_the_accelerator_whatever_the_way_to_it() {
             assert_eq!(second.kind(), "DeviceBusy", "{second}");
         }
         // No bitstream can be loaded while a driver uses the FPGA.
-        let loaded = load_bitstream(&roots, &bitstream).unwrap_err();
+        let loaded = load_bitstream(&roots, &bitstream, 150e6).unwrap_err();
         assert_eq!(loaded.kind(), "DeviceBusy", "{loaded}");
         drop(first);
         drop(uio(&roots));
@@ -281,7 +297,7 @@ fn a_bitstream_is_loaded_by_the_fpga_manager() {
     let roots = files(folder.path());
     let bitstream = folder.path().join("zcu102.bin");
     fs::write(&bitstream, b"bits").unwrap();
-    load_bitstream(&roots, &bitstream).unwrap();
+    load_bitstream(&roots, &bitstream, 150e6).unwrap();
     let manager = manager(&roots);
     assert_eq!(attribute(&manager.join("flags")).unwrap(), "0");
     assert_eq!(attribute(&manager.join("firmware")).unwrap(), "zcu102.bin");
@@ -290,8 +306,100 @@ fn a_bitstream_is_loaded_by_the_fpga_manager() {
         b"bits"
     );
     fs::write(manager.join("state"), "write init error\n").unwrap();
-    let error = load_bitstream(&roots, &bitstream).unwrap_err();
+    let error = load_bitstream(&roots, &bitstream, 150e6).unwrap_err();
     assert!(error.to_string().contains("write init error"), "{error}");
+}
+
+#[test]
+fn the_fabric_s_clock_is_set_before_the_bitstream_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let roots = files(folder.path());
+    let bitstream = folder.path().join("zcu102.bin");
+    fs::write(&bitstream, b"bits").unwrap();
+    let clock = roots.sys.join("devices/platform/quasar-clock");
+    fs::create_dir_all(&clock).unwrap();
+    fs::write(clock.join("set_rate"), "100000000\n").unwrap();
+    load_bitstream(&roots, &bitstream, 150e6).unwrap();
+    assert_eq!(number(&clock.join("set_rate")).unwrap(), 150_000_000);
+    assert_eq!(
+        attribute(&manager(&roots).join("firmware")).unwrap(),
+        "zcu102.bin"
+    );
+    // No bitstream is loaded where the clock cannot be set.
+    fs::write(manager(&roots).join("firmware"), "").unwrap();
+    fs::remove_file(clock.join("set_rate")).unwrap();
+    fs::create_dir(clock.join("set_rate")).unwrap();
+    let error = load_bitstream(&roots, &bitstream, 150e6).unwrap_err();
+    assert!(error.to_string().contains("set_rate"), "{error}");
+    assert_eq!(attribute(&manager(&roots).join("firmware")).unwrap(), "");
+}
+
+#[test]
+fn no_register_is_accessed_without_a_clock() {
+    let folder = tempfile::tempdir().unwrap();
+    let roots = files(folder.path());
+    // An access to a register of an empty file ends this process, as one that hangs ends a board.
+    fs::write(roots.dev.join("uio3"), "").unwrap();
+    let running = ClockStatus::running(2);
+    let unlocked = ClockStatus {
+        locked: false,
+        ..running
+    };
+    let slow = ClockStatus {
+        array: 4,
+        ..running
+    };
+    for (word, problem) in [
+        (unlocked.word(), "not locked"),
+        (
+            slow.word(),
+            "1 times the rate of the kernels' clock instead of 2",
+        ),
+        (0, "which no bitstream of this version shows"),
+    ] {
+        show_clocks(&roots, word);
+        let registers = Registers::find(&roots).unwrap();
+        let memory = Memory::find(&roots).unwrap();
+        let error = Uio::open(&roots, &registers, &memory).unwrap_err();
+        assert_eq!(error.kind(), "DeviceUnavailable");
+        assert!(error.to_string().contains(problem), "{error}");
+    }
+}
+
+#[test]
+fn a_clock_that_is_lost_is_noticed_before_the_next_reset() {
+    let folder = tempfile::tempdir().unwrap();
+    let roots = files(folder.path());
+    let mut uio = uio(&roots);
+    show_clocks(
+        &roots,
+        ClockStatus {
+            locked: false,
+            ..ClockStatus::running(2)
+        }
+        .word(),
+    );
+    fs::write(roots.dev.join("uio3"), "").unwrap();
+    assert_eq!(uio.reset().unwrap_err().kind(), "DeviceUnavailable");
+}
+
+#[test]
+fn a_kernel_without_the_gpio_controller_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let roots = files(folder.path());
+    assert_eq!(Survey::new(&roots).no_clocks, None);
+    // A line that is not there yet is asked for.
+    let class = roots.sys.join("class/gpio");
+    fs::remove_dir_all(class.join("gpio380")).unwrap();
+    assert!(Survey::new(&roots)
+        .attributes
+        .contains(&class.join("export")));
+    let problem = StatusLines::open(&roots.sys).unwrap_err();
+    assert!(problem.contains("gpio380/value"), "{problem}");
+    assert_eq!(attribute(&class.join("export")).unwrap(), "380");
+    fs::write(class.join("gpiochip300/label"), "pca9555\n").unwrap();
+    let found = Survey::new(&roots).no_clocks.unwrap();
+    assert!(found.contains("CONFIG_GPIO_SYSFS"), "{found}");
 }
 
 #[test]
@@ -303,14 +411,14 @@ fn a_kernel_that_loads_no_bitstreams_is_named_with_the_other_ways() {
     for attribute in ["flags", "firmware"] {
         fs::remove_file(manager(&roots).join(attribute)).unwrap();
     }
-    let error = load_bitstream(&roots, &bitstream).unwrap_err();
+    let error = load_bitstream(&roots, &bitstream, 150e6).unwrap_err();
     assert_eq!(error.kind(), "DeviceUnavailable");
     for part in ["mainline Linux", "AMD's kernel", "boot loader", "NAME.json"] {
         assert!(error.to_string().contains(part), "{error}");
     }
     assert_eq!(entries(&roots.firmware), [""; 0]);
     fs::remove_dir_all(manager(&roots)).unwrap();
-    let error = load_bitstream(&roots, &bitstream).unwrap_err();
+    let error = load_bitstream(&roots, &bitstream, 150e6).unwrap_err();
     assert!(error.to_string().contains("no FPGA manager"), "{error}");
     // Opening works without a manager: a boot loader may have loaded the bitstream.
     uio(&roots);
