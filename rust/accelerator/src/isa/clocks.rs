@@ -16,7 +16,8 @@ pub struct ClockStatus {
     pub ratio: u32,
     /// The MMCM is locked, or there is none.
     pub locked: bool,
-    /// Measured rate of the array's clock, in quarters of the processing system's clock, at most 15.
+    /// Measured rate of the array's clock, in quarters of the processing system's clock, at most
+    /// 15.
     pub array: u32,
     /// Measured rate of the kernels' clock, likewise.
     pub kernels: u32,

@@ -84,8 +84,8 @@ impl StatusLines {
     }
 }
 
-/// What Linux shows of the lines, without an access to them: why they cannot be read, and the file
-/// that must be writable before they can be.
+/// Returns why the lines cannot be read, and the file that must be writable before they can be.
+/// Accesses no line.
 pub(super) fn survey(sys: &Path) -> (Option<String>, Option<PathBuf>) {
     match first_line(sys) {
         Err(problem) => (Some(problem), None),
