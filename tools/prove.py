@@ -35,13 +35,14 @@ class Proof(NamedTuple):
 
 
 PROOFS = [
-    *(Proof("queue", ("queue.sv",), {"DEPTH": depth}) for depth in (2, 4)),
+    *(Proof("queue", ("registers.sv", "queue.sv"), {"DEPTH": depth}) for depth in (2, 4)),
+    Proof("queue", ("registers.sv", "queue.sv"), {"DEPTH": 2, "PART": 1}),
     *(
         Proof("delay", ("registers.sv", "delay.sv"), {"CYCLES": cycles, "RESET": reset})
         for cycles in (1, 2, 5)
         for reset in (0, 1)
     ),
-    *(Proof("bank", ("operand_bank.v",), {"R": r, "ULTRA": ultra}) for r in (1, 2) for ultra in (0, 1)),
+    *(Proof("bank", ("registers.sv", "operand_bank.v"), {"R": r, "ULTRA": ultra}) for r in (1, 2) for ultra in (0, 1)),
     Proof("watchdog", ("clock_watchdog.v",), {"HOLD": 3, "WAIT_BITS": 3}),
     *(
         Proof("weights", ("weights.sv",), {"R": r, "P": pairs, "C": cascade, "BEAT": beat})

@@ -4,7 +4,8 @@
 `default_nettype none
 
 module queue_proof #(
-    parameter int DEPTH = 4
+    parameter int DEPTH = 4,
+    parameter int PART = 2
 ) (
     input wire logic       clk,
     input wire logic       write,
@@ -24,7 +25,7 @@ module queue_proof #(
         if (reset) used <= '0;
         else used <= used + ($clog2(DEPTH) + 1)'(writes) - ($clog2(DEPTH) + 1)'(valid && ready);
 
-    queue #(.BITS(2), .DEPTH(DEPTH)) dut (
+    queue #(.BITS(2), .DEPTH(DEPTH), .PART(PART)) dut (
         .clk, .reset, .write(writes), .in, .valid, .ready, .out
     );
 

@@ -171,7 +171,9 @@ module array #(
         .weights_enable, .weights_address
     );
 
-    weights #(.P(P), .C(C), .BEAT(BEAT), .WORDS(WORDS), .ROW_BITS(ROW_BITS)) weights (
+    weights #(
+        .P(P), .C(C), .BEAT(BEAT), .WORDS(WORDS), .ROW_BITS(ROW_BITS), .PRIMITIVES(PRIMITIVES)
+    ) weights (
         .clk, .clk_array, .reset(reset_slow), .demands_valid, .demands_ready, .demands,
         .beats_valid(weights_valid), .beats_ready(weights_ready), .beats(weights_beat), .filled,
         .freed, .enable(weights_enable), .address(weights_address), .word(weights_word)

@@ -133,7 +133,7 @@ module array_top #(
     for (genvar i = 0; i < G*C; i++) begin : gen_input_i
         operand_memory #(
             .WIDTH(L*8), .WORDS(INPUT_WORDS), .ADDRESS_BITS(ADDRESS_BITS), .ENABLES(1),
-            .RAM(INPUT_RAM)
+            .RAM(INPUT_RAM), .PRIMITIVES(PRIMITIVES)
         ) bank (
             .clk, .clk_array,
             .write_enable(input_write[i]),
@@ -147,7 +147,7 @@ module array_top #(
     for (genvar i = 0; i < G*C; i++) begin : gen_query_i
         operand_memory #(
             .WIDTH(L*8), .WORDS(QUERY_WORDS), .ADDRESS_BITS(ADDRESS_BITS), .ENABLES(1),
-            .RAM(QUERY_RAM)
+            .RAM(QUERY_RAM), .PRIMITIVES(PRIMITIVES)
         ) bank (
             .clk, .clk_array,
             .write_enable(query_write[i]),
@@ -161,7 +161,7 @@ module array_top #(
     for (genvar i = 0; i < G*C; i++) begin : gen_hidden_i
         operand_memory #(
             .WIDTH(L*8), .WORDS(HIDDEN_WORDS), .ADDRESS_BITS(ADDRESS_BITS), .ENABLES(1),
-            .RAM(HIDDEN_RAM)
+            .RAM(HIDDEN_RAM), .PRIMITIVES(PRIMITIVES)
         ) bank (
             .clk, .clk_array,
             .write_enable(hidden_write[i]),
@@ -175,7 +175,7 @@ module array_top #(
     for (genvar i = 0; i < FRAMES*GN*C; i++) begin : gen_normed_i
         operand_memory #(
             .WIDTH(M*8), .WORDS(NORM_WORDS), .ADDRESS_BITS(ADDRESS_BITS), .ENABLES(1),
-            .RAM(NORM_RAM)
+            .RAM(NORM_RAM), .PRIMITIVES(PRIMITIVES)
         ) bank (
             .clk, .clk_array,
             .write_enable(normed_write[i]),
@@ -189,7 +189,7 @@ module array_top #(
     for (genvar i = 0; i < 2*GE*C; i++) begin : gen_probability_i
         operand_memory #(
             .WIDTH(E*8), .WORDS(SCORE_WORDS), .ADDRESS_BITS(ADDRESS_BITS), .ENABLES(1),
-            .RAM(SCORE_RAM)
+            .RAM(SCORE_RAM), .PRIMITIVES(PRIMITIVES)
         ) bank (
             .clk, .clk_array,
             .write_enable(probability_write[i]),
@@ -203,7 +203,7 @@ module array_top #(
     for (genvar i = 0; i < KEY_BANKS; i++) begin : gen_key_i
         operand_memory #(
             .WIDTH(C*8), .WORDS(KEY_WORDS), .ADDRESS_BITS(ROW_BITS), .ENABLES(C),
-            .RAM(KEY_RAM)
+            .RAM(KEY_RAM), .PRIMITIVES(PRIMITIVES)
         ) bank (
             .clk, .clk_array,
             .write_enable({C{key_write[i]}} & key_write_d[i*C*9+C*8+:C]),
@@ -217,7 +217,7 @@ module array_top #(
     for (genvar i = 0; i < VALUE_BANKS; i++) begin : gen_value_i
         operand_memory #(
             .WIDTH(C*8), .WORDS(VALUE_WORDS), .ADDRESS_BITS(ROW_BITS), .ENABLES(C),
-            .RAM(VALUE_RAM)
+            .RAM(VALUE_RAM), .PRIMITIVES(PRIMITIVES)
         ) bank (
             .clk, .clk_array,
             .write_enable({C{value_write[i]}} & value_write_d[i*C*9+C*8+:C]),
@@ -237,7 +237,8 @@ module operand_memory #(
     parameter int WORDS = 64,
     parameter int ADDRESS_BITS = 6, // at least those of WORDS
     parameter int ENABLES = 1,      // parts of a word
-    parameter int RAM = 1           // 0 LUT RAM, 1 block RAM, 2 UltraRAM
+    parameter int RAM = 1,          // 0 LUT RAM, 1 block RAM, 2 UltraRAM
+    parameter bit PRIMITIVES = 0    // instantiate the flip-flops of copies
 ) (
     input  wire logic                    clk,
     input  wire logic [ENABLES-1:0]      write_enable,
@@ -258,21 +259,23 @@ module operand_memory #(
     if (RAM == 0) begin : gen_distributed
         operand_bank #(
             .WIDTH(WIDTH), .WORDS(WORDS), .ADDRESS_BITS(BITS), .ENABLES(ENABLES),
-            .STYLE("distributed")
+            .STYLE("distributed"), .PRIMITIVES(PRIMITIVES)
         ) bank (
             .clk, .write_enable, .write_address(write_address[BITS-1:0]), .write_d, .clk_array,
             .enable, .address(address[BITS-1:0]), .word
         );
     end else if (RAM == 2) begin : gen_ultra
         operand_bank #(
-            .WIDTH(WIDTH), .WORDS(WORDS), .ADDRESS_BITS(BITS), .ENABLES(ENABLES), .STYLE("ultra")
+            .WIDTH(WIDTH), .WORDS(WORDS), .ADDRESS_BITS(BITS), .ENABLES(ENABLES),
+            .STYLE("ultra"), .PRIMITIVES(PRIMITIVES)
         ) bank (
             .clk, .write_enable, .write_address(write_address[BITS-1:0]), .write_d, .clk_array,
             .enable, .address(address[BITS-1:0]), .word
         );
     end else begin : gen_block
         operand_bank #(
-            .WIDTH(WIDTH), .WORDS(WORDS), .ADDRESS_BITS(BITS), .ENABLES(ENABLES), .STYLE("block")
+            .WIDTH(WIDTH), .WORDS(WORDS), .ADDRESS_BITS(BITS), .ENABLES(ENABLES),
+            .STYLE("block"), .PRIMITIVES(PRIMITIVES)
         ) bank (
             .clk, .write_enable, .write_address(write_address[BITS-1:0]), .write_d, .clk_array,
             .enable, .address(address[BITS-1:0]), .word

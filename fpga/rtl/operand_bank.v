@@ -1,7 +1,8 @@
 // A bank of a memory that a kernel writes and the array reads. The write port is an ap_memory port
 // of Vitis HLS with an enable for each part of a word. `word` follows its address by two cycles of
 // `clk_array` (the RAM and its output register); if `enable` was 0, `word` is 0. Credits between
-// the kernels exclude a read of a word that is being written.
+// the kernels exclude a read of a word that is being written. Each 72 bits of `word`, the output of
+// one block RAM, have a register of their own that zeroes them.
 //
 // UltraRAM has one clock, `clk_array`. Its write is registered and happens a slow cycle later; the
 // RAM repeats it in each fast cycle of that slow cycle, with the same word.
@@ -13,7 +14,8 @@ module operand_bank #(
     parameter WORDS = 64,
     parameter ADDRESS_BITS = 6,  // 1 << ADDRESS_BITS is at least WORDS
     parameter ENABLES = 1,       // parts of a word
-    parameter STYLE = "block"    // distributed, block or ultra
+    parameter STYLE = "block",   // distributed, block or ultra
+    parameter PRIMITIVES = 0     // instantiate the flip-flops of copies
 ) (
     input  wire                    clk,
     input  wire [ENABLES-1:0]      write_enable,
@@ -26,19 +28,25 @@ module operand_bank #(
 );
 
     localparam PART = WIDTH / ENABLES;
+    localparam PORT = 72;
+    localparam PORTS = (WIDTH + PORT - 1) / PORT;
 
     (* ram_style = STYLE *) reg [WIDTH-1:0] words[0:WORDS-1];
     reg [WIDTH-1:0]        latch;
-    reg                    idle;
+    wire [PORTS-1:0]       idle;
 
-    always @(posedge clk_array) begin
-        if (enable) latch <= words[address];
-        idle <= !enable;
-        word <= idle ? {WIDTH{1'b0}} : latch;
-    end
+    registers #(.BITS(PORTS), .PRIMITIVES(PRIMITIVES)) idle_copies (
+        .clk(clk_array), .d({PORTS{!enable}}), .q(idle)
+    );
+    always @(posedge clk_array) if (enable) latch <= words[address];
 
     genvar i;
     generate
+        for (i = 0; i < PORTS; i = i + 1) begin : gen_ports
+            localparam BITS = i + 1 < PORTS ? PORT : WIDTH - i * PORT;
+            always @(posedge clk_array)
+                word[i*PORT +: BITS] <= idle[i] ? {BITS{1'b0}} : latch[i*PORT +: BITS];
+        end
         if (STYLE == "ultra") begin : gen_ultra
             reg [ENABLES-1:0]      enable_in;
             reg [ADDRESS_BITS-1:0] address_in;

@@ -205,11 +205,11 @@ module unpack_lanes #(
         sum_write <= !reset && valid[4] && leaves[4];
     end
 
-    queue #(.BITS(L * SUM_BITS), .DEPTH(OUTPUTS)) sums_queue (
+    queue #(.BITS(L * SUM_BITS), .DEPTH(OUTPUTS), .PRIMITIVES(PRIMITIVES)) sums_queue (
         .clk, .reset, .write(sum_write), .in(total),
         .valid(sums_valid), .ready(sums_ready), .out(sums)
     );
-    queue #(.BITS(T * SCORE_BITS), .DEPTH(OUTPUTS)) scores_queue (
+    queue #(.BITS(T * SCORE_BITS), .DEPTH(OUTPUTS), .PRIMITIVES(PRIMITIVES)) scores_queue (
         .clk, .reset, .write(score_write), .in(score),
         .valid(scores_valid), .ready(scores_ready), .out(scores)
     );

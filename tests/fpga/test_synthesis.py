@@ -6,14 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
-from rtl import RTL, tool, yosys
+from rtl import RTL, run, tool, yosys
 
 import array_netlist
 from array_netlist import SIZES, Size
 
-#: LUT levels between two registers, and cells that a register drives, in the array's domain. The most have the
-#: registers that zero the words of a bank which several block RAMs hold one after the other: 8 bits for each lane.
+#: LUT levels between two registers, and cells that a register drives, in the array's domain. The
+#: record of full sizes is older than the copies of the registers that zero the words of a bank.
 LEVELS, FAN_OUT = 4, 144
+
+#: The same in modules whose control reaches hundreds of bits: cells that a net drives, pins that the register behind a
+#: RAM's word drives.
+WIDE_LEVELS, WIDE_FAN_OUT, RAM_FAN_OUT = 4, 260, 72
 
 #: LUT levels of a path from one clock to the other, which has a period of the array.
 CROSSING_LEVELS = 1
@@ -56,7 +60,9 @@ def memories(
     shape = f"-set WIDTH {bits} -set WORDS {words} -set ADDRESS_BITS {(words - 1).bit_length()}"
     shape += f" -set ENABLES {enables}" if enables else ""
     options = ["-uram"] if style == "ultra" else []
-    cells = yosys([RTL / source], top, family, folder, f'{shape} -set STYLE "{style}"', *options)
+    cells = yosys(
+        [RTL / "registers.sv", RTL / source], top, family, folder, f'{shape} -set STYLE "{style}"', *options
+    )
     return {name: count for name, count in cells.items() if name.startswith(("RAM", "URAM"))}
 
 
@@ -77,6 +83,32 @@ def test_an_array_has_its_slices_and_short_paths(size: Size, slices: int, tmp_pa
         path = found["paths"][crossing]
         assert path["ends"] > 0
         assert path["levels"] <= CROSSING_LEVELS, path
+
+
+@pytest.mark.parametrize(
+    ("top", "settings"),
+    [
+        # Of the largest arrays: 36 bytes of beats of 64, the scores of 66 tokens, codes of 50 lanes.
+        ("weights", dict(P=9, C=4, BEAT=64, WORDS=192, ROW_BITS=9)),
+        ("weights", dict(P=6, C=4, BEAT=32, WORDS=192, ROW_BITS=9)),
+        ("queue", dict(BITS=1584, DEPTH=16)),
+        ("operand_bank", dict(WIDTH=400, WORDS=768, ADDRESS_BITS=10)),
+    ],
+)
+def test_the_control_of_wide_modules_has_copies(top: str, settings: dict[str, int], tmp_path: Path) -> None:
+    netlist = tmp_path / "module.blif"
+    (source,) = RTL.glob(f"{top}.*v")
+    parameters = " ".join(f"-set {name} {value}" for name, value in (settings | {"PRIMITIVES": 1}).items())
+    script = (
+        f"read_verilog -sv {RTL / 'registers.sv'} {source}; chparam {parameters} {top}; "
+        f"synth_xilinx -family xcup -top {top} -flatten -noiopad -noclkbuf; write_blif {netlist}"
+    )
+    run(tool("yosys"), "-q", "-p", script)
+    found = array_netlist.analyse(array_netlist.read(netlist))
+    assert max(fan_out["cells"] for fan_out in found["fan_out"].values()) <= WIDE_FAN_OUT, found["fan_out"]
+    if "array" in found["fan_out"]:
+        assert found["fan_out"]["array"]["pins"] <= RAM_FAN_OUT
+    assert max(path["levels"] for path in found["paths"].values()) <= WIDE_LEVELS, found["paths"]
 
 
 @pytest.mark.parametrize("name", SIZES)
