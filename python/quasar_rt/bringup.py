@@ -725,7 +725,7 @@ def _speed(board: _Board) -> str:
 STEPS = (
     Step(
         "clocks",
-        "the lock and the rates of the clocks, at the processing system's GPIO; no register is accessed",
+        "the lock and the rates of the clocks, at the processing system's GPIO, before the first access to a register",
         (),
         _clocks,
         (),
