@@ -145,7 +145,7 @@ def export_timm(
         parts = tuned(
             calibrated.net,
             parts,
-            prepared.batches,
+            calibrated.images(),
             steps=tune,
             progress=lambda one: step(f"tune {one.block}"),
         )
