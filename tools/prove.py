@@ -42,7 +42,11 @@ PROOFS = [
         for cycles in (1, 2, 5)
         for reset in (0, 1)
     ),
-    *(Proof("bank", ("registers.sv", "operand_bank.v"), {"R": r, "ULTRA": ultra}) for r in (1, 2) for ultra in (0, 1)),
+    *(
+        Proof("bank", ("registers.sv", "operand_bank.v"), {"R": r, "ULTRA": ultra})
+        for r in (1, 2)
+        for ultra in (0, 1)
+    ),
     Proof("watchdog", ("clock_watchdog.v",), {"HOLD": 3, "WAIT_BITS": 3}),
     *(
         Proof("weights", ("weights.sv",), {"R": r, "P": pairs, "C": cascade, "BEAT": beat})

@@ -553,7 +553,9 @@ def test_margins_make_the_model_that_of_the_reports(tmp_path: Path) -> None:
     assert compare(tmp_path, "--hardware", str(mine)).exit_code == 0
     path.write_text(replaced(f"<LUT>{amounts['lut'] * 6 // 5}<", "<LUT>40000<")(path.read_text()))
     result = compare(tmp_path, "--margins", str(mine))
-    assert re.search(r"wrote \[margins\] into .*usable part of board .pynq-z2.* LUTs", result.output), result.output
+    assert re.search(r"wrote \[margins\] into .*usable part of board .pynq-z2.* LUTs", result.output), (
+        result.output
+    )
     # Vivado's figures come first.
     (tmp_path / "timing.rpt").write_text(timing())
     (tmp_path / "utilization.rpt").write_text(utilization(build_report.modelled(Hardware.load(TINY))))

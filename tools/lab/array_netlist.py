@@ -221,7 +221,7 @@ class Domains:
             write = pin.startswith(("D", "WE")) or self.is_write_address(kind, pin)
             clock = pins.get("WCLK") if write else None
         elif BLOCK_RAM.match(kind):
-            clock = pins.get(self.block_clock(kind, pin))
+            clock = pins.get(self.block_clock(cell, pin))
         elif kind.startswith("DSP"):
             clock = pins.get("CLK")
         else:
@@ -238,10 +238,13 @@ class Domains:
         return pin.startswith("A")
 
     @staticmethod
-    def block_clock(kind: str, pin: str) -> str:
+    def block_clock(cell: Cell, pin: str) -> str:
         """Returns the clock pin of a block RAM's pin."""
-        if kind.startswith("URAM"):
+        if cell.kind.startswith("URAM"):
             return "CLK"
+        # If port B alone writes, port A reads: then a word's data may be on both ports' pins.
+        if pin.startswith("D") and any(name.startswith("WEB") for name in cell.pins):
+            return "CLKARDCLK" if is_output(cell.kind, pin) else "CLKBWRCLK"
         first = re.search(
             r"(ARDADDR|ARDEN|ADOUT|ADIN|PADIN|CLKARD|REGCEA|RSTRAMA|RSTREGA|WEA|ENARD|DOUTA|DOUTPA|DOADO|DOPADOP)",
             pin,
