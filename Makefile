@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(CURDIR)/$(VENV)/bin
+BIN := $(abspath $(VENV))/bin
 STAMPS := $(VENV)/stamps
 # uv installs torch many times faster than pip does; the venv gets its own where the machine has none. `make UV= ...` insists on pip.
 UV = $(shell PATH="$(BIN):$$PATH" uv --version >/dev/null 2>&1 && echo uv)
@@ -33,7 +33,7 @@ ZOO_ARGS ?=
 PYTEST := python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
 
 export PATH := $(BIN):$(PATH)
-export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+export VIRTUAL_ENV := $(abspath $(VENV))
 export PYO3_PYTHON := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # No test, tool or documentation build loads anything from a model hub.

@@ -382,7 +382,7 @@ def main(
         raise click.ClickException(str(error)) from None
     if only_package is None:
         work = (out or target.folder).resolve()
-        old = only_synthesis and with_vitis_hls()
+        old = only_synthesis and not only_prepare and with_vitis_hls()
         if not only_prepare and not only_synthesis:
             check_tools()
         prepare(target, work)

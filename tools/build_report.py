@@ -626,7 +626,9 @@ def write_margins(path: Path, rows: list[Row], hardware: Hardware) -> None:
     """Replaces a configuration's margins by those of the reported kernels, and keeps everything else of the file."""
     try:
         check_configuration(path, Hardware.load(path, hardware.board), hardware)
-        text = re.sub(r"\n*^\[margins(\.\w+)?\][^\[]*", "", path.read_text(), flags=re.MULTILINE).rstrip()
+        text = re.sub(
+            r"^\[margins(\.\w+)?\].*?(?=^\[|\Z)", "", path.read_text(), flags=re.MULTILINE | re.DOTALL
+        ).rstrip()
         counted = {name: {"lut": 0, "ff": 0} for name in KERNELS}
         without = Hardware.from_toml(f"{text}\n\n{margins_toml(counted)}", hardware.board)
         logic = {part.name: part for part in without.parts}

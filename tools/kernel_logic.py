@@ -85,7 +85,7 @@ COMPARISONS = (
     Comparison("ROOT", "norm", ("norm.root", "norm.root#2", "norm.invert"), norm_of(3), norm_of(4), each="norm"),
     Comparison("EXPONENTIAL", "softmax", ("softmax.exponential",), dict(TOKENS=6, LANES=3, EXP_LANES=3),
                dict(TOKENS=8, LANES=4, EXP_LANES=4), formula=40, each="exponential"),
-    Comparison("QUOTIENT", "softmax", ("softmax.divide#2",), dict(EXP_LANES=1), formula=40),
+    Comparison("QUOTIENT", "softmax", ("softmax.divide#2",), dict(EXP_LANES=1)),
     Comparison("FLOOR_DIVIDE", "norm", ("norm.mean",)),
     Comparison("SERIAL_DIVIDE", "norm", ("norm.divide",), slow=False),
     # Each of these has the control of a process, too.

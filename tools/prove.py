@@ -5,7 +5,7 @@
     python tools/prove.py queue      # those of this name
 
 A proof is a module of fpga/formal around one of fpga/rtl. It holds for every input and any number of cycles, for the
-parameters of PROOFS; ABC checks the invariant that it finds.
+parameters of PROOFS; ABC checks the invariant that it finds. One with a bound holds for that many cycles of the array.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class Proof(NamedTuple):
     module: str
     sources: tuple[str, ...]
     parameters: dict[str, int]
+    #: Steps that are checked where no proof without a bound is found; None for any number.
+    bound: int | None = None
 
     @property
     def name(self) -> str:
@@ -49,7 +51,7 @@ PROOFS = [
     ),
     Proof("watchdog", ("clock_watchdog.v",), {"HOLD": 3, "WAIT_BITS": 3}),
     *(
-        Proof("weights", ("weights.sv",), {"R": r, "P": pairs, "C": cascade, "BEAT": beat})
+        Proof("weights", ("registers.sv", "weights.sv"), {"R": r, "P": pairs, "C": cascade, "BEAT": beat})
         for r in (1, 2)
         for pairs, cascade, beat in ((1, 2, 4), (3, 1, 2))
     ),
@@ -61,6 +63,16 @@ PROOFS = [
         )
         for r in (1, 2)
         for tokens, pairs, lanes in ((1, 1, 1), (2, 2, 1))
+    ),
+    *(
+        Proof(
+            "issue",
+            ("pass_types.sv", "registers.sv", "delay.sv", "issue.sv"),
+            {"R": r, "P": pairs},
+            bound=12 + 12 * r,
+        )
+        for r in (1, 2)
+        for pairs in (1, 2)
     ),
 ]
 
@@ -106,7 +118,8 @@ def prove(proof: Proof, rtl: Path = FPGA / "rtl", limit: float = 1200) -> str | 
         (Path(folder) / "proof.ys").write_text(text, encoding="utf-8")
         call("yosys", "-q", "proof.ys", folder=folder, limit=limit)
         names = [line.rsplit("/", 1)[1] for line in (Path(folder) / "names.txt").read_text().splitlines()]
-        said = call("yosys-abc", "-c", "read_aiger design.aig; fold; strash; print_stats; scorr; pdr",
+        check = "pdr" if proof.bound is None else f"bmc3 -F {proof.bound}"
+        said = call("yosys-abc", "-c", f"read_aiger design.aig; fold; strash; print_stats; scorr; {check}",
                     folder=folder, limit=limit)  # fmt: skip
     # An empty network would prove anything.
     latches = re.search(r"lat = +(\d+)", said)
@@ -114,7 +127,9 @@ def prove(proof: Proof, rtl: Path = FPGA / "rtl", limit: float = 1200) -> str | 
         raise RuntimeError(f"{proof.name}: Yosys left no assertion or no register:\n{said}")
     if failed := re.search(r"Output (\d+) of miter .* was asserted in frame (\d+)", said):
         return f"{names[int(failed[1])]} fails in step {failed[2]}"
-    if "Property proved" not in said:
+    if (
+        "Property proved" if proof.bound is None else f"No output asserted in {proof.bound} frames"
+    ) not in said:
         raise RuntimeError(f"{proof.name}: ABC has no verdict:\n{said[-1000:]}")
     return None
 
@@ -137,7 +152,8 @@ def main() -> None:
         begun = time.monotonic()
         failure = prove(proof)
         failures += failure is not None
-        print(f"{proof.name}: {failure or 'proved'} ({time.monotonic() - begun:.1f} s)", flush=True)
+        proved = "proved" if proof.bound is None else f"holds for {proof.bound} cycles"
+        print(f"{proof.name}: {failure or proved} ({time.monotonic() - begun:.1f} s)", flush=True)
     sys.exit(failures > 0)
 
 

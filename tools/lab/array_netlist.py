@@ -243,7 +243,8 @@ class Domains:
         if cell.kind.startswith("URAM"):
             return "CLK"
         # If port B alone writes, port A reads: then a word's data may be on both ports' pins.
-        if pin.startswith("D") and any(name.startswith("WEB") for name in cell.pins):
+        writes = {name[:3] for name in cell.pins if name.startswith("WE")}
+        if pin.startswith("D") and writes == {"WEB"}:
             return "CLKARDCLK" if is_output(cell.kind, pin) else "CLKBWRCLK"
         first = re.search(
             r"(ARDADDR|ARDEN|ADOUT|ADIN|PADIN|CLKARD|REGCEA|RSTRAMA|RSTREGA|WEA|ENARD|DOUTA|DOUTPA|DOADO|DOPADOP)",

@@ -60,8 +60,11 @@ SHIPPED = {
 
 
 def shipped(board: str) -> Hardware:
-    """Reads a shipped configuration."""
-    return Hardware.load(ROOT / f"fpga/configs/{board}.toml")
+    """Reads a shipped configuration, which must have the general margin."""
+    hardware = Hardware.load(ROOT / f"fpga/configs/{board}.toml")
+    if hardware.settings.get("margins"):
+        raise ValueError(f"fpga/configs/{board}.toml has margins of its own: the tables have the general one")
+    return hardware
 
 
 def chosen(network: Workload, board: str) -> Hardware | None:

@@ -37,14 +37,6 @@ class Calibrated:
     rotated: str
     """A record of what was rotated before."""
 
-    def images(self) -> list[Tensor]:
-        """Returns the batches on which matrices are quantized and blocks tuned.
-
-        Features of all kinds of pictures are more than the calibration images show. So a network without classes gets
-        `varied` images, too.
-        """
-        return self.batches if len(self.net.head.weight) else [*self.batches, *varied(self.batches)]
-
     def quantize(
         self,
         widths: Widths,
@@ -54,12 +46,14 @@ class Calibrated:
     ) -> Quantized:
         """Quantizes all matrices, as `quantize_layers` does. The same widths give the same bits.
 
-        `vary` is False to use the calibration images alone.
+        Features of all kinds of pictures are more than the calibration images show. So a network without classes is
+        quantized on `varied` images, too, unless `vary` is False.
         """
+        varies = vary and method == "gptq" and not len(self.net.head.weight)
         with Team() as team:
             return quantize_layers(
                 self.net,
-                self.images() if vary and method == "gptq" else self.batches,
+                [*self.batches, *varied(self.batches)] if varies else self.batches,
                 self.ranges,
                 self.statistics,
                 std=self.std,

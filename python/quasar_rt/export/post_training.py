@@ -84,7 +84,7 @@ def export_timm(
         tokens: ``"patch"`` for a subnet that also gives the logits and the embedding of each patch, from its token
             after the final LayerNorm. A model without a classifier gives embeddings. If the model normalises the mean
             of its patches (``fc_norm``), the subnet normalises each patch, and its image's result is their mean.
-        tune: steps of tuning of each block on the calibration images (`quasar_rt.export.tuning`), 0 for none.
+        tune: steps of tuning of each block (`quasar_rt.export.tuning`), 0 for none.
         batch_size: calibration images at a time.
         report: gets the error of each matrix before and after.
         progress: gets, after each stage, its name, the number of stages done and their total.
@@ -145,7 +145,7 @@ def export_timm(
         parts = tuned(
             calibrated.net,
             parts,
-            calibrated.images(),
+            prepared.batches,
             steps=tune,
             progress=lambda one: step(f"tune {one.block}"),
         )

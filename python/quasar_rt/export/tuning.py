@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ..train import checkpoint as files
 from .float_vit import ViT, embedded, forward_block
+from .inputs import varied
 from .layerwise import Quantized
 from .student import Knob, Student, StudentBlock
 from .team import Team
@@ -74,8 +75,9 @@ def tune(
         net: the float network that `parts` were made from, balanced as then. It is not changed.
         parts: the result of `quantize_layers`.
         batches: normalised images [images, channels, height, width] without labels; their mirror images are used as
-            well. The residual streams of all of them are in memory, for both networks. One image in eight is held out:
-            a block that comes no closer on these stays as it was.
+            well and, for a network without classes, as many `varied` images. The residual streams of all of them are in
+            memory, for both networks. One image in eight is held out and makes no varied ones: a block that comes no
+            closer on these stays as it was.
         steps: of each block, `BATCH` images each.
         seed: of the order of images.
         checkpoint: a file that is written after each block. If it exists, the run continues after its last block.
@@ -133,6 +135,8 @@ class _Run:
         held = torch.arange(len(images)) % HELD_OUT == HELD_OUT - 1
         held[-1] |= not held.any()
         first, last = images[~held], images[held][:MOST_HELD_OUT]
+        if not len(net.head.weight):
+            first = torch.cat([first, *varied([first])])
         self.count = 2 * len(first)
         images = torch.cat([first, first.flip(-1), last])
         self.found = self.each(self.student.embedded, images)

@@ -241,7 +241,7 @@ class _Job:
                 parts = tuned(
                     calibrated.net,
                     parts,
-                    calibrated.images(),
+                    prepared.batches,
                     steps=self._tune,
                     checkpoint=path.with_suffix(".tuning.pt"),
                     progress=lambda report: self._step(f"{rate:.0f} frames/s: tune {report.block}"),

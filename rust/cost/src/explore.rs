@@ -31,7 +31,7 @@ const LATENCY_TOLERANCE: f64 = 0.05;
 const LATENCY_GAIN: f64 = 0.01;
 /// Configurations that [`explore_by`] compares.
 const FINALISTS: usize = 6;
-/// Share by which the closed form may be too fast for a finalist to win.
+/// Share by which a finalist may be slower than the fastest design by the closed form.
 const FORM_ERROR: f64 = 0.05;
 /// Cascades that are tried. Longer cascades need fewer LUTs a slice, but waste more columns.
 const CASCADES: [u64; 4] = [1, 2, 4, 8];
@@ -64,15 +64,18 @@ pub fn explore_by(
     clock_mhz: f64,
     period: Period,
 ) -> Result<Hardware> {
-    let mut best = None;
+    let mut best = Err(None);
     for hardware in finalists(board, workloads, clock_mhz, FINALISTS)? {
         let cycles = workloads.iter().map(|one| period(one, &hardware));
-        let cycles: u64 = cycles.sum::<Result<u64>>()?;
-        if best.as_ref().is_none_or(|&(least, _)| cycles < least) {
-            best = Some((cycles, hardware));
+        match (cycles.sum::<Result<u64>>(), &best) {
+            (Ok(cycles), Ok((least, _))) if cycles >= *least => {}
+            (Ok(cycles), _) => best = Ok((cycles, hardware)),
+            (Err(error), Err(None)) => best = Err(Some(error)),
+            (Err(_), _) => {}
         }
     }
-    Ok(best.expect("there is a finalist").1)
+    best.map(|(_, hardware)| hardware)
+        .map_err(|error| error.expect("a search without an error has a finalist"))
 }
 
 /// Returns the fastest configurations by the closed form, at most `count`, the best first.
@@ -139,7 +142,7 @@ fn finalists(
 }
 
 /// The best candidates so far, the best first: at most `count`, all within [`FORM_ERROR`] of the
-/// best, no two alike but for their multipliers.
+/// best. Of designs that differ in their multipliers alone, one is kept.
 struct Finalists {
     count: usize,
     candidates: Vec<Candidate>,

@@ -304,7 +304,7 @@ impl<T: Transport> Driver<T> {
         let started = self.half.is_some() || !self.finishing.is_empty();
         if !self.ready || self.reading.is_some() || started {
             // Nobody can receive an error; the next driver resets, too.
-            let _ = self.transport.reset();
+            let _ = self.transport.stop();
         }
         let started = self.finishing.drain(..).chain(self.half.take());
         let frames: Vec<InFlight> = started.chain(self.staged.drain(..)).collect();

@@ -243,6 +243,26 @@ pub trait Transport: Send {
     /// Those of [`Self::expect_clocks`]; see [`Transport`].
     fn reset(&mut self) -> Result<()> {
         self.expect_clocks()?;
+        self.pulse_reset()
+    }
+
+    /// Resets all kernels before their memory is freed: even if the clocks' status cannot be read,
+    /// which does not say that a clock is missing.
+    ///
+    /// # Errors
+    /// See [`Self::reset`].
+    fn stop(&mut self) -> Result<()> {
+        match self.clocks() {
+            Ok(_) => self.reset(),
+            Err(_) => self.pulse_reset(),
+        }
+    }
+
+    /// Pulses the kernels' reset. The accelerator must have its clocks.
+    ///
+    /// # Errors
+    /// See [`Transport`].
+    fn pulse_reset(&mut self) -> Result<()> {
         self.write(register::RESET, 1)?;
         self.sleep(RESET_PULSE);
         self.write(register::RESET, 0)?;

@@ -226,9 +226,7 @@ fn set_clock(roots: &Roots, hertz: f64) -> Result<(), String> {
 /// engine or process uses the FPGA.
 pub fn load_bitstream(roots: &Roots, bitstream: &Path, hertz: f64) -> Result<()> {
     let _ownership = Ownership::take(FPGA_MANAGER, &lock_file(roots))?;
-    set_clock(roots, hertz)
-        .and_then(|()| load(roots, bitstream))
-        .map_err(unavailable(FPGA_MANAGER))
+    load(roots, bitstream, hertz).map_err(unavailable(FPGA_MANAGER))
 }
 
 /// Remedies if Linux cannot load bitstreams.
@@ -256,7 +254,7 @@ fn expect_loads(roots: &Roots) -> Result<(), String> {
     Ok(())
 }
 
-fn load(roots: &Roots, bitstream: &Path) -> Result<(), String> {
+fn load(roots: &Roots, bitstream: &Path, hertz: f64) -> Result<(), String> {
     let name = bitstream
         .file_name()
         .ok_or_else(|| format!("{} is no bitstream", bitstream.display()))?;
@@ -271,6 +269,8 @@ fn load(roots: &Roots, bitstream: &Path) -> Result<(), String> {
         let path = manager.join(attribute);
         fs::write(&path, value).map_err(io(&path))
     };
+    // Only now, since the clock is also that of the design that is loaded.
+    set_clock(roots, hertz)?;
     let [flags, image] = LOADING;
     // 0: a full bitstream, not a partial one.
     set(flags, "0")?;

@@ -366,9 +366,14 @@ impl<T: Transport> Transport for Watched<T> {
     }
 
     fn reset(&mut self) -> Result<()> {
-        // Always allowed: running kernels write to memory that is about to be freed.
         let transport = &mut self.transport;
         self.watch.call(Call::Reset, || transport.reset())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        // Always allowed: running kernels write to memory that is about to be freed.
+        let transport = &mut self.transport;
+        self.watch.call(Call::Reset, || transport.stop())
     }
 
     fn diagnosis(&mut self) -> String {
