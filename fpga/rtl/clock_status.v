@@ -30,8 +30,8 @@ module clock_status #(
     clock_rate rate_of_kernels (.clk(clk), .last(last), .divided(kernels[3]), .rate(kernels_rate));
     clock_rate rate_of_array (.clk(clk), .last(last), .divided(array[3]), .rate(array_rate));
 
-    // No register takes `locked`: it falls when `clk` stops, too. Without an MMCM nothing shows that
-    // `clk` stopped after a window: the word stays as it was.
+    // No register takes `locked`: it falls when `clk` stops, too. Without an MMCM nothing shows
+    // that `clk` stopped after a window: the word stays as it was.
     assign status = {IDENTITY, 5'd0, RATIO, locked, array_rate, kernels_rate};
 
 endmodule
