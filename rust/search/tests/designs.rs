@@ -32,7 +32,7 @@ fn tables(space: &Space) -> Vec<CostTable> {
 }
 
 fn new_tables(space: &Space) -> Vec<CostTable> {
-    let mut board = board("pynq-z2");
+    let mut board = board("pynq-zu");
     board.power = Some(quasar_hardware::boards::Power {
         idle_w: 1.5,
         product_pj: 30.0,
@@ -226,7 +226,7 @@ fn unusable_limits_are_refused() {
     );
     assert!(Designs::new(vec![], Limits::default()).is_err());
     let mut without = tables(&space);
-    let board = board("pynq-z2");
+    let board = board("pynq-zu");
     let board = Board {
         power: None,
         ..board
