@@ -81,6 +81,8 @@ class Choices:
         fewest, most = self._inner.range()
         wanted = self._hardware.clock_mhz * 1e6 / fps
         best: Choice | None = None
+        # The most cycles of a choice that reached the rate, and the fewest of one that missed it.
+        low, high = float(fewest), float(most)
         budget = wanted / self._ratio
         for _ in range(REPLAYS):
             chosen, worth, cycles, _exact = self._inner.within(int(min(max(budget, fewest), most)))
@@ -88,6 +90,7 @@ class Choices:
             reached = found.rates.of(self._reading)
             if reached >= fps and (best is None or found.worth > best.worth):
                 best = found
+            low, high = (max(low, budget), high) if reached >= fps else (low, min(high, budget))
             if fps <= reached <= fps * (1 + CLOSE) or (reached < fps and budget <= fewest):
                 break
             self._ratio = self._hardware.clock_mhz * 1e6 / reached / cycles
@@ -96,6 +99,18 @@ class Choices:
             if best is not None and reached >= fps and following <= budget:
                 break
             budget = following
+        # With few tiles the ratio jumps from choice to choice; halving finds what it steps over.
+        while (
+            best is not None and best.rates.of(self._reading) > fps * (1 + CLOSE) and high - low > low * CLOSE
+        ):
+            middle = (low + high) / 2
+            chosen, worth, _, _ = self._inner.within(int(middle))
+            found = self._judged([rows for block in chosen for rows in block], worth)
+            if found.rates.of(self._reading) >= fps:
+                low = middle
+                best = found if found.worth > best.worth else best
+            else:
+                high = middle
         if best is None:
             fastest = self.all_of(4)
             if fastest.rates.of(self._reading) < fps:
