@@ -85,8 +85,7 @@ class Choices:
         low, high = float(fewest), float(most)
         budget = wanted / self._ratio
         for _ in range(REPLAYS):
-            chosen, worth, cycles, _exact = self._inner.within(int(min(max(budget, fewest), most)))
-            found = self._judged([rows for block in chosen for rows in block], worth)
+            found, cycles = self._within(min(max(budget, fewest), most))
             reached = found.rates.of(self._reading)
             if reached >= fps and (best is None or found.worth > best.worth):
                 best = found
@@ -104,8 +103,7 @@ class Choices:
             best is not None and best.rates.of(self._reading) > fps * (1 + CLOSE) and high - low > low * CLOSE
         ):
             middle = (low + high) / 2
-            chosen, worth, _, _ = self._inner.within(int(middle))
-            found = self._judged([rows for block in chosen for rows in block], worth)
+            found, _ = self._within(middle)
             if found.rates.of(self._reading) >= fps:
                 low = middle
                 best = found if found.worth > best.worth else best
@@ -117,6 +115,11 @@ class Choices:
                 raise unreachable(fps, fastest.rates, self._reading, self._hardware)
             best = fastest
         return best
+
+    def _within(self, budget: float) -> tuple[Choice, int]:
+        """Returns the choice of most worth within a number of cycles, and its cycles by the closed form."""
+        chosen, worth, cycles, _exact = self._inner.within(int(budget))
+        return self._judged([rows for block in chosen for rows in block], worth), cycles
 
     def _judged(self, eight_bit: list[int], worth: float) -> Choice:
         count = len(self._products) // len(self._workload.settings["blocks"])
