@@ -33,10 +33,13 @@ def test_balanced_accuracy_counts_each_class_alike() -> None:
     assert solar_cells.accuracy(truth, found, weights) == pytest.approx(0.75)
 
 
-def test_a_mean_over_folds_has_students_interval() -> None:
-    # 2.776 (t with 4 degrees of freedom) * 3.162 / sqrt(5)
-    assert solar_cells.over([0.8, 0.82, 0.84, 0.86, 0.88]) == "84.0 ± 3.9"
-    assert solar_cells.over([-0.01, -0.02, -0.03, -0.02, -0.02], sign=True) == "−2.0 ± 0.9"
+def test_the_interval_of_a_mean_over_folds_allows_for_shared_training_cells() -> None:
+    # 2.776 (t with 4 degrees of freedom) * 3.162 * sqrt(1/5 + 1/4)
+    assert solar_cells.over([0.8, 0.82, 0.84, 0.86, 0.88]) == "84.0 ± 5.9"
+    assert solar_cells.over([-0.01, -0.02, -0.03, -0.02, -0.02], sign=True) == "−2.0 ± 1.3"
+    # Further draws of the folds narrow it only as far as the cells allow: 2.064 * sqrt(10 / 24) * sqrt(1/25 + 1/4)
+    half = solar_cells.fold_interval([4.0, 5.0, 5.0, 5.0, 6.0] * 5)[1]
+    assert half == pytest.approx(2.064 * (10 / 24) ** 0.5 * (1 / 25 + 1 / 4) ** 0.5, rel=1e-3)
 
 
 def test_a_doubtful_cell_counts_by_its_probability() -> None:
