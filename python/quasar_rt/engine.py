@@ -709,7 +709,7 @@ class Engine:
         try:
             return call(image)
         except ImageError as error:
-            raise ImageError(f"image {place} of the batch: {error}") from error.__cause__
+            raise type(error)(f"image {place} of the batch: {error}") from error.__cause__
 
     def _run_batch(self, places: Iterable[int], pixels: list[Pixels | Frame]) -> list[NativeOutput]:
         engine = self._open(1)

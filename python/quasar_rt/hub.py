@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .arguments import shown
-from .errors import FileError, InvalidValueError
+from .errors import FileError, InvalidValueError, MissingFileError
 from .packaged import subnet_names, subnet_path
 
 __all__ = ["find_pretrained"]
@@ -31,7 +31,7 @@ def find_pretrained(
     """Returns the subnet's file; `Subnet.from_pretrained` describes the arguments.
 
     Raises:
-        FileError: there is no such folder or repository, or no subnet in it.
+        FileError: there is no such folder or repository (a `MissingFileError`), or no subnet in it.
         InvalidValueError: `filename` leads out of the folder.
         ImportError: the Hub is needed and huggingface_hub is missing; the message names the extra.
     """
@@ -49,7 +49,7 @@ def find_pretrained(
         if _REPOSITORY.fullmatch(source):
             folder = _download(source, filename, revision, cache_dir, token, local_files_only)
             return _of_folder(folder, filename, f"the Hub's '{source}'")
-    raise FileError(
+    raise MissingFileError(
         f"there is no folder, file or packaged subnet '{source}' (there are: {', '.join(subnet_names()) or 'none'}), "
         "and it is no repository of the Hub (owner/name)"
     )

@@ -35,7 +35,9 @@ def test_errors_of_values_are_value_errors_too():
     ("kind", "attempt"),
     [
         (errors.ImageError, lambda: quasar_rt.Engine("digits").infer("no-such.png")),
+        (errors.ImageError, lambda: quasar_rt.Engine("digits").infer_batch(["no-such.png"])),
         (errors.FileError, lambda: quasar_rt.Subnet.load("no-such.qvit")),
+        (errors.FileError, lambda: quasar_rt.Subnet.from_pretrained("./no-such")),
         (errors.FileError, lambda: quasar_rt.hardware.Board.load("no-such.toml")),
         (errors.FileError, lambda: quasar_rt.hardware.Board.load("no-such")),
         (errors.FileError, lambda: quasar_rt.hardware.Hardware.load("no-such.toml")),

@@ -106,7 +106,7 @@ def test_files_that_are_no_text_are_refused_by_name_and_a_mark_of_the_encoding_i
 
 
 def test_an_unknown_recipe_is_an_error_that_lists_the_packaged_ones() -> None:
-    with pytest.raises(SettingsError, match="digits, fashion-mnist"):
+    with pytest.raises(FileNotFoundError, match="digits, fashion-mnist"):
         load_recipe("digit")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import timm
 
+from ..errors import MissingFileError
 from ..files import why_unreadable
 from .hugging_face import load_folder
 from .timm_files import load_checkpoint, load_named
@@ -41,7 +42,7 @@ def load_network(
 
     Raises:
         NetworkError: the message names what cannot be loaded, and why.
-        quasar_rt.FileError: a file cannot be read.
+        quasar_rt.FileError: a file is missing or cannot be read.
     """
     name, path, options = str(source), Path(source), dict(arguments or {})
     size = None if image_size is None else size_of(image_size)
@@ -81,4 +82,4 @@ def load_network(
 
 def _require_file(path: Path) -> None:
     if (why := why_unreadable(path)) is not None:
-        raise NetworkError(f"{path} {why}")
+        raise (NetworkError if os.path.exists(path) else MissingFileError)(f"{path} {why}")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from ..arguments import did_you_mean
-from ..errors import SettingsError
+from ..errors import MissingFileError, SettingsError
 from ..files import read_small_text, refused
 from ..rows.bits import CRITERIA
 
@@ -261,14 +261,14 @@ def find_recipe(name: str | os.PathLike[str]) -> Path:
     """Returns the file of a recipe: a path, or the name of a packaged one.
 
     Raises:
-        SettingsError: neither.
+        quasar_rt.MissingFileError: neither.
     """
     if Path(name).is_file():
         return Path(name)
     packaged = _folder() / f"{name}.toml"
     if re.fullmatch(r"[\w-]+", str(name)) and packaged.is_file():
         return packaged
-    raise SettingsError(
+    raise MissingFileError(
         f"there is no recipe '{name}'{did_you_mean(str(name), recipe_names())} (give a TOML file, or one of "
         f"{', '.join(recipe_names())})"
     )
