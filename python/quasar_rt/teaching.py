@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from .datasets import files_by_class, held_out
 from .engine import Engine
-from .errors import FileError, InvalidValueError
+from .errors import FileError, InvalidValueError, MissingFileError
 from .evaluate import Estimate, wilson
 from .export import export_timm
 from .export.post_training import prepare
@@ -72,6 +72,7 @@ def teach(
     eight_bit_fraction: float = 1.0,
     name: str | None = None,
     progress: Progress | None = None,
+    log: Callable[[str], object] | None = None,
 ) -> Taught:
     """Makes a subnet that tells the classes of a folder of pictures apart.
 
@@ -84,15 +85,17 @@ def teach(
         eight_bit_fraction: as for `quasar_rt.export.export_timm`.
         name: the subnet's name; that of the folder by default.
         progress: gets a kind of work, and how much of it is done.
+        log: as for `backbone`.
 
     Raises:
+        quasar_rt.MissingFileError: there is no such folder.
         quasar_rt.InvalidValueError: there are not two classes, or a class has too few images.
         quasar_rt.QuasarError: the network or an image cannot be read.
     """
     report = progress or (lambda what, done, total: None)
     root = Path(folder)
     if not root.is_dir():
-        raise InvalidValueError(
+        raise MissingFileError(
             f"there is no folder '{root}'; give one with a sub-folder of pictures for each class"
         )
     classes = {name: list(files) for name, files in files_by_class(root).items()}
@@ -105,7 +108,7 @@ def teach(
         raise InvalidValueError(f"each class needs {LEAST_IMAGES} pictures at least: {', '.join(few)}")
     learn, ask = _divided(list(classes.values()))
 
-    loaded = load_network(backbone() if model is None else model, image_size=(image_size, image_size))
+    loaded = load_network(backbone(log=log) if model is None else model, image_size=(image_size, image_size))
     network = copy.deepcopy(loaded.model).eval()
     found = {}
     for what, part in (("learning", learn), ("examining", ask)):

@@ -76,14 +76,16 @@ def test_the_head_finds_a_rule_and_ignores_the_scale_of_a_feature():
         ({"cat": 6, "dog": 3}, "4 pictures at least: 'dog' has 3"),
     ],
 )
-def test_a_folder_that_cannot_teach_is_refused(tmp_path, network, folders, complaint):
+def test_a_folder_that_cannot_teach_is_refused(tmp_path, monkeypatch, network, folders, complaint):
     root = tmp_path / "photos"
     for name, count in (folders or {}).items():
         (root / name).mkdir(parents=True)
         for number in range(count):
             Image.new("RGB", (24, 24)).save(root / name / f"{number}.png")
-    result = run("teach", root, "--model", network, "--out", tmp_path / "x.qvit", status=2)
-    assert complaint in result.stderr
+    monkeypatch.setattr(teaching, "backbone", lambda **_: pytest.fail("downloads for nothing"))
+    for model in ([], ["--model", network]):
+        result = run("teach", root, *model, "--out", tmp_path / "x.qvit", status=2)
+        assert complaint in result.stderr
     assert not (tmp_path / "x.qvit").exists()
 
 

@@ -56,20 +56,20 @@ def command(
     from ..files import check_writable
 
     try:
-        from ..teaching import backbone, teach
+        from ..teaching import teach
     except ImportError as error:
         raise Failure(f"{error}; install the extras: pip install 'quasar-rt[host,onnx]'") from error
     try:
         check_writable(out)
-        source = backbone(log=lambda line: echo(line, err=True)) if model is None else model
         with bars() as report:
             taught = teach(
                 photos,
-                source,
+                model,
                 image_size=image_size,
                 eight_bit_fraction=eight_bit,
                 name=out.stem,
                 progress=report,
+                log=lambda line: echo(line, err=True),
             )
         taught.subnet.save(out)
     except (QuasarError, ImportError, OSError, ValueError) as error:
