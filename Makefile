@@ -50,6 +50,7 @@ help: ## List the targets
 .PHONY: demo
 demo: develop ## Build, install what a board would install, classify the packaged images
 	@quasar-rt demo
+	@echo 'quasar-rt is in $(VENV): . $(VENV)/bin/activate'
 
 .PHONY: test
 test: install-test dataset browser eda instruments ## Install what tests need and run all of them (Rust and Python)

@@ -18,21 +18,22 @@ __all__ = ["annotated", "save_as"]
 _LEAST, _MOST, _LINE = 240, 1024, 22
 
 
-def annotated(pixels: Pixels, prediction: Prediction) -> Image.Image:
-    """Returns the picture with its classes and their probabilities below it.
+def annotated(pixels: Pixels, prediction: Prediction, subnet: str) -> Image.Image:
+    """Returns the picture with its classes, their probabilities and the subnet's name below it.
 
     Small pictures are enlarged by whole pixels, large ones reduced.
 
     Args:
         pixels: uint8 [height, width, 1 or 3].
         prediction: its prediction.
+        subnet: the name of the subnet that made it.
     """
     factor = -(-_LEAST // max(pixels.shape[:2]))
     pixels = pixels.repeat(factor, axis=0).repeat(factor, axis=1)
     picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
     if max(picture.size) > _MOST:
         picture.thumbnail((_MOST, _MOST))
-    lines = [f"{score.label}  {score.probability:.1%}" for score in prediction.top_k]
+    lines = [f"{score.label}  {score.probability:.1%}" for score in prediction.top_k] + [f"by {subnet}"]
     try:
         font = ImageFont.load_default(15)
     except TypeError:  # Pillow before 10.1 has one size

@@ -188,8 +188,8 @@ def _extras() -> Iterator[Check]:
             yield Check(
                 f"[{extra}]",
                 "skipped",
-                f"the extra is not installed ({', '.join(missing)}); running subnets needs none",
-                f"for the commands whose help names [{extra}]: pip install 'quasar-rt[{extra}]'",
+                f"not installed: {', '.join(missing)}",
+                f"if a command needs it: pip install 'quasar-rt[{extra}]'",
             )
         else:
             yield Check(f"[{extra}]", "ok", ", ".join(f"{name} {_version(name)}" for name in names))

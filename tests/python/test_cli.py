@@ -153,9 +153,9 @@ def test_infer_prints_a_table(subnet_file, picture):
     assert result.stdout.count("noise.png") == 2
     assert "label" in result.stdout
     assert result.stdout.startswith("gray: 10 classes (class 0, class 1, class 2, ...), 28x28 gray\n")
-    warning, note = result.stderr.splitlines()
+    warning, note, *_ = result.stderr.splitlines()
     assert warning == "Warning: the subnet 'gray' is not trained: its labels mean nothing"
-    assert note.startswith("Note: 2 of 2 pictures are in colour, and the network is for gray ones (gray: ")
+    assert note.startswith("Note: 2 of 2 pictures are in colour, and the network is for gray ones.")
     gray = run("infer", "--subnet", subnet_file, sample_images("fashion-mnist")[0].path)
     assert "Note" not in gray.stderr
 

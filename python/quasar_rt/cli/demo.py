@@ -71,9 +71,10 @@ def command(subnet: str, as_json: bool, **options: Any) -> None:
     ]
     echo(f"{sum(known)} of {len(known)} right, on {device}.")
     echo(about)
-    echo("Next, with your own pictures in a folder for each class:")
-    echo("  quasar-rt teach PICTURES --out mine.qvit    (extras: host, onnx)")
-    echo(f"  quasar-rt info {subnet}    (what it holds);    quasar-rt help")
+    echo("Next, to teach a network your own classes, from a folder of pictures for each:")
+    echo("  pip install 'quasar-rt[host,onnx]'")
+    echo("  quasar-rt teach PICTURES --out mine.qvit")
+    echo("All commands: quasar-rt help")
 
 
 def _mark(truth: str | None, label: str) -> str:

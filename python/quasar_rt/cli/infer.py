@@ -17,7 +17,6 @@ from .output import Failure, echo, print_json, print_records, progress
 
 if TYPE_CHECKING:
     from ..images import Pixels
-    from ..subnet import Subnet
 
 
 @click.command("infer", short_help="Classify image files, folders of them, and videos.")
@@ -104,11 +103,12 @@ def command(
                 if save is not None:
                     from ..annotating import annotated, save_as
 
-                    save_as(annotated(pixels, prediction), save, name, saved)
+                    save_as(annotated(pixels, prediction, engine.subnet.name), save, name, saved)
         about = described(engine)
         what = engine.subnet.about
         if coloured:
-            echo(_note(engine.subnet, coloured, len(results)), err=True)
+            for line in _note(coloured, len(results) - failures):
+                echo(line, err=True)
     if as_json:
         print_json({**about, "images": results})
     elif failures < len(results):
@@ -192,10 +192,10 @@ def _is_coloured(pixels: Pixels) -> bool:
     return float((some.max(axis=2) - some.min(axis=2)).mean()) > _COLOURED
 
 
-def _note(subnet: Subnet, coloured: int, images: int) -> str:
-    which = "the picture is" if images == 1 else f"{coloured:,} of {images:,} pictures are"
+def _note(coloured: int, pictures: int) -> tuple[str, ...]:
+    which = "the picture is" if pictures == 1 else f"{coloured:,} of {pictures:,} pictures are"
     return (
-        f"Note: {which} in colour, and the network is for gray ones ({subnet.about}). It gives every picture one of "
-        "its classes, often with a high probability for what it has never seen. To teach a network your own classes: "
-        "quasar-rt help teach"
+        f"Note: {which} in colour, and the network is for gray ones.",
+        "It gives every picture one of its classes, often with a high probability.",
+        "To teach a network your own classes: quasar-rt help teach",
     )

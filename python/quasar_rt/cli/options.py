@@ -150,6 +150,7 @@ def described(engine: Engine) -> dict[str, Any]:
     """Returns what an engine runs and where, for JSON."""
     return {
         "subnet": engine.subnet.name,
+        "about": engine.subnet.about,
         "device": engine.device,
         "tier": engine.tier,
         "threads": engine.threads,
