@@ -24,7 +24,7 @@ libdir=${{pcfiledir}}
 includedir=${{pcfiledir}}
 
 Name: quasar_rt
-Description: Row-wise 4/8-bit Vision Transformers in integers, on the CPU
+Description: Row-wise 4/8-bit Vision Transformers in integers, on CPUs and accelerators
 Version: {version}
 Libs: -L${{libdir}} -lquasar_rt
 Libs.private: -lpthread -ldl -lm
