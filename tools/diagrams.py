@@ -203,7 +203,7 @@ UNITS: dict[str, tuple[float, float, str]] = {
 }
 #: Boxes as wide as the picture: place and task.
 BARS: dict[str, tuple[float, str]] = {
-    "fetch": (20, "reads each frame's commands, hands them to the units"),
+    "fetch": (20, "reads each frame's commands from DDR memory, hands them to the units"),
     "memory": (610, "commands, weights, patches, logits"),
 }
 #: Kinds of items that are no data.

@@ -90,8 +90,9 @@ def command(
     echo(taught.subnet.about)
     exact, found = taught.float_top1, taught.top1
     echo(
-        f"Measured on {taught.held_out:,} pictures that were held out: {found.value:.1%} right ({found.low:.1%} to "
-        f"{found.high:.1%}); the float network {exact.value:.1%}. {taught.images:,} pictures taught it."
+        f"Measured on {taught.held_out:,} pictures that were held out: {found.value:.1%} right (95 % interval: "
+        f"{found.low:.1%} to {found.high:.1%}); the float network {exact.value:.1%}. {taught.images:,} pictures "
+        "taught it."
     )
     echo(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB")
     echo(f"Next: quasar-rt infer --subnet {out} NEW_PICTURES, or quasar-rt estimate {out} --board kv260")
