@@ -215,9 +215,9 @@ def open_device(
     if kind in ("uio", "devmem", "pynq"):
         return _fpga(subnet, kind, rest, timeout, wait), kind, asked
     names = [device.name for device in devices()]
+    near = did_you_mean(name, [*names, "auto", "fpga", "sim"])
     raise DeviceError(
-        f"there is no device {shown(name)}{did_you_mean(name, names)} "
-        f"(this machine has: {', '.join(names)}, and 'auto')"
+        f"there is no device {shown(name)}{near} (this machine has: {', '.join(names)}, and 'auto')"
     )
 
 

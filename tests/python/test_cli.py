@@ -90,6 +90,7 @@ def test_help_is_in_groups_and_within_80_columns():
         (["search", "--board", "pynqz2"], "pynq-z2"),
         (["search", "--space", "smal"], "small"),
         (["infer", "--device", "cppu", "x.png"], "cpu"),
+        (["infer", "--device", "simm", "x.png"], "sim"),
     ],
 )
 def test_mistyped_names_are_answered_with_the_nearest_one(arguments, meant):
