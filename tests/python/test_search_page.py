@@ -257,6 +257,11 @@ def test_it_fits_phones_and_dark_screens(browser, page, width, dark):
     browser.open(page.as_uri())
     assert browser.look(width, 900, dark).startswith(b"\x89PNG")
     assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+    cut = """[...document.querySelectorAll('#chart text')].filter((text) => {
+        const [inner, outer] = [text, text.ownerSVGElement].map((one) => one.getBoundingClientRect());
+        return inner.left < outer.left || inner.right > outer.right;
+    }).map((text) => text.textContent)"""
+    assert browser.run(cut) == []
     ground = browser.run("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, ground[4:-1].split(","))) < 150) == dark
     browser.look(1200, 1600)
