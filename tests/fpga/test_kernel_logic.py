@@ -80,7 +80,7 @@ def samples(count: int) -> list[dict[str, int | list[int]]]:
 
 
 def test_a_netlist_computes_what_its_source_does(tmp_path: Path) -> None:
-    drawn = samples(400)
+    drawn = samples(100)
     (tmp_path / "reference.cpp").write_text(REFERENCE)
     run(
         tool("g++"),
