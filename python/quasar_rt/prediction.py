@@ -38,6 +38,8 @@ NO_EMBEDDING = (
 class Embedding:
     """The embedding of one picture, or of its patches: the final features, of which the classes would be computed.
 
+    A subnet whose residual stream was rotated brings them back to the float network's basis.
+
     ``real = scale * (code - zero_point)`` for each of the D values. Pictures with similar content have embeddings in
     similar directions: compare them by the product of their `vector`. The codes do not depend on the device.
 
@@ -349,8 +351,10 @@ class Results:
 
     def __init__(self, config: Mapping[str, Any], count: Callable[[float], None] | None) -> None:
         self._classes: list[str] = config["classes"]
-        self._embedding: Mapping[str, Any] | None = config.get("embedding")
-        self._embed = None if self._embedding is None else int(config["embed"])
+        grid = dict(config.get("embedding", {}))
+        size = grid.pop("projected", {}).get("values", config["embed"])
+        self._embedding: Mapping[str, Any] | None = grid or None
+        self._embed = int(size) if grid else None
         self.have_patch_tokens = bool(config.get("patch_tokens"))
         self._count = count
 

@@ -127,7 +127,9 @@ class Subnet(NativeObject[NativeSubnet]):
         config = self.config
         image, classes = config["image"], config["classes"]
         some = ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")
-        what = f"{len(classes)} classes ({some})" if classes else f"embeddings of {config['embed']} values"
+        what = (
+            f"{len(classes)} classes ({some})" if classes else f"embeddings of {self.embedding_size} values"
+        )
         colour = "gray" if image["channels"] == 1 else "RGB"
         return f"{config['name']}: {what}, {image['height']}x{image['width']} {colour}"
 
@@ -292,6 +294,13 @@ class Subnet(NativeObject[NativeSubnet]):
         return "embedding" in self.config
 
     @property
+    def embedding_size(self) -> int:
+        """The number of the embedding's values; 0 without an embedding."""
+        config = self.config
+        projected = config.get("embedding", {}).get("projected", {})
+        return int(projected.get("values", config["embed"])) if self.has_embedding else 0
+
+    @property
     def has_patch_tokens(self) -> bool:
         """True if the subnet also gives the outputs of each patch: ``Engine.embed(image, tokens="patch")``."""
         return bool(self.config.get("patch_tokens"))
@@ -327,7 +336,7 @@ class Subnet(NativeObject[NativeSubnet]):
         config, summary = self.config, self.summary()
         image, blocks = config["image"], len(config["blocks"])
         outputs = [f"{len(config['classes'])} classes"] if config["classes"] else []
-        outputs += [f"an embedding of {config['embed']}"] if self.has_embedding else []
+        outputs += [f"an embedding of {self.embedding_size}"] if self.has_embedding else []
         outputs += ["those of each patch"] if self.has_patch_tokens else []
         return (
             f"<Subnet {config['name']!r}: {image['height']}x{image['width']}x{image['channels']} to "

@@ -135,6 +135,68 @@ def test_a_simulated_accelerator_has_the_cpus_bits(pool, prefix_tokens, classes)
         np.testing.assert_array_equal(engine.embed(images[0]), cpu.embed(images[0]))
 
 
+@pytest.mark.parametrize("classes", [6, 0])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"pool": "mean", "prefix_tokens": 0},
+        {"pool": "mean_after_norm"},
+        {"patch_tokens": True},
+        {"pool": "mean_after_norm", "patch_tokens": True},
+    ],
+    ids=str,
+)
+def test_a_projection_has_the_oracles_bits_on_every_device(change, classes):
+    library("tiny")
+    subnet = embedder(**change, classes=classes, projected=31)
+    # Codes beyond the grid saturate.
+    grid = subnet.config["embedding"]
+    assert grid["projected"]["shift"] > 3
+    grid["projected"]["shift"] -= 3
+    subnet = rebuilt(subnet, {"embedding": grid})
+    images = [random_image(subnet, seed) for seed in range(3)]
+    with Engine(subnet, "cpu") as cpu, Engine(subnet, "sim:tiny") as engine:
+        expected = cpu.infer_batch(images)
+        assert engine.infer_batch(images) == expected
+        assert [engine.infer(image) for image in images] == list(expected)
+    assert expected.embeddings.shape == (3, subnet.embedding_size) == (3, 31)
+    for tier in quasar_rt.devices()[0].tiers:
+        if tier.supported:
+            with Engine(subnet, "cpu", tier=tier.name, threads=2) as engine:
+                assert engine.infer_batch(images) == expected
+    codes = []
+    for image, found in zip(images, expected, strict=True):
+        outputs = oracle.run(subnet.config, subnet.tensors(), image).reshape(-1, classes + 31)
+        codes.append(outputs[:, classes:])
+        shift = subnet.config["embedding"]["projected"]["shift"]
+        codes[-1] = (codes[-1] + (1 << shift) // 2) >> shift
+        saturated = codes[-1].clip(-128, 127)
+        np.testing.assert_array_equal(found.integer_logits, outputs[0, :classes])
+        np.testing.assert_array_equal(found.embedding.codes, saturated[0])
+        if change.get("patch_tokens"):
+            np.testing.assert_array_equal(found.patch_embedding.codes.reshape(-1, 31), saturated[1:])
+    assert max(np.abs(one).max() for one in codes) > 128
+
+
+@pytest.mark.parametrize(
+    ("change", "projected", "problem"),
+    [
+        ({}, (0, 0), "embedding.projected.values: 0 is outside"),
+        ({}, (2**60, 0), "embedding.projected.values: 1152921504606846976 is outside"),
+        ({}, (23, 16), "embedding.projected.shift: 16 is outside"),
+        ({}, (22, 0), "head"),
+        ({"pool": "token_pair", "prefix_tokens": 2}, (23, 0), "the pooling token_pair has two"),
+    ],
+)
+def test_a_wrong_projection_is_refused(change, projected, problem):
+    subnet = embedder(**change)
+    projected = dict(zip(("values", "shift"), projected, strict=True))
+    wrong = {**subnet.config["embedding"], "projected": projected}
+    with pytest.raises(quasar_rt.QuasarError, match=problem):
+        rebuilt(subnet, {"embedding": wrong})
+
+
 def test_a_python_transport_has_the_cpus_bits(subnet, pictures, monkeypatch):
     monkeypatch.setattr(quasar_rt.engine, "open_device", quasar_rt.engine.open_device)
     attach(library("tiny"))

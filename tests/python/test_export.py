@@ -433,7 +433,8 @@ def test_patch_tokens_are_near_the_float_models(change: dict[str, Any]) -> None:
         tokens = model.fc_norm(model.forward_features(normalised(pictures, 0.4, 0.3)))
         patches = tokens[:, model.num_prefix_tokens :]
         logits = model.head(patches).flatten(0, 1).numpy()
-    for fraction, least in ((1.0, 0.995), (0.25, 0.99)):
+    # A projection behind rotated features rounds once more, which features without outliers feel.
+    for fraction, least in ((1.0, 0.995 if model.num_classes else 0.99), (0.25, 0.99)):
         subnet = export_timm(
             model,
             pictures[:16],

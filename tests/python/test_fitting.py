@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,25 @@ def test_tuning_takes_the_measured_worth_along(
     assert not list(tmp_path.glob("*.pt"))
 
 
+def test_an_embedding_of_8_bit_rows_is_projected_and_keeps_its_rate(
+    network: Any, pictures: Any, tmp_path: Path
+) -> None:
+    model = copy.deepcopy(network)
+    model.reset_classifier(0)
+    curve = quasar_rt.fit(model, pictures, out=tmp_path / "curve", curve=2, embedding=True, **OPTIONS)
+    slow, fast = (Subnet.load(one.path).config["embedding"] for one in curve.fitted)
+    assert slow["projected"]["values"] == 192
+    assert "projected" not in fast
+    # Its projection takes cycles that the choice must have counted.
+    rate = curve.fitted[0].rates.fps
+    for wanted in (rate, rate * (1 + 1e-6)):
+        [one] = quasar_rt.fit(
+            model, pictures, out=tmp_path / "rate", fps=wanted, embedding=True, **OPTIONS
+        ).fitted
+        assert one.rates.fps >= wanted
+        assert (one.eight_bit_weights == 1) == (wanted == rate)
+
+
 @pytest.mark.parametrize("steps", [-1, 5])
 def test_steps_are_checked(network: Any, pictures: Any, tmp_path: Path, steps: int) -> None:
     with pytest.raises(InvalidValueError, match="tune must be" if steps < 0 else "two images"):
@@ -131,7 +151,7 @@ def test_no_drawn_rate_is_missed(network: Any, reading: Any) -> None:
     for board in ("zcu102", "kv260"):
         workload = Workload.of_subnet(subnet)
         hardware = Hardware.for_board(board, workload)
-        choices = Choices(net, worth, workload, hardware, reading)
+        choices = Choices(net, worth, workload, workload, hardware, reading)
         ends = [choices.all_of(width).rates.of(reading) for width in (8, 4)]
         last = np.inf
         for wanted in np.sort(rng.uniform(*ends, size=10)):

@@ -65,16 +65,22 @@ def test_exact_form_has_the_engines_bits(seed: int) -> None:
 @pytest.mark.parametrize(
     ("pool", "prefix_tokens"), [("token", 3), ("mean_after_norm", 0), ("mean_after_norm", 2)]
 )
-@pytest.mark.parametrize(("classes", "embedding"), [(5, True), (0, True), (5, False)])
-def test_patches_have_the_engines_bits(pool: str, prefix_tokens: int, classes: int, embedding: bool) -> None:
+@pytest.mark.parametrize(
+    ("classes", "embedding", "projected"),
+    [(5, True, None), (0, True, None), (5, False, None), (5, True, 17), (0, True, 17)],
+)
+@pytest.mark.parametrize("patch_tokens", [True, False])
+def test_patches_and_embeddings_have_the_engines_bits(
+    pool: str, prefix_tokens: int, classes: int, embedding: bool, projected: int | None, patch_tokens: bool
+) -> None:
     subnet = random_subnet(
         embed=24, depth=2, heads=2, image_size=(20, 15), kernel=5, pool=pool, prefix_tokens=prefix_tokens,
-        classes=classes, embedding=embedding, patch_tokens=True,
+        classes=classes, embedding=embedding, projected=projected, patch_tokens=patch_tokens,
     )  # fmt: skip
     images = np.stack([random_image(subnet, seed) for seed in range(2)])
     exact, qdq = (run(build(subnet, form), images) for form in ("exact", "qdq"))
-    assert ("patch_logits" in exact) == bool(classes)
-    assert ("patch_embedding" in exact) == embedding
+    assert ("patch_logits" in exact) == (patch_tokens and classes > 0)
+    assert ("patch_embedding" in exact) == (patch_tokens and embedding)
     assert_exact(subnet, images)
     for name, values in qdq.items():
         assert np.abs(values - exact[name]).mean() < 0.1 * np.abs(exact[name]).mean()

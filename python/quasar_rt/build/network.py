@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 
@@ -81,6 +82,7 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
         tensors["prefix"] = residual_table(prefix, residual_scale)
 
     logit_scale = _add_heads(tensors, spec, norm_out)
+    embedding = _add_embedding(tensors, spec, norm_out)
     config = {
         "name": spec.name,
         "image": {"height": spec.height, "width": spec.width, "channels": spec.channels},
@@ -92,7 +94,7 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
         "pool": spec.pool,
         **({"patch_tokens": True} if spec.patch_tokens else {}),
         "classes": list(spec.classes),
-        **({"embedding": asdict(norm_out)} if spec.embedding else {}),
+        **({"embedding": embedding} if embedding else {}),
         "logit_scale": logit_scale,
         "preprocess": spec.preprocess,
         "trained": spec.trained,
@@ -102,7 +104,7 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
 
 
 def _add_heads(tensors: Tensors, spec: NetworkSpec, norm_out: Affine) -> float:
-    """Adds the heads, and the rows that repeat the embedding behind them; returns the real value of a logit's step."""
+    """Adds the heads; returns the real value of a logit's step."""
     heads = {"head": spec.head} | ({} if spec.head_dist is None else {"head_dist": spec.head_dist})
     quantized = {
         name: quantize_linear(head, norm_out.scale, norm_out.zero_point) for name, head in heads.items()
@@ -111,10 +113,33 @@ def _add_heads(tensors: Tensors, spec: NetworkSpec, norm_out: Affine) -> float:
     for name, head in quantized.items():
         tensors |= head.tensors(name)
         tensors[f"{name}.mult"] = np.floor(head.step / widest * 32767 + 0.5).astype(np.int16)
-        if spec.embedding:
-            for part, rows in repeating_rows(name, tensors["position"].shape[1], spec.pool).items():
-                tensors[part] = np.concatenate([tensors[part], rows])
     return float(widest * 2**15 / 32767)
+
+
+def _add_embedding(tensors: Tensors, spec: NetworkSpec, norm_out: Affine) -> dict[str, Any]:
+    """Adds the embedding's rows behind those of the heads; returns its entry of the config, empty without one."""
+    if not spec.embedding:
+        return {}
+    projection, out = spec.projection, spec.projection_out
+    if projection is None or out is None:
+        for head in ["head"] if spec.head_dist is None else ["head", "head_dist"]:
+            _append(tensors, repeating_rows(head, tensors["position"].shape[1], spec.pool))
+        return asdict(norm_out)
+    layer = quantize_linear(projection, norm_out.scale, norm_out.zero_point)
+    # The largest mantissa is between one half and one; 0.99 leaves room for another scale of a row's bias.
+    scale = float(at_least(out.scale, layer.step.max(), 0.99))
+    shift = min(int(np.log2(0.99 * scale / max(layer.step.max(), 1e-30))), 15)
+    from_zero = replace(projection, bias=np.asarray(projection.bias) + out.zero_point * scale)
+    layer = quantize_linear(from_zero, norm_out.scale, norm_out.zero_point)
+    mult = np.minimum(np.floor(layer.step / scale * 2 ** (15 + shift) + 0.5), 32767).astype(np.int16)
+    _append(tensors, {**layer.tensors("head"), "head.mult": mult})
+    projected = {"values": len(layer.bits), "shift": shift}
+    return {"scale": scale, "zero_point": out.zero_point, "projected": projected}
+
+
+def _append(tensors: Tensors, rows: Tensors) -> None:
+    for part, values in rows.items():
+        tensors[part] = np.concatenate([tensors[part], values])
 
 
 def _patch_embedding(spec: NetworkSpec) -> QuantizedLinear:

@@ -36,6 +36,7 @@ def random_subnet(
     name: str = "random",
     provenance: Mapping[str, Any] | None = None,
     embedding: bool = False,
+    projected: int | None = None,
     embed_norm: bool = False,
     patch_tokens: bool = False,
 ) -> Subnet:
@@ -54,6 +55,7 @@ def random_subnet(
         seed: the seed of ``numpy.random.default_rng``, the source of all random numbers.
         provenance: added to the generator's name and the seed in the subnet's configuration.
         embedding: true for a subnet that also gives the image's embedding; `classes` may be 0 then.
+        projected: the values of the embedding, if it is a projection of the head's input.
         embed_norm: true for a LayerNorm of the embedded patches in front of the blocks.
         patch_tokens: true for a head that also reads the token of each patch.
 
@@ -113,6 +115,8 @@ def random_subnet(
             preprocess={"resize": {"mode": "exact", "size": [height, width], "filter": "bicubic"}},
             provenance={"generator": "random_subnet", "seed": seed, **(provenance or {})},
             embedding=embedding,
+            projection=None if projected is None else random.linear(projected, embed, 1.0),
+            projection_out=None if projected is None else Affine(4 / 127, 3),
             embed_norm=random.embed_norm() if embed_norm else None,
             patch_tokens=patch_tokens,
         )

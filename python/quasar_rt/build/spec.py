@@ -101,7 +101,8 @@ class NetworkSpec:
     `scales` of `embed`, if given, are the row scales divided by ``255 * std``, because they act on raw pixels.
     `position` is float [grid, embed]. `prefix` is float [prefix tokens, embed] and includes the positions.
     `residual_scale` is the step of the int16 residual stream. With `embedding`, the head also gives its own input, in
-    codes of `norm_out`; only then may there be no classes. With the pooling ``token_pair``, `head` reads token 0 and
+    codes of `norm_out`, or a `projection` of it, in codes of `projection_out`; only then may there be no classes. With
+    the pooling ``token_pair``, `head` reads token 0 and
     `head_dist` token 1, and the logits are their sum. With `patch_tokens`, the head reads every token. With
     `embed_norm` the patch tokens are normalised before the first block; `prefix` is then as the first block reads it.
     """
@@ -130,6 +131,8 @@ class NetworkSpec:
     trained: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
     embedding: bool = False
+    projection: LinearSpec | None = None
+    projection_out: Affine | None = None
     head_dist: LinearSpec | None = None
     embed_norm: EmbedNormSpec | None = None
     patch_tokens: bool = False

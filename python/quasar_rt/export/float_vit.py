@@ -72,7 +72,7 @@ class ViT:
     A network without classes has a head of no rows. Images that need padding come padded. With the pooling
     ``token_pair``, `head` reads token 0 and `head_dist` token 1, and the logits are their sum. `norm_pre` normalises
     the patch tokens before the first block; `prefix` is as the first block reads it. With `patch_tokens` the head reads
-    each of `single_tokens`.
+    each of `single_tokens`. Without classes, `projection` makes the embedding of the head's input.
     """
 
     height: int
@@ -90,6 +90,7 @@ class ViT:
     head_dist: Linear | None = None
     norm_pre: Norm | None = None
     patch_tokens: bool = False
+    projection: Linear | None = None
 
     def heads(self) -> dict[str, Linear]:
         """Returns the heads by name, that of token 0 first."""
@@ -98,7 +99,7 @@ class ViT:
     def cast(self, dtype: torch.dtype) -> None:
         """Converts all tensors."""
         parts: list[Linear | Norm] = [self.embed, self.norm, *self.heads().values()]
-        parts += [] if self.norm_pre is None else [self.norm_pre]
+        parts += [part for part in (self.norm_pre, self.projection) if part is not None]
         for block in self.blocks:
             parts += [block.qkv, block.proj, block.fc1, block.fc2, block.norm1, block.norm2]
         for part in parts:
@@ -129,8 +130,9 @@ def unprobed(_: str, value: Tensor) -> Tensor:
 def forward(net: ViT, images: Tensor, probe: Probe) -> Tensor:
     """Computes the logits [batch, classes] of normalised images [batch, channels, height, width] in float.
 
-    A network without classes gives the head's input, the embedding [batch, embed]; of a pair of tokens the mean. With
-    `patch_tokens` it gives those of `single_tokens`, [batch, tokens, classes or embed].
+    A network without classes gives the head's input, [batch, embed]; of a pair of tokens the mean. It is the
+    embedding, or what `projection` reads. With `patch_tokens` it gives those of `single_tokens`, [batch, tokens,
+    classes or embed].
     """
     x = embedded(net, images, probe)
     for i, block in enumerate(net.blocks):
@@ -155,7 +157,11 @@ def outputs(net: ViT, x: Tensor, probe: Probe = unprobed) -> Tensor:
         pooled = _norm(probe, "norm", net.norm, patch_tokens.mean(dim=1))
     else:
         pooled = _norm(probe, "norm", net.norm, patch_tokens).mean(dim=1)
-    return _linear(probe, "head", net.head, pooled) if len(net.head.weight) else pooled
+    if len(net.head.weight):
+        return _linear(probe, "head", net.head, pooled)
+    if net.projection is not None:
+        _linear(probe, "projection", net.projection, pooled.detach())
+    return pooled
 
 
 def embedded(net: ViT, images: Tensor, probe: Probe = unprobed) -> Tensor:

@@ -89,6 +89,8 @@ class Quantized:
     residual_scale: float
     head_dist: LinearSpec | None
     embed_norm: EmbedNormSpec | None
+    projection: LinearSpec | None
+    projection_out: Affine | None
 
 
 def quantize_layers(
@@ -122,7 +124,15 @@ def quantize_layers(
         blocks = [run.block(f"blocks.{i}", block) for i, block in enumerate(net.blocks)]
         norm_out, heads = run.heads()
     return Quantized(
-        embed, blocks, norm_out, heads["head"], run.residual_scale, heads.get("head_dist"), run.embed_norm
+        embed,
+        blocks,
+        norm_out,
+        heads["head"],
+        run.residual_scale,
+        heads.get("head_dist"),
+        run.embed_norm,
+        heads.get("projection"),
+        None if net.projection is None else ranges.affine("projection.out"),
     )
 
 
@@ -155,13 +165,14 @@ class _Run:
         self.embed_norm = self._embed_norm()
 
     def heads(self) -> tuple[Affine, dict[str, LinearSpec]]:
-        """Quantizes the heads; returns the grid of the last LayerNorm and the heads by name."""
+        """Quantizes heads and projection; returns the grid of the last LayerNorm, and them by name."""
         net, patches = self.net, slice(len(self.net.prefix), None)
         out = norm_out_range(norm_spec(net.norm), self.ranges.affine("norm.out"))
+        readers = net.heads() | ({} if net.projection is None else {"projection": net.projection})
         if net.patch_tokens:
             tokens = self._norms(net.norm, out, [single_tokens(net, x) for x in self.stream])
             exact = [_norm(net.norm, single_tokens(net, x)) for x in self.exact]
-            return out, {"head": self._head("head", net.head, tokens, exact)}
+            return out, {name: self._head(name, head, tokens, exact) for name, head in readers.items()}
         if net.pool in ("token", "token_pair"):
             first = slice(0, 2 if net.pool == "token_pair" else 1)
             exact = [_norm(net.norm, x[:, first]) for x in self.exact]
@@ -174,9 +185,10 @@ class _Run:
             exact = [_mean(_norm(net.norm, x[:, patches])) for x in self.exact]
             codes = self._norms(net.norm, out, [x[:, patches] for x in self.stream])
             pooled = [_round(_mean(x) / out.scale) * out.scale for x in codes]
+        token = {"head_dist": 1}
         return out, {
-            name: self._head(name, head, [x[:, i] for x in pooled], [x[:, i] for x in exact])
-            for i, (name, head) in enumerate(net.heads().items())
+            name: self._head(name, head, *([x[:, token.get(name, 0)] for x in xs] for xs in (pooled, exact)))
+            for name, head in readers.items()
         }
 
     def _stream_scale(self, name: str) -> float:

@@ -74,9 +74,10 @@ def export_timm(
             range is that of the least squared error, clipping and rounding together, each channel weighted by what an
             error of it costs the loss.
         equalize: True first evens out the ranges of the channels that each LayerNorm gives, and of v's.
-        rotate: True first rotates q, k and v by head and, where no embedding and no norm of the patches forbids it, the
-            residual stream (`quasar_rt.export.rotation`). The float function stays the same. None does so for a network
-            without classes whose rows all have 8 bits.
+        rotate: True first rotates q, k and v by head and, where nothing forbids it, the residual stream
+            (`quasar_rt.export.rotation`). The float function stays the same: the head, or a projection of the
+            embedding, rotates back. An embedding beside classes and a norm of the patches forbid it. None rotates
+            a network without classes whose rows all have 8 bits.
         method: ``"gptq"`` rounds each row for the least error of its outputs (`quasar_rt.export.gptq`) and corrects
             the biases; ``"nearest"`` rounds each weight to the nearest code.
         embedding: True for a subnet that gives the image's embedding, the head's input, as well as its classes
@@ -109,7 +110,7 @@ def export_timm(
 
     def step(what: str) -> None:
         if progress is not None:
-            progress(what, next(done), prepared.stages(1 + chosen, tune))
+            progress(what, next(done), prepared.stages(1 + chosen, tune, eight_bit_fraction == 1))
 
     def on_layer(layer: LayerReport) -> None:
         if report is not None:
@@ -172,20 +173,28 @@ class Prepared:
     rotate: bool | None
     embedding: bool
 
-    def stages(self, passes: int, tunings: int) -> int:
+    def stages(self, passes: int, tunings: int, all_eight: bool = False) -> int:
         """Returns the stages of a calibration, passes over all matrices, and steps of tuning of each block."""
         blocks, heads = len(self.net.blocks), len(self.net.heads()) * bool(self.classes)
+        heads += self.projects(all_eight)
         return 3 + passes * (1 + 4 * blocks + heads) + tunings * blocks
 
     def normalised(self, images: Sequence[ImageLike], at_once: int = 8) -> list[Tensor]:
         """Returns images as the float network takes them: the pixels are those that a subnet gets."""
         return calibration_batches(images, self.net, self.preprocessing, self.mean, self.std, at_once)
 
+    def projects(self, all_eight: bool) -> bool:
+        """Returns True if the embedding is a projection: the residual stream in front of it is rotated."""
+        obstacle = rotation.stream_obstacle(self.net, self.embedding)
+        return self.embedding and self._rotates(all_eight) and obstacle is None
+
+    def _rotates(self, all_eight: bool) -> bool:
+        return all_eight and not self.classes if self.rotate is None else self.rotate
+
     def calibrate(self, on_stage: Callable[[str], object], all_eight: bool = False) -> Calibrated:
         """Calibrates a copy of the network, which is rotated first where that was asked for or is the default."""
         net = copy.deepcopy(self.net)
-        rotates = all_eight and not self.classes if self.rotate is None else self.rotate
-        rotated = rotation.rotate(net, self.embedding) if rotates else "nothing"
+        rotated = rotation.rotate(net, self.embedding) if self._rotates(all_eight) else "nothing"
         return calibrate(
             net,
             self.batches,

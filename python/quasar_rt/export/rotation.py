@@ -18,32 +18,39 @@ __all__ = ["orthogonal", "rotate", "rotate_heads", "rotate_stream", "stream_obst
 
 
 def rotate(net: ViT, embedding: bool) -> str:
-    """Rotates what can be rotated, on one thread of torch for the same bits; returns a record of it."""
+    """Rotates what can be rotated, on one thread of torch for the same bits; returns a record of it.
+
+    With an `embedding`, a projection brings that back from the basis of the residual stream.
+    """
     with Team():
         rotate_heads(net)
         if obstacle := stream_obstacle(net, embedding):
             return f"heads, not the residual stream: {obstacle}"
+        if embedding:
+            size = len(net.norm.gamma)
+            net.projection = Linear(torch.eye(size), torch.zeros(size))
         rotate_stream(net)
         return "heads and residual stream"
 
 
 def stream_obstacle(net: ViT, embedding: bool) -> str | None:
     """Returns why the residual stream must keep its basis; None if it may be rotated."""
-    if embedding:
-        return "the embedding has the basis of the residual stream"
+    if embedding and (len(net.head.weight) or net.pool == "token_pair"):
+        return "the embedding beside classes, or of two tokens, has the basis of the residual stream"
     return "its patches are normalised in their own basis" if net.norm_pre is not None else None
 
 
 def rotate_stream(net: ViT, seed: int = 0) -> None:
-    """Rotates the residual stream of a network with classes; `stream_obstacle` must have found none.
+    """Rotates the residual stream; `stream_obstacle` must have found none.
 
     A LayerNorm takes the mean of its channels out, and a rotation that keeps the vector of ones apart does not mix the
     mean into the rest. So the mean leaves all that writes to the stream, and ``LN(Q x) = Q LN(x)`` once gains and
     offsets are part of the matrices behind.
     """
     net.cast(torch.float64)
-    _fold(net.norm, *net.heads().values())
     writers, readers = [net.embed], list(net.heads().values())
+    readers += [] if net.projection is None else [net.projection]
+    _fold(net.norm, *readers)
     for block in net.blocks:
         _fold(block.norm1, block.qkv)
         _fold(block.norm2, block.fc1)

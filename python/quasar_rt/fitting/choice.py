@@ -41,6 +41,7 @@ class Choices:
         net: the network.
         worth: of 8 bits for each row, by the matrix's name (`quasar_rt.export.network.measure_worth`).
         workload: the network's sizes.
+        all_eight: its sizes if all rows have 8 bits; a projection of the embedding may be added then.
         hardware: the configuration.
         reading: which frame rate counts.
 
@@ -53,12 +54,14 @@ class Choices:
         net: ViT,
         worth: Mapping[str, NDArray[np.float64]],
         workload: Workload,
+        all_eight: Workload,
         hardware: Hardware,
         reading: RatesOf,
     ) -> None:
         blocks = products_of(net, worth)
         self._products = [product for block in blocks for product in block]
-        self._workload, self._hardware, self._reading = workload, hardware, reading
+        self._workload, self._all_eight = workload, all_eight
+        self._hardware, self._reading = hardware, reading
         gains = [[product.gains().tolist() for product in block] for block in blocks]
         self._inner = NativeWidthChoices(workload._inner, hardware._inner, gains)
         # Cycles by events over those of the closed form, as the last replay had them.
@@ -122,9 +125,11 @@ class Choices:
         return self._judged([rows for block in chosen for rows in block], worth), cycles
 
     def _judged(self, eight_bit: list[int], worth: float) -> Choice:
-        count = len(self._products) // len(self._workload.settings["blocks"])
-        rows = [eight_bit[i : i + count] for i in range(0, len(eight_bit), count)]
-        workload = Workload._wrap(self._workload._inner.with_eight_bit_rows(rows))
+        workload = self._all_eight
+        if any(rows < len(product.rows) for rows, product in zip(eight_bit, self._products, strict=True)):
+            count = len(self._products) // len(self._workload.settings["blocks"])
+            rows = [eight_bit[i : i + count] for i in range(0, len(eight_bit), count)]
+            workload = Workload._wrap(self._workload._inner.with_eight_bit_rows(rows))
         return Choice(widths_of(self._products, eight_bit), float(worth), rates(workload, self._hardware))
 
 

@@ -124,8 +124,8 @@ class _Target:
                 raise unreachable(rate, fastest, self.reading, self.hardware)
 
     def choices(self, worth: dict[str, NDArray[np.float64]]) -> Choices:
-        workload = workload_of(self.prepared, 8)
-        return Choices(self.prepared.net, worth, workload, self.hardware, self.reading)
+        mixed, all_eight = (workload_of(self.prepared, width) for width in (4, 8))
+        return Choices(self.prepared.net, worth, mixed, all_eight, self.hardware, self.reading)
 
 
 class _Job:

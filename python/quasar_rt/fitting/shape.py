@@ -31,6 +31,7 @@ def workload_of(prepared: Prepared, width: int) -> Workload:
         pool=net.pool,
         classes=len(net.head.weight),
         embedding=prepared.embedding,
+        projected=len(net.embed.weight) if prepared.projects(width == 8) else None,
         patch_tokens=net.patch_tokens,
         embed_norm=net.norm_pre is not None,
         eight_bit_fraction=float(width == 8),

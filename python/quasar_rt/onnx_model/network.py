@@ -58,7 +58,10 @@ class Network(ABC):
         self.tensors = subnet.tensors()
         self.graph = Graph()
         self.heads = ["head", "head_dist"] if self.config["pool"] == "token_pair" else ["head"]
-        if "embedding" in self.config:
+        grid = self.config.get("embedding")
+        projected = (grid or {}).get("projected", {})
+        self.projected, self.projected_shift = projected.get("values", 0), projected.get("shift", 0)
+        if grid and not self.projected:
             # A head's last rows repeat its input, which `_embedding` takes directly.
             rows, columns = len(self.config["classes"]), self.config["embed"]
             for head in self.heads:
@@ -112,11 +115,39 @@ class Network(ABC):
         """Appends pooling, the heads and the embedding."""
         config, pooled = self.config, self._pooled(x)
         outputs: _Outputs = {}
+        whole = self.whole(pooled) if config["classes"] or self.projected else ""
         if config["classes"]:
-            outputs |= self._logits(self.whole(pooled))
+            outputs |= self._logits(self._classes("", whole))
         if "embedding" in config:
-            outputs |= self._embedding(self._pooled_codes(pooled))
+            codes = self._projected("", whole) if self.projected else self._pooled_codes(pooled)
+            outputs |= self._embedding(codes)
         return outputs
+
+    def _classes(self, first: str, whole: str) -> str:
+        """Returns the head's outputs of the classes; those of a projection follow them."""
+        return self._rows(f"{first}heads.classes", whole, 0, len(self.config["classes"]))
+
+    def _projected(self, first: str, whole: str) -> str:
+        """Returns the codes of a projected embedding, float32."""
+        name, classes = f"{first}embedding.projected", len(self.config["classes"])
+        rows = self._rows(f"{name}.rows", whole, classes, classes + self.projected)
+        # Whole numbers below 2^27 and halves: exact in float64 only.
+        rows = self.graph.add(f"{name}.double", "Cast", rows, to=TensorProto.DOUBLE)
+        step = self.graph.number(2.0**self.projected_shift, np.float64)
+        rows = self.graph.add(f"{name}.scaled", "Div", rows, step)
+        rows = self.graph.add(f"{name}.half", "Add", rows, self.graph.number(0.5, np.float64))
+        rows = self.graph.add(f"{name}.floor", "Floor", rows)
+        rows = self.graph.add(f"{name}.float", "Cast", rows, to=TensorProto.FLOAT)
+        low, high = (self.graph.number(value, np.float32) for value in (-128, 127))
+        return self.graph.add(name, "Clip", rows, low, high)
+
+    def _rows(self, name: str, whole: str, start: int, end: int) -> str:
+        if end - start == len(self.config["classes"]) + self.projected:
+            return whole
+        bounds = {"start": start, "end": end, "axis": -1}
+        return self.graph.add(
+            name, "Slice", whole, *(self.graph.integers(f"{name}.{k}", [n]) for k, n in bounds.items())
+        )
 
     def _patch_outputs(self, x: str) -> _Outputs:
         """Appends the outputs of the image and those of each patch, float32 [batch, rows, columns, outputs]."""
@@ -135,14 +166,23 @@ class Network(ABC):
             first = self.graph.constant("pool.token", np.int64(0))
             return self.graph.add(name, "Gather", values, first, axis=1) if token else mean(values)
 
-        if self.config["classes"]:
+        of_heads, grid_of_heads = "", ""
+        if self.config["classes"] or self.projected:
             whole = self.whole([normed])
-            outputs |= self._logits(of_image("logits.image", whole, self.mean_of_whole))
-            outputs |= self._logits(of_patches("logits.grid", whole), patches=True)
+            of_heads = of_image("logits.image", whole, self.mean_of_whole)
+            grid_of_heads = of_patches("logits.grid", whole)
+        if self.config["classes"]:
+            outputs |= self._logits(self._classes("", of_heads))
+            outputs |= self._logits(self._classes("patch_", grid_of_heads), patches=True)
         if "embedding" in self.config:
-            outputs |= self._embedding(of_image("embedding.codes", normed, self.mean))
-            of_patches(f"patch_{EMBEDDING_OUTPUT}", self._real("embedding.patches", normed))
-            outputs[f"patch_{EMBEDDING_OUTPUT}"] = TensorProto.FLOAT, [*self.patch_grid, self.config["embed"]]
+            name = f"patch_{EMBEDDING_OUTPUT}"
+            if self.projected:
+                outputs |= self._embedding(self._projected("", of_heads))
+                self._real(name, self._projected("patch_", grid_of_heads))
+            else:
+                outputs |= self._embedding(of_image("embedding.codes", normed, self.mean))
+                of_patches(name, self._real("embedding.patches", normed))
+            outputs[name] = TensorProto.FLOAT, [*self.patch_grid, self.projected or self.config["embed"]]
         return outputs
 
     def _patches(self, name: str, x: str) -> str:
@@ -245,7 +285,9 @@ class Network(ABC):
         return codes
 
     def _embedding(self, codes: str) -> _Outputs:
-        return {self._real(EMBEDDING_OUTPUT, codes): (TensorProto.FLOAT, [self.config["embed"]])}
+        return {
+            self._real(EMBEDDING_OUTPUT, codes): (TensorProto.FLOAT, [self.projected or self.config["embed"]])
+        }
 
     def _real(self, name: str, codes: str) -> str:
         """Appends the real values of an embedding's codes."""

@@ -132,7 +132,7 @@ pub struct Program {
     pub(crate) outputs: usize,
     /// Rows of each head: classes, then the values of an embedding.
     pub(crate) head_rows: usize,
-    /// Number of classes: the embedding's codes follow these rows.
+    /// Rows of a head before those that repeat codes.
     pub(crate) first_code: usize,
 }
 

@@ -436,13 +436,18 @@ pub unsafe extern "C" fn quasar_engine_embed(
                 "the subnet has no embedding; quasar-rt export --embedding writes one that has",
             ));
         };
-        if count != config.embed {
-            let problem = format!("count is {count}; the embedding has {}", config.embed);
+        let size = config.embedding_size();
+        if count != size {
+            let problem = format!("count is {count}; the embedding has {size}");
             return Err(invalid(problem));
         }
         // SAFETY: the caller promises the bytes that the image names.
         let view = unsafe { image.view()? };
-        let codes = embedding::codes(&engine.outputs(&view)?, config.classes.len());
+        let codes = embedding::codes(
+            &engine.outputs(&view)?,
+            config.classes.len(),
+            config.embedding_shift(),
+        );
         vector.copy_from_slice(&embedding::unit_vector(&codes, grid.zero_point));
         Ok(())
     })

@@ -1,4 +1,5 @@
-//! The embedding of an image: the head's input, which the head's last D rows repeat code by code.
+//! The embedding of an image: the head's input, which the head's last D rows repeat code by code, or
+//! a projection of it.
 //!
 //! Depends on [`crate::subnet::config`]. `docs/integer-model.md` (*Head*) has the proof that these
 //! rows repeat the codes.
@@ -20,11 +21,14 @@ pub const fn rows(pool: Pool, token: usize) -> (i32, i16) {
 
 /// Returns the codes among a frame's outputs, which are those behind `classes` logits.
 ///
-/// # Panics
-/// If an output is no code. The check of a subnet's head excludes that on the CPU, and the check of
-/// a frame's output on an accelerator.
-pub fn codes(outputs: &[i32], classes: usize) -> Vec<i8> {
-    let code = |&value: &i32| i8::try_from(value).expect("these rows repeat 8-bit codes");
+/// Rows that repeat codes give nothing else (`shift` 0). Those of a projection give codes times
+/// `2^shift`, which are rounded to the nearest, halves up, and saturate.
+pub fn codes(outputs: &[i32], classes: usize, shift: u8) -> Vec<i8> {
+    let half = (1_i64 << shift) >> 1;
+    let code = |&value: &i32| {
+        let code = (i64::from(value) + half) >> shift;
+        code.clamp(i8::MIN.into(), i8::MAX.into()) as i8
+    };
     outputs[classes..].iter().map(code).collect()
 }
 
@@ -55,7 +59,7 @@ mod tests {
     fn the_rows_of_an_embedding_repeat_every_code() {
         for code in i8::MIN..=i8::MAX {
             for pool in [Pool::Token, Pool::Mean, Pool::MeanAfterNorm] {
-                assert_eq!(codes(&[9, output(pool, 0, code)], 1), [code]);
+                assert_eq!(codes(&[9, output(pool, 0, code)], 1, 0), [code]);
             }
         }
     }
@@ -66,9 +70,15 @@ mod tests {
             for second in i8::MIN..=i8::MAX {
                 let sum = output(Pool::TokenPair, 0, first) + output(Pool::TokenPair, 1, second);
                 let twice = i32::from(first) + i32::from(second);
-                assert!((2 * i32::from(codes(&[sum], 0)[0]) - twice).abs() <= 1);
+                assert!((2 * i32::from(codes(&[sum], 0, 0)[0]) - twice).abs() <= 1);
             }
         }
+    }
+
+    #[test]
+    fn codes_of_a_projection_are_rounded_and_saturate() {
+        let outputs = [7, 8, -8, -9, 127 * 16 + 7, i32::MAX, i32::MIN];
+        assert_eq!(codes(&outputs, 0, 4), [0, 1, 0, -1, 127, 127, -128]);
     }
 
     #[test]

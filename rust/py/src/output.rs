@@ -14,6 +14,7 @@ pub struct Output {
     /// tokens as much again for each patch.
     outputs: Vec<i32>,
     classes: usize,
+    shift: u8,
     /// Outputs of the image, or of a patch.
     rows: usize,
     /// Rows and columns of patches.
@@ -27,6 +28,7 @@ impl Output {
         Self {
             outputs,
             classes: config.classes.len(),
+            shift: config.embedding_shift(),
             rows: config.head_rows(),
             grid: config.grid(),
             logit_scale: config.logit_scale,
@@ -36,6 +38,10 @@ impl Output {
 
     fn classes(&self) -> &[i32] {
         &self.outputs[..self.classes]
+    }
+
+    fn embedding(&self, outputs: &[i32]) -> Vec<i8> {
+        embedding::codes(outputs, self.classes, self.shift)
     }
 
     fn real(&self, logit: i32) -> f32 {
@@ -86,7 +92,7 @@ impl Output {
 
     /// Returns the codes of the embedding; none if the subnet gives no embedding.
     fn codes<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i8>> {
-        embedding::codes(&self.outputs[..self.rows], self.classes).into_pyarray(py)
+        self.embedding(&self.outputs[..self.rows]).into_pyarray(py)
     }
 
     /// Returns the logits of each patch, `[rows, columns, classes]`.
@@ -99,7 +105,7 @@ impl Output {
 
     /// Returns the embedding's codes of each patch, `[rows, columns, embed]`.
     fn patch_codes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray3<i8>>> {
-        self.of_patches(py, |outputs| embedding::codes(outputs, self.classes))
+        self.of_patches(py, |outputs| self.embedding(outputs))
     }
 
     /// Returns the most likely class, or `None` if there are no classes.

@@ -59,7 +59,11 @@ impl Program {
             output_of_logit,
             outputs: subnet.config().outputs(),
             head_rows: subnet.config().head_rows(),
-            first_code: subnet.config().classes.len(),
+            first_code: if subnet.config().repeats_inputs() {
+                subnet.config().classes.len()
+            } else {
+                subnet.config().head_rows()
+            },
         })
     }
 }

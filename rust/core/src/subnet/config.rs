@@ -23,6 +23,8 @@ pub const MAX_HEADS: usize = 128;
 pub const MAX_HEAD_DIM: usize = quasar_kernels::MAX_HEAD_DIM;
 /// Rows of all heads (classes, and the embedding's values), at most.
 pub const MAX_CLASSES: usize = 32768;
+/// Shift of a projected embedding, at most.
+pub const MAX_PROJECTED_SHIFT: usize = 15;
 /// Outputs of a frame whose head runs on every token, at most.
 pub const MAX_OUTPUTS: usize = 1 << 22;
 /// Blocks, at most.
@@ -77,8 +79,8 @@ pub struct Config {
     pub provenance: serde_json::Map<String, serde_json::Value>,
 }
 
-/// The grid of an embedding, `real = scale * (code - zero_point)`. Its codes are the head's input,
-/// which the head's last D rows repeat.
+/// The grid of an embedding, `real = scale * (code - zero_point)`. Its codes are the outputs of the
+/// head's last rows. Without a projection these rows repeat the head's D inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Embedding {
@@ -86,6 +88,20 @@ pub struct Embedding {
     pub scale: f64,
     /// The code of 0.
     pub zero_point: i8,
+    /// What projects the head's input; absent if that is the embedding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub projected: Option<Projected>,
+}
+
+/// A projection of the head's input. Its rows give codes times `2^shift`: a mantissa alone would be
+/// too coarse for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Projected {
+    /// The number of values.
+    pub values: usize,
+    /// At most [`MAX_PROJECTED_SHIFT`].
+    pub shift: u8,
 }
 
 /// Size of the image that the network sees.
@@ -311,20 +327,43 @@ impl Config {
             )?;
             within(&format!("blocks.{i}.hidden"), block.hidden, 1, MAX_COLUMNS)?;
         }
+        self.check_embedding()?;
         let fewest = usize::from(self.embedding.is_none());
         let most = MAX_CLASSES / self.pool.heads().len() - self.embedding_size();
         let key = "classes (their number)";
         within(key, self.classes.len(), fewest, most)?;
         self.check_patch_tokens()?;
         check_scale("logit_scale", self.logit_scale)?;
-        if let Some(Embedding { scale, .. }) = self.embedding {
-            check_scale("embedding.scale", scale)?;
-        }
         check_text("name", &self.name)?;
         for (i, class) in self.classes.iter().enumerate() {
             check_text(&format!("classes.{i}"), class)?;
         }
         self.preprocess.check(self.image)
+    }
+
+    fn check_embedding(&self) -> Result<()> {
+        let Some(Embedding {
+            scale, projected, ..
+        }) = self.embedding
+        else {
+            return Ok(());
+        };
+        check_scale("embedding.scale", scale)?;
+        if let Some(Projected { values, shift }) = projected {
+            let key = "embedding.projected";
+            within(&format!("{key}.values"), values, 1, MAX_EMBED)?;
+            within(
+                &format!("{key}.shift"),
+                shift.into(),
+                0,
+                MAX_PROJECTED_SHIFT,
+            )?;
+            if self.pool == Pool::TokenPair {
+                let problem = "is for one head: the pooling token_pair has two";
+                return Err(Error::config(key, problem));
+            }
+        }
+        Ok(())
     }
 
     fn check_patch_tokens(&self) -> Result<()> {
@@ -383,7 +422,9 @@ impl Config {
 
     /// Returns the oldest version of the subnet file that has all keys and values of this config.
     pub fn version(&self) -> &'static str {
-        if self.patch_tokens {
+        if self.embedding.is_some_and(|e| e.projected.is_some()) {
+            "4"
+        } else if self.patch_tokens {
             "3"
         } else if self.pool == Pool::TokenPair || self.embed_norm {
             "2"
@@ -404,9 +445,23 @@ impl Config {
         (1 + patches) * self.head_rows()
     }
 
-    /// Returns the number of the embedding's values: D, or 0 without an embedding.
+    /// Returns the number of the embedding's values: D or those of a projection; 0 without an
+    /// embedding.
     pub fn embedding_size(&self) -> usize {
-        self.embedding.map_or(0, |_| self.embed)
+        self.embedding
+            .map_or(0, |e| e.projected.map_or(self.embed, |p| p.values))
+    }
+
+    /// Returns the shift from the outputs of the embedding's rows to codes.
+    pub fn embedding_shift(&self) -> u8 {
+        self.embedding
+            .and_then(|e| e.projected)
+            .map_or(0, |p| p.shift)
+    }
+
+    /// Returns true if the head's last rows repeat its inputs.
+    pub fn repeats_inputs(&self) -> bool {
+        self.embedding.is_some_and(|e| e.projected.is_none())
     }
 
     /// Returns the values of a patch, channels * kernel^2: the patch embedding's K.

@@ -253,7 +253,11 @@ impl Subnet {
         };
         let norms = (2 * config.blocks.len() + norms) * 2 * config.embed;
         let heads = config.pool.heads().len();
-        let repeated = heads * config.embedding_size() * (config.embed + 1);
+        let repeated = if config.repeats_inputs() {
+            heads * config.embed * (config.embed + 1)
+        } else {
+            0
+        };
         Summary {
             parameters: layers.iter().map(|l| l.rows * (l.k + 1)).sum::<usize>()
                 - repeated
@@ -323,7 +327,7 @@ impl Subnet {
             subnet.check_linear(&spec)?;
             let heads = subnet.config.pool.heads();
             let head = heads.iter().position(|name| *name == spec.name);
-            if let (Some(head), true) = (head, subnet.config.embedding.is_some()) {
+            if let (Some(head), true) = (head, subnet.config.repeats_inputs()) {
                 subnet.check_embedding(&spec, head)?;
             }
         }
