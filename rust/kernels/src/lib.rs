@@ -14,7 +14,7 @@
 //! | [`scalar`] | the reference: the document's formulas in plain Rust |
 //! | `tiled` | packing, tiling and edges of the SIMD tiers |
 //! | `x86`, `neon`, `neon32` | the SIMD tiers: tiles and epilogues |
-//! | [`image`] | resampling and pixel formats |
+//! | [`image`] | resampling, pixel formats and patches |
 //! | `quantize` | rows of floats to packed codes |
 //! | `buffer` | aligned, grow-only memory |
 //! | `large_pages` | memory on large pages |

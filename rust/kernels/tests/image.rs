@@ -124,6 +124,31 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn lines_are_interleaved_alike(
+        lines in 1usize..60, bytes in 1usize..60, distance in 1usize..70, gap in 0usize..9,
+        flip: u8, seed: u64,
+    ) {
+        let data = pixels(lines * distance + bytes, seed);
+        // Lines in some order, and words in another.
+        let starts: Vec<_> = (0..lines).map(|i| i * 7 % lines * distance).collect();
+        let stride = lines + gap;
+        let places: Vec<_> = (0..bytes).map(|j| (bytes - 1 - j) * stride).collect();
+        let mut expected = vec![3; bytes * stride];
+        for (j, place) in places.iter().enumerate() {
+            for (i, start) in starts.iter().enumerate() {
+                expected[place + i] = data[start + j] ^ flip;
+            }
+        }
+        for kernels in Tier::ALL.into_iter().filter_map(Kernels::new) {
+            let mut out = vec![3; bytes * stride];
+            kernels.interleave(&data, &starts, flip, &places, &mut out);
+            prop_assert_eq!(&out, &expected, "{}", kernels.tier());
+        }
+    }
+}
+
 #[test]
 fn every_luma_and_chroma_is_read_alike() {
     for cb in 0..=255u8 {

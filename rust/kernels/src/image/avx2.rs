@@ -97,9 +97,8 @@ fn narrow(a: __m256i, b: __m256i) -> __m128i {
 /// Computes [`scalar::columns`] of three channels, two rows side by side.
 ///
 /// # Safety
-/// The CPU has AVX2; the windows along columns have pairs and are inside the rows of `source`,
-/// whose first pixel is source index `first`; `out` has the source's rows and a pixel for each
-/// window.
+/// The CPU has AVX2; the windows along columns are inside the rows of `source`, whose first pixel
+/// is source index `first`; `out` has the source's rows and a pixel for each window.
 #[target_feature(enable = "avx2")]
 pub(crate) unsafe fn colour_columns(
     windows: &Windows,
@@ -107,6 +106,11 @@ pub(crate) unsafe fn colour_columns(
     first: usize,
     out: &mut MatrixViewMut<u8>,
 ) {
+    // A source too small for pairs is little work.
+    if windows.pairs.is_empty() {
+        scalar::columns::<3>(windows, source, first, out);
+        return;
+    }
     // Channel by channel, two pixels side by side as 16-bit numbers.
     #[rustfmt::skip]
     let pick = |a: i8| {
@@ -174,6 +178,11 @@ pub(crate) unsafe fn gray_columns(
     first: usize,
     out: &mut MatrixViewMut<u8>,
 ) {
+    // A source too small for pairs is little work.
+    if windows.pairs.is_empty() {
+        scalar::columns::<1>(windows, source, first, out);
+        return;
+    }
     // Each pair of pixels twice, for the low and the high halves of its weights.
     #[rustfmt::skip]
     let pick = _mm256_setr_epi8(

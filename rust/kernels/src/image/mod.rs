@@ -1,13 +1,24 @@
-//! Kernels of preprocessing: weighted sums along one axis (resizing), and rows of camera formats to
-//! RGB or gray.
+//! Kernels of preprocessing: weighted sums along one axis (resizing), rows of camera formats to RGB
+//! or gray, and patches side by side, as the accelerator takes them.
 //!
-//! Every function has the same result on every tier. The x86 tiers run `avx2`, the others `scalar`.
+//! Every function has the same result on every tier. The x86 tiers run `avx2`, the Arm tiers
+//! `lanes`; what these lack runs `scalar`.
 
 #[cfg(target_arch = "x86_64")]
 // Intrinsics are named as the vendor names them, dozens in a file.
 #[allow(clippy::wildcard_imports)]
 mod avx2;
 mod colour;
+#[cfg(any(
+    target_arch = "aarch64",
+    all(target_arch = "arm", target_abi = "eabihf")
+))]
+mod lanes;
+#[cfg(target_arch = "aarch64")]
+#[allow(clippy::wildcard_imports)]
+mod neon;
+#[cfg(all(target_arch = "arm", target_abi = "eabihf"))]
+mod neon32;
 mod scalar;
 mod windows;
 
@@ -16,12 +27,29 @@ use crate::{Kernels, MatrixView, MatrixViewMut, Tier};
 pub use colour::YuvMatrix;
 pub use windows::{Along, Windows, PRECISION};
 
-/// Runs the AVX2 code on the x86 tiers, the scalar code on all others.
+#[cfg(target_arch = "aarch64")]
+use neon::Neon;
+#[cfg(all(target_arch = "arm", target_abi = "eabihf"))]
+use neon32::Neon;
+
+/// Runs the AVX2 code, where there is any, on the x86 tiers, the NEON code, where there is any, on
+/// the Arm tiers, and the scalar code on all others.
 macro_rules! dispatch {
-    ($tier:expr, $scalar:expr, $avx2:expr) => {
+    ($tier:expr, $scalar:expr, $($avx2:expr)?; $($neon:expr)?) => {
         match $tier {
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 | Tier::Avx512Vnni | Tier::Amx => $avx2,
+            $(
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: the tier has AVX2; the sizes are checked.
+                Tier::Avx2 | Tier::Avx512Vnni | Tier::Amx => unsafe { $avx2 },
+            )?
+            $(
+                #[cfg(any(
+                    target_arch = "aarch64",
+                    all(target_arch = "arm", target_abi = "eabihf")
+                ))]
+                // SAFETY: the tier has NEON; the sizes are checked.
+                Tier::Neon | Tier::NeonDot | Tier::NeonI8mm => unsafe { $neon },
+            )?
             _ => $scalar,
         }
     };
@@ -55,8 +83,8 @@ impl Kernels {
         dispatch!(
             self.tier(),
             scalar::rows(windows, &source, first, &mut out),
-            // SAFETY: the tier has AVX2; the sizes are checked.
-            unsafe { avx2::rows(windows, &source, first, &mut out) }
+            avx2::rows(windows, &source, first, &mut out);
+            lanes::rows::<Neon>(windows, &source, first, &mut out)
         );
     }
 
@@ -86,24 +114,18 @@ impl Kernels {
             (source.rows(), windows.outputs() * channels),
             "output"
         );
-        // A source too small for pairs is little work.
-        let tier = if windows.pairs.is_empty() {
-            Tier::Scalar
-        } else {
-            self.tier()
-        };
         match channels {
             1 => dispatch!(
-                tier,
+                self.tier(),
                 scalar::columns::<1>(windows, &source, first, &mut out),
-                // SAFETY: the tier has AVX2; the sizes are checked.
-                unsafe { avx2::gray_columns(windows, &source, first, &mut out) }
+                avx2::gray_columns(windows, &source, first, &mut out);
+                lanes::columns::<Neon, 1>(windows, &source, first, &mut out)
             ),
             _ => dispatch!(
-                tier,
+                self.tier(),
                 scalar::columns::<3>(windows, &source, first, &mut out),
-                // SAFETY: the tier has AVX2; the sizes are checked.
-                unsafe { avx2::colour_columns(windows, &source, first, &mut out) }
+                avx2::colour_columns(windows, &source, first, &mut out);
+                lanes::columns::<Neon, 3>(windows, &source, first, &mut out)
             ),
         }
     }
@@ -124,8 +146,8 @@ impl Kernels {
         dispatch!(
             self.tier(),
             scalar::nv12(matrix, luma, chroma, out),
-            // SAFETY: the tier has AVX2; the sizes are checked.
-            unsafe { avx2::nv12(matrix, luma, chroma, out) }
+            avx2::nv12(matrix, luma, chroma, out);
+            lanes::nv12::<Neon>(matrix, luma, chroma, out)
         );
     }
 
@@ -143,8 +165,8 @@ impl Kernels {
         dispatch!(
             self.tier(),
             scalar::yuyv(matrix, pixels, out),
-            // SAFETY: the tier has AVX2; the sizes are checked.
-            unsafe { avx2::yuyv(matrix, pixels, out) }
+            avx2::yuyv(matrix, pixels, out);
+            lanes::yuyv::<Neon>(matrix, pixels, out)
         );
     }
 
@@ -159,8 +181,38 @@ impl Kernels {
         dispatch!(
             self.tier(),
             scalar::gray(pixels, order, out),
-            // SAFETY: the tier has AVX2; the sizes are checked.
-            unsafe { avx2::gray(pixels, order, out) }
+            avx2::gray(pixels, order, out);
+        );
+    }
+
+    /// Lays lines of bytes side by side: byte `j` of line `i`, XOR `flip`, becomes
+    /// `out[places[j] + i]`. Line `i` starts at `data[starts[i]]`.
+    ///
+    /// # Panics
+    /// If a line or a place is outside its slice.
+    pub fn interleave(
+        self,
+        data: &[u8],
+        starts: &[usize],
+        flip: u8,
+        places: &[usize],
+        out: &mut [u8],
+    ) {
+        let end = |indices: &[usize], more: usize| {
+            let last = indices.iter().max();
+            last.map_or(0, |&last| last + more)
+        };
+        assert!(
+            end(starts, places.len()) <= data.len() && end(places, starts.len()) <= out.len(),
+            "lines from {starts:?} of {} bytes to {places:?} of {}",
+            data.len(),
+            out.len()
+        );
+        dispatch!(
+            self.tier(),
+            scalar::interleave(data, starts, flip, places, out),
+            ;
+            lanes::interleave::<Neon>(data, starts, flip, places, out)
         );
     }
 }

@@ -89,3 +89,18 @@ pub(crate) fn gray(pixels: &[u8], order: [usize; 3], out: &mut [u8]) {
         *out = ((sum + 0x8000) >> 16) as u8;
     }
 }
+
+/// Lays lines side by side.
+pub(crate) fn interleave(
+    data: &[u8],
+    starts: &[usize],
+    flip: u8,
+    places: &[usize],
+    out: &mut [u8],
+) {
+    for (i, &start) in starts.iter().enumerate() {
+        for (&byte, &place) in data[start..].iter().zip(places) {
+            out[place + i] = byte ^ flip;
+        }
+    }
+}

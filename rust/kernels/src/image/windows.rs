@@ -17,6 +17,11 @@ pub(crate) const GROUP: usize = 4;
 /// window or before it.
 pub(crate) const MARGIN: usize = 3;
 
+/// Outputs of a group: whole vectors of 16 bytes, of one and of three channels.
+pub(crate) const OUTPUTS: usize = 16;
+/// Source pixels of a group.
+pub(crate) const ROOM: usize = 160;
+
 /// The direction in which an image is summed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Along {
@@ -45,6 +50,10 @@ pub struct Windows {
     pub(crate) pairs: Vec<[i32; 2]>,
     /// Pairs of each output.
     pub(crate) pairs_each: usize,
+    /// For NEON: groups of at most [`OUTPUTS`] outputs and the source indices that they read, at
+    /// most [`ROOM`] unless a window is longer.
+    #[cfg_attr(target_arch = "x86_64", allow(dead_code))]
+    pub(crate) groups: Vec<(Range<usize>, Range<usize>)>,
 }
 
 impl Windows {
@@ -79,14 +88,16 @@ impl Windows {
             starts: Vec::new(),
             pairs: Vec::new(),
             pairs_each: 0,
+            groups: Vec::new(),
         };
         windows.pair();
+        windows.group();
         windows
     }
 
     /// Fills the tables of the SIMD tiers.
     fn pair(&mut self) {
-        let longest = self.bounds.iter().map(|&(_, len)| len).max().unwrap_or(0);
+        let longest = self.longest();
         // A window along columns is read whole. It begins early enough to end inside the row, with
         // weights of 0 in front.
         let (room, last) = match self.along {
@@ -127,11 +138,35 @@ impl Windows {
         self.bounds.len()
     }
 
+    /// Returns the length of the longest window.
+    pub(super) fn longest(&self) -> usize {
+        self.bounds.iter().map(|&(_, len)| len).max().unwrap_or(0)
+    }
+
+    /// Fills the groups of outputs.
+    fn group(&mut self) {
+        for (i, &(start, len)) in self.bounds.iter().enumerate() {
+            let end = start + len;
+            if let Some((outputs, span)) = self.groups.last_mut() {
+                let wider = span.start.min(start)..span.end.max(end);
+                if outputs.len() < OUTPUTS && wider.len() <= ROOM {
+                    (outputs.end, *span) = (i + 1, wider);
+                    continue;
+                }
+            }
+            self.groups.push((i..i + 1, start..end));
+        }
+    }
+
     /// Returns start and weights of each window.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
-        self.bounds
-            .iter()
-            .zip(self.weights.chunks_exact(self.taps))
-            .map(|(&(start, len), w)| (start, &w[..len]))
+        (0..self.outputs()).map(|i| self.window(i))
+    }
+
+    /// Returns start and weights of an output's window.
+    #[inline]
+    pub(super) fn window(&self, i: usize) -> (usize, &[i32]) {
+        let (start, len) = self.bounds[i];
+        (start, &self.weights[i * self.taps..][..len])
     }
 }

@@ -35,7 +35,7 @@ macro_rules! neon {
         )
     };
 }
-use neon;
+pub(crate) use neon;
 
 /// The tier. Its functions need NEON.
 pub(crate) struct Neon32;
