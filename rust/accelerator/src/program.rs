@@ -7,13 +7,38 @@
 use std::fmt;
 
 use quasar_core::error::{Error, Result};
-use quasar_core::subnet::config::Pool;
+use quasar_core::subnet::config::{Image, Patch, Pool};
+use quasar_core::Kernels;
 use quasar_hardware::tiling::Band;
 use quasar_hardware::Hardware;
 
 use crate::arena_layout::{self, Cursor, Transfer};
 use crate::isa::{change_key, check, sealed, trailer, Command, PORT_BYTES};
 use crate::shape::Shape;
+
+/// Bytes of patches: each patch is `number` lines of bytes, `distance` apart.
+struct Lines<'a> {
+    data: &'a [u8],
+    number: usize,
+    distance: usize,
+    /// A code is its byte XOR this.
+    flip: u8,
+    /// The word of each byte of a first line. The next line's are `words_each` further.
+    words: Vec<usize>,
+    words_each: usize,
+}
+
+/// Returns an image with its border.
+fn with_border(image: &[u8], size: Image, patch: Patch) -> Vec<u8> {
+    let (row, border) = (size.width * size.channels, patch.pad * size.channels);
+    let wide = row + 2 * border;
+    let mut padded = vec![patch.pad_value; (size.height + 2 * patch.pad) * wide];
+    let inside = padded[patch.pad * wide..].chunks_exact_mut(wide);
+    for (out, pixels) in inside.zip(image.chunks_exact(row)) {
+        out[border..][..row].copy_from_slice(pixels);
+    }
+    padded
+}
 
 /// Most frames whose last segment is started and that await their output.
 pub(crate) const FINISHING: usize = 2;
@@ -281,25 +306,99 @@ impl Program {
     /// [`Self::input_bytes`].
     pub fn pack_input(&self, patches: &[i8], out: &mut [u8]) {
         assert_eq!(patches.len(), self.patch_codes(), "codes of all patches");
+        let patch_len = self.sizes.patch_len;
+        let codes: Vec<u8> = patches.iter().map(|&code| code as u8).collect();
+        let lines = Lines {
+            data: &codes,
+            number: 1,
+            distance: 0,
+            flip: 0,
+            words: (0..patch_len).collect(),
+            words_each: patch_len,
+        };
+        self.pack(Kernels::best(), &lines, |patch| patch * patch_len, out);
+    }
+
+    /// Packs the patches of a preprocessed image as [`Self::pack_input`] does, without their codes
+    /// in between. `columns` is the width of the grid.
+    ///
+    /// # Panics
+    /// If the image is not of the program's network, or `out` does not have [`Self::input_bytes`].
+    pub fn pack_image(
+        &self,
+        kernels: Kernels,
+        image: &[u8],
+        size: Image,
+        patch: Patch,
+        columns: usize,
+        out: &mut [u8],
+    ) {
+        let Image {
+            channels, width, ..
+        } = size;
+        let Patch {
+            kernel,
+            stride,
+            pad,
+            ..
+        } = patch;
+        let row = (width + 2 * pad) * channels;
+        let padded;
+        let data = if pad == 0 {
+            image
+        } else {
+            padded = with_border(image, size, patch);
+            &padded
+        };
+        let pixels = kernel * kernel;
+        let lines = Lines {
+            data,
+            number: kernel,
+            distance: row,
+            // A code is the pixel - 128.
+            flip: 0x80,
+            words: (0..kernel)
+                .flat_map(|kx| (0..channels).map(move |channel| channel * pixels + kx))
+                .collect(),
+            words_each: kernel,
+        };
+        let start = |patch| patch / columns * stride * row + patch % columns * stride * channels;
+        self.pack(kernels, &lines, start, out);
+    }
+
+    /// Packs patches, the first lines of which begin at `start(patch)`.
+    fn pack(
+        &self,
+        kernels: Kernels,
+        lines: &Lines,
+        start: impl Fn(usize) -> usize,
+        out: &mut [u8],
+    ) {
         assert_eq!(out.len(), self.input_bytes(), "one frame's input");
         let (lanes, beat) = (self.array_tokens(), self.beat_bytes());
         let NetworkSizes {
             prefix, patch_len, ..
         } = self.sizes;
         let word_bytes = arena_layout::word_beats(lanes, beat) * beat;
-        let columns = Shape::of(&self.hardware).padded(patch_len);
+        let tile_bytes = Shape::of(&self.hardware).padded(patch_len) * word_bytes;
+        let places: Vec<_> = lines.words.iter().map(|word| word * word_bytes).collect();
+        let mut starts = Vec::with_capacity(lanes);
         out.fill(0);
-        let mut patches = patches.chunks_exact(patch_len);
         for (band, transfer) in self.input_transfers() {
-            let first = band.tile as usize * lanes;
             let (_, out) = out.split_at_mut(transfer.address as usize * beat);
             let (data, last) = out.split_at_mut(transfer.beats as usize * beat);
-            let tokens = first.max(prefix)..first + band.tokens as usize;
-            for (token, codes) in tokens.zip(&mut patches) {
-                let (tile, lane) = ((token - first) / lanes, (token - first) % lanes);
-                let at = tile * columns * word_bytes + lane;
-                for (word, &code) in data[at..].iter_mut().step_by(word_bytes).zip(codes) {
-                    *word = code as u8;
+            let first = band.tile as usize * lanes;
+            let tiles = (first..first + band.tokens as usize).step_by(lanes);
+            for (tile, out) in tiles.zip(data.chunks_mut(tile_bytes)) {
+                // Tokens before the patches keep their lanes.
+                let tokens = tile.max(prefix)..(tile + lanes).min(first + band.tokens as usize);
+                let lane = tokens.start.min(tokens.end) - tile;
+                starts.clear();
+                starts.extend(tokens.map(|token| start(token - prefix)));
+                for line in 0..lines.number {
+                    let from = &lines.data[line * lines.distance..];
+                    let out = &mut out[line * lines.words_each * word_bytes + lane..];
+                    kernels.interleave(from, &starts, lines.flip, &places, out);
                 }
             }
             last[..4].copy_from_slice(&check(data).to_le_bytes());

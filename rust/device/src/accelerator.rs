@@ -15,29 +15,73 @@ use quasar_core::cpu::NEVER;
 use quasar_core::error::{Error, Result};
 use quasar_core::memory;
 use quasar_core::pool::{IdlePool, PerProcess};
-use quasar_core::preprocess::{patches_channels_first, ImageView, Preprocessor};
-use quasar_core::Subnet;
+use quasar_core::preprocess::{ImageView, Preprocessor};
+use quasar_core::subnet::config::Config;
+use quasar_core::{Kernels, Subnet};
 
 use crate::{Device, PendingFrame, Profile, State};
 
 /// Address space of the driver's thread and of a simulated device's.
 const THREADS_BYTES: usize = 24 << 20;
-/// Largest number of workspaces that are kept idle.
+/// Largest number of packers that are kept idle.
 const MOST_IDLE: usize = 4;
 
-/// Memory for the preprocessing of one image.
+/// Prepares images for an accelerator: preprocesses them, cuts them into patches and packs these.
+/// Keeps its memory from one image to the next.
 #[derive(Debug)]
-struct Workspace {
+pub struct Packer {
     preprocessor: Preprocessor,
+    kernels: Kernels,
     pixels: Vec<u8>,
-    patches: Vec<i8>,
 }
 
-/// The driver and the idle workspaces of one process.
+impl Packer {
+    /// Creates a packer for the images of a subnet.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn new(config: &Config) -> Result<Self> {
+        memory::check("a frame", 2 * config.patches() * config.patch_len())?;
+        Ok(Self {
+            preprocessor: Preprocessor::new(config),
+            kernels: Kernels::best(),
+            pixels: Vec::new(),
+        })
+    }
+
+    /// Returns the packer with another tier's kernels. Every tier gives the same bytes.
+    #[must_use]
+    pub fn with_kernels(self, kernels: Kernels) -> Self {
+        Self {
+            preprocessor: self.preprocessor.with_kernels(kernels),
+            kernels,
+            ..self
+        }
+    }
+
+    /// Returns the input of one frame, for a program of the same subnet.
+    ///
+    /// # Errors
+    /// Those of [`Preprocessor::run`].
+    pub fn input(
+        &mut self,
+        config: &Config,
+        program: &Program,
+        image: &ImageView,
+    ) -> Result<Vec<u8>> {
+        self.preprocessor.run(image, &mut self.pixels)?;
+        let mut input = vec![0; program.input_bytes()];
+        let (size, patch, columns) = (config.image, config.patch, config.grid().1);
+        program.pack_image(self.kernels, &self.pixels, size, patch, columns, &mut input);
+        Ok(input)
+    }
+}
+
+/// The driver and the idle packers of one process.
 #[derive(Debug)]
 struct Process {
     queue: FrameQueue,
-    workspaces: IdlePool<Workspace>,
+    packers: IdlePool<Packer>,
 }
 
 /// Opens the transport: for the process that makes an accelerator, and for each process forked from
@@ -99,7 +143,7 @@ impl<T: Transport + 'static> Accelerator<T> {
             };
             Ok(Process {
                 queue: FrameQueue::start(&watch, cancel, open)?,
-                workspaces: IdlePool::new(MOST_IDLE),
+                packers: IdlePool::new(MOST_IDLE),
             })
         })
     }
@@ -107,33 +151,8 @@ impl<T: Transport + 'static> Accelerator<T> {
     /// Preprocesses an image, cuts it into patches and packs them.
     fn input(&self, process: &Process, image: &ImageView) -> Result<Vec<u8>> {
         let config = self.subnet.config();
-        let workspace = || {
-            memory::check("a frame", 2 * config.patches() * config.patch_len())?;
-            Ok(Workspace {
-                preprocessor: Preprocessor::new(config),
-                pixels: Vec::new(),
-                patches: vec![0; config.patches() * config.patch_len()],
-            })
-        };
-        process.workspaces.with(workspace, |workspace| {
-            let Workspace {
-                preprocessor,
-                pixels,
-                patches,
-            } = workspace;
-            preprocessor.run(image, pixels)?;
-            let mut input = vec![0; self.program.input_bytes()];
-            patches_channels_first(
-                pixels,
-                config.image,
-                config.patch,
-                config.grid().1,
-                0,
-                patches,
-            );
-            self.program.pack_input(patches, &mut input);
-            Ok(input)
-        })
+        let packer = || Packer::new(config);
+        (process.packers).with(packer, |packer| packer.input(config, &self.program, image))
     }
 }
 

@@ -21,7 +21,7 @@ use quasar_core::cpu::FrameTime;
 use quasar_core::error::Result;
 use quasar_core::preprocess::ImageView;
 
-pub use self::accelerator::Accelerator;
+pub use self::accelerator::{Accelerator, Packer};
 
 /// Runs frames: preprocessing on the host, the network on the device. Several threads may use it at
 /// once, and forked processes too.

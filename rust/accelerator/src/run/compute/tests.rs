@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use quasar_core::preprocess::patches_channels_first;
-use quasar_core::{Executor, Network, Subnet, Tier};
+use quasar_core::{Executor, Kernels, Network, Subnet, Tier};
 
 use super::*;
 use crate::testing::{cascade, cascaded, design, golden, hardware, shape, Random, GOLDEN};
 
-/// Returns patch codes and the executor's logits of random images.
-fn frames(subnet: &Subnet, count: usize) -> Vec<(Vec<i8>, Vec<i32>)> {
+/// Returns random images, their patch codes and the executor's logits.
+fn frames(subnet: &Subnet, count: usize) -> Vec<(Vec<u8>, Vec<i8>, Vec<i32>)> {
     let config = subnet.config();
     let network = Arc::new(Network::new(subnet, Tier::Scalar).unwrap());
     let executor = Executor::new(network, Some(1)).unwrap();
@@ -25,7 +25,7 @@ fn frames(subnet: &Subnet, count: usize) -> Vec<(Vec<i8>, Vec<i32>)> {
             patches_channels_first(&image, config.image, config.patch, columns, 0, &mut codes);
             let mut logits = vec![0; config.outputs()];
             executor.run(&image, &mut logits).unwrap();
-            (codes, logits)
+            (image, codes, logits)
         })
         .collect()
 }
@@ -55,7 +55,14 @@ fn cascades_agree(subnet: &Subnet, board: &str, shape: [u64; 7], cascade: [u64; 
     for segment in segments(frames.len(), shape[6] as usize) {
         let mut input = vec![0; program.input_bytes()];
         if !matches!(segment, Segment::End(_)) {
-            program.pack_input(&frames[begun].0, &mut input);
+            let (image, codes, _) = &frames[begun];
+            program.pack_input(codes, &mut input);
+            for kernels in Tier::ALL.into_iter().filter_map(Kernels::new) {
+                let (config, mut packed) = (subnet.config(), vec![1; input.len()]);
+                let (size, patch, columns) = (config.image, config.patch, config.grid().1);
+                program.pack_image(kernels, image, size, patch, columns, &mut packed);
+                assert!(packed == input, "frame {begun}, {}", kernels.tier());
+            }
             begun += 1;
             program.change_input_key(&mut input, begun as u32);
         }
@@ -66,7 +73,7 @@ fn cascades_agree(subnet: &Subnet, board: &str, shape: [u64; 7], cascade: [u64; 
             program
                 .read_output(&output, ended as u32 + 1, &mut logits)
                 .unwrap();
-            assert_eq!(logits, frames[ended].1, "frame {ended}");
+            assert_eq!(logits, frames[ended].2, "frame {ended}");
             ended += 1;
         }
     }
