@@ -180,12 +180,13 @@ test-floors: wheel ## The Python tests of the extras with the lowest versions th
 	python tools/lab/run_log.py test-floors 'all extras' "$$(tail -n 1 "$$output" | sed 's/ *=* *//; s/ *in .*//') with $$(grep -oE '^Python [0-9.]+|\b(torch|timm)==[0-9.]+' "$$output" | paste -sd ' ')"
 
 # $(call test_arm,NAME): runs the kernels' tests under emulation and notes the run in docs/logs.md; then
-# compares the instructions of a frame with the documented ones.
+# compares the instructions of a frame, and of preparing a camera's frame, with the documented ones.
 define test_arm
 	@output=$$(mktemp); trap 'rm -f "$$output"' EXIT; \
 	sh tools/test-arm.sh $(1) | tee "$$output"; \
 	python tools/lab/run_log.py test-$(1) 'all cores' "$$(awk '/^test .*[.][.][.] ok$$/ {n++} END {print n + 0}' "$$output") passed"
 	@python tools/lab/count_instructions.py --only $(1) --check
+	@python tools/lab/count_instructions.py --only $(1) --camera --check
 endef
 
 .PHONY: test-aarch64

@@ -49,3 +49,20 @@ def test_a_shipped_drain_has_slack(board: str) -> None:
     assert hardware.drain_slack(hardware_tables.EMBED) >= 0.04
     slower = re.sub(r"(requantize|gelu) = \d+", r"\1 = 1", hardware.to_toml())
     assert hardware.from_toml(slower, hardware.board).drain_slack(hardware_tables.EMBED) < 0
+
+
+@pytest.mark.parametrize("name", hardware_tables.BOARDS)
+def test_a_boards_host_has_the_costs_of_counted_instructions(name: str) -> None:
+    board = hardware_tables.Board.load(name)
+    costs = hardware_tables.host_costs(board)
+    assert {key: board.settings["host"][key] for key in costs} == costs
+
+
+@pytest.mark.parametrize("name", hardware_tables.SHIPPED)
+def test_the_models_camera_has_the_counted_frame(name: str) -> None:
+    hardware = hardware_tables.shipped(name)
+    host = hardware_tables.estimate(hardware_tables.SHIPPED[name][1][0], hardware).host
+    assert host.camera_pixels == 640 * 480
+    assert host.camera_fps == pytest.approx(
+        hardware_tables.camera_fps(hardware.board, "nv12 640x480"), rel=2e-3
+    )

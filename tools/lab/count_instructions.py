@@ -5,6 +5,8 @@
     python tools/lab/count_instructions.py --stages --json counts.json
     python tools/lab/count_instructions.py --only armv7 --tier neon --functions 20
     python tools/lab/count_instructions.py --check          # against docs/cpu-tiers.md
+    python tools/lab/count_instructions.py --camera         # a camera's frame for an accelerator, by stage
+    python tools/lab/count_instructions.py --camera --check # against docs/evidence/host-instructions.json
 
 qemu-user executes the CPU engine, and a plugin (instructions.c) counts what it executes: user-mode instructions of the
 second frame, as the difference between runs with two frames and one. The counts do not depend on the machine's load,
@@ -36,6 +38,8 @@ PROMISES = ROOT / "docs/cpu-tiers.md"
 """The document whose table `--check` compares with."""
 MOST = 1.02
 """Number of instructions, relative to that table's, above which `--check` fails."""
+CAMERA = ROOT / "docs/evidence/host-instructions.json"
+"""What `--camera` writes, and what it compares with under `--check`."""
 STAGES = ("norm", "qkv", "attention", "proj", "fc1", "fc2")
 """Stages of the example `stage`."""
 
@@ -56,6 +60,23 @@ RUNS = (
     Run("aarch64", "cortex-a76", "neondot"),
     Run("aarch64", "max", "neoni8mm"),
 )
+
+
+PROCESSORS = {"zcu102": Run("aarch64", "cortex-a53", "neon"), "pynq-z2": Run("armv7", "cortex-a9", "neon")}
+"""Boards for whose accelerator frames are prepared. (Patches are packed by its array's tokens and ports.)"""
+FRAMES = tuple(
+    (pixels, *size) for size in ((640, 480), (1920, 1080)) for pixels in ("nv12", "yuyv", "bgr", "rgb")
+)
+"""Formats, widths and heights of a camera's frames."""
+PICTURE = ("rgb", 500, 375)
+"""A decoded picture of ImageNet."""
+FRAME_STAGES = {
+    "convert": ("Reader4rows", "4nv12", "4yuyv", "11nv12_to_rgb", "11yuyv_to_rgb", "7convert"),
+    "columns": ("7columns", "16resample_columns", "5widen", "11sum_columns", "5split"),
+    "rows": ("4rows", "13resample_rows", "8sum_rows"),
+    "pack": ("10interleave", "3lay", "10pack_image", "4pack", "9crc32fast"),
+}
+"""Stages of preparing a frame, and the ends of their functions' mangled names."""
 
 
 class Counted(NamedTuple):
@@ -83,6 +104,85 @@ def build(architecture: str) -> dict[str, Path]:
     )
     folder = ROOT / _arm(architecture, script)
     return {name: folder / name for name in ("stage", "frame")}
+
+
+def build_input(architecture: str) -> Path:
+    """Builds the example `input` as a release build does."""
+    script = (
+        'cargo build --quiet --release --target "$TARGET" -p quasar-device --example input && '
+        'echo "$CARGO_TARGET_DIR/$TARGET/release/examples/input"'
+    )
+    return ROOT / _arm(architecture, script)
+
+
+def stage_of(function: str) -> str:
+    """Returns the stage of a function of preparing a frame.
+
+    >>> stage_of("_ZN14quasar_kernels5image5lanes7columns17h0123456789abcdefE")
+    'columns'
+    """
+    # The checks' crate has several functions.
+    path = "9crc32fast" if "9crc32fast" in function else re.sub(r"17h[0-9a-f]{16}E.*$", "", function)
+    return next((stage for stage, names in FRAME_STAGES.items() if path.endswith(names)), "other")
+
+
+def count_camera(folder: Path, architectures: tuple[str, ...]) -> dict[str, dict[str, dict[str, int]]]:
+    """Counts the instructions of preparing frames, by board, frame and stage."""
+    random_subnet(depth=1).save(folder / "subnet.qvit")
+    counted: dict[str, dict[str, dict[str, int]]] = {}
+    for board, run in PROCESSORS.items():
+        if architectures and run.architecture not in architectures:
+            continue
+        program, counted[board] = build_input(run.architecture), {}
+        files = [f"fpga/configs/{board}.toml", f"python/quasar_rt/boards/{board}.toml"]
+        for pixels, width, height in (*FRAMES, PICTURE):
+            frame = [pixels, str(width), str(height)]
+            arguments = [run.tier, str(folder / "subnet.qvit"), *files, *frame]
+            found = count(run, program, arguments, folder)
+            scalar = execute(
+                [*emulator(run.architecture), "-cpu", run.cpu],
+                [str(program), "scalar", *arguments[1:], "1"],
+                folder,
+            )
+            if scalar.output != found.output:
+                raise click.ClickException(f"tiers give different inputs: {run}, {' '.join(frame)}")
+            stages = dict.fromkeys([*FRAME_STAGES, "other"], 0)
+            for function, instructions in found.functions.items():
+                stages[stage_of(function)] += instructions
+            counted[board][f"{pixels} {width}x{height}"] = stages
+    return counted
+
+
+def report_camera(counted: dict[str, dict[str, dict[str, int]]], checks: bool) -> None:
+    """Prints the instructions of preparing frames, and writes or checks them.
+
+    Raises:
+        click.ClickException: a frame has more instructions than its record.
+    """
+    rows = [
+        [board, PROCESSORS[board].cpu, frame, *map(millions, stages.values()), millions(sum(stages.values()))]
+        for board, frames in counted.items()
+        for frame, stages in frames.items()
+    ]
+    print_table(
+        ["board", "core (emulated)", "frame", *FRAME_STAGES, "other", "all"],
+        rows,
+        title="One frame for an accelerator, one thread: instructions executed under qemu-user",
+    )
+    recorded = json.loads(CAMERA.read_text("utf-8")) if CAMERA.exists() else {}
+    name = CAMERA.relative_to(ROOT)
+    if not checks:
+        write_text(CAMERA, json.dumps({**recorded, **counted}, indent=1) + "\n")
+        click.echo(f"wrote {name}; run tools/lab/hardware_tables.py for the tables")
+        return
+    for board, frames in counted.items():
+        for frame, stages in frames.items():
+            total, promise = sum(stages.values()), sum(recorded[board][frame].values())
+            if total > MOST * promise:
+                raise click.ClickException(
+                    f"{frame} for {board}: {total:,} instructions, and {promise:,} in {name}"
+                )
+    click.echo(f"None of them has more instructions than {name} says.")
 
 
 def emulator(architecture: str) -> list[str]:
@@ -199,6 +299,11 @@ def check(counted: dict[Run, Counted]) -> None:
     help=f"Fail if a frame has more instructions than {PROMISES.relative_to(ROOT)} says.",
 )
 @click.option(
+    "--camera",
+    is_flag=True,
+    help=f"Count a camera's frame for an accelerator instead; writes or checks {CAMERA.relative_to(ROOT)}.",
+)
+@click.option(
     "--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Write the counts to a file."
 )
 def main(
@@ -210,9 +315,15 @@ def main(
     stages: bool,
     functions: int,
     checks: bool,
+    camera: bool,
     path: Path | None,
 ) -> None:
     """Count the instructions of a frame on emulated Arm cores, tier by tier."""
+    if camera:
+        os.chdir(ROOT)
+        with TemporaryDirectory() as name:
+            report_camera(count_camera(Path(name), only), checks)
+        return
     runs = [run for run in RUNS if (not only or run.architecture in only) and (not tier or run.tier in tier)]
     if not runs:
         raise click.UsageError("no such tier on these architectures")

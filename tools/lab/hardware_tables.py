@@ -5,7 +5,8 @@
 
 Writes also what today's model says of the packaged subnet, whose search has another record.
 Everything is modelled, apart from the counts of Yosys in `docs/evidence/array-netlists.json` and
-`docs/evidence/kernel-circuits.json`.
+`docs/evidence/kernel-circuits.json`, and the instructions in `docs/evidence/host-instructions.json`
+(`count_instructions.py --camera`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/hardware-model.md"
 NETLISTS = ROOT / "docs/evidence/array-netlists.json"
 CIRCUITS = ROOT / "docs/evidence/kernel-circuits.json"
+INSTRUCTIONS = ROOT / "docs/evidence/host-instructions.json"
 DECLARED = ROOT / "rust/hardware/src/declared.rs"
 RECORD = ROOT / "python/quasar_rt/train/recipes/fashion-mnist.json"
 TODAY = ROOT / "docs/evidence/packaged-subnet.json"
@@ -35,6 +37,12 @@ BOARDS = ("zcu102", "zcu104", "kv260", "pynq-zu", "ultra96v2", "pynq-z2")
 FRACTIONS = (0.0, 0.25)
 #: Microseconds from a segment's end to the next one's start: assumed ones; the longest polls, now and before.
 GAPS = (0.0, 20.0, 45.0, 85.0, 100.0, 200.0, 1000.0)
+#: Instructions that a core executes in a cycle when it prepares frames: assumed.
+PER_CYCLE = {"Cortex-A53": 0.6, "Cortex-A9": 0.3}
+#: The board whose counts stand for a core.
+COUNTED = {"Cortex-A53": "zcu102", "Cortex-A9": "pynq-z2"}
+#: Values of a network's input of 224 x 224 pixels.
+VALUES = 3 * 224 * 224
 KINDS = {"dsp": "DSP", "lut": "LUT", "ff": "FF", "bram36": "BRAM", "uram": "URAM"}
 
 
@@ -126,6 +134,69 @@ def shipped_table() -> str:
         )
     header = ["board", "array", "lanes L, M, E", "network", "frames/s, events", "with gaps", "and the host"]
     return markdown([*header, "closed form", "% of peak, events", "drain's slack, %"], rows, 4)
+
+
+def core(board: Board) -> tuple[str, float]:
+    """Returns the name of a board's cores and the instructions that one executes in a second."""
+    found = re.match(r"(Cortex-\w+) \(\d+ x ([\d.]+) GHz\)", board.settings["host"]["cpu"])
+    assert found is not None
+    return found[1], PER_CYCLE[found[1]] * float(found[2]) * 1e9
+
+
+def counted(board: Board) -> dict[str, dict[str, int]]:
+    """Returns the instructions of frames by stage."""
+    found: dict[str, dict[str, dict[str, int]]] = json.loads(INSTRUCTIONS.read_text("utf-8"))
+    return found[COUNTED[core(board)[0]]]
+
+
+def host_costs(board: Board) -> dict[str, float]:
+    """Returns the costs of the host that counted instructions give: nanoseconds of one core.
+
+    Resizing is a cost for each pixel of the source and one for each value of the result, such that a camera's frame
+    and a decoded picture of the model's sizes have their counts.
+    """
+    nanoseconds = 1e9 / core(board)[1]
+    frame, picture = (counted(board)[name] for name in ("nv12 640x480", "rgb 500x375"))
+    pixels, fewer = 640 * 480, 500 * 375
+    resize, less = (one["columns"] + one["rows"] for one in (frame, picture))
+    slope = (resize - less) / (pixels - fewer)
+    instructions = {
+        "convert_ns_per_pixel": frame["convert"] / pixels,
+        "resize_ns_per_pixel": slope,
+        "resize_ns_per_value": (resize - slope * pixels) / VALUES,
+        "patch_ns_per_value": (frame["pack"] + frame["other"]) / VALUES,
+    }
+    return {key: round(each * nanoseconds, 2) for key, each in instructions.items()}
+
+
+def camera_fps(board: Board, frame: str) -> float:
+    """Returns the frames a second that a board's cores prepare and submit."""
+    host, instructions = board.settings["host"], sum(counted(board)[frame].values())
+    return float(host["cores"] / (instructions / core(board)[1] + host["frame_us"] * 1e-6))
+
+
+def instructions_table() -> str:
+    """Formats the instructions in which the host prepares a frame, by stage."""
+    rows = []
+    for name, board in COUNTED.items():
+        for frame, stages in counted(Board.load(board)).items():
+            cells = [f"{count / 1e6:.2f}" for count in (*stages.values(), sum(stages.values()))]
+            rows.append([name, board, frame, *cells])
+    header = ["core", "patches for", "frame", "convert", "columns", "rows", "patches", "other", "all"]
+    return markdown(header, rows, 3)
+
+
+def camera_table() -> str:
+    """Formats the rates of the shipped configurations next to those at which the host prepares frames."""
+    rows = []
+    for name, (label, networks) in SHIPPED.items():
+        hardware = shipped(name)
+        pictures = estimate(networks[0], hardware).host.fps
+        frames = [camera_fps(hardware.board, f"nv12 {size}") for size in ("640x480", "1920x1080")]
+        gaps = [gaps_fps(network, hardware) for network in networks]
+        rows.append([name, label, pair(gaps), *(f"{fps:,.0f}" for fps in (*frames, pictures))])
+    header = ["board", "network", "accelerator with gaps", "camera, NV12 640x480", "NV12 1920x1080"]
+    return markdown([*header, "JPEG 500x375"], rows, 2)
 
 
 def with_setting(hardware: Hardware, section: str, key: str, value: float) -> Hardware:
@@ -351,6 +422,8 @@ def points_table() -> str:
 #: Tables by their markers in the page. Those with a design-space search take a minute in all.
 TABLES = {
     "shipped": shipped_table,
+    "camera": camera_table,
+    "instructions": instructions_table,
     "gaps": gaps_table,
     "resources": resources_table,
     "circuits": circuits_table,

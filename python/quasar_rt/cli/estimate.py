@@ -127,9 +127,11 @@ def command(
         if as_json:
             document = {**result.to_dict(), "hardware": design.settings, "losses": result.losses()}
             hertz = 1e6 * result.clock_mhz
+            with_gaps = hertz / events.period_with_gaps_cycles
             document["event_by_event"] = {
                 "fps": hertz / events.period_cycles,
-                "fps_with_host": min(hertz / events.period_with_gaps_cycles, result.host.fps),
+                "fps_with_host": min(with_gaps, result.host.fps),
+                "fps_with_camera": min(with_gaps, result.host.camera_fps),
             }
             print_json(document)
         else:

@@ -75,12 +75,18 @@ class Host:
     """Patches and submission."""
     fps: float
     """Frames a second of all cores together."""
+    camera_s: float
+    """Core seconds of a camera's frame (NV12), which needs no decoding: convert, resize, submit."""
+    camera_fps: float
+    """Frames a second of a camera, of all cores together."""
     gap_s: float
     """Seconds of a frame between the end of a segment's reading and the start of the next one."""
     segment_s: float
     """Seconds of one such gap."""
     source_pixels: int
     """Pixels of the encoded picture."""
+    camera_pixels: int
+    """Pixels of a camera's frame."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,8 @@ class Estimate:
     fps_with_host: float
     """Frames a second of the board: with the part of the gaps between segments that is not hidden, or those of the
     processor if they are fewer."""
+    fps_with_camera: float
+    """The same for a camera's frames instead of encoded pictures."""
     latency_with_host_s: float
     host_bound: bool
     """True where the processor is slower than the accelerator."""

@@ -55,14 +55,20 @@ def _summary(result: Estimate, replay: Replay, hardware: Hardware) -> Table:
     )
     hertz = result.clock_mhz * 1e6
     alone, with_gaps = hertz / replay.period_cycles, hertz / replay.period_with_gaps_cycles
-    bound = "the accelerator" if with_gaps < host.fps else "the processor"
+
+    def board(host_fps: float) -> str:
+        limit = "accelerator" if with_gaps < host_fps else "processor"
+        return f"{min(with_gaps, host_fps):,.1f} frames/s of the board, limited by the {limit}"
+
     facts = {
         "array": f"{array['tokens']} tokens x {array['pairs']} row pairs x {array['cascade']} slices at "
         f"{result.clock_mhz * array['clock_ratio']:g} MHz, {result.frames} frames in flight; "
         f"{result.macs / 1e9:.3g} GMAC a frame",
         "lanes": f"{lanes['requantize']} requantizing, {lanes['norm']} LayerNorm, {lanes['exponential']} exponential; "
         f"second multipliers in {lanes['multipliers']}; {settings['axi_ports']} AXI ports",
-        "frame rate": f"{min(with_gaps, host.fps):,.1f} frames/s of the board, limited by {bound}",
+        "frame rate": board(host.fps),
+        "with a camera": f"{board(host.camera_fps)}: {host.camera_pixels:,} pixels of NV12 take "
+        f"{host.camera_s * 1e3:.2f} ms of one core, and no decoding",
         "accelerator alone": f"{alone:,.1f} frames/s, event by event: {replay.period_cycles:,} cycles a frame, every "
         "stall of the commands counted",
         "by the closed form": f"{result.fps:,.1f} frames/s of the accelerator alone: {result.period_cycles:,} cycles "

@@ -7,7 +7,7 @@ use quasar_hardware::boards::Amounts;
 use quasar_hardware::configuration::Hardware;
 use quasar_hardware::declared::{COMMAND_BYTES, TRANSFERS_AHEAD};
 use quasar_hardware::design::LOAD_COMMANDS;
-use quasar_hardware::workload::{BlockWork, RowWidths, Setting, Workload};
+use quasar_hardware::workload::{BlockWork, RowWidths, Setting, Workload, CAMERA_PIXELS};
 use serde::Serialize;
 
 use crate::candidate::Cost;
@@ -90,6 +90,10 @@ pub struct HostEstimate {
     pub submit_s: f64,
     /// Frames a second on all cores.
     pub fps: f64,
+    /// Core seconds of a camera's frame (NV12): convert, resize, cut into patches, submit.
+    pub camera_s: f64,
+    /// Frames a second of a camera on all cores.
+    pub camera_fps: f64,
     /// Seconds of a frame between the end of a segment's reading and the start of the next one. The
     /// units stand still for a part of that time ([`Self::limit`]).
     pub gap_s: f64,
@@ -97,6 +101,8 @@ pub struct HostEstimate {
     pub segment_s: f64,
     /// Pixels of the picture that is decoded.
     pub source_pixels: u64,
+    /// Pixels of a camera's frame.
+    pub camera_pixels: u64,
 }
 
 /// Throughput, latency, resources: modelled.
@@ -147,6 +153,8 @@ pub struct Estimate {
     /// Frames a second of the accelerator with the gaps between segments, or of the processor if
     /// those are fewer.
     pub fps_with_host: f64,
+    /// The same for a camera's frames, which need no decoding.
+    pub fps_with_camera: f64,
     /// Latency with decoding, resizing and submission.
     pub latency_with_host_s: f64,
     /// True if the processor is slower than the accelerator.
@@ -162,18 +170,23 @@ pub struct Estimate {
 }
 
 impl HostEstimate {
-    /// Returns the frames a second of an accelerator that this host serves, given those of the
-    /// accelerator alone and the transfers of a frame.
+    /// Returns the frames a second of an accelerator that this host serves with pictures, given
+    /// those of the accelerator alone and the transfers of a frame.
+    pub fn limit(&self, fps: f64, transfers: u64) -> f64 {
+        self.with_gaps(fps, transfers).min(self.fps)
+    }
+
+    /// Returns the frames a second of an accelerator with the gaps between segments.
     ///
     /// When fetch has read a segment, load has up to [`READ_AHEAD`] transfers to do, and the units
     /// have the work that waits for these. That hides as much of the gap: about these transfers'
     /// share of a frame's time. With one frame in flight, the gap before a frame is not hidden,
     /// since the frame starts on an empty accelerator.
-    pub fn limit(&self, fps: f64, transfers: u64) -> f64 {
+    fn with_gaps(&self, fps: f64, transfers: u64) -> f64 {
         let period_s = 1.0 / fps;
         let ahead_s = period_s * (READ_AHEAD as f64 / transfers as f64).min(1.0);
         let exposed_s = self.gap_s - ahead_s.min(self.segment_s);
-        (1.0 / (period_s + exposed_s)).min(self.fps)
+        1.0 / (period_s + exposed_s)
     }
 }
 
@@ -181,14 +194,15 @@ impl HostEstimate {
 pub fn host_estimate(hardware: &Hardware, setting: &Setting) -> HostEstimate {
     let (host, pixels) = (&hardware.board().host, setting.source_pixels as f64);
     let decode_s = pixels * host.decode_ns_per_pixel * 1e-9;
-    let resize_s = if setting.resized {
-        pixels * host.resize_ns_per_pixel * 1e-9
-    } else {
-        0.0
+    let values = (setting.patches * setting.patch_len) as f64;
+    let resize = |pixels: f64| {
+        (pixels * host.resize_ns_per_pixel + values * host.resize_ns_per_value) * 1e-9
     };
-    let submit_s = (setting.patches * setting.patch_len) as f64 * host.patch_ns_per_value * 1e-9
-        + host.frame_us * 1e-6;
+    let resize_s = if setting.resized { resize(pixels) } else { 0.0 };
+    let submit_s = values * host.patch_ns_per_value * 1e-9 + host.frame_us * 1e-6;
     let seconds = decode_s + resize_s + submit_s;
+    let frame = CAMERA_PIXELS as f64;
+    let camera_s = frame * host.convert_ns_per_pixel * 1e-9 + resize(frame) + submit_s;
     let segment_s = host.segment_us * 1e-6;
     HostEstimate {
         seconds,
@@ -196,10 +210,13 @@ pub fn host_estimate(hardware: &Hardware, setting: &Setting) -> HostEstimate {
         resize_s,
         submit_s,
         fps: host.cores as f64 / seconds,
+        camera_s,
+        camera_fps: host.cores as f64 / camera_s,
         // A frame has two segments, each of them shared by two frames if so many are in flight.
         gap_s: 2.0 / hardware.configuration().frames as f64 * segment_s,
         segment_s,
         source_pixels: setting.source_pixels,
+        camera_pixels: CAMERA_PIXELS,
     }
 }
 
@@ -257,6 +274,9 @@ pub fn estimate(workload: &Workload, hardware: &Hardware) -> Result<Estimate> {
         macs,
         gmac_s: macs as f64 * cost.fps / 1e9,
         fps_with_host,
+        fps_with_camera: host
+            .with_gaps(cost.fps, cost.transfers)
+            .min(host.camera_fps),
         latency_with_host_s: cost.latency_s + host.seconds,
         host_bound: host.fps <= fps_with_host,
         host,

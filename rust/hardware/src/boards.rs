@@ -115,8 +115,14 @@ pub struct Host {
     pub cores: u64,
     /// JPEG decoding, nanoseconds for each pixel of the picture, on one core.
     pub decode_ns_per_pixel: f64,
+    /// Conversion of a camera's frame to RGB, nanoseconds for each pixel of the frame, on one core.
+    #[serde(default)]
+    pub convert_ns_per_pixel: f64,
     /// Resizing and cropping, nanoseconds for each pixel of the picture, on one core.
     pub resize_ns_per_pixel: f64,
+    /// Resizing, nanoseconds for each value of the result, on one core.
+    #[serde(default)]
+    pub resize_ns_per_value: f64,
     /// Cutting patches into the accelerator's buffer, nanoseconds for each of their values, on one
     /// core.
     pub patch_ns_per_value: f64,
@@ -231,7 +237,9 @@ impl Board {
         within("host.cores", self.host.cores as usize, 1, 1024)?;
         for (key, cost) in [
             ("host.decode_ns_per_pixel", self.host.decode_ns_per_pixel),
+            ("host.convert_ns_per_pixel", self.host.convert_ns_per_pixel),
             ("host.resize_ns_per_pixel", self.host.resize_ns_per_pixel),
+            ("host.resize_ns_per_value", self.host.resize_ns_per_value),
             ("host.patch_ns_per_value", self.host.patch_ns_per_value),
             ("host.frame_us", self.host.frame_us),
             ("host.segment_us", self.host.segment_us),

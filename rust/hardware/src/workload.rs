@@ -103,6 +103,8 @@ pub struct Setting {
 /// Pixels of a picture of `ImageNet`, 500x375 (assumed): for networks whose input is of such a
 /// size.
 pub const SOURCE_PIXELS: u64 = 500 * 375;
+/// Pixels of a camera's frame, 640x480 (assumed).
+pub const CAMERA_PIXELS: u64 = 640 * 480;
 /// Inputs with fewer pixels than this have the size of their data set's pictures.
 pub const SMALLEST_RESIZED: usize = 128 * 128;
 
