@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
-from rtl import ROOT, run, tool
+from rtl import ROOT, run, tool, verilate
 
 import kernel_logic
+from hls_ports.nets import Module, Net
 from hls_ports.syntax import HEADERS
 
 INCLUDE = ROOT / "fpga" / "include"
@@ -134,6 +135,37 @@ def test_a_netlist_computes_what_its_source_does(tmp_path: Path) -> None:
         "--Mdir", tmp_path / "out", "-o", "simulate", tmp_path / "sample.v", tmp_path / "harness.cpp")  # fmt: skip
     run("make", "-s", "-C", tmp_path / "out", "-f", "Vsample.mk")
     assert run(tmp_path / "out" / "simulate") == "0\n"
+
+
+@pytest.mark.parametrize("first", [None, -(1 << 39)], ids=["input", "number"])
+def test_a_register_keeps_the_signs_of_first_and_next_values(first: int | None, tmp_path: Path) -> None:
+    """The register is wider than the values that it takes."""
+    module = Module("signs")
+    held = Net(module, "held", -(1 << 39), (1 << 39) - 1)
+    following = Net(module, "following", -4, 3)
+    for net in (held, following):
+        module.inputs[net.name] = (net, None, "")
+    module.registers["held"], module.first["held"] = following, first
+    module.observe(held)
+    (tmp_path / "signs.v").write_text(module.text("signs"))
+    given = "top.first_held = -7 & (1L << 40) - 1;" if first is None else ""
+    (tmp_path / "harness.cpp").write_text(
+        f"""#include "Vsigns.h"
+#include <stdio.h>
+int main() {{
+  Vsigns top;
+  {given}
+  top.following = -4 & 7;
+  for (top.begins = 1; true; top.begins = 0) {{
+    top.clk = 0, top.eval(), top.clk = 1, top.eval();
+    printf("%lld\\n", (long long)(top.o_held << 24) >> 24);
+    if (!top.begins) return 0;
+  }}
+}}
+"""
+    )
+    simulation = verilate(tmp_path / "built", "signs", tmp_path / "harness.cpp", [tmp_path / "signs.v"])
+    assert list(map(int, run(simulation).split())) == [-7 if first is None else first, -4]
 
 
 def recorded() -> dict[str, dict[str, object]]:

@@ -28,6 +28,7 @@ from .nets import (
     Undefined,
     bits_of,
     effort,
+    literal,
     range_of,
 )
 from .sites import Memory, Place, Value
@@ -97,7 +98,7 @@ class Netlist(Kernel):
     def signed(self, value: Value) -> str:
         """Returns a number as a signed expression."""
         if isinstance(value, int):
-            return f"{'-' if value < 0 else ''}{abs(value).bit_length() + 1}'sd{abs(value)}"
+            return literal(value)
         return value.name if value.low < 0 else f"$signed({{1'b0, {value.name}}})"
 
     def wire(self, low: int, high: int, form: str, *operands: Value) -> Value:

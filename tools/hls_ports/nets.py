@@ -31,6 +31,11 @@ def bits_of(low: int, high: int) -> int:
     return max(1, high.bit_length()) if low >= 0 else max(high.bit_length(), (-low - 1).bit_length()) + 1
 
 
+def literal(value: int) -> str:
+    """Returns a number as a signed constant."""
+    return f"{'-' if value < 0 else ''}{abs(value).bit_length() + 1}'sd{abs(value)}"
+
+
 @dataclass(eq=False)
 class Net:
     """A wire, and the range of its number."""
@@ -113,9 +118,10 @@ class Module:
         body += self.lines
         for old, new in held.items():
             number = self.first.get(old, 0)
-            value = f"first_{old}" if number is None else str(number)
-            begin = f"begins ? {value} : " if old in self.first else ""
-            body.append(f"  always @(posedge clk) {old} <= {begin}{new.name};")
+            value = f"first_{old}" if number is None else literal(number)
+            # Two assignments: in one expression, an unsigned operand would take the other's sign.
+            begin = f"if (begins) {old} <= {value}; else " if old in self.first else ""
+            body.append(f"  always @(posedge clk) {begin}{old} <= {new.name};")
         body += [f"  assign o_{net.name} = {net.name};" for net in self.outputs.values()]
         return f"module {name} ({', '.join(ports)});\n" + "\n".join(body) + "\nendmodule\n"
 
