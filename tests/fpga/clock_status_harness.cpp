@@ -1,6 +1,6 @@
 // Runs clock_status.v on three clocks of any period, and prints `status` at the end of each phase.
-//   simulate NANOSECONDS PERIOD KERNELS ARRAY LOCKED [KERNELS ARRAY LOCKED ...]
-// Periods are in picoseconds, 0 for a clock that stands. A group of three numbers is a phase; the
+//   simulate NANOSECONDS [CLK KERNELS ARRAY LOCKED ...]
+// Periods are in picoseconds, 0 for a clock that stands. A group of four numbers is a phase; the
 // first edges of all clocks coincide.
 #include <array>
 #include <cstdint>
@@ -15,14 +15,14 @@ int main(int count, char** arguments) {
   Vclock_status top{&context};
   const auto number = [&](int i) { return std::strtoull(arguments[i], nullptr, 10); };
   const uint64_t phase = 1000 * number(1);
-  std::array<uint64_t, 3> period{number(2)}, next{};
+  std::array<uint64_t, 3> period{}, next{};
   uint64_t now = 0, end = 0;
-  for (int i = 3; i + 2 < count; i += 3) {
-    for (int clock = 1; clock < 3; ++clock) {
-      period[clock] = number(i + clock - 1);
+  for (int i = 2; i + 3 < count; i += 4) {
+    for (int clock = 0; clock < 3; ++clock) {
+      period[clock] = number(i + clock);
       next[clock] = now;
     }
-    top.locked = number(i + 2) != 0;
+    top.locked = number(i + 3) != 0;
     end += phase;
     while (true) {
       now = end;

@@ -26,9 +26,14 @@ def build(folder: Path, text: str) -> Path:
 
 def words(simulation: Path, *phases: tuple[int, int, int]) -> list[tuple[int, ...]]:
     """Returns identity, ratio, `locked` and the rates of array and kernels, in quarters, after each phase."""
-    found = run(simulation, PHASE, PERIOD, *(number for phase in phases for number in phase)).split()
     fields = ((16, 16), (9, 2), (8, 1), (4, 4), (0, 4))
-    return [tuple(int(word, 16) >> low & (1 << bits) - 1 for low, bits in fields) for word in found]
+    found = statuses(simulation, *((PERIOD, *phase) for phase in phases))
+    return [tuple(word >> low & (1 << bits) - 1 for low, bits in fields) for word in found]
+
+
+def statuses(simulation: Path, *phases: tuple[int, int, int, int]) -> list[int]:
+    numbers = (number for phase in phases for number in phase)
+    return [int(word, 16) for word in run(simulation, PHASE, *numbers).split()]
 
 
 @pytest.mark.parametrize(
@@ -55,6 +60,14 @@ def test_rates_and_lock_follow_clocks_that_stop_and_come_back(simulation: Path) 
     runs, stands = (PERIOD, PERIOD // 2, 1), (0, 0, 0)
     good, bad = (0x5156, 2, 1, 8, 4), (0x5156, 2, 0, 0, 0)
     assert words(simulation, stands, runs, stands, stands, runs) == [bad, good, bad, bad, good]
+
+
+def test_the_beat_alone_shows_that_the_clock_stopped(simulation: Path) -> None:
+    runs, stands = (PERIOD, PERIOD, PERIOD, 1), (0, 0, 0, 1)
+    found = statuses(simulation, runs, runs, stands, stands, runs)
+    assert {word & ~(31 << 11) for word in found} == {0x5156_0544}
+    beats = [word >> 11 & 31 for word in found]
+    assert beats[0] != beats[1] == beats[2] == beats[3] != beats[4]
 
 
 @pytest.mark.parametrize(

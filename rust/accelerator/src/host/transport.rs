@@ -149,13 +149,13 @@ pub trait Transport: Send {
     /// [`Error::DeviceUnavailable`] if a clock is missing or wrong, or another design is loaded;
     /// see [`Transport`].
     fn expect_clocks(&mut self) -> Result<()> {
-        let mut waited = Duration::ZERO;
+        let (mut waited, mut before) = (Duration::ZERO, None);
         loop {
             let Some(word) = self.clocks()? else {
                 return Ok(());
             };
             let status = ClockStatus::of(word);
-            let problem = match status.map(ClockStatus::problem) {
+            let problem = match status.map(|status| status.problem(before)) {
                 Some(None) => return Ok(()),
                 Some(Some(problem)) => problem,
                 None => format!(
@@ -171,6 +171,7 @@ pub trait Transport: Send {
                     problem,
                 });
             }
+            before = status;
             self.sleep(LOCK_PAUSE);
             waited += LOCK_PAUSE;
         }

@@ -9,9 +9,14 @@ pub const LINES: u32 = 32;
 /// A rate equal to that of the processing system's clock: rates are in quarters of it.
 const EQUAL: u32 = 4;
 
+/// Values of the beat.
+const BEATS: u32 = 32;
+
 /// The state of the accelerator's clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockStatus {
+    /// Counts while the processing system's clock runs; any value when it is read.
+    pub beat: u32,
     /// Cycles of the array in a cycle of the kernels, as the design was built: 1 or 2.
     pub ratio: u32,
     /// The MMCM is locked, or there is none.
@@ -27,6 +32,7 @@ impl ClockStatus {
     /// Returns the state in which all clocks run.
     pub const fn running(ratio: u32) -> Self {
         Self {
+            beat: 0,
             ratio,
             locked: true,
             array: EQUAL * ratio,
@@ -37,6 +43,7 @@ impl ClockStatus {
     /// Returns the word.
     pub const fn word(self) -> u32 {
         IDENTITY << 16
+            | self.beat << 11
             | self.ratio << 9
             | (self.locked as u32) << 8
             | self.array << 4
@@ -46,6 +53,7 @@ impl ClockStatus {
     /// Reads a word; `None` if the design that is loaded has no such word.
     pub fn of(word: u32) -> Option<Self> {
         let status = Self {
+            beat: word >> 11 & (BEATS - 1),
             ratio: word >> 9 & 3,
             locked: word >> 8 & 1 == 1,
             array: word >> 4 & 15,
@@ -55,11 +63,20 @@ impl ClockStatus {
     }
 
     /// Returns why the registers must not be accessed, and what to do; `None` if all clocks run.
-    pub fn problem(self) -> Option<String> {
-        if self == Self::running(self.ratio) {
+    /// Without an MMCM, which would lose its lock, a stopped clock is noticed by the status
+    /// `before`: its beat is the same.
+    pub fn problem(self, before: Option<Self>) -> Option<String> {
+        let stands = self.ratio == 1 && before.is_none_or(|before| before.beat == self.beat);
+        let rated = self
+            == Self {
+                beat: self.beat,
+                ..Self::running(self.ratio)
+            };
+        if rated && !stands {
             return None;
         }
         let Self {
+            beat: _,
             ratio,
             locked,
             array,
@@ -67,6 +84,8 @@ impl ClockStatus {
         } = self;
         let found = if !locked {
             "the MMCM is not locked, so the accelerator has no clock".to_owned()
+        } else if rated {
+            "the fabric's clock stands".to_owned()
         } else if kernels == EQUAL {
             format!(
                 "the array's clock has {} times the rate of the kernels' clock instead of {ratio}",
@@ -94,26 +113,26 @@ mod tests {
         for ratio in [1, 2] {
             for bits in 0..1 << 9 {
                 let status = ClockStatus {
+                    beat: bits % BEATS,
                     ratio,
                     locked: bits >> 8 == 1,
                     array: bits >> 4 & 15,
                     kernels: bits & 15,
                 };
                 assert_eq!(ClockStatus::of(status.word()), Some(status));
-                let runs = status == ClockStatus::running(ratio);
-                assert_eq!(status.problem().is_none(), runs, "{status:?}");
+                let beat = status.beat;
+                let running = ClockStatus::running(ratio);
+                let runs = status == ClockStatus { beat, ..running };
+                let before = ClockStatus {
+                    beat: beat ^ 1,
+                    ..running
+                };
+                assert_eq!(status.problem(Some(before)).is_none(), runs, "{status:?}");
             }
         }
         assert_eq!(ClockStatus::running(2).word(), 0x5156_0584);
         // Nothing, another design, a ratio or bits that no design has.
-        for word in [
-            0,
-            u32::MAX,
-            0x1234_0584,
-            0x5156_0184,
-            0x5156_0784,
-            0x5156_8584,
-        ] {
+        for word in [0, u32::MAX, 0x1234_0584, 0x5156_0184, 0x5156_0784] {
             assert_eq!(ClockStatus::of(word), None, "{word:#x}");
         }
     }
@@ -123,11 +142,23 @@ mod tests {
         let problem = |change: fn(&mut ClockStatus)| {
             let mut status = ClockStatus::running(2);
             change(&mut status);
-            status.problem().unwrap()
+            status.problem(None).unwrap()
         };
         assert!(problem(|s| s.locked = false).contains("not locked"));
         assert!(problem(|s| s.array = 6)
             .contains("1.5 times the rate of the kernels' clock instead of 2"));
         assert!(problem(|s| s.kernels = 0).contains("kernels' clock has 0 times"));
+    }
+
+    #[test]
+    fn a_clock_without_an_mmcm_runs_if_the_beat_moves() {
+        let [one, other] = [3, 4].map(|beat| ClockStatus {
+            beat,
+            ..ClockStatus::running(1)
+        });
+        assert_eq!(one.problem(Some(other)), None);
+        for before in [None, Some(one)] {
+            assert!(one.problem(before).unwrap().contains("clock stands"));
+        }
     }
 }

@@ -830,10 +830,13 @@ fn a_device_that_hangs_while_it_is_opened_is_given_up() {
     }
 }
 
-/// A mock behind an MMCM. Where a board would hang, it notes a violation of the protocol.
+/// A mock behind an MMCM (`ratio` 2), or on the fabric's clock itself. Where a board would hang, it
+/// notes a violation of the protocol.
 struct Clocked {
     mock: Mock,
-    /// Looks at the clocks' status until the MMCM is locked; `u64::MAX`: it stays unlocked.
+    ratio: u32,
+    beat: u32,
+    /// Looks at the clocks' status until the MMCM is locked or the clock runs; `u64::MAX`: never.
     unlocked: Arc<AtomicU64>,
 }
 
@@ -855,11 +858,13 @@ impl Transport for Clocked {
             self.unlocked
                 .store(left.saturating_sub(1), Ordering::Relaxed);
         }
-        let locked = left == 0;
+        let runs = left == 0;
+        self.beat = (self.beat + u32::from(runs)) % 32;
         Ok(Some(
             ClockStatus {
-                locked,
-                ..ClockStatus::running(2)
+                beat: self.beat,
+                locked: runs || self.ratio == 1,
+                ..ClockStatus::running(self.ratio)
             }
             .word(),
         ))
@@ -881,7 +886,13 @@ impl Transport for Clocked {
 }
 
 #[test]
-fn no_register_is_accessed_while_the_mmcm_is_unlocked() {
+fn no_register_is_accessed_without_a_clock() {
+    for ratio in [1, 2] {
+        check_clocked(ratio);
+    }
+}
+
+fn check_clocked(ratio: u32) {
     let unlocked = Arc::new(AtomicU64::new(5));
     let mock = Mock::new(program(2, 1), DEADLINES.segment, |segment| {
         (segment == 0).then_some(Fault::Hang)
@@ -890,9 +901,11 @@ fn no_register_is_accessed_while_the_mmcm_is_unlocked() {
     let program = Arc::clone(&mock.program);
     let transport = Clocked {
         mock,
+        ratio,
+        beat: 0,
         unlocked: Arc::clone(&unlocked),
     };
-    // The watchdog relocks the MMCM while the driver waits.
+    // The clock comes while the driver waits, as when the watchdog relocks the MMCM.
     let driver = Driver::open(Watched::of(transport), Arc::clone(&program), DEADLINES).unwrap();
     let bench = Bench {
         program,
@@ -902,7 +915,7 @@ fn no_register_is_accessed_while_the_mmcm_is_unlocked() {
     };
     let kind = |frame| bench.submit(frame).wait(&NEVER).unwrap_err().kind();
     assert_eq!(kind(0), "DeviceTimeout");
-    // The clock changes before the reset for the next frame, and the MMCM does not lock.
+    // The clock stops before the reset for the next frame, or the MMCM does not lock.
     unlocked.store(u64::MAX, Ordering::Relaxed);
     assert_eq!(kind(1), "DeviceUnavailable");
     assert_eq!(kind(2), "DeviceUnavailable");
@@ -913,16 +926,20 @@ fn no_register_is_accessed_while_the_mmcm_is_unlocked() {
 }
 
 #[test]
-fn a_device_whose_mmcm_stays_unlocked_is_not_opened() {
-    let mock = Mock::new(program(2, 1), DEADLINES.segment, |_| None);
-    let (report, program) = (Arc::clone(&mock.report), Arc::clone(&mock.program));
-    let transport = Clocked {
-        mock,
-        unlocked: Arc::new(AtomicU64::new(u64::MAX)),
-    };
-    let opened = Driver::open(Watched::of(transport), program, DEADLINES);
-    let error = opened.map(drop).unwrap_err();
-    assert_eq!(error.kind(), "DeviceUnavailable");
-    assert!(error.to_string().contains("not locked"), "{error}");
-    assert_eq!(report.lock().unwrap().violations, Vec::<String>::new());
+fn a_device_that_gets_no_clock_is_not_opened() {
+    for (ratio, problem) in [(1, "clock stands"), (2, "not locked")] {
+        let mock = Mock::new(program(2, 1), DEADLINES.segment, |_| None);
+        let (report, program) = (Arc::clone(&mock.report), Arc::clone(&mock.program));
+        let transport = Clocked {
+            mock,
+            ratio,
+            beat: 0,
+            unlocked: Arc::new(AtomicU64::new(u64::MAX)),
+        };
+        let opened = Driver::open(Watched::of(transport), program, DEADLINES);
+        let error = opened.map(drop).unwrap_err();
+        assert_eq!(error.kind(), "DeviceUnavailable");
+        assert!(error.to_string().contains(problem), "{error}");
+        assert_eq!(report.lock().unwrap().violations, Vec::<String>::new());
+    }
 }

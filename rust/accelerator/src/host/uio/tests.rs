@@ -355,6 +355,7 @@ fn no_register_is_accessed_without_a_clock() {
             slow.word(),
             "1 times the rate of the kernels' clock instead of 2",
         ),
+        (ClockStatus::running(1).word(), "the fabric's clock stands"),
         (0, "which no bitstream of this version shows"),
     ] {
         show_clocks(&roots, word);
