@@ -28,7 +28,8 @@ const std::map<std::string, uint64_t> INTERVALS = {
 // interval.
 const std::map<std::string, uint64_t> DEPTHS = {
     {"passes", declared::PLAN_INTERVAL},
-    {"scores.largest", declared::SCORE_DEPTH},
+    // Written in the interval after that of the last row.
+    {"scores.largest", declared::SCORE_DEPTH - 1},
     {"drain.filled", declared::FILL_DEPTH},
     {"drain.scale_words", 1},
     {"drain.stored", 1 + declared::REQUANTIZE_DEPTH},

@@ -35,9 +35,15 @@ void store_scores(ScoreCommands& commands, ScoreRows& rows, Write::Score score, 
   decltype(isa::Scores::keys) key = 0;
   decltype(isa::Scores::keys) keys = 0; // of the command
   u<1> parity = 0;
+  bool ended = false; // in the interval before
   for (volatile bool running = true; running;) {
 #pragma HLS PIPELINE II = 1
     interval("scores.store");
+    // An interval late, so that the comparison only enables the registers: the maxima of the same
+    // interval would be behind a multiplexer of rows.
+    if (ended)
+      largest.write(most);
+    ended = false;
     if (key == keys) {
       fields_t command;
       if (!poll_item(commands, command))
@@ -63,8 +69,7 @@ void store_scores(ScoreCommands& commands, ScoreRows& rows, Write::Score score, 
         most[t] = row[t];
     }
     ++key;
-    if (key == keys)
-      largest.write(most);
+    ended = key == keys;
   }
 }
 
