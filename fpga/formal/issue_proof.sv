@@ -1,12 +1,14 @@
 // The issue of words with any passes that `plan` may give, weights that arrive at any time, and any
 // back-pressure behind the tokens' FIFOs: no pass starts without its weights or without room for
-// its sums, no half is freed twice, no descriptor is lost.
+// its sums, no half is freed twice, no descriptor is lost. With weights and room, each pass ends
+// within ANSWER cycles.
 
 `default_nettype none
 
 module issue_proof #(
     parameter int R = 2,
-    parameter int P = 1
+    parameter int P = 1,
+    localparam int ANSWER = 8 + 5 * R
 ) (
     input wire logic         fast,
     input wire logic         passes_valid,
@@ -47,7 +49,7 @@ module issue_proof #(
 
     // As the tokens and `unpack_lanes` do: a pass's pairs are in the FIFOs some time after its last
     // word, and leave one a slow cycle.
-    logic valid, last;
+    logic valid, last, ready;
     logic [28:0] info;
     logic [POINTER_BITS-1:0] pushed = '0, popped = '0;
     always_ff @(posedge fast)
@@ -55,14 +57,26 @@ module issue_proof #(
     always_ff @(posedge clk)
         if (!reset && pops && popped != pushed) popped <= popped + 1'b1;
 
+    // Cycles since a pass ended, or the oldest that has not was taken, while weights come and pairs
+    // leave.
+    logic [3:0] taken = '0, ended = '0;
+    logic [5:0] waited = '0;
+    always_ff @(posedge clk) if (!reset && passes_valid && ready) taken <= taken + 1'b1;
+    always_ff @(posedge fast) begin
+        if (!reset && valid && last) ended <= ended + 1'b1;
+        if (reset || !fills || !pops || taken == ended || (valid && last)) waited <= '0;
+        else waited <= waited + 1'b1;
+        if (!reset) a_pass_ends: assert (32'(waited) <= ANSWER);
+    end
+
     issue #(
         .P(P), .C(1), .FRAMES(2), .KEY_BANKS(P), .VALUE_BANKS(P), .WORDS(WORDS), .ADDRESS_BITS(1),
         .ROW_BITS(2), .TURN_BITS(2), .POINTER_BITS(POINTER_BITS)
     ) dut (
         .clk, .clk_array(fast), .reset, .reset_array(reset), .passes_valid, .passes, .filled,
-        .popped, .freed, .valid, .last, .info, .passes_ready(), .retired(), .starved(), .posted(),
-        .first(), .source(), .tail(), .address(), .weights(), .value(), .key(), .row_address(),
-        .next_address(), .next_block(), .rotation(), .pairs4()
+        .popped, .freed, .valid, .last, .info, .passes_ready(ready), .retired(), .starved(),
+        .posted(), .first(), .source(), .tail(), .address(), .weights(), .value(), .key(),
+        .row_address(), .next_address(), .next_block(), .rotation(), .pairs4()
     );
 
 endmodule

@@ -62,6 +62,8 @@ def planted(folder: Path, file: str, old: str, new: str) -> Path:
          "no_start_without_weights"),
         ("issue-R1-P2", "issue.sv", "has_room <= !room[POINTER_BITS-1];", "has_room <= 1'b1;",
          "no_start_without_room"),
+        ("issue-R1-P1", "issue.sv", "has_weights <= !next_weights || filled_array != next_half;",
+         "has_weights <= !next_weights;", "a_pass_ends"),
         ("issue-R2-P1", "issue.sv", "(accepted ^ released) != 4'(SLOTS);", "1'b1;", "no_slot_is_used_twice"),
         ("watchdog-HOLD3-WAIT_BITS3", "clock_watchdog.v", "waited + 1'b1 : 1 <<", "waited : 1 <<",
          "an_unlocked_mmcm_is_reset"),
