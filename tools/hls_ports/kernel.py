@@ -30,6 +30,9 @@ MOST_TRIPS = 8192
 class Kernel(Expressions):
     """Goes through a kernel once, from its top function down, and keeps the access sites of its pipelined loops."""
 
+    #: True if the numbers of constant tables are kept, which are read only by an index.
+    reads_tables = False
+
     def __init__(self, source: Path, config: Path, tree: Tree | None = None) -> None:
         super().__init__(source, config, tree)
         self.seen: set[int] = set()  # lines of PIPELINE pragmas that were reached
@@ -164,8 +167,8 @@ class Kernel(Expressions):
                 continue
             text = type_of(decl)
             init = next((n for n in decl.get("inner", ()) if "valueCategory" in n), None)
-            if decl.get("constexpr") and not is_scalar(text):
-                init = None  # a table: no one reads it at run time but through an index
+            if decl.get("constexpr") and not is_scalar(text) and not self.reads_tables:
+                init = None
             if text.endswith("&"):
                 value = self.eval(init) if init else None
                 self.places[decl["id"]] = value if isinstance(value, Place) else self.declare(decl)

@@ -51,6 +51,8 @@ class Frame:
 class Netlist(Kernel):
     """Goes through a kernel like `Kernel`, but keeps what its numbers are made of."""
 
+    reads_tables = True
+
     def __init__(self, source: Path, config: Path, first: Kernel | None = None) -> None:
         first = first or Kernel(source, config)
         self.rams = {
@@ -327,6 +329,8 @@ class Netlist(Kernel):
         """Makes a new instance of a variable, which holds nothing yet."""
         place = super().declare(decl)
         self.layers[-1][place.base] = UNDEFINED
+        if is_scalar(type_of(decl)):
+            self.kinds[place] = type_of(decl)
         return place
 
     def ram(self, place: Place) -> tuple[Memory, Any, list[Value], list[Value], tuple[Any, ...]] | None:
@@ -763,24 +767,6 @@ class Netlist(Kernel):
         self.leave(("function",), value)
         return "return"
 
-    def _run_DeclStmt(self, node: Node) -> None:
-        for decl in node["inner"]:
-            if decl["kind"] != "VarDecl":
-                continue
-            text = type_of(decl)
-            init = next((n for n in decl.get("inner", ()) if "valueCategory" in n), None)
-            value = self.eval(init) if init else None
-            if text.endswith("&"):
-                self.places[decl["id"]] = value if isinstance(value, Place) else self.declare(decl)
-                if not isinstance(value, Place):
-                    self.copy(self.places[decl["id"]], value, text.removesuffix("&"))
-                continue
-            place = self.declare(decl)
-            if is_scalar(text):
-                self.kinds[place] = text
-            if init is not None and (init["kind"] != "CXXConstructExpr" or init.get("inner")):
-                self.copy(place, value, text)
-
     def _eval_DeclRefExpr(self, node: Node) -> Value:
         identity = node["referencedDecl"]["id"]
         decl = self.tree.decls.get(identity)
@@ -845,8 +831,6 @@ class Netlist(Kernel):
     def enter(self, function: Node, arguments: list[Value], this: Value) -> Value:
         """Runs a function; joins its returns."""
         for parameter, place, value, text in self.begin(function, arguments, this):
-            if is_scalar(text):
-                self.kinds[place] = text
             if value is None and is_pointer(text):  # an array argument of the kernel
                 self.count += 1
                 array = (parameter["id"], self.count)
