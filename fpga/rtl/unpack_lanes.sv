@@ -53,6 +53,8 @@ module unpack_lanes #(
     localparam int ITEM_BITS = ITEMS > 1 ? $clog2(ITEMS) : 1;
     localparam int HIGH_BITS = S + 1;
     localparam int USED_BITS = $clog2(OUTPUTS + 1);
+    localparam int GROUP = 8; // lanes that share copies of their control
+    localparam int COPIES = (L + GROUP - 1) / GROUP;
 
     // The pair whose items are being sent.
     (* ram_style = "distributed" *) logic [PAIR_BITS-1:0] descriptions[DEPTH];
@@ -120,17 +122,21 @@ module unpack_lanes #(
     );
 
     logic [4:1] valid, leaves;
-    logic [3:1] row_high, row_eight, row_unsigned;
-    logic [2:1] score_valid;
+    logic [2:1] row_high, row_eight, row_unsigned, score_valid;
     logic [3:1] item_starts, adds_nothing;
-    logic adds_nothing_4;
+    logic [COPIES-1:0] row_high_3, row_eight_3, row_unsigned_3, row_high_4, adds_nothing_4;
+    registers #(.BITS(5 * COPIES), .PRIMITIVES(PRIMITIVES)) control_copies (
+        .clk,
+        .d({{COPIES{row_high[2]}}, {COPIES{row_eight[2]}}, {COPIES{row_unsigned[2]}}, row_high_3,
+            {COPIES{adds_nothing[3]}}}),
+        .q({row_high_3, row_eight_3, row_unsigned_3, row_high_4, adds_nothing_4})
+    );
     always_ff @(posedge clk) begin
-        row_high <= {row_high[2:1], high};
-        row_eight <= {row_eight[2:1], !four_bit};
-        row_unsigned <= {row_unsigned[2:1], !four_bit && unsigned_a};
+        row_high <= {row_high[1], high};
+        row_eight <= {row_eight[1], !four_bit};
+        row_unsigned <= {row_unsigned[1], !four_bit && unsigned_a};
         item_starts <= {item_starts[2:1], starts};
         adds_nothing <= {adds_nothing[2:1], first};
-        adds_nothing_4 <= adds_nothing[3];
         leaves <= {leaves[3:1], last};
         if (reset) begin
             valid <= '0;
@@ -176,26 +182,26 @@ module unpack_lanes #(
     for (genvar l = 0; l < L; l++) begin : gen_lanes
         logic [PACKED_BITS-1:0] p;
         logic [HIGH_BITS-1:0] above, below;
-        logic negative, is_high;
+        logic negative, eight, high_3;
         logic [HIGH_BITS:0] sum;
         logic [HIGH_BITS-1:0] upper;
         logic [3:0] lower;
         logic [SUM_BITS-1:0] row;
         assign p = lanes[l*PACKED_BITS+:PACKED_BITS];
-        assign negative = p[S-1] && !row_unsigned[3];
+        assign {eight, high_3} = {row_eight_3[l/GROUP], row_high_3[l/GROUP]};
+        assign negative = p[S-1] && !row_unsigned_3[l/GROUP];
         // 8-bit: above + (low >> 4) + carry; first 4-bit row: low >> 4; second: above + carry.
-        assign above = row_eight[3] || row_high[3] ? p[2*S:S] : '0;
-        assign below = row_high[3] ? '0 : {{HIGH_BITS - S + 4{negative}}, p[S-1:4]};
-        assign sum = {above, 1'b1} + {below, negative && (row_eight[3] || row_high[3])};
+        assign above = eight || high_3 ? p[2*S:S] : '0;
+        assign below = high_3 ? '0 : {{HIGH_BITS - S + 4{negative}}, p[S-1:4]};
+        assign sum = {above, 1'b1} + {below, negative && (eight || high_3)};
         always_ff @(posedge clk) begin
             upper <= sum[HIGH_BITS:1];
             lower <= p[3:0];
-            is_high <= row_high[3];
         end
-        assign row = is_high ? {{SUM_BITS - HIGH_BITS{upper[HIGH_BITS-1]}}, upper}
+        assign row = row_high_4[l/GROUP] ? {{SUM_BITS - HIGH_BITS{upper[HIGH_BITS-1]}}, upper}
             : SUM_BITS'({{4{upper[HIGH_BITS-1]}}, upper, lower});
         assign total_next[l*SUM_BITS+:SUM_BITS] = row
-            + (adds_nothing_4 ? '0 : earlier[l*SUM_BITS+:SUM_BITS]);
+            + (adds_nothing_4[l/GROUP] ? '0 : earlier[l*SUM_BITS+:SUM_BITS]);
     end
 
     always_ff @(posedge clk) begin

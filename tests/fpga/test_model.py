@@ -20,7 +20,7 @@ SHAPES = {
     "7x6x4-R2": Shape(7, 6, 4, ratio=2, lanes=4, norm=3, beat=32),
     "4x20x1-R2": Shape(4, 20, 1, ratio=2, lanes=3, keys=45, dims=50),
     "2x4x8": Shape(2, 4, 8, lanes=2),
-    "9x5x2-R2-DSP48E1": Shape(9, 5, 2, ratio=2, lanes=7, norm=4, exponential=3, dsp48e1=True),
+    "9x5x2-R2-DSP48E1": Shape(9, 5, 2, ratio=2, lanes=9, norm=4, exponential=3, dsp48e1=True),
     "1x1x1-DSP48E1": Shape(1, 1, 1, lanes=1, norm=1, exponential=1, dsp48e1=True),
 }
 #: Shapes that take longest to compile.

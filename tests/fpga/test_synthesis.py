@@ -88,19 +88,21 @@ def test_an_array_has_its_slices_and_short_paths(size: Size, slices: int, tmp_pa
 @pytest.mark.parametrize(
     ("top", "settings"),
     [
-        # Of the largest arrays: 36 bytes of beats of 64, the scores of 66 tokens, codes of 50 lanes.
+        # Of the largest arrays: 36 bytes of beats of 64, the scores of 66 tokens, 33 lanes, codes of 50 lanes.
         ("weights", dict(P=9, C=4, BEAT=64, WORDS=192, ROW_BITS=9)),
         ("weights", dict(P=6, C=4, BEAT=32, WORDS=192, ROW_BITS=9)),
         ("queue", dict(BITS=1584, DEPTH=16)),
+        ("unpack_lanes", dict(T=33, P=6, L=33)),
         ("operand_bank", dict(WIDTH=400, WORDS=768, ADDRESS_BITS=10)),
     ],
 )
 def test_the_control_of_wide_modules_has_copies(top: str, settings: dict[str, int], tmp_path: Path) -> None:
     netlist = tmp_path / "module.blif"
     (source,) = RTL.glob(f"{top}.*v")
+    sources = " ".join(str(path) for path in {RTL / "registers.sv", RTL / "queue.sv", source})
     parameters = " ".join(f"-set {name} {value}" for name, value in (settings | {"PRIMITIVES": 1}).items())
     script = (
-        f"read_verilog -sv {RTL / 'registers.sv'} {source}; chparam {parameters} {top}; "
+        f"read_verilog -sv {sources}; chparam {parameters} {top}; "
         f"synth_xilinx -family xcup -top {top} -flatten -noiopad -noclkbuf; write_blif {netlist}"
     )
     run(tool("yosys"), "-q", "-p", script)
