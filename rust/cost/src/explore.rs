@@ -104,6 +104,11 @@ fn finalists(
     };
     // Checked first, so that the error of a bad clock names it.
     search.smallest(1, SIXTEENTHS)?;
+    let fits = |hardware: &Hardware| Resources::of(hardware).fits(search.usable);
+    // Fitting lanes to every shape takes a minute where none can fit.
+    if !search.small_designs(SIXTEENTHS).any(|one| fits(&one)) {
+        return Err(search.refusal());
+    }
     let mut shapes: Vec<(u64, Array)> = search
         .shapes()
         .into_iter()
@@ -133,7 +138,6 @@ fn finalists(
     if found.is_empty() {
         // Steps from the most lanes end where no single one frees anything.
         let small = search.small_designs(SIXTEENTHS);
-        let fits = |hardware: &Hardware| Resources::of(hardware).fits(search.usable);
         let fastest = small.filter(fits).min_by_key(|one| search.cycles(one));
         found.push(fastest.ok_or_else(|| search.refusal())?);
     }
