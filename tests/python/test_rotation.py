@@ -77,8 +77,9 @@ def test_heads_are_rotated_in_a_network_without_classes() -> None:
     model = scrambled(num_classes=0, pre_norm=True)
     images = torch.randn(6, 3, 16, 16)
     net = read(model, headless=True)
-    assert "embedding" in str(stream_obstacle(net, True))
+    assert "patches" in str(stream_obstacle(net, True))
     assert "patches" in str(stream_obstacle(net, False))
+    assert "embedding" in str(stream_obstacle(read(scrambled()), True))
     rotate_heads(net)
     with torch.no_grad():
         found = forward(net, images, lambda _, value: value)
@@ -119,7 +120,10 @@ def test_an_orthogonal_matrix_has_its_transpose_as_its_inverse(size: int) -> Non
     ("embedding", "rotated"),
     [
         (False, "heads and residual stream"),
-        (True, "heads, not the residual stream: the embedding has the basis of the residual stream"),
+        (
+            True,
+            "heads, not the residual stream: the embedding beside classes, or of two tokens, has its basis",
+        ),
     ],
 )
 def test_an_export_records_what_was_rotated(embedding: bool, rotated: str) -> None:
@@ -145,7 +149,8 @@ def test_an_export_records_what_was_rotated(embedding: bool, rotated: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("classes", "share", "rotated"), [(0, 1, "heads"), (0, 0.25, "nothing"), (5, 1, "nothing")]
+    ("classes", "share", "rotated"),
+    [(0, 1, "heads and residual stream"), (0, 0.25, "nothing"), (5, 1, "nothing")],
 )
 def test_embeddings_of_eight_bits_are_rotated_by_default(classes: int, share: float, rotated: str) -> None:
     model = scrambled(num_classes=classes)

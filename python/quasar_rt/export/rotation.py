@@ -36,7 +36,7 @@ def rotate(net: ViT, embedding: bool) -> str:
 def stream_obstacle(net: ViT, embedding: bool) -> str | None:
     """Returns why the residual stream must keep its basis; None if it may be rotated."""
     if embedding and (len(net.head.weight) or net.pool == "token_pair"):
-        return "the embedding beside classes, or of two tokens, has the basis of the residual stream"
+        return "the embedding beside classes, or of two tokens, has its basis"
     return "its patches are normalised in their own basis" if net.norm_pre is not None else None
 
 
