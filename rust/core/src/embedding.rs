@@ -1,5 +1,5 @@
-//! The embedding of an image: the head's input, which the head's last D rows repeat code by code, or
-//! a projection of it.
+//! The embedding of an image: the head's input, which the head's last D rows repeat code by code,
+//! or a projection of it.
 //!
 //! Depends on [`crate::subnet::config`]. `docs/integer-model.md` (*Head*) has the proof that these
 //! rows repeat the codes.

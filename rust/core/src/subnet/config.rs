@@ -88,7 +88,7 @@ pub struct Embedding {
     pub scale: f64,
     /// The code of 0.
     pub zero_point: i8,
-    /// What projects the head's input; absent if that is the embedding.
+    /// The projection of the head's input; absent if that is the embedding itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub projected: Option<Projected>,
 }
