@@ -27,6 +27,7 @@ __all__ = [
     "DatasetError",
     "ImageFolder",
     "LabelledFiles",
+    "MissingDatasetError",
     "fashion_mnist_root",
     "files_by_class",
     "held_out",
@@ -43,6 +44,10 @@ __all__ = [
 
 class DatasetError(QuasarError, OSError):
     """A data set is missing, damaged or has another layout; the message names the remedy."""
+
+
+class MissingDatasetError(DatasetError, FileNotFoundError):
+    """There is no folder of that name."""
 
 
 #: Class names in label order, as the data set's authors give them (https://github.com/zalandoresearch/fashion-mnist).
@@ -135,7 +140,7 @@ def fashion_mnist_root(root: str | os.PathLike[str] | None = None) -> Path:
         for folder in (candidate, candidate / "FashionMNIST" / "raw"):
             if all(_find(folder, f"{prefix}-labels-idx1-ubyte") for prefix in _PREFIX.values()):
                 return folder
-    raise DatasetError(
+    raise MissingDatasetError(
         f"Fashion-MNIST is not in {', '.join(map(str, candidates))}. Install Debian's package (apt install "
         'dataset-fashion-mnist), or download it with torchvision: python -c "import torchvision; '
         "torchvision.datasets.FashionMNIST('data', download=True)\" and run from the same folder, pass that folder, or "
@@ -269,7 +274,7 @@ def read_image_folder(root: str | os.PathLike[str]) -> ImageFolder:
         "images into class folders)"
     )
     if not root.is_dir():
-        raise DatasetError(f"there is no folder '{root}': {how}")
+        raise MissingDatasetError(f"there is no folder '{root}': {how}")
     train = root / "train"
     tests = [root / name for name in ("val", "test") if (root / name).is_dir()]
     if train.is_dir() != bool(tests):
@@ -342,7 +347,8 @@ def walk_image_folder(root: str | os.PathLike[str], classes: Sequence[str]) -> I
     """
     root = Path(root)
     if not root.is_dir():
-        raise DatasetError(f"{root} is not a folder of images by class (ROOT/CLASS/image.png)")
+        missing = DatasetError if root.exists() else MissingDatasetError
+        raise missing(f"{root} is not a folder of images by class (ROOT/CLASS/image.png)")
     labels = labels_by_name(classes)
     folders: dict[int, Path] = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):

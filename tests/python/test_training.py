@@ -28,7 +28,7 @@ pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 from image_folders import image_folder, pack  # noqa: E402
 from quasar_rt import Engine, FileError, ImageError, InvalidValueError, SettingsError, Subnet, search  # noqa: E402
 from quasar_rt.cli.train import command as train_command  # noqa: E402
-from quasar_rt.datasets import DatasetError  # noqa: E402
+from quasar_rt.datasets import DatasetError, MissingDatasetError  # noqa: E402
 from quasar_rt.space import Space  # noqa: E402
 from quasar_rt.train import Trained, checkpoint, data, train, train_architecture  # noqa: E402
 from quasar_rt.train.batches import Batches, augment  # noqa: E402
@@ -895,7 +895,7 @@ def test_missing_data_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.delenv("QUASAR_RT_IMAGENET", raising=False)
     with pytest.raises(DatasetError, match=r"download ILSVRC2012 .* pass --data ROOT"):
         data.load(load_recipe("tiny"))
-    with pytest.raises(DatasetError, match=r"there is no folder .*none': .* ROOT/train/CLASS"):
+    with pytest.raises(MissingDatasetError, match=r"there is no folder .*none': .* ROOT/train/CLASS"):
         data.load(load_recipe("tiny"), tmp_path / "none")
     (tmp_path / "images" / "train" / "cat").mkdir(parents=True)
     with pytest.raises(DatasetError, match="one of 'train' and 'val' but not the other"):
