@@ -59,9 +59,9 @@ def test_a_file_has_the_oldest_version_that_is_enough(path):
         SubnetError, match=r'states version "\d", but a subnet with its config has version "\d"'
     ):
         Subnet.from_bytes(container(header, body))
-    header["__metadata__"]["version"] = "4"
+    header["__metadata__"]["version"] = "5"
     with pytest.raises(
-        SubnetError, match=r'version "4" is not supported \(this build reads versions "1" to "3"\)'
+        SubnetError, match=r'version "5" is not supported \(this build reads versions "1" to "4"\)'
     ):
         Subnet.from_bytes(container(header, body))
 
@@ -291,8 +291,8 @@ def test_an_unsound_file_is_named(tiny_subnet, tmp_path):
 
 def test_another_version_is_named(tiny_subnet):
     header, body = parts(tiny_subnet.to_bytes())
-    header["__metadata__"]["version"] = "4"
-    with pytest.raises(quasar_rt.UnsupportedVersionError, match="4"):
+    header["__metadata__"]["version"] = "5"
+    with pytest.raises(quasar_rt.UnsupportedVersionError, match="5"):
         Subnet.from_bytes(container(header, body))
     header["__metadata__"].update(version="1", sha256="0" * 64)
     with pytest.raises(quasar_rt.ChecksumError):
