@@ -233,7 +233,7 @@ def test_files_that_are_no_graph_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"no graph")
     with pytest.raises(NetworkError, match="is no ONNX file that can be run"):
         load_network(tmp_path / "a.onnx")
-    with pytest.raises(NetworkError, match="does not exist"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         load_network(tmp_path / "none.onnx")
     two = onnx.helper.make_graph(
         [onnx.helper.make_node("Add", ["a", "b"], ["c"])],
