@@ -341,6 +341,17 @@ module issue #(
     end
 `endif
 
+`ifdef FORMAL
+    // For the invariants of formal/issue_proof.sv: all slots of the queue of descriptors.
+    logic [SLOTS*CONTROL_BITS-1:0] control_slots;
+    logic [SLOTS*DATA_BITS-1:0] data_slots;
+    always_comb
+        for (int i = 0; i < SLOTS; i++) begin
+            control_slots[i*CONTROL_BITS+:CONTROL_BITS] = control_ram[i];
+            data_slots[i*DATA_BITS+:DATA_BITS] = data_ram[i];
+        end
+`endif
+
 endmodule
 
 `default_nettype wire
