@@ -7,7 +7,7 @@
 `default_nettype none
 
 module clock_status #(
-    parameter [1:0] RATIO = 2, // cycles of the array in a cycle of the kernels
+    parameter [1:0] RATIO = 2, // cycles of the array in a cycle of the kernels, 1 or 2
     parameter [15:0] IDENTITY = 16'h5156
 ) (
     input  wire clk,         // the MMCM's input
@@ -33,6 +33,12 @@ module clock_status #(
     // No register takes `locked`: it falls when `clk` stops, too. Without an MMCM the bits of
     // `place` show that `clk` runs: they move, also between the reads of two of them.
     assign status = {IDENTITY, place[6:2], RATIO, locked, array_rate, kernels_rate};
+
+`ifndef SYNTHESIS
+    if (RATIO < 1 || RATIO > 2) begin : gen_refused
+        $error("clock_status: RATIO must be 1 or 2");
+    end
+`endif
 
 endmodule
 

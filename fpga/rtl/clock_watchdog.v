@@ -9,7 +9,7 @@
 `default_nettype none
 
 module clock_watchdog #(
-    parameter HOLD = 16,     // cycles of a reset: more than 5 ns; at most 1 << WAIT_BITS
+    parameter HOLD = 16,     // cycles of a reset: more than 5 ns; 1 to 1 << WAIT_BITS
     parameter WAIT_BITS = 16 // an MMCM locks within 100 us: 65,536 cycles at up to 650 MHz
 ) (
     input  wire clk,     // the MMCM's input
@@ -35,7 +35,9 @@ module clock_watchdog #(
     end
 
 `ifndef SYNTHESIS
-    initial if (HOLD < 1 || HOLD > 1 << WAIT_BITS) $fatal(1, "clock_watchdog: HOLD is too large");
+    if (HOLD < 1 || HOLD > 1 << WAIT_BITS) begin : gen_refused
+        $error("clock_watchdog: HOLD must be 1 to 1 << WAIT_BITS");
+    end
 `endif
 
 endmodule

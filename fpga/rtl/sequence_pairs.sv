@@ -4,7 +4,7 @@
 `default_nettype none
 
 module sequence_pairs #(
-    parameter int SLOT_BITS = 6, // of a slot in the tokens' FIFOs
+    parameter int SLOT_BITS = 6, // of a slot in the tokens' FIFOs, at least 1
     localparam int INFO_BITS = 29,
     localparam int PAIR_BITS = 15
 ) (
@@ -16,6 +16,10 @@ module sequence_pairs #(
     output logic [SLOT_BITS-1:0]      slot,
     output logic [PAIR_BITS-1:0]      description
 );
+
+    if (SLOT_BITS < 1) begin : gen_refused
+        $error("sequence_pairs: SLOT_BITS must be at least 1");
+    end
 
     logic pass_last, pass_first, pass_scores, pass_unsigned, pass_single;
     logic [7:0] pass_groups, pass_pairs4, pass_pairs;

@@ -101,14 +101,20 @@ def test_a_proof_of_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "parameter", ["FIFO_DEPTH=48", "FIFO_DEPTH=1", "KEY_BANKS=4", "VALUE_BANKS=2", "C=3", "L=9"]
-)
-def test_a_wrong_parameter_is_refused_at_elaboration(parameter: str) -> None:
+    ("top", "parameter"),
+    [
+        *(("array", one) for one in ("FIFO_DEPTH=48", "FIFO_DEPTH=1", "KEY_BANKS=4", "VALUE_BANKS=2", "C=3", "L=9")),
+        ("clock_watchdog", "HOLD=0"),
+        ("clock_status", "RATIO=3"),
+        ("sequence_pairs", "SLOT_BITS=0"),
+    ],
+)  # fmt: skip
+def test_a_wrong_parameter_is_refused_at_elaboration(top: str, parameter: str) -> None:
     sources = [
         RTL / "pass_types.sv",
         *sorted(path for path in RTL.glob("*.*v") if path.name != "pass_types.sv"),
     ]
-    command = [tool("verilator"), "--lint-only", "-Wno-fatal", "-Werror-USERERROR", "--top-module", "array"]
+    command = [tool("verilator"), "--lint-only", "-Wno-fatal", "-Werror-USERERROR", "--top-module", top]
     run(*command, *sources)
     with pytest.raises(AssertionError, match="USERERROR"):
         run(*command, f"-G{parameter}", *sources)
