@@ -82,10 +82,11 @@ class Hardware(SettingsFile[NativeHardware]):
     ) -> Hardware:
         """Searches the array, lanes and buffers that run `target` fastest within the board's usable resources.
 
-        The result is deterministic. For a space, the search takes the space's largest network (so that all fit), its
-        smallest and two others. Where a board is so small that holding the largest network would more than halve the
-        speed of the smallest, the design is made for the smallest; `CostTable` then marks the networks that exceed
-        the buffers.
+        The fastest designs by the closed form are compared event by event, with the host's gaps. The result is
+        deterministic. For a space, the search takes the space's largest network (so that all fit), its smallest and
+        two others, and compares on four more. Where a board is so small that holding the largest network would more
+        than halve the speed of the smallest, the design is made for the smallest; `CostTable` then marks the networks
+        that exceed the buffers.
 
         Args:
             board: a board, or the name or path of one.

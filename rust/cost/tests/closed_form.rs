@@ -147,7 +147,7 @@ fn the_finalist_of_the_fewest_cycles_is_taken() {
         estimate(workload, hardware).map(|estimate| estimate.period_cycles)
     };
     let first = explore(&board, &networks, 150.0).unwrap();
-    let by = |period| explore_by(&board, &networks, 150.0, period);
+    let by = |period| explore_by(&board, &networks, &networks, 150.0, period);
     assert_eq!(by(&closed).unwrap(), first);
     let least = closed(&networks[0], &first).unwrap();
     // The closed form's best one takes a tenth more than it promises.

@@ -101,12 +101,20 @@ type Span = (&'static str, u8, u16, &'static str, u64, u64, u64, Vec<u64>);
 type Replay = (u64, u64, u64, u64, Vec<&'static str>, Vec<Span>, u64);
 
 /// Returns the cycles between two frames of a network, event by event; `gap` as in [`steady`].
-pub fn period(
+fn period(
     workload: &quasar_hardware::Workload,
     hardware: &quasar_hardware::Hardware,
     gap: Option<u64>,
 ) -> Result<u64, Error> {
     Ok(steady(hardware, &schedule(workload, hardware)?, gap)?.period)
+}
+
+/// Returns the same with the host's gaps between segments.
+pub fn period_with_gaps(
+    workload: &quasar_hardware::Workload,
+    hardware: &quasar_hardware::Hardware,
+) -> Result<u64, Error> {
+    period(workload, hardware, Some(segment_gap(hardware)))
 }
 
 /// Returns the cycles between two frames of a network, event by event, without and with the host's
@@ -115,7 +123,7 @@ pub fn period(
 pub fn periods(py: Python<'_>, workload: &Workload, hardware: &Hardware) -> PyResult<(u64, u64)> {
     let (workload, hardware) = (&workload.workload, &hardware.hardware);
     py.detach(|| {
-        let with_gaps = period(workload, hardware, Some(segment_gap(hardware)))?;
+        let with_gaps = period_with_gaps(workload, hardware)?;
         Ok((period(workload, hardware, None)?, with_gaps))
     })
     .map_err(to_py)

@@ -15,7 +15,7 @@ use quasar_search::explore_space_by;
 use quasar_search::space::{Architecture, BlockShape};
 use quasar_search::widths::{with_eight_bit_rows, PRODUCTS};
 
-use crate::accelerator::period;
+use crate::accelerator::period_with_gaps;
 use crate::errors::{invalid_value, to_py};
 use crate::space::Space;
 use crate::subnet::Subnet;
@@ -191,7 +191,7 @@ impl Hardware {
     ) -> PyResult<Self> {
         let workloads: Vec<_> = workloads.iter().map(|w| w.workload.clone()).collect();
         let board = &board.board;
-        py.detach(|| explore_by(board, &workloads, clock_mhz, &|w, h| period(w, h, None)))
+        py.detach(|| explore_by(board, &workloads, &workloads, clock_mhz, &period_with_gaps))
             .map(|hardware| Self { hardware })
             .map_err(to_py)
     }
@@ -204,7 +204,7 @@ impl Hardware {
         clock_mhz: f64,
     ) -> PyResult<Self> {
         let (board, space) = (&board.board, &space.space);
-        py.detach(|| explore_space_by(board, space, clock_mhz, &|w, h| period(w, h, None)))
+        py.detach(|| explore_space_by(board, space, clock_mhz, &period_with_gaps))
             .map(|hardware| Self { hardware })
             .map_err(to_py)
     }

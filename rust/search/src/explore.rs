@@ -13,14 +13,21 @@ use crate::space::Space;
 
 /// Sampled networks of a space, in addition to the largest and the smallest.
 const SAMPLES: u64 = 2;
+/// The same where the fastest configurations are compared.
+const COMPARED: u64 = 6;
 
 /// Returns networks that represent a space: the largest, the smallest, and a few samples.
 ///
 /// # Errors
 /// None for a checked space.
 pub fn workloads_of_space(space: &Space) -> Result<Vec<Workload>> {
+    sampled(space, SAMPLES)
+}
+
+/// Returns the largest network, the smallest, and `samples` more.
+fn sampled(space: &Space, samples: u64) -> Result<Vec<Workload>> {
     let mut genomes = vec![space.largest(), space.smallest()];
-    genomes.extend((0..SAMPLES).map(|k| space.sample(0, &[k])));
+    genomes.extend((0..samples).map(|k| space.sample(0, &[k])));
     genomes.dedup();
     let workload = |genome: &Vec<u8>| space.workload(&space.name, &space.decode(genome)?);
     genomes.iter().map(workload).collect()
@@ -38,7 +45,8 @@ pub fn explore_space(board: &Board, space: &Space, clock_mhz: f64) -> Result<Har
     })
 }
 
-/// As [`explore_space`], but compares the fastest configurations by `period`.
+/// As [`explore_space`], but compares the fastest configurations by `period`, with more networks of
+/// the space.
 ///
 /// # Errors
 /// As [`explore_by`], for the smallest network.
@@ -48,8 +56,15 @@ pub fn explore_space_by(
     clock_mhz: f64,
     period: Period,
 ) -> Result<Hardware> {
+    let more = sampled(space, COMPARED)?;
     choose(board, space, clock_mhz, &|workloads| {
-        explore_by(board, workloads, clock_mhz, period)
+        // One alone is the smallest, which may be the only one that fits.
+        let compared = if workloads.len() == 1 {
+            workloads
+        } else {
+            &more
+        };
+        explore_by(board, workloads, compared, clock_mhz, period)
     })
 }
 

@@ -1,12 +1,15 @@
 //! Tests that tables of costs equal the closed form, and spaces that a board holds in part.
 
+use std::cell::RefCell;
+
 use proptest::prelude::*;
 use quasar_cost::{estimate, explore};
 use quasar_hardware::boards::Amounts;
 use quasar_hardware::configuration::{
     Array, Buffers, Configuration, Hardware, Lanes, Margins, Mode, Multipliers,
 };
-use quasar_search::explore::{explore_space, workloads_of_space};
+use quasar_hardware::Workload;
+use quasar_search::explore::{explore_space, explore_space_by, workloads_of_space};
 use quasar_search::{CostTable, Space};
 
 mod shipped;
@@ -121,6 +124,24 @@ fn extremes_of_a_space_are_exact() {
             }
         }
     }
+}
+
+#[test]
+fn configurations_are_compared_on_more_networks_than_they_are_searched_for() {
+    let space = space("fashion-mnist");
+    let compared = RefCell::new(Vec::new());
+    let period = |workload: &Workload, _: &Hardware| {
+        let mut compared = compared.borrow_mut();
+        if !compared.contains(workload) {
+            compared.push(workload.clone());
+        }
+        Ok(1)
+    };
+    explore_space_by(&board("zcu104"), &space, 150.0, &period).unwrap();
+    let searched = workloads_of_space(&space).unwrap();
+    let compared = compared.into_inner();
+    assert_eq!(compared[..searched.len()], searched);
+    assert!(compared.len() > searched.len());
 }
 
 #[test]
