@@ -38,7 +38,8 @@ SINGLE = "-nowidelut"
 class Comparison:
     """A circuit, and the loops that it stands for.
 
-    `sizes` are those of config.hpp. With `wider`, only what the loops take more there is counted: a lane.
+    `sizes` are those of config.hpp. With `wider`, only what the loops take more there is counted, for each of the lanes
+    that they have more: a single one may take a quarter more or less than the next.
     """
 
     circuit: str  # its constant in circuits.rs
@@ -46,6 +47,7 @@ class Comparison:
     loops: tuple[str, ...]
     sizes: Mapping[str, int] = field(default_factory=dict)
     wider: Mapping[str, int] = field(default_factory=dict)
+    more: int = 1  # lanes, or tokens, of `wider`
     formula: int = 0  # LUTs that rust/cost/src/kernels.rs adds to the circuit for the same
     each: str = ""  # the key of a configuration's `lanes` or `array` of which each has the circuit
     number: int = 1  # of such circuits, for each
@@ -66,7 +68,7 @@ class Comparison:
         texts = [found[loop] for found in (narrow, wide) if found for loop in self.loops]
         luts = [one for one, _ in count(texts, self.options)]
         own = len(self.loops)
-        return sum(luts[own:]) - sum(luts[:own]) if self.wider else sum(luts)
+        return round((sum(luts[own:]) - sum(luts[:own])) / self.more) if self.wider else sum(luts)
 
 
 def norm_of(lanes: int) -> dict[str, int]:
@@ -76,15 +78,15 @@ def norm_of(lanes: int) -> dict[str, int]:
 
 
 COMPARISONS = (
-    Comparison("REQUANTIZE_2", "drain", ("drain.attend",), dict(TOKENS=6, LANES=3, PAIRS=2),
-               dict(TOKENS=8, LANES=4, PAIRS=2), formula=9, each="requantize"),
+    Comparison("REQUANTIZE_2", "drain", ("drain.attend",), dict(TOKENS=4, LANES=2, PAIRS=2, KEY_BANKS=12),
+               dict(TOKENS=12, LANES=6, PAIRS=2, KEY_BANKS=12), 4, formula=9, each="requantize"),
     Comparison("STORE_17", "drain", ("drain.store",),
                dict(TOKENS=33, PAIRS=6, CASCADE=4, LANES=17, KEY_BANKS=18, VALUE_BANKS=6), options=""),
-    Comparison("NORMALISE_4", "norm", ("norm.normalise#2", "norm.read#3"), norm_of(3), norm_of(4),
+    Comparison("NORMALISE_4", "norm", ("norm.normalise#2", "norm.read#3"), norm_of(2), norm_of(6), 4,
                formula=18, each="norm"),
-    Comparison("ROOT", "norm", ("norm.root", "norm.root#2", "norm.invert"), norm_of(3), norm_of(4), each="norm"),
-    Comparison("EXPONENTIAL", "softmax", ("softmax.exponential",), dict(TOKENS=6, LANES=3, EXP_LANES=3),
-               dict(TOKENS=8, LANES=4, EXP_LANES=4), formula=40, each="exponential"),
+    Comparison("ROOT", "norm", ("norm.root", "norm.root#2", "norm.invert"), norm_of(2), norm_of(6), 4, each="norm"),
+    Comparison("EXPONENTIAL", "softmax", ("softmax.exponential",), dict(TOKENS=4, LANES=2, EXP_LANES=2),
+               dict(TOKENS=12, LANES=6, EXP_LANES=6), 4, formula=40, each="exponential"),
     Comparison("QUOTIENT", "softmax", ("softmax.divide#2",), dict(EXP_LANES=1)),
     Comparison("FLOOR_DIVIDE", "norm", ("norm.mean",)),
     Comparison("SERIAL_DIVIDE", "norm", ("norm.divide",), slow=False),
@@ -93,7 +95,8 @@ COMPARISONS = (
     Comparison("CHECK_WORD", "store", ("store.words",), formula=60 + 306),
     Comparison("CHECK_COMMAND", "fetch", ("fetch.commands",), formula=306),
     Comparison("PROCESS", "drain", ("drain.walk", "drain.walk#2", "drain.walk#3"), number=17),
-    Comparison("MAXIMUM", "scores", ("scores.store",), dict(TOKENS=7), dict(TOKENS=8), slow=False, each="tokens"),
+    Comparison("MAXIMUM", "scores", ("scores.store",), dict(TOKENS=8), dict(TOKENS=16), 8, slow=False,
+               each="tokens"),
 )  # fmt: skip
 
 
