@@ -13,6 +13,7 @@ import numpy as np
 
 from ._native import unit_vector
 from .errors import InvalidValueError
+from .subnet import embedding_size
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -352,9 +353,9 @@ class Results:
     def __init__(self, config: Mapping[str, Any], count: Callable[[float], None] | None) -> None:
         self._classes: list[str] = config["classes"]
         grid = dict(config.get("embedding", {}))
-        size = grid.pop("projected", {}).get("values", config["embed"])
+        grid.pop("projected", None)
         self._embedding: Mapping[str, Any] | None = grid or None
-        self._embed = int(size) if grid else None
+        self._embed = embedding_size(config) or None
         self.have_patch_tokens = bool(config.get("patch_tokens"))
         self._count = count
 

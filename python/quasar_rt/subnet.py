@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .images import ImageLike
     from .onnx_model import Form
 
-__all__ = ["Layer", "Subnet", "Summary"]
+__all__ = ["Layer", "Subnet", "Summary", "embedding_size"]
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
@@ -296,9 +296,7 @@ class Subnet(NativeObject[NativeSubnet]):
     @property
     def embedding_size(self) -> int:
         """The number of the embedding's values; 0 without an embedding."""
-        config = self.config
-        projected = config.get("embedding", {}).get("projected", {})
-        return int(projected.get("values", config["embed"])) if self.has_embedding else 0
+        return embedding_size(self.config)
 
     @property
     def has_patch_tokens(self) -> bool:
@@ -350,6 +348,13 @@ class Subnet(NativeObject[NativeSubnet]):
 
     def __hash__(self) -> int:
         return hash(self.sha256)
+
+
+def embedding_size(config: Mapping[str, Any]) -> int:
+    """Returns the number of the embedding's values in a subnet of this configuration; 0 without an embedding."""
+    if "embedding" not in config:
+        return 0
+    return int(config["embedding"].get("projected", {}).get("values", config["embed"]))
 
 
 def _to_raw(name: str, array: npt.NDArray[Any]) -> tuple[str, str, list[int], bytes]:

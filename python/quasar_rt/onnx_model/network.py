@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from ..rows import unpack_rows
+from ..subnet import embedding_size
 from .graph import Graph
 
 __all__ = ["EMBEDDING_OUTPUT", "INPUT", "INTEGER_OUTPUT", "OPSET", "OUTPUT", "Network", "Source"]
@@ -59,9 +60,10 @@ class Network(ABC):
         self.graph = Graph()
         self.heads = ["head", "head_dist"] if self.config["pool"] == "token_pair" else ["head"]
         grid = self.config.get("embedding")
-        projected = (grid or {}).get("projected", {})
-        self.projected, self.projected_shift = projected.get("values", 0), projected.get("shift", 0)
-        if grid and not self.projected:
+        self.embedding_size = embedding_size(self.config)
+        projected = (grid or {}).get("projected")
+        self.projects, self.projected_shift = projected is not None, (projected or {}).get("shift", 0)
+        if grid and not self.projects:
             # A head's last rows repeat its input, which `_embedding` takes directly.
             rows, columns = len(self.config["classes"]), self.config["embed"]
             for head in self.heads:
@@ -115,11 +117,11 @@ class Network(ABC):
         """Appends pooling, the heads and the embedding."""
         config, pooled = self.config, self._pooled(x)
         outputs: _Outputs = {}
-        whole = self.whole(pooled) if config["classes"] or self.projected else ""
+        whole = self.whole(pooled) if config["classes"] or self.projects else ""
         if config["classes"]:
             outputs |= self._logits(self._classes("", whole))
         if "embedding" in config:
-            codes = self._projected("", whole) if self.projected else self._pooled_codes(pooled)
+            codes = self._projected("", whole) if self.projects else self._pooled_codes(pooled)
             outputs |= self._embedding(codes)
         return outputs
 
@@ -130,7 +132,7 @@ class Network(ABC):
     def _projected(self, first: str, whole: str) -> str:
         """Returns the codes of a projected embedding, float32."""
         name, classes = f"{first}embedding.projected", len(self.config["classes"])
-        rows = self._rows(f"{name}.rows", whole, classes, classes + self.projected)
+        rows = self._rows(f"{name}.rows", whole, classes, classes + self.embedding_size)
         # Whole numbers below 2^27 and halves: exact in float64 only.
         rows = self.graph.add(f"{name}.double", "Cast", rows, to=TensorProto.DOUBLE)
         step = self.graph.number(2.0**self.projected_shift, np.float64)
@@ -142,7 +144,7 @@ class Network(ABC):
         return self.graph.add(name, "Clip", rows, low, high)
 
     def _rows(self, name: str, whole: str, start: int, end: int) -> str:
-        if end - start == len(self.config["classes"]) + self.projected:
+        if end - start == len(self.config["classes"]) + self.projects * self.embedding_size:
             return whole
         bounds = {"start": start, "end": end, "axis": -1}
         return self.graph.add(
@@ -167,7 +169,7 @@ class Network(ABC):
             return self.graph.add(name, "Gather", values, first, axis=1) if token else mean(values)
 
         of_heads, grid_of_heads = "", ""
-        if self.config["classes"] or self.projected:
+        if self.config["classes"] or self.projects:
             whole = self.whole([normed])
             of_heads = of_image("logits.image", whole, self.mean_of_whole)
             grid_of_heads = of_patches("logits.grid", whole)
@@ -176,13 +178,13 @@ class Network(ABC):
             outputs |= self._logits(self._classes("patch_", grid_of_heads), patches=True)
         if "embedding" in self.config:
             name = f"patch_{EMBEDDING_OUTPUT}"
-            if self.projected:
+            if self.projects:
                 outputs |= self._embedding(self._projected("", of_heads))
                 self._real(name, self._projected("patch_", grid_of_heads))
             else:
                 outputs |= self._embedding(of_image("embedding.codes", normed, self.mean))
                 of_patches(name, self._real("embedding.patches", normed))
-            outputs[name] = TensorProto.FLOAT, [*self.patch_grid, self.projected or self.config["embed"]]
+            outputs[name] = TensorProto.FLOAT, [*self.patch_grid, self.embedding_size]
         return outputs
 
     def _patches(self, name: str, x: str) -> str:
@@ -285,9 +287,7 @@ class Network(ABC):
         return codes
 
     def _embedding(self, codes: str) -> _Outputs:
-        return {
-            self._real(EMBEDDING_OUTPUT, codes): (TensorProto.FLOAT, [self.projected or self.config["embed"]])
-        }
+        return {self._real(EMBEDDING_OUTPUT, codes): (TensorProto.FLOAT, [self.embedding_size])}
 
     def _real(self, name: str, codes: str) -> str:
         """Appends the real values of an embedding's codes."""
