@@ -26,8 +26,7 @@ from .datasets import files_by_class, held_out
 from .engine import Engine
 from .errors import FileError, InvalidValueError, MissingFileError
 from .evaluate import Estimate, wilson
-from .export import export_timm
-from .export.post_training import prepare
+from .export.post_training import Progress, calibration_apart, export_timm, prepare
 from .files import make_folder, write_bytes
 from .networks import load_network
 from .subnet import Subnet
@@ -45,8 +44,6 @@ CALIBRATION = 32
 #: Strengths of the head's ridge; the one of the least loss over folds of the images that teach is taken.
 RIDGES = (0.001, 0.01, 0.1, 1.0)
 FOLDS = 4
-
-Progress = Callable[[str, int, int], object]
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,7 @@ def teach(
         classes=list(classes),
         name=name or root.resolve().name,
         embedding=True,
-        progress=lambda _, done, total: report("quantizing", done, total),
+        progress=calibration_apart(report, "quantizing"),
     )
     truth = np.array([label for _, label in ask])
     in_float = (found["examining"] @ weight.T + bias).argmax(axis=1)

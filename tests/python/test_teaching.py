@@ -57,6 +57,17 @@ def test_a_folder_becomes_a_classifier(network, photos, tmp_path):
         assert [engine.infer(one).label for one in (warm, warm[:, :, ::-1].copy())] == ["warm", "cold"]
 
 
+def test_the_stages_of_a_calibration_have_a_pace_of_their_own(network, photos):
+    seen = []
+    teaching.teach(photos, network, image_size=20, progress=lambda *report: seen.append(report))
+    calibration = [report for report in seen if report[0] == "calibration"]
+    assert calibration == [("calibration", done, 3) for done in (1, 2, 3)]
+    # The patch embedding, four matrices of each of two blocks, and the head.
+    assert [report for report in seen if report[0] == "quantizing"] == [
+        ("quantizing", done, 10) for done in range(1, 11)
+    ]
+
+
 def test_the_head_finds_a_rule_and_ignores_the_scale_of_a_feature():
     random = np.random.default_rng(0)
     labels = random.integers(0, 3, 90)

@@ -53,7 +53,7 @@ def command(
     """Quantizes a network, and writes its subnet."""
     try:
         from ..engine import Engine
-        from ..export import export_timm
+        from ..export.post_training import calibration_apart, export_timm
     except ImportError as error:
         raise Failure(f"{error}; install the host extra: pip install 'quasar-rt[host]'") from error
     network, files, options = open_float_network(**source)
@@ -66,7 +66,7 @@ def command(
                 eight_bit_fraction=eight_bit,
                 method=method,
                 report=layers.append,
-                progress=lambda _, done, total: bar("quantize", done, total),
+                progress=calibration_apart(bar, "quantize"),
                 **options,
             )
         subnet.save(out)

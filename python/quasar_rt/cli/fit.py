@@ -98,6 +98,8 @@ def command(
     from ..space import Space
 
     network, files, options = open_float_network(**source)
+    from ..export.post_training import calibration_apart
+
     try:
         chosen = None if board is None else Board.load(board)
         with bars() as bar:
@@ -113,7 +115,7 @@ def command(
                 space=None if space is None else Space.load(space),
                 clock_mhz=clock,
                 tune=tune,
-                progress=lambda what, done, total: bar("fit", done, total),
+                progress=calibration_apart(bar, "fit"),
                 **options,
             )
     except (QuasarError, ValueError) as error:

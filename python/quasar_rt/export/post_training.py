@@ -26,10 +26,14 @@ from .timm_reader import read, require
 from .tuning import tune as tuned
 from .widths import widths_of_share
 
-__all__ = ["Prepared", "Tokens", "export_timm", "prepare"]
+__all__ = ["Prepared", "Tokens", "calibration_apart", "export_timm", "prepare"]
 
 #: The tokens whose outputs a subnet gives: those of the image alone, or of each patch, too.
 Tokens = Literal["image", "patch"]
+#: Stages of a calibration: channels, gradients and ranges.
+CALIBRATION_STAGES = 3
+#: Gets what is done, how much of it, and its total.
+Progress = Callable[[str, int, int], object]
 
 
 def export_timm(
@@ -51,7 +55,7 @@ def export_timm(
     tune: int = 0,
     batch_size: int = 16,
     report: Callable[[LayerReport], object] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Progress | None = None,
 ) -> Subnet:
     """Quantizes a timm ``VisionTransformer`` after training.
 
@@ -177,7 +181,7 @@ class Prepared:
         """Returns the stages of a calibration, passes over all matrices, and steps of tuning of each block."""
         blocks, heads = len(self.net.blocks), len(self.net.heads()) * bool(self.classes)
         heads += self.projects(all_eight)
-        return 3 + passes * (1 + 4 * blocks + heads) + tunings * blocks
+        return CALIBRATION_STAGES + passes * (1 + 4 * blocks + heads) + tunings * blocks
 
     def normalised(self, images: Sequence[ImageLike], at_once: int = 8) -> list[Tensor]:
         """Returns images as the float network takes them: the pixels are those that a subnet gets."""
@@ -245,6 +249,21 @@ class Prepared:
             **vars(parts),
         )
         return build_subnet(spec)
+
+
+def calibration_apart(report: Progress, what: str) -> Progress:
+    """Returns a function for `progress` that reports a calibration apart from the other stages, which it calls `what`.
+
+    A stage of a calibration takes as long as many matrices do: with one pace for all, the time left would be far off.
+    """
+
+    def progress(_stage: str, done: int, total: int) -> None:
+        if done <= CALIBRATION_STAGES:
+            report("calibration", done, CALIBRATION_STAGES)
+        else:
+            report(what, done - CALIBRATION_STAGES, total - CALIBRATION_STAGES)
+
+    return progress
 
 
 def prepare(
