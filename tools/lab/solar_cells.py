@@ -426,18 +426,23 @@ def fitted(target: Target, model: Any, calibration: CellSet, out: Path) -> tuple
 
 def contest(embeddings: Mapping[str, Vectors], exact: Vectors, cells: CellSet) -> Record:
     """Returns the figures of each kind of embeddings next to those of the float network at the same size."""
+    from threadpoolctl import threadpool_limits
+
     from quasar_rt.fitting.result import Errors
 
     usual, doubtful = Question.of(cells, False), Question.of(cells, True)
     record: Record = {}
     for name, vectors in embeddings.items():
-        record[name] = {
-            "folds": over_folds(vectors, vectors, usual),
-            "weighted": over_folds(vectors, vectors, doubtful),
-            "types": across_types(vectors, usual, cells.poly),
-        }
+        # Heads are small: threads that wait for each other take ten times as long on a busy machine.
+        with threadpool_limits(1):
+            record[name] = {
+                "folds": over_folds(vectors, vectors, usual),
+                "weighted": over_folds(vectors, vectors, doubtful),
+                "types": across_types(vectors, usual, cells.poly),
+            }
+            if vectors is not exact:
+                record[name]["float_head"] = over_folds(exact, vectors, usual)
         if vectors is not exact:
-            record[name]["float_head"] = over_folds(exact, vectors, usual)
             record[name]["relative_error"] = round(Errors.between(vectors, exact, False).relative, 4)
         click.echo(f"{name}: judged", err=True)
     return record
