@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, TypeAlias, ove
 import numpy as np
 
 from ._native import unit_vector
+from .embedding import embedding_size
 from .errors import InvalidValueError
-from .subnet import embedding_size
 
 if TYPE_CHECKING:
     import numpy.typing as npt

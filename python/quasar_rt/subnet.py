@@ -16,6 +16,7 @@ import numpy as np
 
 from ._native import Subnet as NativeSubnet
 from .arguments import did_you_mean, shown
+from .embedding import embedding_size
 from .errors import ConfigError, InvalidValueError, MissingFileError, SubnetError, TensorError
 from .files import file_name, make_folder, write_bytes
 from .packaged import subnet_names, subnet_path
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from .images import ImageLike
     from .onnx_model import Form
 
-__all__ = ["Layer", "Subnet", "Summary", "embedding_size"]
+__all__ = ["Layer", "Subnet", "Summary"]
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
@@ -348,13 +349,6 @@ class Subnet(NativeObject[NativeSubnet]):
 
     def __hash__(self) -> int:
         return hash(self.sha256)
-
-
-def embedding_size(config: Mapping[str, Any]) -> int:
-    """Returns the number of the embedding's values in a subnet of this configuration; 0 without an embedding."""
-    if "embedding" not in config:
-        return 0
-    return int(config["embedding"].get("projected", {}).get("values", config["embed"]))
 
 
 def _to_raw(name: str, array: npt.NDArray[Any]) -> tuple[str, str, list[int], bytes]:

@@ -13,8 +13,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from ..embedding import embedding_size
 from ..rows import unpack_rows
-from ..subnet import embedding_size
 from .graph import Graph
 
 __all__ = ["EMBEDDING_OUTPUT", "INPUT", "INTEGER_OUTPUT", "OPSET", "OUTPUT", "Network", "Source"]
