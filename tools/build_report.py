@@ -40,15 +40,18 @@ WITHIN = {
         "partial sums", "sums to send", "scores to send",
     ),
     "plan": ("commands in plan",),
-    "drain": ("row parameters", "GELU tables", "means of values", "moments of tiles", "commands in drain"),
+    "drain": ("row parameters", "commands in drain"),
+    "lanes": (
+        "GELU tables", "means of values", "moments of tiles", "scales", "sums of values", "moments to send",
+        "logits to send",
+    ),
     "norm": ("gains", "means of columns", "sums of codes", "commands in norm"),
     "memories": ("residual", "norm_residual", "score"),
 }  # fmt: skip
-UNITS = (*KERNELS, "array", "clocks", "counters", "queues", "memories", "ports and interconnect")
+UNITS = (*KERNELS, "array", "lanes", "clocks", "counters", "queues", "memories", "ports and interconnect")
 #: Declared depths (rust/hardware/src/declared.rs) and the loops that a result passes on that way: their depth, or the
 #: latency of all their turns. Queues between the loops come on top.
 DEPTHS = {
-    "REQUANTIZE_DEPTH": ("drain", (("drain.attend/drain.rows", "depth"), ("drain.store", "depth"))),
     "SCORE_DEPTH": ("scores", (("scores.store", "depth"),)),
     "EXPONENTIAL_DEPTH": ("softmax", (("softmax.exponential", "depth"), ("softmax.divide", "depth"))),
     "NORM_DEPTH": (
@@ -425,7 +428,7 @@ def read_utilization(path: Path, hardware: Hardware) -> dict[str, dict[str, int]
     else:
         raise refuse(path, len(lines), "the table has no end")
     for cells_of in children.values():
-        if cells_of.keys() >= {*KERNELS, "array"}:
+        if cells_of.keys() >= {*KERNELS, "array", "lanes"}:
             # Logic analyzers are no part of the model.
             return {name: cells for name, cells in cells_of.items() if not name.startswith("ila_")}
     raise Failure(f"{path}:{top + 1}: the report is of another design: no instance holds all kernels")

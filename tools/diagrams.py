@@ -197,9 +197,10 @@ UNITS: dict[str, tuple[float, float, str]] = {
     "scores": (225, 275, "finds the largest score"),
     "array": (430, 275, "multiplies: DSP slices,\n4- and 8-bit rows"),
     "softmax": (430, 130, "exponentials, sums"),
-    "drain": (635, 275, "requantizes, GELU,\nadds the residual"),
-    "norm": (840, 385, "LayerNorm, pooling"),
-    "store": (635, 495, "writes logits, interrupts"),
+    "drain": (738, 452, "plans the lanes' rows"),
+    "lanes": (635, 275, "requantize, GELU,\nadd the residual"),
+    "norm": (840, 362, "LayerNorm, pooling"),
+    "store": (600, 530, "writes logits, interrupts"),
 }
 #: Boxes as wide as the picture: place and task.
 BARS: dict[str, tuple[float, str]] = {
@@ -207,7 +208,10 @@ BARS: dict[str, tuple[float, str]] = {
     "memory": (610, "commands, weights, patches, logits"),
 }
 #: Kinds of items that are no data.
-KINDS = {"Command": "dashed", "Pass": "dashed", "Demand": "dashed", "Credit": "dotted"}
+KINDS = {
+    **dict.fromkeys(("Command", "Pass", "Demand", "LaneJob", "LaneRow", "Tokens"), "dashed"),
+    "Credit": "dotted",
+}
 
 
 def queues() -> list[tuple[str, str, str, str]]:

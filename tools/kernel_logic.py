@@ -51,7 +51,6 @@ class Comparison:
     formula: int = 0  # LUTs that rust/cost/src/kernels.rs adds to the circuit for the same
     each: str = ""  # the key of a configuration's `lanes` or `array` of which each has the circuit
     number: int = 1  # of such circuits, for each
-    options: str = SINGLE
     slow: bool = True
 
     @property
@@ -66,7 +65,7 @@ class Comparison:
         narrow = sized(self.kernel, self.sizes)
         wide = sized(self.kernel, self.wider) if self.wider else {}
         texts = [found[loop] for found in (narrow, wide) if found for loop in self.loops]
-        luts = [one for one, _ in count(texts, self.options)]
+        luts = [one for one, _ in count(texts)]
         own = len(self.loops)
         return round((sum(luts[own:]) - sum(luts[:own])) / self.more) if self.wider else sum(luts)
 
@@ -78,10 +77,6 @@ def norm_of(lanes: int) -> dict[str, int]:
 
 
 COMPARISONS = (
-    Comparison("REQUANTIZE_2", "drain", ("drain.attend",), dict(TOKENS=4, LANES=2, PAIRS=2, KEY_BANKS=12),
-               dict(TOKENS=12, LANES=6, PAIRS=2, KEY_BANKS=12), 4, formula=9, each="requantize"),
-    Comparison("STORE_17", "drain", ("drain.store",),
-               dict(TOKENS=33, PAIRS=6, CASCADE=4, LANES=17, KEY_BANKS=18, VALUE_BANKS=6), options=""),
     Comparison("NORMALISE_4", "norm", ("norm.normalise#2", "norm.read#3"), norm_of(2), norm_of(6), 4,
                formula=18, each="norm"),
     Comparison("ROOT", "norm", ("norm.root", "norm.root#2", "norm.invert"), norm_of(2), norm_of(6), 4, each="norm"),
@@ -123,7 +118,7 @@ def sized(kernel: str, sizes: Mapping[str, int]) -> dict[str, str]:
         return modules(ROOT / "fpga" / "src" / f"{kernel}.cpp", Path(folder))
 
 
-def count(texts: list[str], options: str = SINGLE) -> list[tuple[int, int]]:
+def count(texts: list[str]) -> list[tuple[int, int]]:
     """Returns the LUTs and DSP slices of modules."""
     with tempfile.TemporaryDirectory() as folder:
         for number, text in enumerate(texts):
@@ -132,7 +127,7 @@ def count(texts: list[str], options: str = SINGLE) -> list[tuple[int, int]]:
         instances = "".join(f"(* keep *) m{number} i{number} (.clk(clk)); " for number in range(len(texts)))
         (Path(folder) / "all.v").write_text(f"module all (input wire clk); {instances}endmodule\n")
         files = " ".join(path.name for path in Path(folder).glob("*.v"))
-        synthesis = f"synth_xilinx -family xcup -top all -flatten -noiopad -noclkbuf {options}"
+        synthesis = f"synth_xilinx -family xcup -top all -flatten -noiopad -noclkbuf {SINGLE}"
         commands = f"read_verilog {files}; {synthesis}; tee -o stat stat"
         subprocess.run(["yosys", "-q", "-p", commands], cwd=folder, check=True, capture_output=True)
         report = (Path(folder) / "stat").read_text()

@@ -1,6 +1,15 @@
 // A lane of `normalise` and of the regrouping before it (fpga/src/norm.cpp).
-// Uses requantize_lane.sv, its `clamp`.
 `default_nettype none
+
+// Clamps to [-(2^(OUT-1)) + LOW, 2^(OUT-1) - 1].
+module clamp #(parameter int IN = 32, parameter int OUT = 16, parameter int LOW = 0) (
+    input  wire logic signed [IN-1:0]  x,
+    output logic signed      [OUT-1:0] y
+);
+    localparam logic signed [IN-1:0] MOST = (1 << (OUT - 1)) - 1;
+    localparam logic signed [IN-1:0] LEAST = -(1 << (OUT - 1)) + LOW;
+    assign y = x > MOST ? MOST[OUT-1:0] : x < LEAST ? LEAST[OUT-1:0] : x[OUT-1:0];
+endmodule
 module normalise_lane #(parameter int GN = 8) (
     input  wire logic               clk,
     input  wire logic               enable,

@@ -45,6 +45,10 @@ constexpr unsigned demands = 16;
 constexpr unsigned weights = 64;
 constexpr unsigned rows = 64;
 constexpr unsigned gains = 256;
+constexpr unsigned lane_jobs = 32;
+constexpr unsigned lane_rows = 16;
+constexpr unsigned attention_tiles = 32;
+constexpr unsigned lane_beats = 16;
 constexpr unsigned sums = 32;
 constexpr unsigned scores = 16;
 constexpr unsigned moments = 0;
@@ -90,7 +94,6 @@ constexpr unsigned END_TO_FREED = 5;
 
 // Cycles of the kernels' loops and of memory that every model assumes.
 namespace declared {
-constexpr unsigned REQUANTIZE_DEPTH = 16;
 constexpr unsigned SCORE_DEPTH = 8;
 constexpr unsigned EXPONENTIAL_DEPTH = 56;
 constexpr unsigned NORM_DEPTH = 96;

@@ -100,6 +100,9 @@ proc processing_system {board ports} {
     registers {ps/M_AXI_GP0 ps/M_AXI_GP0_ACLK} memory $memory space ps/Data]
 }
 
+# Returns the kernels that report the ends of commands. The lanes end those of the drain.
+proc counted_kernels {kernels} { return [lsearch -all -inline -not -exact $kernels drain] }
+
 proc accelerator_design {isa lists board} {
   global BLOCKS BLOCK_BYTES
   set kernels [dict get $lists kernels]
@@ -154,8 +157,11 @@ proc accelerator_design {isa lists board} {
   }
   constant start {plan/ap_start scores/ap_start drain/ap_start norm/ap_start softmax/ap_start}
   create_bd_cell -type module -reference array_cell array
-  wire $clock array/clk
-  wire $array_clock array/clk_array
+  create_bd_cell -type module -reference lanes_cell lanes
+  foreach cell {array lanes} {
+    wire $clock $cell/clk
+    wire $array_clock $cell/clk_array
+  }
 
   # Resets. The processing system resets everything. The reset register resets only the kernels, the array and the queues, once the memory ports are
   # idle.
@@ -170,7 +176,7 @@ proc accelerator_design {isa lists board} {
   wire $clock kernel_reset/slowest_sync_clk
   wire [dict get $ps reset] kernel_reset/ext_reset_in
   foreach kernel $kernels { wire kernel_reset/peripheral_aresetn $kernel/ap_rst_n }
-  wire kernel_reset/peripheral_aresetn array/resetn
+  foreach cell {array lanes} { wire kernel_reset/peripheral_aresetn $cell/resetn }
   if {[dict get $lists clock_ratio] == 2} { wire clocks/locked main_reset/dcm_locked kernel_reset/dcm_locked }
 
   # Queues.
@@ -191,14 +197,15 @@ proc accelerator_design {isa lists board} {
     wire $resetn counters/resetn
     wire kernel_reset/peripheral_aresetn counters/kernels_resetn
     foreach event {retired starved} { wire array/$event counters/array_$event }
-    foreach kernel $kernels { bus $kernel/retired counters/${kernel}_retired }
+    wire lanes/retired counters/lanes_retired
+    foreach kernel [counted_kernels $kernels] { bus $kernel/retired counters/${kernel}_retired }
     foreach queue [dict get $counted written] {
       bus [dict get $lists queues $queue writer] counters/${queue}_written
     }
     foreach queue [dict get $counted read] { bus ${queue}_queue/M_AXIS counters/${queue}_read }
     dict for {unit port} [dict get $counted memories] { bus $port counters/${unit}_memory }
   } else {
-    foreach kernel $kernels { lappend ready $kernel/retired_TREADY }
+    foreach kernel [counted_kernels $kernels] { lappend ready $kernel/retired_TREADY }
     constant taken $ready
   }
 

@@ -48,29 +48,33 @@ MUTANTS = [
     ("scores", "retired.write(1);", "", "array"),
     ("norm", "item.last == 1 && last_tile", "item.last == 1", "norm"),
     ("softmax", "retired.write(1);", "", "softmax"),
-    ("drain", " || item.ends == 1", "", "drain"),
+    ("drain", "address += command.stride;", ";", "drain"),
+    ("drain", "item.begin = i == 0;\n          item.end", "item.begin = 1;\n          item.end", "drain"),
+    ("drain", "item.first = first;", "item.first = 0;", "drain"),
+    ("drain", "job.skip = rows.skip;", "job.skip = 0;", "drain"),
+    ("lanes_model", " || item.ends == 1", "", "drain"),
     (
-        "drain",
+        "lanes_model",
         "take_table(beats, lookup);\n      stored.write(end_alone());",
         "take_table(beats, lookup);",
         "drain",
     ),
     ("array_model", "low < 8 ? low : low - 16", "low", "array golden"),
     ("array_model", "if (pass.first == 0)", "if (false)", "array"),
-    ("drain", "else if (resume)", "else if (false)", "drain"),
-    ("drain", "SAVED_DISTANCE = GROUPS + 1", "SAVED_DISTANCE = 4 * GROUPS", "drain"),
-    ("leaves/drain", "((z + 32) >> 6) + zero_point", "(z >> 6) + zero_point", "drain golden"),
-    ("drain", "s<25>((product + 8) >> 4)", "0", "drain golden"),
+    ("lanes_model", "else if (resume)", "else if (false)", "drain"),
+    ("lanes_model", "SAVED_DISTANCE = GROUPS + 1", "SAVED_DISTANCE = 4 * GROUPS", "drain"),
+    ("leaves/lanes_model", "((z + 32) >> 6) + zero_point", "(z >> 6) + zero_point", "drain golden"),
+    ("lanes_model", "s<25>((product + 8) >> 4)", "0", "drain golden"),
     (
-        "drain",
+        "lanes_model",
         "if (lane < lanes)\n          key[b]",
         "if (lane < LANES)\n          key[b]",
         "drain",
     ),
-    ("drain", "up_to<KEY_BANKS - 1> key_bank", "u<1> key_bank", "drain"),
-    ("drain", "if (lane < unsigned(item.lanes))", "if (true)", "drain golden"),
-    ("drain", "sum[logit] + row.bias", "sum[0] + row.bias", "drain"),
-    ("drain", "unsigned(logit) + 1 == lanes", "unsigned(logit) + 1 == LANES", "drain"),
+    ("lanes_model", "up_to<KEY_BANKS - 1> key_bank", "u<1> key_bank", "drain"),
+    ("lanes_model", "if (lane < unsigned(item.lanes))", "if (true)", "drain golden"),
+    ("lanes_model", "sum[logit] + row.bias", "sum[0] + row.bias", "drain"),
+    ("lanes_model", "unsigned(logit) + 1 == lanes", "unsigned(logit) + 1 == LANES", "drain"),
     (
         "leaves/norm",
         "sat16(s<19>(rshift15<32>(multiply<s<32>>(n, gain)) + offset))",
@@ -87,7 +91,7 @@ MUTANTS = [
     ("store", "part == isa::trailer::CHECK ? ~state", "part == 9 ? ~state", "transfers"),
 ]
 KERNELS = ["fetch", "load", "plan", "scores", "drain", "norm", "softmax", "store"]
-MODEL = ["fibers", "timing", "counters", "dram", "fabric", "array_model", "quasar_sim"]
+MODEL = ["fibers", "timing", "counters", "dram", "fabric", "array_model", "lanes_model", "quasar_sim"]
 
 
 def missed(compiler: str, build: Path, configuration: str) -> int:

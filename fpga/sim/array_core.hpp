@@ -3,10 +3,10 @@
 // implement it.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <memory>
 
+#include "clocked.hpp"
 #include "kernels.hpp"
 
 namespace sim {
@@ -127,43 +127,27 @@ void drive_array(ArrayCore& array, P& passes, D& demands, B& weights, C& array_t
     }
     // The array is idle until an input changes. A valid input that the array did not take does not
     // change.
-    const auto changes = [&] {
-      return std::array{passes.next_item(),        demands.next_item(), weights.next_item(),
-                        array_to_load.next_room(), sums.next_room(),    scores.next_room()};
-    };
-    const auto before = changes();
     const bool full = sums.full() || scores.full();
     const std::string* waits_for = sums.full()     ? &sums.name()
                                    : scores.full() ? &scores.name()
                                    : owed > 0      ? &weights.name()
                                                    : &passes.name();
-    while (true) {
-      const auto after = changes();
-      uint64_t next = NEVER;
-      for (size_t i = 0; i < after.size(); ++i)
-        if (after[i] > now || after[i] != before[i])
-          next = std::min(next, std::max(after[i], now + 1));
-      if (next == fiber->now && scheduler.quiet()) {
-        count(next);
-        array.skip(next - now - 1);
-        break;
-      }
-      passes.wake_when_written(fiber);
-      demands.wake_when_written(fiber);
-      weights.wake_when_written(fiber);
-      array_to_load.wake_when_read(fiber);
-      sums.wake_when_read(fiber);
-      scores.wake_when_read(fiber);
-      if (next != NEVER) {
-        fiber->now = next;
-        scheduler.suspend_once();
-      } else {
-        fiber->now = now;
-        fiber->verb = full ? "writes" : "reads";
-        fiber->queue = waits_for;
-        scheduler.block();
-      }
-    }
+    const uint64_t next = wait_for_change(
+        {full ? "writes" : "reads", waits_for},
+        [&] {
+          return std::array{passes.next_item(),        demands.next_item(), weights.next_item(),
+                            array_to_load.next_room(), sums.next_room(),    scores.next_room()};
+        },
+        [&] {
+          passes.wake_when_written(fiber);
+          demands.wake_when_written(fiber);
+          weights.wake_when_written(fiber);
+          array_to_load.wake_when_read(fiber);
+          sums.wake_when_read(fiber);
+          scores.wake_when_read(fiber);
+        });
+    count(next);
+    array.skip(next - now - 1);
   }
 }
 

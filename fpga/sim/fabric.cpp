@@ -89,6 +89,10 @@ std::string Fabric::dump() const {
   queue(text, weights_);
   queue(text, rows_);
   queue(text, gains_);
+  queue(text, lane_jobs_);
+  queue(text, lane_rows_);
+  queue(text, attention_tiles_);
+  queue(text, lane_beats_);
   queue(text, sums_);
   queue(text, score_rows_);
   queue(text, moments_);

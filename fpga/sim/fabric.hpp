@@ -9,6 +9,7 @@
 #include "array_core.hpp"
 #include "dram.hpp"
 #include "kernels.hpp"
+#include "lanes_core.hpp"
 
 namespace sim {
 
@@ -34,10 +35,12 @@ public:
       scores(score_commands_, score_rows_, maxima_, scores_retired_, Write::Score(score_));
     });
     scheduler_.spawn("drain", [this] {
-      drain(drain_commands_, rows_, sums_, scales_, moments_, logits_, drain_to_array_,
-            drain_retired_, Read::Residual(residual_), Write::Residual(residual_),
-            Write::Residual(norm_residual_), Write::Query(query_), Write::Key(key_),
-            Write::Value(value_), Write::Hidden(hidden_));
+      drain(drain_commands_, rows_, lane_jobs_, lane_rows_, attention_tiles_, lane_beats_);
+    });
+    scheduler_.spawn("lanes", [this] {
+      run_lanes({lane_jobs_, lane_rows_, attention_tiles_, scales_, lane_beats_, sums_, moments_,
+                 logits_, drain_to_array_, drain_retired_},
+                {residual_, norm_residual_, query_, key_, value_, hidden_});
     });
     scheduler_.spawn("norm", [this] {
       norm(norm_commands_, gains_, moments_, norm_to_array_, norm_retired_,
@@ -116,6 +119,10 @@ protected:
   Moments moments_{"moments"};
   Maxima maxima_{"maxima"};
   Scales scales_{"scales"};
+  LaneJobs lane_jobs_{"lane_jobs"};
+  LaneRows lane_rows_{"lane_rows"};
+  AttentionTiles attention_tiles_{"attention_tiles"};
+  Beats<isa::depth::lane_beats> lane_beats_{"lane_beats"};
   Logits logits_{"logits"};
   Checks checks_{"checks"};
   Credits<isa::depth::load_to_array> load_to_array_{"load_to_array"};

@@ -1,10 +1,12 @@
-// Tests the drain alone against docs/integer-model.md in int64: every command, 4-bit and 8-bit
-// rows, every destination, ragged shapes, clamps at both ends, dead rows, the largest shifts.
+// Tests the drain and the lanes alone against docs/integer-model.md in int64: every command, 4-bit
+// and 8-bit rows, every destination, ragged shapes, clamps at both ends, dead rows, the largest
+// shifts.
 #include <algorithm>
 #include <array>
 #include <string>
 
 #include "kernel_bench.hpp"
+#include "lanes_core.hpp"
 #include "reference.hpp"
 
 namespace {
@@ -40,6 +42,9 @@ struct Bench {
   std::unique_ptr<bench::Rams::Key> key = std::make_unique<bench::Rams::Key>("key");
   std::unique_ptr<bench::Rams::Value> value = std::make_unique<bench::Rams::Value>("value");
   std::unique_ptr<bench::Rams::Hidden> hidden = std::make_unique<bench::Rams::Hidden>("hidden");
+
+  inline static uint64_t cycles = 0; // of all runs, up to the last results
+  uint64_t ends = 0;
 
   std::vector<command_t> commands;
   std::vector<beat_t> beats;
@@ -276,23 +281,36 @@ struct Bench {
     Moments moment_stream;
     Logits logit_stream;
     Credits<isa::depth::drain_to_array> drain_to_array;
+    LaneJobs lane_jobs("lane_jobs");
+    LaneRows lane_rows("lane_rows");
+    AttentionTiles attention_tiles("attention_tiles");
+    Beats<isa::depth::lane_beats> lane_beats("lane_beats");
     Retired retired;
     scheduler.spawn("drain", [&] {
-      drain(command_stream, row_stream, sum_stream, scale_stream, moment_stream, logit_stream,
-            drain_to_array, retired, Read::Residual(*residual), Write::Residual(*residual),
-            Write::Residual(*norm_residual), Write::Query(*query), Write::Key(*key),
-            Write::Value(*value), Write::Hidden(*hidden));
+      drain(command_stream, row_stream, lane_jobs, lane_rows, attention_tiles, lane_beats);
+    });
+    scheduler.spawn("lanes", [&] {
+      sim::run_lanes({lane_jobs, lane_rows, attention_tiles, scale_stream, lane_beats, sum_stream,
+                      moment_stream, logit_stream, drain_to_array, retired},
+                     {*residual, *norm_residual, *query, *key, *value, *hidden});
     });
     std::vector<moments_t> got_moments;
     std::vector<s<32>> got_logits;
     std::vector<credit_t> got_credits;
-    bench::feed(scheduler, command_stream, commands);
-    bench::feed(scheduler, row_stream, beats);
-    bench::feed(scheduler, sum_stream, sums);
-    bench::feed(scheduler, scale_stream, scales);
-    bench::collect(scheduler, moment_stream, got_moments);
-    bench::collect(scheduler, logit_stream, got_logits);
-    bench::collect(scheduler, drain_to_array, got_credits);
+    // Both sides of the queues stall.
+    const auto offers = bench::pauses(seed, seed % 2 == 0 ? 0 : 30);
+    const auto takes = bench::pauses(seed + 1, seed % 3 == 0 ? 0 : seed % 3 == 1 ? 20 : 90);
+    const auto last = [this, takes] {
+      ends = std::max(ends, sim::running->now);
+      takes();
+    };
+    bench::feed(scheduler, command_stream, commands, offers);
+    bench::feed(scheduler, row_stream, beats, offers);
+    bench::feed(scheduler, sum_stream, sums, offers);
+    bench::feed(scheduler, scale_stream, scales, offers);
+    bench::collect(scheduler, moment_stream, got_moments, last);
+    bench::collect(scheduler, logit_stream, got_logits, last);
+    bench::collect(scheduler, drain_to_array, got_credits, last);
     scheduler.run();
     verdict.expect(command_stream.empty() && row_stream.empty() && sum_stream.empty() &&
                        scale_stream.empty(),
@@ -331,6 +349,8 @@ struct Bench {
         }
       }
     scheduler.stop();
+    cycles += ends;
+    ends = 0;
   }
 
   // Returns true if a residual is defined. Residuals of a ragged tile's missing tokens are not.
@@ -501,5 +521,6 @@ int main() {
       digest.add(int64_t(test(verdict, seed)));
   digest.add(int64_t(hidden(verdict, LONGEST)));
   std::printf("drain digest %016llx\n", static_cast<unsigned long long>(digest.value()));
+  std::printf("drain cycles %llu\n", static_cast<unsigned long long>(Bench::cycles));
   return verdict.end();
 }

@@ -56,21 +56,37 @@ inline code_t& value_code(Rams::Value& value, unsigned token, unsigned dimension
                   block * ceil_div(tokens, CASCADE) + in_row)[token % CASCADE];
 }
 
-// Starts a fiber that writes all items to a queue.
+// Returns an action that advances the calling fiber by up to 40 cycles, in `percent` of its calls.
+inline std::function<void()> pauses(uint64_t seed, unsigned percent) {
+  return [random = std::make_shared<Random>(seed), percent] {
+    if (random->between(0, 99) < int64_t(percent))
+      sim::running->now += uint64_t(random->between(1, 40));
+  };
+}
+
+// Starts a fiber that writes all items to a queue, and calls `pause` before each.
 template <typename S, typename T>
-void feed(sim::Scheduler& scheduler, S& stream, const std::vector<T>& items) {
-  scheduler.spawn("feed", [&stream, &items] {
-    for (const T& item : items)
+void feed(
+    sim::Scheduler& scheduler, S& stream, const std::vector<T>& items,
+    const std::function<void()>& pause = [] {}) {
+  scheduler.spawn("feed", [&stream, &items, pause] {
+    for (const T& item : items) {
+      pause();
       stream.write(item);
+    }
   });
 }
 
-// Starts a fiber that reads a queue until the simulation ends.
+// Starts a fiber that reads a queue until the simulation ends, and calls `pause` before each read.
 template <typename S, typename T>
-void collect(sim::Scheduler& scheduler, S& stream, std::vector<T>& items) {
-  scheduler.spawn("collect", [&stream, &items] {
-    while (alive())
+void collect(
+    sim::Scheduler& scheduler, S& stream, std::vector<T>& items,
+    const std::function<void()>& pause = [] {}) {
+  scheduler.spawn("collect", [&stream, &items, pause] {
+    while (alive()) {
+      pause();
       items.push_back(stream.read());
+    }
   });
 }
 

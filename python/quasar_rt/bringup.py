@@ -78,8 +78,9 @@ KERNEL_PLACES = {
     "array": "the array (fpga/rtl): streams passes, demands, weights and sums, memories input, normed, query, key, "
     "value, hidden and probability; the clock's ratio",
     "scores": "kernel scores: streams score_commands, scores and maxima, memory score",
-    "drain": "kernel drain: streams sums, rows, moments, scales and logits, memories residual, query, key, "
-    "value, hidden",
+    "drain": "kernel drain, which plans: streams drain_commands and rows; the lanes (fpga/rtl/lanes.sv): streams "
+    "lane_jobs, lane_rows, attention_tiles, lane_beats, sums, scales, moments and logits, memories residual, query, "
+    "key, value, hidden",
     "norm": "kernel norm: streams norm_commands, gains and moments, memories norm_residual and normed",
     "softmax": "kernel softmax: streams softmax_commands, maxima and scales, memories score and probability",
 }

@@ -1,6 +1,7 @@
 // Models of the DSP slices and of the flip-flop that fpga/rtl names, as AMD's UG579 and UG479
 // describe them, in the forms that it uses: A (or the pre-adder's AD), B, M and P registered, X and
-// Y the product, or X P; Z PCIN, P or 0; W P or 0. Any other form stops the simulation.
+// Y the product, or X P; Z PCIN, P, a registered C or 0; W P or 0. Any other form stops the
+// simulation.
 
 `default_nettype none
 
@@ -28,14 +29,16 @@ module DSP48E2 #(
     output logic [47:0]      PCOUT
 );
 
+    localparam bit ADDS_C = CREG == 1; // A * B + C, without the pre-adder
+
     logic signed [26:0] a, d, ad;
     logic signed [17:0] b1, b2;
     logic signed [44:0] m;
     logic [8:0] opmode;
-    logic [47:0] w, z, product;
+    logic [47:0] c, w, z, product;
 
     assign w = opmode[7] ? P : '0;
-    assign z = opmode[6:4] == 3'b001 ? PCIN : '0;
+    assign z = ADDS_C ? c : opmode[6:4] == 3'b001 ? PCIN : '0;
     assign product = 48'(m);
     assign PCOUT = P;
 
@@ -45,16 +48,23 @@ module DSP48E2 #(
         ad <= a + d;
         b1 <= B;
         b2 <= b1;
-        m <= 45'(ad) * 45'(b2);
+        m <= ADDS_C ? 45'(a) * 45'(b1) : 45'(ad) * 45'(b2);
+        c <= C;
         opmode <= OPMODE;
-        P <= product + w + z;
-        if (AREG != 1 || BREG != 2 || DREG != 1 || ADREG != 1 || MREG != 1 || PREG != 1
+        P <= product + (ADDS_C ? '0 : w) + z;
+        if (ADDS_C && (AREG != 1 || BREG != 1 || MREG != 1 || PREG != 1 || OPMODEREG != 0
+            || INMODEREG != 0 || AMULTSEL != "A" || BMULTSEL != "B" || USE_MULT != "MULTIPLY"
+            || USE_SIMD != "ONE48" || INMODE != '0 || ALUMODE != '0 || CARRYINSEL != '0 || CARRYIN
+            || {CEA2, CEB2, CEC, CEM, CEP} != '1 || {RSTA, RSTB, RSTC, RSTM, RSTP} != '0
+            || OPMODE != 9'b000110101))
+            $fatal(1, "this form of a DSP48E2 is not modelled");
+        if (!ADDS_C && (AREG != 1 || BREG != 2 || DREG != 1 || ADREG != 1 || MREG != 1 || PREG != 1
             || OPMODEREG != 1 || INMODEREG != 0 || AMULTSEL != "AD" || BMULTSEL != "B"
             || USE_MULT != "MULTIPLY" || USE_SIMD != "ONE48" || INMODE != 5'b00100
             || ALUMODE != '0 || CARRYINSEL != '0 || CARRYIN
             || {CEA2, CEB1, CEB2, CED, CEAD, CEM, CEP, CECTRL} != '1
             || {RSTA, RSTB, RSTC, RSTD, RSTM, RSTP, RSTCTRL} != '0
-            || OPMODE[8] || OPMODE[6] || OPMODE[5] || OPMODE[3:0] != 4'b0101)
+            || OPMODE[8] || OPMODE[6] || OPMODE[5] || OPMODE[3:0] != 4'b0101))
             $fatal(1, "this form of a DSP48E2 is not modelled");
     end
 
@@ -84,17 +94,18 @@ module DSP48E1 #(
     output logic [47:0]      PCOUT
 );
 
+    localparam bit ADDS_C = CREG == 1; // A * B + C, without the pre-adder
     localparam bit MULTIPLIES = USE_MULT == "MULTIPLY";
 
     logic signed [24:0] a, d, ad;
     logic signed [17:0] b1, b2;
     logic signed [42:0] m;
     logic [6:0] opmode;
-    logic [47:0] x, z;
+    logic [47:0] c, x, z;
 
     // Y is the product's other half.
-    assign x = opmode[3:0] == 4'b0101 ? 48'(m) : opmode[3:0] == 4'b0010 ? P : '0;
-    assign z = opmode[6:4] == 3'b001 ? PCIN : opmode[6:4] == 3'b010 ? P : '0;
+    assign x = ADDS_C ? 48'(m) : opmode[3:0] == 4'b0101 ? 48'(m) : opmode[3:0] == 4'b0010 ? P : '0;
+    assign z = ADDS_C ? c : opmode[6:4] == 3'b001 ? PCIN : opmode[6:4] == 3'b010 ? P : '0;
     assign PCOUT = P;
 
     always_ff @(posedge CLK) begin
@@ -103,14 +114,21 @@ module DSP48E1 #(
         ad <= a + d;
         b1 <= B;
         b2 <= b1;
-        m <= 43'(ad) * 43'(b2);
+        m <= ADDS_C ? 43'(a) * 43'(b1) : 43'(ad) * 43'(b2);
+        c <= C;
         opmode <= OPMODE;
         P <= x + z;
-        if (PREG != 1 || OPMODEREG != 1 || INMODEREG != 0 || USE_SIMD != "ONE48" || ALUMODE != '0
-            || CARRYINSEL != '0 || CARRYIN || !CEP || !CECTRL || RSTP || RSTCTRL
-            || OPMODE[6] || (OPMODE[5] && OPMODE[4]))
+        if (ADDS_C && (AREG != 1 || BREG != 1 || MREG != 1 || PREG != 1 || OPMODEREG != 0
+            || INMODEREG != 0 || USE_DPORT != "FALSE" || !MULTIPLIES || USE_SIMD != "ONE48"
+            || INMODE != '0 || ALUMODE != '0 || CARRYINSEL != '0 || CARRYIN
+            || {CEA2, CEB2, CEC, CEM, CEP} != '1 || {RSTA, RSTB, RSTC, RSTM, RSTP} != '0
+            || OPMODE != 7'b0110101))
             $fatal(1, "this form of a DSP48E1 is not modelled");
-        if (MULTIPLIES
+        if (!ADDS_C && (PREG != 1 || OPMODEREG != 1 || INMODEREG != 0 || USE_SIMD != "ONE48"
+            || ALUMODE != '0 || CARRYINSEL != '0 || CARRYIN || !CEP || !CECTRL || RSTP || RSTCTRL
+            || OPMODE[6] || (OPMODE[5] && OPMODE[4])))
+            $fatal(1, "this form of a DSP48E1 is not modelled");
+        if (!ADDS_C && MULTIPLIES
             && (AREG != 1 || BREG != 2 || DREG != 1 || ADREG != 1 || MREG != 1
                 || USE_DPORT != "TRUE" || INMODE != 5'b00100 || OPMODE[3:0] != 4'b0101
                 || {CEA2, CEB1, CEB2, CED, CEAD, CEM} != '1

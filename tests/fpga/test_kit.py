@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from rtl import ROOT, run, tool
 
 import bitstream
+from array_netlist import LANES
 from quasar_rt.hardware import Hardware
 
 SCRIPTS = ROOT / "fpga" / "scripts"
@@ -161,9 +162,11 @@ def test_all_tcl_is_complete(tmp_path: Path) -> None:
 
 
 def test_every_kernel_is_there_with_clock_and_reset(design: Design) -> None:
-    assert design.cells["array"] == "array_cell"
-    assert design.to("array/clk") == design.to("fetch/ap_clk")
-    assert design.to("array/resetn") == "kernel_reset/peripheral_aresetn"
+    for cell in ("array", "lanes"):
+        assert design.cells[cell] == f"{cell}_cell"
+        assert design.to(f"{cell}/clk") == design.to("fetch/ap_clk")
+        assert design.to(f"{cell}/clk_array") == "clocks/clk_out2"
+        assert design.to(f"{cell}/resetn") == "kernel_reset/peripheral_aresetn"
     for kernel in bitstream.KERNELS:
         assert design.cells[kernel].split(":")[2] == kernel
         assert design.to(f"{kernel}/ap_clk") in ("ps/pl_clk0", "ps/FCLK_CLK0", "clocks/clk_out1")
@@ -271,10 +274,15 @@ def test_counters_watch_each_unit_s_queues_and_take_what_the_kernels_write(desig
     ends = {q: pair for q, *pair in re.findall(r'queue\(\s*"(\w+)",\s*"(\w+)",\s*"(\w+)"', text)}
     sources = {to: source for source, to in design.buses if to.startswith("counters/")}
     assert design.cells["counters"] == "counters_cell"
-    for kernel in bitstream.KERNELS:
-        assert sources[f"counters/{kernel}_retired"] == f"{kernel}/retired"
-    for queue, (writer, _) in ends.items():
-        assert sources[f"counters/{queue}_written"] == f"{writer}/{queue}"
+    # The drain and its lanes are one unit, whose commands end in the lanes.
+    retiring = {f"counters/{kernel}_retired" for kernel in bitstream.KERNELS if kernel != "drain"}
+    assert {to for to in sources if to.endswith("_retired")} == retiring
+    for to in retiring:
+        assert sources[to] == f"{to.removeprefix('counters/').removesuffix('_retired')}/retired"
+    written = {queue for queue, pair in ends.items() if pair != ["drain", "lanes"]}
+    assert {to for to in sources if to.endswith("_written")} == {f"counters/{q}_written" for q in written}
+    for queue in written:
+        assert sources[f"counters/{queue}_written"] == f"{ends[queue][0]}/{queue}"
     read = {to.removesuffix("_read").removeprefix("counters/") for to in sources if to.endswith("_read")}
     inputs = {"sums", "scores", "moments", "maxima", "logits"}
     assert read == {"passes", *inputs, *(queue for queue in ends if queue.endswith("_commands"))}
@@ -285,6 +293,7 @@ def test_counters_watch_each_unit_s_queues_and_take_what_the_kernels_write(desig
     assert design.to("counters/kernels_resetn") == "kernel_reset/peripheral_aresetn"
     assert design.to("counters/resetn") == "main_reset/peripheral_aresetn"
     assert design.to("counters/array_retired") == "array/retired"
+    assert design.to("counters/lanes_retired") == "lanes/retired"
     assert design.to("counters/array_starved") == "array/starved"
 
 
@@ -301,12 +310,47 @@ def test_the_counters_cell_has_what_is_connected(design: Design, tmp_path: Path)
     assert cell.count('X_INTERFACE_MODE = "monitor"') == len(watched)
 
 
+def cell_ports(text: str) -> set[str]:
+    """Returns the ports of a generated Verilog module."""
+    return set(re.findall(r"^ {4}(?:in|out)put +wire +(?:\[\d+:0\] )?(\w+)", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_the_lanes_cell_has_what_is_connected(name: str, tmp_path: Path) -> None:
+    design = record(DESIGNS[name], tmp_path)
+    ports = cell_ports((tmp_path / "lanes_cell.v").read_text())
+    queues = {port.removesuffix("_tvalid") for port in ports if port.endswith("_tvalid")}
+    signals = {f"{queue}_{signal}" for queue in queues for signal in ("tvalid", "tready", "tdata")}
+    assert signals <= ports
+    plain = {f"lanes/{port}" for port in ports - signals}
+    if "counters" not in design.cells:
+        plain.remove("lanes/retired")
+    pins = {pin for pair in design.nets for pin in pair if pin.startswith("lanes/")}
+    assert pins == plain
+    buses = [pair for pair in design.buses if not watches(pair)]
+    ends = [end for pair in buses for end in pair if end.startswith("lanes/")]
+    assert sorted(ends) == sorted(f"lanes/{queue}" for queue in queues)
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_the_lanes_cell_gives_the_lanes_ports_their_widths(name: str, tmp_path: Path) -> None:
+    for file, text in Hardware.from_toml(DESIGNS[name]).build_files.items():
+        (tmp_path / file).write_text(text)
+    sources = " ".join(str(ROOT / "fpga" / "rtl" / name) for name in LANES)
+    done = run(
+        tool("yosys"), "-p",
+        f"read_verilog -lib +/xilinx/cells_sim.v +/xilinx/cells_xtra.v; read_verilog -sv {sources} "
+        f"{tmp_path}/lanes_cell.v; hierarchy -check -top lanes_cell; check -assert",
+    )  # fmt: skip
+    assert "Resizing cell port" not in done
+
+
 def test_without_counters_the_kernels_still_write(tmp_path: Path) -> None:
     text = DESIGNS["unseen on zcu102"].replace("frames = 2", "frames = 2\ncounters = false")
     without = record(text, tmp_path)
     assert "counters" not in without.cells
-    for kernel in bitstream.KERNELS:
-        assert without.to(f"{kernel}/retired_TREADY") == "taken/dout"
+    taken = {to for source, to in without.nets if source == "taken/dout"}
+    assert taken == {f"{kernel}/retired_TREADY" for kernel in bitstream.KERNELS if kernel != "drain"}
     assert without.properties["registers"]["CONFIG.NUM_MI"] == "4"
     assert len(without.addresses) == 4
 
@@ -438,6 +482,10 @@ def queue_bits(hardware: Hardware) -> dict[str, int]:
         "maxima": 24 * lanes["exponential"],
         "scales": 15 + 5 + 15,
         "logits": 32,
+        "lane_jobs": 93,
+        "lane_rows": 203,
+        "attention_tiles": 11,
+        "lane_beats": beat,
     }
 
 
@@ -506,7 +554,7 @@ def test_device_tree_overlays_name_the_registers_and_compile(
         run(tool("dtc"), "-@", "-q", "-I", "dts", "-O", "dtb", "-o", tmp_path / "overlay.dtbo", each)
 
 
-ALL = (*bitstream.KERNELS, "array", "reset_register", "counters", "ps")
+ALL = (*bitstream.KERNELS, "array", "lanes", "reset_register", "counters", "ps")
 
 
 def test_packaging_writes_what_the_driver_compares(hardware: Path, tmp_path: Path) -> None:

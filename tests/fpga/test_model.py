@@ -12,7 +12,7 @@ from rtl import ROOT, SOURCES, TESTS, Shape, run, tool, verilate
 from test_array import SHIPPED, shipped
 
 sys.path.insert(0, str(ROOT / "fpga" / "scripts"))
-from array_parameters import parameters
+from rtl_parameters import parameters
 
 SHAPES = {
     "3x2x4-R2": Shape(3, 2, 4, ratio=2),
@@ -39,6 +39,7 @@ def configuration(shape: Shape) -> str:
         QUERY_WORDS=columns, KEY_WORDS=shape.key_words * shape.cascade,
         VALUE_WORDS=shape.value_words * shape.cascade, SCORE_WORDS=shape.keys, HIDDEN_WORDS=columns,
         WEIGHT_WORDS=columns, MOMENTS_DEPTH=16, MAXIMA_DEPTH=16, SCALES_DEPTH=64, BEAT_TICKS=1,
+        REQUANTIZE_DEPTH=13,
     )  # fmt: skip
     constants = "\n".join(f"constexpr unsigned {name} = {value}u;" for name, value in values.items())
     return f'#pragma once\nnamespace config {{\n{constants}\n}}\n#include "tiling.hpp"\n'
@@ -48,7 +49,7 @@ def side_by_side(shape: Shape, folder: Path) -> Path:
     """Compiles the model and the SystemVerilog into one program."""
     header = configuration(shape)
     (folder / "config.hpp").write_text(header)
-    given = parameters(header)
+    given = parameters("array", header)
     fpga = ROOT / "fpga"
     includes = " ".join(f"-I{path}" for path in (folder, fpga / "include", fpga / "sim", fpga / "tb"))
     defines = " ".join(f"-DARRAY_{name}={given[name]}" for name in ("ADDRESS_BITS", "ROW_BITS"))

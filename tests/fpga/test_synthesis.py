@@ -85,6 +85,31 @@ def test_an_array_has_its_slices_and_short_paths(size: Size, slices: int, tmp_pa
     check_crossings(found)
 
 
+#: The same in the lanes.
+LANE_LEVELS, LANE_CROSSING_LEVELS, LANE_FAN_OUT = 3, 2, 128
+
+
+@pytest.mark.parametrize(("family", "others"), [("xcup", 4), ("xc7", 5)], ids=["dsp48e2", "dsp48e1"])
+def test_lanes_have_their_slices_and_short_paths(family: str, others: int, tmp_path: Path) -> None:
+    """A slow cycle has four tokens, so there are two lanes, of three slices each."""
+    tool("yosys")
+    parameters = dict(
+        T=4, P=3, C=4, L=4, R=2, KEY_BANKS=6, VALUE_BANKS=4, FRAMES=2, BEAT=16, TILES=4, MEANS=64,
+        DSP48E1=int(family == "xc7"), PRIMITIVES=1,
+    )  # fmt: skip
+    sources = [RTL / name for name in array_netlist.LANES]
+    netlist = array_netlist.build("lanes", sources, parameters, family, tmp_path)
+    found = array_netlist.analyse(array_netlist.read(netlist))
+    # Besides the lanes: the address of values, a logit (two slices on the 7 series), a mean (two).
+    assert found["dsp"] == 2 * 3 + others
+    paths = found["paths"]
+    assert 0 < paths["array"]["levels"] <= LANE_LEVELS, paths
+    assert 0 < paths["slow to fast"]["levels"] <= LANE_CROSSING_LEVELS, paths
+    assert paths["fast to slow"]["ends"] > 0
+    assert paths["fast to slow"]["levels"] == 0, paths
+    assert 0 < found["fan_out"]["array"]["cells"] <= LANE_FAN_OUT, found["fan_out"]
+
+
 @pytest.mark.parametrize(
     ("top", "settings"),
     [

@@ -341,7 +341,7 @@ BROKEN = [
     ("plan", "value_address += words;", ";"),
     ("array_model", "low < 8 ? low : low - 16", "low"),
     ("scores", "key == 0 || row[t]", "row[t]"),
-    ("leaves/drain", "((z + 32) >> 6) + zero_point", "(z >> 6) + zero_point"),
+    ("leaves/lanes_model", "((z + 32) >> 6) + zero_point", "(z >> 6) + zero_point"),
     ("norm", "if (f == frame)", "if (f != frame)"),
     ("leaves/softmax", "bits - (halve ? 1 : 0)", "bits"),
     ("store", "check_behind<1>(state, ", "(state, "),
@@ -350,12 +350,12 @@ BROKEN = [
     # Products of more than one pass, keys that fill their memory, few columns, many tiles.
     ("plan", "rotation += turn;", ";"),
     ("array_model", "if (pass.first == 0)", "if (false)"),
-    ("drain", "if (lane < lanes)\n          key[b]", "if (lane < LANES)\n          key[b]"),
+    ("lanes_model", "b < unsigned(item.lanes)}", "true}"),
     ("norm", "unsigned(embed) < SUMS_DISTANCE", "false"),
     ("norm", "up_to<ceil_div(most<tokens_t>, TOKENS)>", "u<4>"),
     # Two prefix tokens, and the norm of the embedded patches.
-    ("drain", "unsigned(command.skip))", "unsigned(command.skip > 1 ? u<11>(1) : command.skip))"),
-    ("drain", "if (command.moments == 1 && step.end", "if (command.kind == kind::RESIDUAL && step.end"),
+    ("drain", "job.skip = rows.skip;", "job.skip = rows.skip > 1 ? u<11>(1) : rows.skip;"),
+    ("lanes_model", "if (job.moments == 1 && step.end", "if (job.residual == 1 && step.end"),
 ]
 
 
@@ -364,6 +364,6 @@ BROKEN = [
 def test_a_broken_unit_is_the_first_suspect(tmp_path, kernel, old, new):
     library = simulated.broken("tiny", tmp_path, kernel, old, new)
     failure = first_failure(bringup.bringup(str(library), timeout=5))
-    unit = kernel.rpartition("/")[2].removesuffix("_model")
+    unit = kernel.rpartition("/")[2].removesuffix("_model").replace("lanes", "drain")
     assert failure.suspects[0] == unit, failure
     assert bringup.KERNEL_PLACES[unit] in failure.places

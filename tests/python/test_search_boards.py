@@ -123,9 +123,9 @@ def test_a_board_without_powers_has_no_energies_and_no_limit_of_them(tmp_path):
 
 def test_explored_configurations_are_faster_than_the_spaces_own():
     space = Space.load("digits")
-    own = Modelled.of(space, "ultra96v2", fps_of="accelerator")
+    own = Modelled.of(space, "kv260", fps_of="accelerator")
     options = Options(configurations=6, fps_of="accelerator")
-    found = explore(space, "ultra96v2", options, lambda *_: None)
+    found = explore(space, "kv260", options, lambda *_: None)
     assert found.configurations[0] == own.hardware
     genomes = np.stack([space.encode(space.sample(1, k)) for k in range(40)])
     gains = found.rates(genomes) / own.rates(genomes) - 1
@@ -256,14 +256,14 @@ def test_limits_hold_for_the_whole_front():
 
 
 def test_a_search_for_latency_and_energy_says_how_close_their_fronts_come(tmp_path):
-    plain = search("digits", "pynq-z2", 10_000, **SMALL)
+    plain = search("digits", "kv260", 10_000, **SMALL)
     assert "objectives" not in plain.document["search"]
     assert "objectives" not in plain.document["settings"]
-    found = search("digits", "pynq-z2", 10_000, objectives=["energy", "latency"], out=tmp_path / "a", **SMALL)
+    found = search("digits", "kv260", 10_000, objectives=["energy", "latency"], out=tmp_path / "a", **SMALL)
     document = json.loads((tmp_path / "a" / "front.json").read_text())
     assert document["settings"]["objectives"] == ["latency", "energy"]
     page = (tmp_path / "a" / "index.html").read_text(encoding="utf-8")
-    table = CostTable(found.space, Hardware.for_board("pynq-z2", found.space))
+    table = CostTable(found.space, Hardware.for_board("kv260", found.space))
     for objective, front in (("latency", "latency_ms"), ("energy", "energy_mj")):
         yardstick = document["search"]["objectives"][objective]
         exact = proxy_front(found.space, table, objective)
@@ -276,10 +276,10 @@ def test_a_search_for_latency_and_energy_says_how_close_their_fronts_come(tmp_pa
         assert said in " ".join(found.notes)
         assert said in page
     assert any("powers are assumed" in note for note in found.notes)
-    limited = search("digits", "pynq-z2", 10_000, objectives=["latency"], max_latency_ms=1, **SMALL)
+    limited = search("digits", "kv260", 10_000, objectives=["latency"], max_latency_ms=1, **SMALL)
     assert "leaves limits" in limited.document["search"]["no_objectives"]["latency"]
     assert any("its front is to the best one is not known" in note for note in limited.notes)
-    both = search_boards(["pynq-z2", "zcu102"], "digits", 10_000, objectives=["latency"], **SMALL)
+    both = search_boards(["kv260", "zcu102"], "digits", 10_000, objectives=["latency"], **SMALL)
     assert all(one.document["search"]["objectives"].keys() == {"latency"} for one in both.results.values())
     assert list(both.document["settings"]["objectives"]) == ["latency"]
 

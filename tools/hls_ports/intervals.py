@@ -13,8 +13,8 @@ from .syntax import INCLUDE
 
 #: Loops with a mark that are not pipelined: they state `PIPELINE off`.
 UNPIPELINED = {
-    "drain.announce", "drain.dispatch", "norm.announce", "norm.dispatch", "norm.group", "plan.dispatch",
-    "plan.pass", "plan.wait", "softmax.announce", "softmax.group",
+    "drain.dispatch", "norm.announce", "norm.dispatch", "norm.group", "plan.dispatch", "plan.pass",
+    "plan.wait", "softmax.announce", "softmax.group",
 }  # fmt: skip
 #: Operations that an interval may hand through one after the other: at 150 MHz a cycle has 6.7 ns. Additions,
 #: subtractions, comparisons and shifts by a variable count; wires, masks and multiplexers do not.
@@ -67,7 +67,7 @@ def missing_dependences(kernel: Kernel, source: str) -> Iterator[str]:
                 yield f"{at} without a DEPENDENCE pragma"
                 continue
             values = pragmas[0].values
-            promised = "~0u" if values.get("dependent") == "false" else values.get("distance", "")
+            promised = values.get("distance", "")
             if values.get("type") != "inter" or not promised or proofs.get(name, "").lower() != promised:
                 yield f"{at}: the pragma needs type=inter, and distance({name}, {promised or '...'}) for simulation"
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -31,8 +31,13 @@ from quasar_rt.hardware import Hardware
 ROOT = Path(__file__).resolve().parents[2]
 RTL = ROOT / "fpga/rtl"
 RECORD = ROOT / "docs/evidence/array-netlists.json"
+#: The lanes and what they use; the package first.
+LANES = (
+    "lane_types.sv", "multiply_add.sv", "requantize_lane.sv", "lane_store.sv", "value_means.sv", "lanes.sv",
+    "registers.sv", "delay.sv", "queue.sv",
+)  # fmt: skip
 #: Modules of the block design that are no part of the array.
-OTHERS = {"bank.v", "clock_status.v", "clock_watchdog.v", "counters.sv"}
+OTHERS = {"bank.v", "clock_status.v", "clock_watchdog.v", "counters.sv", *LANES[:6]}
 
 
 class Size(NamedTuple):
@@ -157,6 +162,9 @@ RAM_LUTS = {
     "RAM64X1D": 2,
     "RAM32X1D": 2,
     "RAM128X1D": 4,
+    "RAM64X1S": 1,
+    "RAM128X1S": 2,
+    "RAM256X1S": 4,
 }
 
 
@@ -175,7 +183,7 @@ class Cell(NamedTuple):
 
 def is_output(kind: str, pin: str) -> bool:
     if LUT_RAM.match(kind):
-        return pin.startswith(("DO", "DPO", "SPO"))
+        return pin.startswith(("DO", "DPO", "SPO")) or pin == "O"
     if BLOCK_RAM.match(kind):
         return pin.startswith(("DO", "CAS", "DBITERR", "SBITERR"))
     if kind.startswith("DSP"):
@@ -414,16 +422,23 @@ def analyse(cells: list[Cell]) -> dict[str, object]:
 
 def synthesise(size: Size, folder: Path) -> Path:
     """Runs Yosys and returns the netlist."""
-    netlist = folder / "array.blif"
     sources = sorted(path for path in RTL.iterdir() if path.name not in OTHERS)
     sources.sort(key=lambda path: path.name != "pass_types.sv")
-    settings = " ".join(f"-set {name} {value}" for name, value in size.parameters().items())
-    uram = "-uram" if size.uram else ""
+    return build("array_top", sources, size.parameters(), size.family, folder, *["-uram"] * size.uram)
+
+
+def build(
+    top: str, sources: Sequence[Path], parameters: Mapping[str, int], family: str, folder: Path, *options: str
+) -> Path:
+    """Runs Yosys on a module, refuses latches, and returns the netlist."""
+    netlist = folder / f"{top}.blif"
+    settings = " ".join(f"-set {name} {value}" for name, value in parameters.items())
     script = "; ".join(
         [
             f"read_verilog -sv {' '.join(map(str, sources))}",
-            f"chparam {settings} array_top",
-            f"synth_xilinx -family {size.family} {uram} -top array_top -flatten -noiopad -noclkbuf",
+            f"chparam {settings} {top}",
+            f"synth_xilinx -family {family} {' '.join(options)} -top {top} -flatten -noiopad -noclkbuf",
+            "select -assert-none t:LDCE t:LDPE t:$*latch*",
             f"write_blif {netlist}",
         ]
     )

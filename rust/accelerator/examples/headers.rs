@@ -42,6 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let hardware = read(hardware, board)?;
             fs::write(format!("{out}/design.txt"), design::block_design(&hardware))?;
             fs::write(format!("{out}/array_cell.v"), design::array_cell(&hardware))?;
+            fs::write(format!("{out}/lanes_cell.v"), design::lanes_cell(&hardware))?;
             let counters = design::counters_cell(&hardware);
             fs::write(format!("{out}/counters_cell.v"), counters)?;
         }

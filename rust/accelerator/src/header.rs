@@ -9,7 +9,8 @@ use quasar_core::subnet::config::{MAX_EMBED, MAX_TOKENS};
 use quasar_core::EXP2;
 use quasar_hardware::configuration::{key_banks, value_banks, Multipliers};
 use quasar_hardware::declared::{
-    self, array, beat_ticks, segment_gap, DRAIN_JOBS, NORM_JOBS, PLAN_JOBS, TRANSFERS_AHEAD,
+    self, array, beat_ticks, requantize_depth, segment_gap, DRAIN_JOBS, NORM_JOBS, PLAN_JOBS,
+    TRANSFERS_AHEAD,
 };
 use quasar_hardware::design::MainInput;
 use quasar_hardware::tiling::{RowTile, Tiling};
@@ -37,8 +38,8 @@ const TIMING: &[(&str, u64)] = named! { array:
 
 /// Lists constants that advance the simulated device's clocks.
 const DECLARED: &[(&str, u64)] = named! { declared:
-    REQUANTIZE_DEPTH SCORE_DEPTH EXPONENTIAL_DEPTH NORM_DEPTH NORM_ROOT COMMAND_GAP FILL_DEPTH
-    PLAN_INTERVAL LOOP_GAP FETCH_INTERVAL MEMORY_LATENCY BURST_BEATS SECTION_BEATS OPEN_BURSTS TICKS
+    SCORE_DEPTH EXPONENTIAL_DEPTH NORM_DEPTH NORM_ROOT COMMAND_GAP FILL_DEPTH PLAN_INTERVAL LOOP_GAP
+    FETCH_INTERVAL MEMORY_LATENCY BURST_BEATS SECTION_BEATS OPEN_BURSTS TICKS
 };
 
 const GENERATED: &str = "// Generated from rust/accelerator/src/isa.rs; do not edit.";
@@ -419,6 +420,7 @@ pub fn config_header(hardware: &Hardware) -> String {
     // For the simulated device's clocks.
     let beat = c.axi_ports * PORT_BYTES as u64;
     put("BEAT_TICKS", beat_ticks(hardware, beat));
+    put("REQUANTIZE_DEPTH", requantize_depth(c.array.clock_ratio));
     put("SEGMENT_GAP", segment_gap(hardware));
     text + "\n} // namespace config\n\n" + &tiling_assertions(Tiling::of(hardware))
 }

@@ -50,14 +50,6 @@ macro_rules! circuits {
 }
 
 circuits! {
-    /// A requantizing lane, one group of tokens; its multipliers are DSP slices.
-    REQUANTIZE: "requantize_lane" "G=1" 505 587;
-    /// The same for two groups.
-    REQUANTIZE_2: "requantize_lane" "G=2" 541 690;
-    /// Lanes rotated to the banks of keys and values: 33 lanes, 36 and 9 banks, C = 4.
-    STORE: "drain_store" "L=33 B=36 BV=9 C=4 CB=2" 3662 1521;
-    /// The same for 17 lanes, 18 and 6 banks.
-    STORE_17: "drain_store" "L=17 B=18 BV=6 C=4 CB=2" 1996 840;
     /// A `LayerNorm` lane's root and reciprocal.
     ROOT: "root_lane" "" 554 419;
     /// A `LayerNorm` lane's elements, with the choice of one of eight groups.

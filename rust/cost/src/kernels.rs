@@ -2,13 +2,13 @@
 //!
 //! Depends on [`crate::circuits`] and [`quasar_hardware::design`].
 
-use quasar_hardware::configuration::{key_banks, value_banks, Hardware, Multipliers};
+use quasar_hardware::configuration::{Hardware, Multipliers};
 use quasar_hardware::design::{Queue, COMMAND_BITS, QUEUES};
 
 use crate::circuits::{
     Logic, ADAPTER, CHECK_BEAT, CHECK_BEAT_2, CHECK_BEAT_4, CHECK_COMMAND, CHECK_WORD, EXPONENTIAL,
     FABRIC_16, FABRIC_25, FLOOR_DIVIDE, MAXIMUM, NORMALISE, NORMALISE_4, PROCESS, QUEUE, QUOTIENT,
-    REQUANTIZE, REQUANTIZE_2, ROOT, SERIAL_DIVIDE, SMALL_PROCESS,
+    ROOT, SERIAL_DIVIDE, SMALL_PROCESS,
 };
 
 /// Returns a register slice at an AXI stream or channel of `bits` bits, as
@@ -31,14 +31,6 @@ const fn stream(bits: u64, depth: u64) -> Logic {
     Logic {
         lut: luts + 14,
         ff: 8,
-    }
-}
-
-/// Interpolates a lane's count between one group of tokens and two, and beyond.
-const fn grouped(one: Logic, two: Logic, groups: u64) -> Logic {
-    Logic {
-        lut: one.lut + (two.lut - one.lut) * (groups - 1),
-        ff: one.ff + (two.ff - one.ff) * (groups - 1),
     }
 }
 
@@ -70,18 +62,13 @@ const fn registers(count: u64) -> Logic {
 /// Sizes that the kernels depend on.
 pub struct Kernels {
     t: u64,
-    p: u64,
     l: u64,
     m: u64,
     e: u64,
-    groups: u64,
     norm_groups: u64,
     exp_groups: u64,
     /// Bits of a beat.
     beat: u64,
-    cascade: u64,
-    key_banks: u64,
-    value_banks: u64,
     fabric: bool,
 }
 
@@ -97,17 +84,12 @@ impl Kernels {
         );
         Self {
             t,
-            p: c.array.pairs,
             l,
             m,
             e,
-            groups: t.div_ceil(l),
             norm_groups: t.div_ceil(m),
             exp_groups: t.div_ceil(e),
             beat: 128 * c.axi_ports,
-            cascade: c.array.cascade,
-            key_banks: key_banks(c.array, c.lanes),
-            value_banks: value_banks(c.array, c.lanes),
             fabric: c.lanes.multipliers == Multipliers::Fabric,
         }
     }
@@ -188,36 +170,15 @@ impl Kernels {
         ])
     }
 
-    /// Codes and residuals of a lane go through a stream, moments through another.
     fn drain(&self) -> Logic {
         sum(&[
-            grouped(REQUANTIZE, REQUANTIZE_2, self.groups).times(self.l),
-            self.in_luts(FABRIC_16, 2 * self.l),
-            self.write_banks(),
-            stream(24 * self.l + 72, 4),
-            stream(68 * self.l, 16),
-            stream(4, 4),
-            stream(35 * self.l, 2 * self.groups),
-            stream(204, 4),
-            stream(self.beat, 2),
-            port(27 * self.l),
-            port(68 * self.l),
-            port(self.beat),
             port(COMMAND_BITS),
-            port(35),
-            port(32),
-            port(1).times(2),
-            PROCESS.times(5),
-            SMALL_PROCESS.times(4),
-            // The values that `fill` gathers, the choice of a group of them, and the choice between
-            // the functions; the sum of the lanes' codes, and the running sums of a tile's rows.
-            Logic {
-                lut: 16 * self.l * self.groups.div_ceil(4)
-                    + 58 * self.l
-                    + 9 * self.l
-                    + 19 * (2 * self.p).div_ceil(4),
-                ff: 32 * self.t + 10 * self.l + 38 * self.p,
-            },
+            port(self.beat).times(2),
+            port(93),
+            port(203),
+            port(11),
+            PROCESS.times(3),
+            SMALL_PROCESS.times(2),
         ])
     }
 
@@ -288,25 +249,6 @@ impl Kernels {
             Logic { lut: 60, ff: 128 },
         ])
     }
-
-    /// Rotates the drain's lanes to the banks of keys and values: a multiplexer of four inputs for
-    /// each bit and two bits of the rotation, then the words' registers and addresses. The factor
-    /// is that of the circuit `drain_store`.
-    const fn write_banks(&self) -> Logic {
-        let (keys, values, cascade) = (self.key_banks, self.value_banks, self.cascade);
-        let rotators =
-            9 * keys * steps(keys) + 9 * cascade * values * (steps(values) + steps(cascade));
-        let addresses = 22 * keys + 26 * values;
-        Logic {
-            lut: (rotators + addresses + cascade * keys) * 117 / 100,
-            ff: keys * (8 + cascade + 17) + values * (9 * cascade + 17),
-        }
-    }
-}
-
-/// Returns the multiplexers of four inputs, one after the other, that choose among `count`.
-const fn steps(count: u64) -> u64 {
-    (count.next_power_of_two().trailing_zeros() as u64).div_ceil(2)
 }
 
 /// Counts the logic of the queues: LUT RAM, pointers, output registers.
@@ -366,36 +308,10 @@ pub fn interconnect(ports: u64, blocks: u64) -> Logic {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::circuits::{SLICE, STORE, STORE_17};
+    use crate::circuits::SLICE;
 
     #[test]
     fn formulas_give_the_counts_of_the_circuits() {
         assert_eq!((port(256).lut, port(256).ff), (SLICE.lut, SLICE.ff));
-        for (l, key_banks, value_banks, circuit) in [(33, 36, 9, STORE), (17, 18, 6, STORE_17)] {
-            let kernels = Kernels {
-                t: 66,
-                p: 6,
-                l,
-                m: 9,
-                e: 33,
-                groups: 2,
-                norm_groups: 8,
-                exp_groups: 2,
-                beat: 512,
-                cascade: 4,
-                key_banks,
-                value_banks,
-                fabric: false,
-            };
-            let Logic { lut, ff } = kernels.write_banks();
-            assert!(
-                lut.abs_diff(circuit.lut) * 20 <= circuit.lut,
-                "{lut} {circuit:?}"
-            );
-            assert!(
-                ff.abs_diff(circuit.ff) * 10 <= circuit.ff,
-                "{ff} {circuit:?}"
-            );
-        }
     }
 }

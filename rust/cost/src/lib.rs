@@ -23,6 +23,7 @@ pub mod energy;
 pub mod estimate;
 pub mod explore;
 mod kernels;
+mod lanes;
 pub mod resources;
 
 pub use candidate::Cost;

@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use crate::circuits::Logic;
 use crate::kernels::{interconnect, queues, Kernels};
+use crate::lanes::lanes_logic;
 
 /// Blocks of registers, the counters' one included.
 const BLOCKS: u64 = 5;
@@ -76,6 +77,11 @@ impl Resources {
             dsp: array_dsps(hardware),
             ..logic("array", Basis::Netlist, array_logic(hardware, &all))
         }];
+        let of_lanes = sites.iter().filter(|site| site.kernel == "lanes");
+        parts.push(Part {
+            dsp: of_lanes.map(|site| site.dsps(family)).sum(),
+            ..logic("lanes", Basis::Netlist, lanes_logic(hardware))
+        });
         for (name, logic_of) in Kernels::of(hardware).logic() {
             let dsp = sites.iter().filter(|site| site.kernel == name);
             parts.push(Part {

@@ -7,9 +7,6 @@
 pub use crate::array_timing as array;
 use crate::configuration::Hardware;
 
-/// From the chain's end to a stored code: unpack and correct the fields, shift, multiply, round,
-/// clamp, table, write.
-pub const REQUANTIZE_DEPTH: u64 = 16;
 /// From the chain's end to a stored score and the running maximum.
 pub const SCORE_DEPTH: u64 = 8;
 /// Difference, multiply, table, shift, sum, then the reciprocal of the last rows.
@@ -55,6 +52,16 @@ pub const OPEN_BURSTS: u64 = 8;
 pub const KERNEL_MARGIN_PERCENT: u64 = 15;
 /// Share of an AXI port's cycles that carry data (bursts of 64 beats, several outstanding).
 pub const AXI_EFFICIENCY: f64 = 0.9;
+
+/// Returns the cycles from the interval of an item's sums to the item's end, when its results are
+/// stored (`DEPTH` in `fpga/rtl/lanes.sv`, which a test compares).
+pub const fn requantize_depth(clock_ratio: u64) -> u64 {
+    if clock_ratio == 2 {
+        13
+    } else {
+        22
+    }
+}
 
 /// Returns the bytes that arrive from memory in a cycle.
 pub fn bytes_per_cycle(hardware: &Hardware) -> f64 {

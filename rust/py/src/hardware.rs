@@ -244,6 +244,7 @@ impl Hardware {
             ("config.hpp", header::config_header(&self.hardware)),
             ("design.txt", design::block_design(&self.hardware)),
             ("array_cell.v", design::array_cell(&self.hardware)),
+            ("lanes_cell.v", design::lanes_cell(&self.hardware)),
             ("counters_cell.v", design::counters_cell(&self.hardware)),
         ]);
         files.retain(|_, text| !text.is_empty());

@@ -1,6 +1,6 @@
 //! Models the first and the last phase of a frame: patch embedding and head.
 
-use quasar_hardware::declared::{COMMAND_GAP, MEMORY_LATENCY, REQUANTIZE_DEPTH};
+use quasar_hardware::declared::{requantize_depth, COMMAND_GAP, MEMORY_LATENCY};
 use quasar_hardware::packing::Activation;
 use quasar_hardware::workload::{RowWidths, Setting};
 
@@ -50,7 +50,7 @@ impl Model<'_> {
                 let drain = if blocked > 0 {
                     self.hops()
                         + COMMAND_GAP
-                        + REQUANTIZE_DEPTH
+                        + requantize_depth(self.array.clock_ratio)
                         + fill.cycles() * blocked / beats
                         + first
                 } else {

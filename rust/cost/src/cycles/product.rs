@@ -1,7 +1,7 @@
 //! Models one product on the array.
 
 use quasar_hardware::declared::{
-    array as timing, BURST_BEATS, COMMAND_GAP, OPEN_BURSTS, PLAN_INTERVAL, REQUANTIZE_DEPTH,
+    array as timing, requantize_depth, BURST_BEATS, COMMAND_GAP, OPEN_BURSTS, PLAN_INTERVAL,
     ROW_BYTES, TRANSFERS_AHEAD,
 };
 use quasar_hardware::packing::{Activation, Pair};
@@ -101,7 +101,10 @@ impl Product {
 impl Model<'_> {
     /// Returns the cycles from a stage's last product to its last stored result.
     pub(super) fn ready(&self, product: &Product) -> u64 {
-        self.hops() + product.last_drain + product.backlog + REQUANTIZE_DEPTH
+        self.hops()
+            + product.last_drain
+            + product.backlog
+            + requantize_depth(self.array.clock_ratio)
     }
 
     /// Returns the array's wait between a stage and the next one on the same tokens: the first and

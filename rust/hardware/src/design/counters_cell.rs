@@ -69,13 +69,20 @@ fn is_read_watched(queue: &Queue) -> bool {
     })
 }
 
+/// Returns true if the counters watch the writer's side of a queue.
+fn is_write_watched(queue: &Queue) -> bool {
+    // From the drain's plan to its lanes: both are one unit.
+    (queue.from, queue.to) != ("drain", "lanes")
+}
+
 /// Writes the queues and ports that the counters watch, for the lists that
 /// `fpga/scripts/design.tcl` reads.
 pub(super) fn counters_list(hardware: &Hardware) -> String {
     if !hardware.configuration().counters {
         return "counters {}\n".to_owned();
     }
-    let written: Vec<&str> = QUEUES.iter().map(|queue| queue.name).collect();
+    let written = (QUEUES.iter()).filter(|queue| is_write_watched(queue));
+    let written: Vec<&str> = written.map(|queue| queue.name).collect();
     let read = (QUEUES.iter()).filter(|queue| is_read_watched(queue));
     let read: Vec<&str> = read.map(|queue| queue.name).collect();
     let memories = MEMORIES.map(|(unit, port)| format!("{unit} {unit}/{port}"));
@@ -112,17 +119,22 @@ fn monitor(kind: &str, name: &str, signals: &[(&str, u64)]) -> Vec<String> {
 fn events(unit: CountedUnit) -> [(&'static str, String); 4] {
     let name = unit.name();
     let item = format!("{name}_retired_tvalid && {name}_retired_tdata[0]");
-    let ended = if unit == CountedUnit::Array {
-        "array_retired".to_owned()
-    } else {
-        item
+    // The lanes end the drain's commands.
+    let ended = match unit {
+        CountedUnit::Array => "array_retired".to_owned(),
+        CountedUnit::Drain => "lanes_retired".to_owned(),
+        _ => item,
+    };
+    let writer = match unit {
+        CountedUnit::Drain => "lanes",
+        _ => name,
     };
     let taken = match commands_of(unit) {
         Some(queue) => format!("{0}_read_tvalid && {0}_read_tready", queue.name),
         None => format!("{name}_retired_tvalid && !{name}_retired_tdata[0]"),
     };
     let refused = (QUEUES.iter())
-        .filter(|queue| queue.from == name)
+        .filter(|queue| queue.from == writer)
         .map(|queue| format!("{0}_written_tvalid && !{0}_written_tready", queue.name));
     let refused: Vec<String> = refused.collect();
     let blocked = if refused.is_empty() {
@@ -182,7 +194,9 @@ pub fn counters_cell(hardware: &Hardware) -> String {
         buses.push(name);
     };
     for queue in QUEUES {
-        watch(queue, "written", &mut buses, &mut ports);
+        if is_write_watched(queue) {
+            watch(queue, "written", &mut buses, &mut ports);
+        }
         if is_read_watched(queue) {
             watch(queue, "read", &mut buses, &mut ports);
         }
@@ -197,6 +211,8 @@ pub fn counters_cell(hardware: &Hardware) -> String {
         if unit == CountedUnit::Array {
             ports.push("    input  wire array_retired".to_owned());
             ports.push("    input  wire array_starved".to_owned());
+        } else if unit == CountedUnit::Drain {
+            ports.push("    input  wire lanes_retired".to_owned());
         } else {
             ports.push(format!("    input  wire {name}_retired_tvalid"));
             ports.push(format!("    output wire {name}_retired_tready"));

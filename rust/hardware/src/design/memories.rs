@@ -92,6 +92,8 @@ impl Memory {
     }
 }
 
+/// Moments and logits that the lanes hold (`OUTPUTS` in `fpga/rtl/lanes.sv`).
+const LANE_OUTPUTS: u64 = 32;
 /// Words, at most, of a memory that is in LUT RAM.
 const SHALLOW: u64 = 64;
 /// Words, at most, of a memory that moves to LUT RAM where block RAM runs out.
@@ -99,6 +101,12 @@ const MODERATE: u64 = 128;
 
 /// Bits of a word, at most, of a LUT RAM that the array reads.
 const NARROW: u64 = 120;
+
+/// Returns the tiles of tokens of a frame, at most: the words of a score bank bound the tokens.
+pub(super) fn max_tiles(hardware: &Hardware) -> u64 {
+    let c = hardware.configuration();
+    c.buffers.score.div_ceil(c.array.tokens)
+}
 
 /// Columns of the largest `LayerNorm` of a configuration.
 pub fn max_embed(hardware: &Hardware) -> u64 {
@@ -188,13 +196,13 @@ fn read_by_the_array(hardware: &Hardware) -> Vec<Memory> {
             m,
             words.norm,
         ),
-        read("query", "drain/query", groups, l, words.query),
-        read("hidden", "drain/hidden", groups, l, words.hidden),
+        read("query", "lanes/query", groups, l, words.query),
+        read("hidden", "lanes/hidden", groups, l, words.hidden),
         read("probability", probability, 2 * exp_groups, e, words.score),
-        masked("key", "drain/key", key_banks(shape, lanes), words.key),
+        masked("key", "lanes/key", key_banks(shape, lanes), words.key),
         masked(
             "value",
-            "drain/value",
+            "lanes/value",
             value_banks(shape, lanes),
             words.value,
         ),
@@ -215,8 +223,8 @@ fn between_kernels(hardware: &Hardware) -> Vec<Memory> {
         reader: "softmax/score",
     };
     vec![
-        residual("residual", "drain/own_residual", "drain/residual"),
-        residual("norm_residual", "drain/norm_residual", "norm/residual"),
+        residual("residual", "lanes/own_residual", "lanes/residual"),
+        residual("norm_residual", "lanes/norm_residual", "norm/residual"),
         memory("score", place, 2 * exp_groups, 24 * e, c.buffers.score),
     ]
 }
@@ -241,24 +249,47 @@ fn inside_the_array(hardware: &Hardware) -> Vec<Memory> {
 fn inside_kernels(hardware: &Hardware) -> Vec<Memory> {
     let c = hardware.configuration();
     let (pairs, l) = (c.array.pairs, c.lanes.requantize);
+    let ratio = c.array.clock_ratio;
+    // Lanes on the array's clock.
+    let fast = l.div_ceil(ratio);
+    let tile_groups = c.array.tokens.div_ceil(l);
     let embed = max_embed(hardware);
     let groups = frame_groups(hardware);
     vec![
         // bias 27, mantissa 16, shift 5, destination 3, column 16, value bank 8 and block 16 bits
         inside("drain", "row parameters", (2, 91, 2 * pairs), Ram::Lut),
-        inside("drain", "GELU tables", (l, 8, 256), Ram::Lut),
+        inside("lanes", "GELU tables", (fast, 8, 256), Ram::Lut),
         inside(
-            "drain",
+            "lanes",
             "means of values",
             (1, 13, c.buffers.query.min(c.buffers.weight)),
             Ram::Block,
         ),
-        inside("drain", "moments of tiles", (1, 68 * l, groups), Ram::Lut),
+        inside(
+            "lanes",
+            "moments of tiles",
+            (fast, 68, ratio * groups),
+            Ram::Lut,
+        ),
+        inside(
+            "lanes",
+            "scales",
+            (fast, 35, 2 * ratio * tile_groups),
+            Ram::Lut,
+        ),
+        inside("lanes", "sums of values", (1, 19, 2 * pairs), Ram::Lut),
+        inside(
+            "lanes",
+            "moments to send",
+            (1, 68 * l, array::OUTPUTS),
+            Ram::Lut,
+        ),
+        inside("lanes", "logits to send", (1, 32, LANE_OUTPUTS), Ram::Lut),
         inside("norm", "gains", (2, 32, embed), Ram::Block),
         inside("norm", "means of columns", (1, 16, embed), Ram::Block),
         inside("norm", "sums of codes", (1, 18, embed), Ram::Block),
-        // What processes need of commands that wait inside a kernel. The drain's: all of it, what
-        // loads parameters, rows, tokens; the norm's: gains, moments, residual, roots, codes.
+        // What processes need of commands that wait inside a kernel. The drain's: what loads
+        // parameters, rows; the norm's: gains, moments, residual, roots, codes.
         inside(
             "plan",
             "commands in plan",
@@ -268,7 +299,7 @@ fn inside_kernels(hardware: &Hardware) -> Vec<Memory> {
         inside(
             "drain",
             "commands in drain",
-            (1, COMMAND_BITS + 55 + 68 + 11, DRAIN_JOBS),
+            (1, 55 + 68, DRAIN_JOBS),
             Ram::Lut,
         ),
         inside(

@@ -7,6 +7,7 @@
 mod array_cell;
 mod counters;
 mod counters_cell;
+mod lanes_cell;
 mod limits;
 mod memories;
 mod multipliers;
@@ -16,6 +17,7 @@ mod ram;
 pub use array_cell::{array_cell, array_parameters};
 pub use counters::{CountedUnit, Counter, MainInput};
 pub use counters_cell::counters_cell;
+pub use lanes_cell::{lanes_cell, lanes_parameters};
 pub use limits::check_limits;
 pub use memories::{max_embed, memories, Memory, Place, PORTS_OF_COMMANDS, PORT_BRAM18};
 pub use multipliers::{multipliers, Multiplier};

@@ -54,15 +54,17 @@ pub fn multipliers(hardware: &Hardware) -> Vec<Multiplier> {
         count,
         dsp,
     };
-    let (l, m, e) = (lanes.requantize, lanes.norm, lanes.exponential);
+    let (m, e) = (lanes.norm, lanes.exponential);
+    // Requantizing lanes on the array's clock.
+    let fast = lanes.requantize.div_ceil(c.array.clock_ratio);
     vec![
-        site("drain", "mantissa", (16, 16), l, true),
-        site("drain", "square", (16, 16), l, configured),
-        site("drain", "residue", (15, 13), l, configured),
-        site("drain", "logit", (27, 16), 1, true),
-        site("drain", "mean of values", (19, 22), 1, true),
+        site("lanes", "mantissa", (16, 16), fast, true),
+        site("lanes", "square", (16, 16), fast, true),
+        site("lanes", "residue", (15, 13), fast, true),
+        site("lanes", "logit", (27, 16), 1, true),
+        site("lanes", "mean of values", (19, 22), 1, true),
         site("drain", "address of queries", (12, 14), 1, true),
-        site("drain", "address of values", (17, 12), 1, true),
+        site("lanes", "address of values", (17, 12), 1, true),
         site("norm", "squares by D", (42, 12), m, configured),
         site("norm", "square of the sum", (27, 27), m, configured),
         site("norm", "element by D", (16, 12), m, configured),

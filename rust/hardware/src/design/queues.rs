@@ -1,7 +1,9 @@
 //! Declares the queues between the kernels.
 
 use crate::configuration::Hardware;
+use crate::declared::DRAIN_JOBS;
 
+use super::memories::max_tiles;
 use super::ram::{Family, Ram, RamCount};
 
 /// Bits of an AXI port's beat.
@@ -36,6 +38,12 @@ pub enum Item {
     Scale,
     /// A logit: 32 bits.
     Logit,
+    /// A command for the lanes: 93 bits (`lane_job_t`).
+    LaneJob,
+    /// A row of a tile of tokens, with its addresses: 203 bits (`lane_row_t`).
+    LaneRow,
+    /// Tokens of an attention tile: 11 bits.
+    Tokens,
     /// Report on a frame's transfers: a bit, and a nonce of 32 bits.
     FrameCheck,
     /// An item without data: one bit.
@@ -57,6 +65,9 @@ impl Item {
             Self::Maxima => 24 * c.lanes.exponential,
             Self::Scale => 35,
             Self::Logit => 32,
+            Self::LaneJob => 93,
+            Self::LaneRow => 203,
+            Self::Tokens => 11,
             Self::FrameCheck => 33,
             Self::Credit => 1,
         }
@@ -131,6 +142,8 @@ impl Queue {
     }
 }
 
+/// Commands inside the lanes' queue.
+const LANE_JOBS: usize = DRAIN_JOBS as usize;
 /// Commands that load's queue holds.
 pub const LOAD_COMMANDS: usize = 32;
 
@@ -154,12 +167,16 @@ pub const QUEUES: &[Queue] = &[
     queue("weights", "load", "array", 64, Item::Beat),
     queue("rows", "load", "drain", 64, Item::Beat),
     queue("gains", "load", "norm", 256, Item::Beat),
-    queue("sums", "array", "drain", 32, Item::Sums),
+    queue("lane_jobs", "drain", "lanes", LANE_JOBS, Item::LaneJob),
+    queue("lane_rows", "drain", "lanes", 16, Item::LaneRow),
+    queue("attention_tiles", "drain", "lanes", LANE_JOBS, Item::Tokens),
+    queue("lane_beats", "drain", "lanes", 16, Item::Beat),
+    queue("sums", "array", "lanes", 32, Item::Sums),
     queue("scores", "array", "scores", 16, Item::Scores),
-    queue("moments", "drain", "norm", 0, Item::Moments),
+    queue("moments", "lanes", "norm", 0, Item::Moments),
     queue("maxima", "scores", "softmax", 0, Item::Maxima),
-    queue("scales", "softmax", "drain", 0, Item::Scale),
-    queue("logits", "drain", "store", 64, Item::Logit),
+    queue("scales", "softmax", "lanes", 0, Item::Scale),
+    queue("logits", "lanes", "store", 64, Item::Logit),
     queue("checks", "load", "store", 4, Item::FrameCheck),
     queue("load_to_array", "load", "plan", 2, Item::Credit),
     // After a reset `input` is free.
@@ -167,7 +184,7 @@ pub const QUEUES: &[Queue] = &[
         initial: 1,
         ..queue("array_to_load", "array", "load", 2, Item::Credit)
     },
-    queue("drain_to_array", "drain", "plan", 1024, Item::Credit),
+    queue("drain_to_array", "lanes", "plan", 1024, Item::Credit),
     queue("norm_to_array", "norm", "plan", 2048, Item::Credit),
     queue("softmax_to_array", "softmax", "plan", 4, Item::Credit),
 ];
@@ -176,7 +193,7 @@ pub const QUEUES: &[Queue] = &[
 /// tokens of a network.
 pub(super) fn frame_groups(hardware: &Hardware) -> u64 {
     let c = hardware.configuration();
-    let tiles = c.buffers.score.div_ceil(c.array.tokens);
+    let tiles = max_tiles(hardware);
     tiles * c.array.tokens.div_ceil(c.lanes.requantize)
 }
 

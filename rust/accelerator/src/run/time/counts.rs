@@ -208,7 +208,7 @@ mod tests {
         // come 240 entries.
         assert_eq!(
             unit(CountedUnit::Drain),
-            expected([1, 162 + 240 + 16 - 68, 0, 350])
+            expected([1, 162 + 240 + 22 - 68, 0, 356])
         );
         let idle = trace
             .units

@@ -62,7 +62,10 @@ pub(super) struct Drain {
 
 impl Process for Drain {
     const UNIT: Unit = Unit::Drain;
-    const DEPTH: u64 = declared::REQUANTIZE_DEPTH;
+
+    fn depth(sizes: &Sizes) -> u64 {
+        sizes.requantize_depth
+    }
 
     fn worker(&mut self) -> &mut Worker {
         &mut self.worker
@@ -109,7 +112,7 @@ impl Process for Drain {
                 }
                 self.given += 1;
                 worker.clock.work(1);
-                return worker.put(&mut queues[QueueName::Logits], declared::REQUANTIZE_DEPTH);
+                return worker.put(&mut queues[QueueName::Logits], sizes.requantize_depth);
             }
             Step::Take(queue, ..) => {
                 if !worker.take(&mut queues[queue], Cause::of(queue)) {
@@ -118,7 +121,7 @@ impl Process for Drain {
                 worker.clock.work(1);
             }
             Step::Give(queue, ..) => {
-                return worker.put(&mut queues[queue], declared::REQUANTIZE_DEPTH);
+                return worker.put(&mut queues[queue], sizes.requantize_depth);
             }
             Step::Write(Range {
                 memory: Memory::Residual(_),

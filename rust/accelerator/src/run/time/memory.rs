@@ -184,7 +184,10 @@ impl Loader {
 
 impl Process for Loader {
     const UNIT: Unit = Unit::Load;
-    const DEPTH: u64 = 1;
+
+    fn depth(_: &Sizes) -> u64 {
+        1
+    }
 
     fn worker(&mut self) -> &mut Worker {
         &mut self.worker

@@ -31,7 +31,10 @@ pub(super) struct Norm {
 
 impl Process for Norm {
     const UNIT: Unit = Unit::Norm;
-    const DEPTH: u64 = STORE_DEPTH;
+
+    fn depth(_: &Sizes) -> u64 {
+        STORE_DEPTH
+    }
 
     fn worker(&mut self) -> &mut Worker {
         &mut self.worker

@@ -18,6 +18,8 @@ pub(super) struct Sizes {
     pub(super) core: CoreSizes,
     /// [`declared::TICKS`] between two beats from memory.
     pub(super) beat_ticks: u64,
+    /// [`declared::requantize_depth`].
+    pub(super) requantize_depth: u64,
 }
 
 impl Sizes {
@@ -27,6 +29,9 @@ impl Sizes {
             shape,
             core: CoreSizes::of(hardware),
             beat_ticks: beat_ticks(hardware, shape.beat as u64),
+            requantize_depth: declared::requantize_depth(
+                hardware.configuration().array.clock_ratio,
+            ),
         }
     }
 
@@ -160,8 +165,10 @@ pub(super) const fn items(step: Step) -> u64 {
 pub(super) trait Process {
     /// The unit.
     const UNIT: Unit;
-    /// Cycles from a command's last interval to its end.
-    const DEPTH: u64 = 0;
+    /// Returns the cycles from a command's last interval to its end.
+    fn depth(_: &Sizes) -> u64 {
+        0
+    }
 
     /// Returns the unit's state.
     fn worker(&mut self) -> &mut Worker;
@@ -209,7 +216,7 @@ pub(super) trait Process {
             let worker = self.worker();
             worker
                 .activity
-                .command(taken, worker.clock.now + Self::DEPTH);
+                .command(taken, worker.clock.now + Self::depth(sizes));
             worker.report(trace, 1);
         }
         true

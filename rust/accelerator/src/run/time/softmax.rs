@@ -17,7 +17,10 @@ pub(super) struct Exponential {
 
 impl Process for Exponential {
     const UNIT: Unit = Unit::Softmax;
-    const DEPTH: u64 = declared::EXPONENTIAL_DEPTH;
+
+    fn depth(_: &Sizes) -> u64 {
+        declared::EXPONENTIAL_DEPTH
+    }
 
     fn worker(&mut self) -> &mut Worker {
         &mut self.worker

@@ -1,0 +1,746 @@
+// The requantizing lanes. For each row of a tile of tokens, `drain` (fpga/src/drain.cpp) sends an
+// item: the row's parameters and addresses. The lanes take the sums of L tokens in a slow cycle,
+// add the bias, requantize, apply GELU's table, add the residual and sum its moments, and store the
+// results ("Commands" in docs/accelerator.md; "Requantize", "Attention" and "Residual" in
+// docs/integer-model.md). At R = 2 half as many lanes work in each cycle of the array's clock.
+//
+// An item never waits: it starts only when its results have room.
+
+`default_nettype none
+
+module lanes #(
+    parameter int T = 5,             // tokens
+    parameter int P = 3,             // row pairs
+    parameter int C = 4,             // codes of a word, a power of two up to 16
+    parameter int L = 2,             // tokens of an item, 1 to T
+    parameter int R = 2,             // cycles of the array's clock in a slow cycle, 1 or 2
+    parameter int FRAMES = 2,        // slots of the residual, 1 or 2
+    parameter int KEY_BANKS = 3,
+    parameter int VALUE_BANKS = 3,
+    parameter int BEAT = 16,         // bytes of a beat
+    parameter int TILES = 4,         // tiles of tokens of a frame, at most
+    parameter int MEANS = 64,        // value columns of a command, at most
+    parameter int ADDRESS_BITS = 6,  // of query and hidden
+    parameter int ROW_BITS = 7,      // of keys and values
+    parameter int RESIDUAL_BITS = 6, // of the residual
+    parameter bit DSP48E1 = 0,       // slices of 7 series
+    parameter bit PRIMITIVES = 0,    // instantiate the flip-flops of copies
+    localparam int G = (T + L - 1) / L
+) (
+    input  wire logic                            clk,
+    input  wire logic                            clk_array,
+    input  wire logic                            reset,
+    input  wire logic                            jobs_valid,
+    output logic                                 jobs_ready,
+    input  wire logic [lane_types::JOB_BITS-1:0]             jobs,
+    input  wire logic                            rows_valid,
+    output logic                                 rows_ready,
+    input  wire logic [lane_types::LANE_ROW_BITS-1:0]     rows,
+    input  wire logic                            attention_tiles_valid,
+    output logic                                 attention_tiles_ready,
+    input  wire logic [10:0]                     attention_tiles,   // their tokens
+    input  wire logic                            scales_valid,
+    output logic                                 scales_ready,
+    input  wire logic [lane_types::SCALE_BITS-1:0]           scales,
+    input  wire logic                            beats_valid,       // of tables and fills
+    output logic                                 beats_ready,
+    input  wire logic [BEAT*8-1:0]               beats,
+    input  wire logic                            sums_valid,
+    output logic                                 sums_ready,
+    input  wire logic [L*27-1:0]                 sums,
+    output logic                                 moments_valid,
+    input  wire logic                            moments_ready,
+    output logic [L*lane_types::MOMENT_BITS-1:0]             moments,
+    output logic                                 logits_valid,
+    input  wire logic                            logits_ready,
+    output logic [31:0]                          logits,
+    output logic                                 drain_to_array_valid,
+    input  wire logic                            drain_to_array_ready,
+    output logic                                 retired,           // a command has ended
+    // A bank of the residual gives a word a cycle after its address.
+    output logic [FRAMES*G-1:0]                  residual_enable,
+    output logic [RESIDUAL_BITS-1:0]             residual_address,
+    input  wire logic [FRAMES*G*L*16-1:0]        residual_word,
+    output logic [FRAMES*G-1:0]                  residual_write,
+    output logic [RESIDUAL_BITS-1:0]             residual_write_address,
+    output logic [L*16-1:0]                      residual_write_d,
+    output logic [G*C-1:0]                       query_write,
+    output logic [G*C-1:0]                       hidden_write,
+    output logic [ADDRESS_BITS-1:0]              code_write_address,
+    output logic [L*8-1:0]                       code_write_d,
+    output logic [KEY_BANKS-1:0]                 key_write,
+    output logic [KEY_BANKS*ROW_BITS-1:0]        key_write_address,
+    output logic [KEY_BANKS*C*9-1:0]             key_write_d,
+    output logic [VALUE_BANKS-1:0]               value_write,
+    output logic [VALUE_BANKS*ROW_BITS-1:0]      value_write_address,
+    output logic [VALUE_BANKS*C*9-1:0]           value_write_d
+);
+
+    localparam int LANES = (L + R - 1) / R; // requantize_lane
+    localparam int MOMENT = lane_types::MOMENT_BITS;
+    localparam int COMMAND_GAP = 16;        // declared::COMMAND_GAP
+    // Slow cycles from an item's operands to its codes, its residual, its moments and its end.
+    localparam int BEFORE_AT = 10 / R;
+    localparam int CODE_AT = R == 2 ? 10 : 18;
+    localparam int RESIDUAL_AT = R == 2 ? 9 : 16;
+    localparam int MOMENTS_AT = R == 2 ? 11 : 20;
+    localparam int DEPTH = MOMENTS_AT + 2;  // declared::requantize_depth
+    localparam int OUTPUTS = 32; // moments and logits that find room: more than are on their way
+
+    localparam int GROUP_BITS = G > 1 ? $clog2(G) : 1;
+    localparam int STATES = TILES * G;
+    localparam int STATE_BITS = STATES > 1 ? $clog2(STATES) : 1;
+    localparam int SCALE_ADDRESS_BITS = G > 1 ? GROUP_BITS + 1 : 1; // half, group
+    localparam int BYTE_BITS = C > 1 ? $clog2(C) : 1;
+    localparam int SHIFT_C = $clog2(C);
+    localparam int BANKS = G * C;
+    localparam int BANK_BITS = BANKS > 1 ? $clog2(BANKS) : 1;
+    localparam int KEY_BANK_BITS = KEY_BANKS > 1 ? $clog2(KEY_BANKS) : 1;
+    localparam int VALUE_BANK_BITS = VALUE_BANKS > 1 ? $clog2(VALUE_BANKS) : 1;
+    localparam int INDEX_BITS = P > 1 ? $clog2(2 * P) : 1;
+    localparam int MEAN_BITS = MEANS > 1 ? $clog2(MEANS) : 1;
+    localparam int USED_BITS = $clog2(OUTPUTS + 1);
+    localparam int WORD_BEATS = (2 * T + BEAT - 1) / BEAT;
+    localparam int STEPS = WORD_BEATS > G ? WORD_BEATS : G; // of a word of a fill
+    localparam int STEP_BITS = STEPS > 1 ? $clog2(STEPS) : 1;
+
+    if (T < 1 || L < 1 || L > T || R < 1 || R > 2 || FRAMES < 1 || FRAMES > 2) begin : gen_refused
+        $error("lanes: L must be 1 to T, R and FRAMES 1 or 2");
+    end
+    if (C < 1 || C > 16 || C != 1 << SHIFT_C || BEAT < 16) begin : gen_refused_words
+        $error("lanes: C must be a power of two up to 16, BEAT at least 16");
+    end
+
+    logic reset_here;
+    always_ff @(posedge clk) reset_here <= reset;
+
+    // The fast cycle of the second token.
+    logic [LANES-1:0] second;
+    if (R == 2) begin : gen_phase
+        logic toggle, seen;
+        always_ff @(posedge clk) toggle <= !reset && !toggle;
+        always_ff @(posedge clk_array) seen <= toggle;
+        registers #(.BITS(LANES), .PRIMITIVES(PRIMITIVES)) phase_copies (
+            .clk(clk_array), .d({LANES{toggle != seen}}), .q(second)
+        );
+    end else begin : gen_no_phase
+        assign second = '0;
+    end
+
+    // Commands.
+    typedef enum logic [2:0] {IDLE, GAP, ROWS, FILL, TABLE, WAIT} state_t;
+    state_t state;
+    lane_types::lane_job_t job;
+    logic [4:0] left_to_wait;
+    wire is_rows = job.operation == lane_types::JOB_ROWS;
+    wire attends = job.operation == lane_types::JOB_ATTEND;
+    wire is_fill = job.operation == lane_types::JOB_FILL;
+    assign jobs_ready = state == IDLE;
+
+    // The present row, and its present group of tokens.
+    lane_types::lane_row_t next_row, row;
+    logic row_valid;
+    logic [GROUP_BITS-1:0] group;
+    logic [10:0] left, first;
+    logic [7:0] key_bank, value_bank, logit;
+    logic [23:0] key_address;
+    assign next_row = rows;
+
+    wire last_group = G == 1 || 32'(left) <= L;
+    wire [7:0] lanes_here = 32'(left) < L ? left[7:0] : 8'(L);
+    wire last_logit = !job.logits || logit + 1'b1 == lanes_here;
+    wire makes_moments = job.moments && row.end_tile && row.last_rows;
+    wire finishes = row.destination == lane_types::TO_VALUE && last_group
+        && first + lanes_here == job.tokens;
+
+    logic moments_room, logits_room, credits_room, means_pending;
+    logic scales_here;
+    wire fire = state == ROWS && row_valid && (logit != '0 || sums_valid)
+        && (!attends || ((!row.begin_tile || scales_here) && !means_pending))
+        && (!makes_moments || moments_room) && (!job.logits || logits_room) && credits_room;
+    wire item = fire && last_logit;
+    wire end_row = item && last_group;
+    wire ends_rows = end_row && row.last;
+    assign sums_ready = fire && logit == '0;
+    assign rows_ready = !row_valid || end_row;
+
+    wire [8:0] first_value_bank = {1'b0, next_row.tile_value_bank} + {1'b0, next_row.value_bank};
+    wire [8:0] next_key_bank = {1'b0, key_bank} + 9'(L);
+    // A value word later if the lanes end beyond the word's last byte.
+    wire [4:0] next_byte = 5'(first & 11'(C - 1)) + 5'(L % C);
+    wire [8:0] next_value_bank = {1'b0, value_bank} + 9'(L / C % VALUE_BANKS)
+        + (32'(next_byte) >= C ? 9'd1 : 9'd0);
+    always_ff @(posedge clk) begin
+        if (rows_valid && rows_ready) begin
+            row <= next_row;
+            group <= '0;
+            left <= next_row.tokens;
+            first <= next_row.first;
+            key_bank <= next_row.key_bank;
+            key_address <= next_row.key_address;
+            value_bank <= 8'(32'(first_value_bank) >= VALUE_BANKS
+                ? first_value_bank - 9'(VALUE_BANKS) : first_value_bank);
+        end else if (item) begin
+            group <= group + 1'b1;
+            left <= left - 11'(L);
+            first <= first + 11'(L);
+            key_bank <= 8'(32'(next_key_bank) >= KEY_BANKS ? next_key_bank - 9'(KEY_BANKS)
+                : next_key_bank);
+            if (32'(next_key_bank) >= KEY_BANKS) key_address <= key_address + 24'(job.stride);
+            value_bank <= 8'(32'(next_value_bank) >= VALUE_BANKS ? next_value_bank - 9'(VALUE_BANKS)
+                : next_value_bank);
+        end
+        if (fire) logit <= last_logit ? '0 : logit + 1'b1;
+        if (reset_here) begin
+            row_valid <= 1'b0;
+            logit <= '0;
+        end else row_valid <= !rows_ready || rows_valid;
+    end
+
+    // Fills and tables.
+    logic [19:0] word;
+    logic [STEP_BITS-1:0] step;
+    logic [7:0] table_index;
+    wire takes_word = word != job.words && 32'(step) < WORD_BEATS;
+    wire fill_step = state == FILL && (!takes_word || beats_valid);
+    wire last_step = 32'(step) == STEPS - 1;
+    wire stores_group = fill_step && word != '0 && 32'(step) < G;
+    wire fill_ends = fill_step && last_step && word == job.words;
+    localparam int TABLE_PARTS = BEAT > 256 ? 256 : BEAT; // codes of a beat
+    wire table_beat = 32'(table_index) % TABLE_PARTS == 0;
+    wire table_step = state == TABLE && (!table_beat || beats_valid);
+    wire table_ends = table_step && table_index == 8'd255;
+    assign beats_ready = (fill_step && takes_word) || (table_step && table_beat);
+
+    always_ff @(posedge clk) begin
+        unique case (state)
+            IDLE: begin
+                job <= jobs;
+                left_to_wait <= 5'(COMMAND_GAP - 1);
+                word <= '0;
+                step <= '0;
+                table_index <= '0;
+                if (jobs_valid) state <= GAP;
+            end
+            GAP: begin
+                left_to_wait <= left_to_wait - 1'b1;
+                if (left_to_wait == 5'd1)
+                    state <= is_rows || attends ? ROWS : is_fill ? FILL : TABLE;
+            end
+            ROWS: if (ends_rows) state <= IDLE;
+            FILL:
+            if (fill_step) begin
+                step <= last_step ? '0 : step + 1'b1;
+                if (last_step) word <= word + 1'b1;
+                left_to_wait <= 5'(DEPTH);
+                if (fill_ends) state <= job.words == '0 ? IDLE : WAIT;
+            end
+            TABLE:
+            if (table_step) begin
+                table_index <= table_index + 1'b1;
+                if (table_ends) state <= IDLE;
+            end
+            // The next command reads the filled residual.
+            WAIT: begin
+                left_to_wait <= left_to_wait - 1'b1;
+                if (left_to_wait == 5'd1) state <= IDLE;
+            end
+            default: state <= IDLE;
+        endcase
+        if (reset_here) state <= IDLE;
+    end
+
+    // The residual's word arrives while the previous one leaves.
+    logic [WORD_BEATS*BEAT*8-1:0] arriving;
+    logic [G*L*16-1:0] leaving;
+    for (genvar i = 0; i < WORD_BEATS; i++) begin : gen_arriving
+        always_ff @(posedge clk)
+            if (fill_step && 32'(step) == i) arriving[i*BEAT*8+:BEAT*8] <= beats;
+    end
+    for (genvar i = 0; i < G * L; i++) begin : gen_leaving
+        if (i >= T) begin : gen_none
+            always_ff @(posedge clk) leaving[i*16+:16] <= '0;
+        end else if (WORD_BEATS == STEPS && i * 16 >= (WORD_BEATS - 1) * BEAT * 8) begin : gen_last
+            always_ff @(posedge clk)
+                if (fill_step && last_step)
+                    leaving[i*16+:16] <= beats[i*16-(WORD_BEATS-1)*BEAT*8+:16];
+        end else begin : gen_earlier
+            always_ff @(posedge clk)
+                if (fill_step && last_step) leaving[i*16+:16] <= arriving[i*16+:16];
+        end
+    end
+
+    logic filled;
+    logic [RESIDUAL_BITS-1:0] fill_address;
+    logic [GROUP_BITS-1:0] fill_group;
+    logic [L*16-1:0] fill_d;
+    always_ff @(posedge clk) begin
+        filled <= !reset_here && stores_group;
+        fill_address <= RESIDUAL_BITS'(word - 1'b1);
+        fill_group <= GROUP_BITS'(step);
+        fill_d <= leaving[32'(G == 1 ? '0 : GROUP_BITS'(step))*L*16+:L*16];
+    end
+
+    logic [BEAT*8-1:0] table_codes;
+    logic table_write_0, table_write;
+    logic [7:0] table_index_0, table_address, table_d;
+    always_ff @(posedge clk) begin
+        if (table_step && table_beat) table_codes <= beats;
+        table_index_0 <= table_index;
+        table_write_0 <= table_step;
+        table_write <= table_write_0;
+        table_address <= table_index_0;
+        table_d <= table_codes[32'(table_index_0)%TABLE_PARTS*8+:8];
+    end
+
+    // Scales of attention tiles: each goes to its token's lane.
+    logic gathers, gather_half, use_half;
+    logic [1:0] gathered;
+    logic [10:0] gather_left;
+    logic [GROUP_BITS-1:0] gather_group;
+    logic [7:0] gather_lane;
+    wire take_scale = scales_ready && scales_valid;
+    wire last_scale = gather_left == 11'd1;
+    assign scales_ready = gathers && !gathered[gather_half];
+    assign attention_tiles_ready = !gathers;
+    assign scales_here = gathered[use_half] || (gather_half == use_half && gather_group > group);
+    logic [LANES*R-1:0] scale_write;
+    logic [SCALE_ADDRESS_BITS-1:0] scale_write_address;
+    logic [lane_types::SCALE_BITS-1:0] scale_d;
+    always_ff @(posedge clk) begin
+        for (int i = 0; i < LANES * R; i++) scale_write[i] <= take_scale && 32'(gather_lane) == i;
+        scale_write_address <=
+            SCALE_ADDRESS_BITS'(G == 1 ? {gather_half} : {gather_half, gather_group});
+        scale_d <= scales;
+        if (!gathers) begin
+            gather_left <= attention_tiles;
+            gather_group <= '0;
+            gather_lane <= '0;
+        end else if (take_scale) begin
+            gather_left <= gather_left - 1'b1;
+            gather_lane <= 32'(gather_lane) == L - 1 ? '0 : gather_lane + 1'b1;
+            if (32'(gather_lane) == L - 1) gather_group <= gather_group + 1'b1;
+        end
+        if (reset_here) begin
+            {gathers, gather_half, use_half} <= '0;
+            gathered <= '0;
+        end else begin
+            gathers <= gathers ? !(take_scale && last_scale) : attention_tiles_valid;
+            if (take_scale && last_scale) begin
+                gathered[gather_half] <= 1'b1;
+                gather_half <= !gather_half;
+            end
+            if (ends_rows && attends) begin
+                gathered[use_half] <= 1'b0;
+                use_half <= !use_half;
+            end
+        end
+    end
+
+    // The item's operands. A logit has its own way, below.
+    localparam int COPIES = (LANES + 7) / 8; // eight lanes share one
+    logic [COPIES-1:0] attends_0;
+    registers #(.BITS(COPIES), .PRIMITIVES(PRIMITIVES)) attends_copies (
+        .clk, .d({COPIES{attends}}), .q(attends_0)
+    );
+    logic logit_valid_0;
+    logic [L*27-1:0] sums_0;
+    logic [7:0] logit_0;
+    logic [26:0] bias_0;
+    logic [15:0] mult_0;
+    logic [4:0] shift_0;
+    logic [12:0] mean, mean_0;
+    logic [SCALE_ADDRESS_BITS-1:0] scale_address_0;
+    logic [7:0] zero_point_0;
+    logic table_0, fresh_0, sums_up_0, moments_0, ends_0, adds_0;
+    logic [1:0] credits_0;
+    logic [10:0] tile_0, first_0, skip_0;
+    logic [GROUP_BITS-1:0] group_0;
+    logic frame_0;
+    logic [2:0] destination_0;
+    logic [7:0] lanes_0;
+    logic [15:0] column_0, value_block_0;
+    logic [23:0] address_0, key_address_0;
+    logic [7:0] key_bank_0, value_bank_0;
+    logic [12:0] key_stride_0;
+    logic [10:0] value_words_0;
+    logic [INDEX_BITS-1:0] index_0;
+    logic finishes_0;
+    logic [20:0] reciprocal_0;
+    always_ff @(posedge clk) begin
+        if (fire && logit == '0) sums_0 <= sums;
+        logit_0 <= logit;
+        bias_0 <= attends ? '0 : row.bias;
+        mult_0 <= row.mult;
+        shift_0 <= row.shift;
+        mean_0 <= attends ? mean : '0;
+        scale_address_0 <= SCALE_ADDRESS_BITS'(G == 1 ? {use_half} : {use_half, group});
+        zero_point_0 <= attends ? '0 : job.zero_point;
+        table_0 <= job.gelu;
+        // Each row of a tile adds to the moments of the earlier rows.
+        fresh_0 <= row.begin_tile && row.first_rows;
+        tile_0 <= row.tile;
+        first_0 <= first;
+        skip_0 <= job.skip;
+        group_0 <= group;
+        frame_0 <= job.frame;
+        adds_0 <= job.residual;
+        lanes_0 <= lanes_here;
+        column_0 <= row.column;
+        value_block_0 <= row.value_block;
+        address_0 <= row.address;
+        key_bank_0 <= key_bank;
+        key_address_0 <= key_address;
+        value_bank_0 <= value_bank;
+        key_stride_0 <= 13'((14'(job.stride) + 14'(C - 1)) >> SHIFT_C);
+        value_words_0 <= 11'((12'(job.tokens) + 12'(C - 1)) >> SHIFT_C);
+        index_0 <= INDEX_BITS'(row.index);
+        reciprocal_0 <= job.reciprocal;
+        if (reset_here) begin
+            {sums_up_0, moments_0, ends_0, logit_valid_0, finishes_0} <= '0;
+            credits_0 <= '0;
+            destination_0 <= '1;
+        end else begin
+            sums_up_0 <= item && job.moments;
+            moments_0 <= item && makes_moments;
+            ends_0 <= ends_rows || fill_ends || table_ends;
+            logit_valid_0 <= fire && job.logits;
+            finishes_0 <= item && finishes;
+            credits_0 <= 2'(end_row && row.end_tile && row.last_rows && job.post_tiles)
+                + 2'(ends_rows && job.post);
+            destination_0 <= item ? row.destination : '1;
+        end
+    end
+
+    // Addresses: one cycle, then two more for a wrapped key and a value.
+    logic [23:0] at_1;
+    logic [ROW_BITS-1:0] key_at_1, key_at_2, key_at_3, key_wrapped_2, key_wrapped_3;
+    logic [12:0] key_stride_1;
+    logic [10:0] first_1;
+    logic signed [29:0] value_at_3;
+    logic [STATE_BITS-1:0] state_1;
+    logic [7:0] skip_lanes_1;
+    wire [11:0] skip_left = {1'b0, skip_0} - {1'b0, first_0};
+    always_ff @(posedge clk) begin
+        at_1 <= address_0 + 24'(column_0);
+        key_at_1 <= ROW_BITS'((key_address_0 + 24'(column_0)) >> SHIFT_C);
+        key_stride_1 <= key_stride_0;
+        first_1 <= first_0;
+        key_at_2 <= key_at_1;
+        key_wrapped_2 <= key_at_1 + ROW_BITS'(key_stride_1);
+        {key_at_3, key_wrapped_3} <= {key_at_2, key_wrapped_2};
+        state_1 <= STATE_BITS'(32'(tile_0) * G + 32'(group_0));
+        // Lanes whose residual stays.
+        skip_lanes_1 <= skip_left[11] ? '0 : 32'(skip_left) > L ? 8'(L) : skip_left[7:0];
+    end
+    multiply_add #(
+        .A(17), .B(12), .P(30), .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)
+    ) value_address (
+        .clk, .a({1'b0, value_block_0}), .b({1'b0, value_words_0}), .c(30'(first_1 >> SHIFT_C)),
+        .p(value_at_3)
+    );
+
+    // Control of the lanes' stages.
+    logic [26:0] bias_fast;
+    logic [12:0] mean_fast;
+    logic [7:0] zero_point_fast;
+    logic sums_up_fast;
+    logic [LANES-1:0] table_fast, fresh_fast;
+    logic [LANES*STATE_BITS-1:0] state_fast;
+    lane_control #(.BITS(40), .STAGE(1), .R(R), .PRIMITIVES(PRIMITIVES)) operand_control (
+        .clk, .clk_array, .in({bias_0, mean_0}), .out({bias_fast, mean_fast})
+    );
+    lane_control #(.BITS(8), .STAGE(12), .R(R), .PRIMITIVES(PRIMITIVES)) code_control (
+        .clk, .clk_array, .in(zero_point_0), .out(zero_point_fast)
+    );
+    lane_control #(.STAGE(17), .COPIES(LANES), .R(R), .PRIMITIVES(PRIMITIVES)) table_control (
+        .clk, .clk_array, .in(table_0), .out(table_fast)
+    );
+    lane_control #(.STAGE(18), .COPIES(LANES), .R(R), .PRIMITIVES(PRIMITIVES)) fresh_control (
+        .clk, .clk_array, .in(fresh_0), .out(fresh_fast)
+    );
+    lane_control #(
+        .BITS(STATE_BITS), .STAGE(18 - R), .COPIES(LANES), .R(R), .PRIMITIVES(PRIMITIVES)
+    ) state_control (
+        .clk, .clk_array, .in(state_1), .out(state_fast)
+    );
+    delay #(.CYCLES(18 / R), .RESET(1)) sums_up_delay (
+        .clk, .reset(reset_here), .in(sums_up_0), .out(sums_up_fast)
+    );
+
+    // The residual before the row.
+    localparam int RESIDUAL_BANKS = FRAMES * G;
+    logic [RESIDUAL_BANKS-1:0] bank_0, read_bank, word_bank;
+    logic [RESIDUAL_BITS-1:0] read_address;
+    logic [L*16-1:0] held, held_next;
+    logic [L-1:0] skip, skip_lanes;
+    always_comb
+        for (int i = 0; i < RESIDUAL_BANKS; i++)
+            bank_0[i] = adds_0 && (FRAMES == 1 || 32'(frame_0) == i / G)
+                && (G == 1 || 32'(group_0) == i % G);
+    delay #(.BITS(RESIDUAL_BANKS), .CYCLES(BEFORE_AT - 2), .PRIMITIVES(PRIMITIVES)) bank_delay (
+        .clk, .reset(1'b0), .in(bank_0), .out(read_bank)
+    );
+    delay #(.BITS(RESIDUAL_BITS), .CYCLES(BEFORE_AT - 3), .PRIMITIVES(PRIMITIVES)) read_delay (
+        .clk, .reset(1'b0), .in(at_1[RESIDUAL_BITS-1:0]), .out(read_address)
+    );
+    assign residual_enable = read_bank;
+    assign residual_address = read_address;
+    logic [7:0] skip_lanes_late;
+    delay #(.BITS(8), .CYCLES(BEFORE_AT - 2), .PRIMITIVES(PRIMITIVES)) skip_delay (
+        .clk, .reset(1'b0), .in(skip_lanes_1), .out(skip_lanes_late)
+    );
+    always_comb begin
+        held_next = '0;
+        for (int i = 0; i < RESIDUAL_BANKS; i++)
+            held_next |= {L*16{word_bank[i]}} & residual_word[i*L*16+:L*16];
+        for (int i = 0; i < L; i++) skip_lanes[i] = i < 32'(skip_lanes_late);
+    end
+    always_ff @(posedge clk) begin
+        word_bank <= read_bank;
+        held <= held_next;
+        skip <= skip_lanes;
+    end
+
+    // Lanes. Lane j serves the tokens j and, at R = 2, LANES + j of an item.
+    logic [LANES*R*8-1:0] code;
+    logic [LANES*R*16-1:0] residual;
+    logic [LANES*R*lane_types::MOMENT_BITS-1:0] all_moments;
+    for (genvar j = 0; j < LANES; j++) begin : gen_lanes
+        logic [R*27-1:0] lane_sums;
+        logic [R*16-1:0] lane_held, lane_residual;
+        logic [R-1:0] lane_skip, lane_scale_write;
+        logic [R*8-1:0] lane_code;
+        logic [R*lane_types::MOMENT_BITS-1:0] lane_moments;
+        for (genvar i = 0; i < R; i++) begin : gen_tokens
+            localparam int TOKEN = i * LANES + j;
+            localparam int FROM = TOKEN < L ? TOKEN : 0;
+            assign lane_sums[i*27+:27] = sums_0[FROM*27+:27];
+            assign lane_held[i*16+:16] = held[FROM*16+:16];
+            assign lane_skip[i] = skip[FROM];
+            assign lane_scale_write[i] = scale_write[TOKEN];
+            assign code[TOKEN*8+:8] = lane_code[i*8+:8];
+            assign residual[TOKEN*16+:16] = lane_residual[i*16+:16];
+            assign all_moments[TOKEN*MOMENT+:MOMENT] = lane_moments[i*MOMENT+:MOMENT];
+        end
+        requantize_lane #(
+            .R(R), .SCALES(1 << SCALE_ADDRESS_BITS), .STATES(STATES),
+            .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)
+        ) lane (
+            .clk, .clk_array, .second(second[j]),
+            .scale_write(lane_scale_write), .scale_write_address, .scale_d,
+            .table_write, .table_address, .table_d,
+            .sums(lane_sums), .attends(attends_0[j/8]), .scale_address(scale_address_0),
+            .mult(mult_0), .shift(shift_0), .bias(bias_fast), .mean(mean_fast),
+            .held(lane_held), .skip(lane_skip), .zero_point(zero_point_fast),
+            .table_on(table_fast[j]), .fresh(fresh_fast[j]), .sums_up(sums_up_fast),
+            .state(state_fast[j*STATE_BITS+:STATE_BITS]),
+            .code(lane_code), .residual(lane_residual), .moments(lane_moments)
+        );
+    end
+
+    // Codes to their memories.
+    logic to_query, to_hidden, to_key, to_value;
+    logic [7:0] lanes_late;
+    logic [BANK_BITS-1:0] bank_late;
+    logic [ADDRESS_BITS-1:0] address_late;
+    logic [KEY_BANK_BITS-1:0] key_bank_late;
+    logic [BYTE_BITS-1:0] key_byte_late, value_byte_late;
+    logic [ROW_BITS-1:0] key_address_late, key_wrapped_late, value_address_late;
+    logic [VALUE_BANK_BITS-1:0] value_bank_late;
+    // No concatenation has a cast to fewer bits: Yosys 0.23 keeps all bits there.
+    wire [BANK_BITS-1:0] code_bank_0 = BANK_BITS'(32'(group_0) * C + (32'(column_0) & (C - 1)));
+    wire [BYTE_BITS-1:0] key_byte_0 = BYTE_BITS'(32'(column_0) & (C - 1));
+    wire [BYTE_BITS-1:0] value_byte_0 = BYTE_BITS'(32'(first_0) & (C - 1));
+    delay #(.BITS(4), .CYCLES(CODE_AT), .RESET(1)) destination_delay (
+        .clk, .reset(reset_here),
+        .in({destination_0 == lane_types::TO_QUERY, destination_0 == lane_types::TO_HIDDEN,
+            destination_0 == lane_types::TO_KEY,
+            destination_0 == lane_types::TO_VALUE}),
+        .out({to_query, to_hidden, to_key, to_value})
+    );
+    delay #(
+        .BITS(8 + BANK_BITS + KEY_BANK_BITS + 2 * BYTE_BITS + VALUE_BANK_BITS), .CYCLES(CODE_AT),
+        .PRIMITIVES(PRIMITIVES)
+    ) bank_late_delay (
+        .clk, .reset(1'b0),
+        .in({lanes_0, code_bank_0, key_bank_0[KEY_BANK_BITS-1:0], key_byte_0, value_byte_0,
+            value_bank_0[VALUE_BANK_BITS-1:0]}),
+        .out({lanes_late, bank_late, key_bank_late, key_byte_late, value_byte_late,
+            value_bank_late})
+    );
+    delay #(.BITS(ADDRESS_BITS), .CYCLES(CODE_AT - 1), .PRIMITIVES(PRIMITIVES)) address_delay (
+        .clk, .reset(1'b0), .in(ADDRESS_BITS'(at_1 >> SHIFT_C)), .out(address_late)
+    );
+    wire [ROW_BITS-1:0] value_address_3 = ROW_BITS'(value_at_3);
+    delay #(.BITS(3 * ROW_BITS), .CYCLES(CODE_AT - 3), .PRIMITIVES(PRIMITIVES)) row_address_delay (
+        .clk, .reset(1'b0), .in({key_at_3, key_wrapped_3, value_address_3}),
+        .out({key_address_late, key_wrapped_late, value_address_late})
+    );
+    lane_store #(
+        .L(L), .C(C), .GROUPS(G), .KEY_BANKS(KEY_BANKS), .VALUE_BANKS(VALUE_BANKS),
+        .ADDRESS_BITS(ADDRESS_BITS), .ROW_BITS(ROW_BITS), .PRIMITIVES(PRIMITIVES)
+    ) store (
+        .clk, .code(code[L*8-1:0]), .to_query, .to_hidden, .to_key, .to_value, .lanes(lanes_late),
+        .bank(bank_late), .address(address_late), .key_bank(key_bank_late),
+        .key_byte(key_byte_late), .key_address(key_address_late), .key_wrapped(key_wrapped_late),
+        .value_bank(value_bank_late), .value_byte(value_byte_late),
+        .value_address(value_address_late), .query_write, .hidden_write,
+        .code_address(code_write_address), .code_d(code_write_d), .key_write, .key_write_address,
+        .key_write_d, .value_write, .value_write_address, .value_write_d
+    );
+
+    // The residual to its two copies: a row's, or a word of a fill.
+    logic to_residual, frame_late;
+    logic [GROUP_BITS-1:0] group_late;
+    logic [RESIDUAL_BITS-1:0] residual_at_late;
+    delay #(.CYCLES(RESIDUAL_AT), .RESET(1)) to_residual_delay (
+        .clk, .reset(reset_here), .in(destination_0 == lane_types::TO_RESIDUAL), .out(to_residual)
+    );
+    delay #(.BITS(1 + GROUP_BITS), .CYCLES(RESIDUAL_AT), .PRIMITIVES(PRIMITIVES)) slot_delay (
+        .clk, .reset(1'b0), .in({frame_0, group_0}), .out({frame_late, group_late})
+    );
+    delay #(
+        .BITS(RESIDUAL_BITS), .CYCLES(RESIDUAL_AT - 1), .PRIMITIVES(PRIMITIVES)
+    ) residual_at_delay (
+        .clk, .reset(1'b0), .in(at_1[RESIDUAL_BITS-1:0]), .out(residual_at_late)
+    );
+    wire [GROUP_BITS-1:0] residual_group = filled ? fill_group : group_late;
+    wire residual_frame = filled ? job.frame : frame_late;
+    always_ff @(posedge clk) begin
+        for (int i = 0; i < RESIDUAL_BANKS; i++)
+            residual_write[i] <= (filled || to_residual)
+                && (FRAMES == 1 || 32'(residual_frame) == i / G)
+                && (G == 1 || 32'(residual_group) == i % G);
+        residual_write_address <= filled ? fill_address : residual_at_late;
+        residual_write_d <= filled ? fill_d : residual[L*16-1:0];
+    end
+
+    // Means of values.
+    logic value_late, finish_late, first_group_late, first_tile_late, mean_written;
+    logic [INDEX_BITS-1:0] index_late;
+    logic [MEAN_BITS-1:0] column_late;
+    logic [20:0] reciprocal_late;
+    delay #(.CYCLES(CODE_AT), .RESET(1)) finish_delay (
+        .clk, .reset(reset_here), .in(finishes_0), .out(finish_late)
+    );
+    assign value_late = to_value;
+    wire [MEAN_BITS-1:0] mean_column_0 = MEAN_BITS'(column_0);
+    delay #(
+        .BITS(2 + INDEX_BITS + MEAN_BITS + 21), .CYCLES(CODE_AT), .PRIMITIVES(PRIMITIVES)
+    ) column_delay (
+        .clk, .reset(1'b0),
+        .in({group_0 == '0, first_0 < 11'(T), index_0, mean_column_0, reciprocal_0}),
+        .out({first_group_late, first_tile_late, index_late, column_late, reciprocal_late})
+    );
+    value_means #(.L(L), .ROWS(2 * P), .WORDS(MEANS), .PRIMITIVES(PRIMITIVES)) value_means (
+        .clk, .reset(reset_here), .code(code[L*8-1:0]), .valid(value_late), .lanes(lanes_late),
+        .index(index_late), .first_group(first_group_late), .first_tile(first_tile_late),
+        .finish(finish_late), .column(column_late), .reciprocal(reciprocal_late),
+        .written(mean_written),
+        .address(MEAN_BITS'(rows_valid && rows_ready ? next_row.column : row.column)), .mean
+    );
+    // Columns on their way to their mean: no Attend reads before.
+    logic [7:0] means_on_the_way;
+    assign means_pending = means_on_the_way != '0;
+    always_ff @(posedge clk)
+        if (reset_here) means_on_the_way <= '0;
+        else means_on_the_way <= means_on_the_way + 8'(item && finishes) - 8'(mean_written);
+
+    // Moments.
+    logic moments_late;
+    logic [USED_BITS-1:0] moments_used;
+    delay #(.CYCLES(MOMENTS_AT), .RESET(1)) moments_delay (
+        .clk, .reset(reset_here), .in(moments_0), .out(moments_late)
+    );
+    queue #(.BITS(L * MOMENT), .DEPTH(OUTPUTS), .PRIMITIVES(PRIMITIVES)) moments_queue (
+        .clk, .reset(reset_here), .write(moments_late), .in(all_moments[L*MOMENT-1:0]),
+        .valid(moments_valid), .ready(moments_ready), .out(moments)
+    );
+
+    // Logits: one token's sum in each cycle.
+    localparam int PARTS = (L + 7) / 8;
+    logic [PARTS*27-1:0] part_1;
+    logic [4:0] part_index_1;
+    logic [26:0] sum_2, bias_2, acc_3;
+    logic [15:0] mult_3;
+    logic signed [43:0] logit_6;
+    logic logit_late;
+    logic [31:0] logit_d;
+    logic [USED_BITS-1:0] logits_used;
+    logic [PARTS*8*27-1:0] sums_padded;
+    assign sums_padded = (PARTS * 8 * 27)'(sums_0);
+    always_ff @(posedge clk) begin
+        for (int i = 0; i < PARTS; i++)
+            part_1[i*27+:27] <= sums_padded[(i*8+32'(logit_0[2:0]))*27+:27];
+        part_index_1 <= logit_0[7:3];
+        sum_2 <= part_1[32'(PARTS == 1 ? 5'd0 : part_index_1)*27+:27];
+        acc_3 <= sum_2 + bias_2;
+    end
+    delay #(.BITS(27), .CYCLES(2), .PRIMITIVES(PRIMITIVES)) logit_bias_delay (
+        .clk, .reset(1'b0), .in(bias_0), .out(bias_2)
+    );
+    delay #(.BITS(16), .CYCLES(3), .PRIMITIVES(PRIMITIVES)) logit_mult_delay (
+        .clk, .reset(1'b0), .in(mult_0), .out(mult_3)
+    );
+    multiply_add #(
+        .A(27), .B(16), .P(44), .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)
+    ) logit_product (
+        .clk, .a(acc_3), .b(mult_3), .c(44'sd16384), .p(logit_6)
+    );
+    delay #(.BITS(32), .CYCLES(DEPTH - 8), .PRIMITIVES(PRIMITIVES)) logit_delay (
+        .clk, .reset(1'b0), .in(32'($signed(logit_6[43:15]))), .out(logit_d)
+    );
+    delay #(.CYCLES(DEPTH - 2), .RESET(1)) logit_valid_delay (
+        .clk, .reset(reset_here), .in(logit_valid_0), .out(logit_late)
+    );
+    queue #(.BITS(32), .DEPTH(OUTPUTS), .PRIMITIVES(PRIMITIVES)) logits_queue (
+        .clk, .reset(reset_here), .write(logit_late), .in(logit_d),
+        .valid(logits_valid), .ready(logits_ready), .out(logits)
+    );
+
+    // Room for results, credits and the ends of commands, after the item is stored.
+    logic [1:0] credits_late;
+    logic ends_late;
+    logic [5:0] credits;
+    delay #(.BITS(3), .CYCLES(DEPTH - 1), .RESET(1)) end_delay (
+        .clk, .reset(reset_here), .in({credits_0, ends_0}), .out({credits_late, ends_late})
+    );
+    assign moments_room = 32'(moments_used) < OUTPUTS;
+    assign logits_room = 32'(logits_used) < OUTPUTS;
+    assign credits_room = credits < 6'd16;
+    assign drain_to_array_valid = credits != '0;
+    always_ff @(posedge clk)
+        if (reset_here) begin
+            {moments_used, logits_used, credits, retired} <= '0;
+        end else begin
+            moments_used <= moments_used + USED_BITS'(item && makes_moments)
+                - USED_BITS'(moments_valid && moments_ready);
+            logits_used <= logits_used + USED_BITS'(fire && job.logits)
+                - USED_BITS'(logits_valid && logits_ready);
+            credits <= credits + 6'(credits_late)
+                - 6'(drain_to_array_valid && drain_to_array_ready);
+            retired <= ends_late;
+        end
+
+`ifndef SYNTHESIS
+    logic checks = 1'b0;
+    always_ff @(posedge clk) begin
+        if (reset_here) checks <= 1'b1;
+        if (checks && !reset_here) begin
+            a_fill_meets_no_row: assert (!filled || !to_residual);
+            a_group_has_tokens: assert (!fire || (left != '0 && 32'(group) < G));
+            results_find_room: assert (32'(moments_used) <= OUTPUTS && 32'(logits_used) <= OUTPUTS);
+            credits_are_counted: assert (credits <= 6'd60);
+            tiles_have_a_place: assert (!(fire && job.moments) || 32'(row.tile) < TILES);
+            scales_are_of_a_tile: assert (!take_scale || 32'(gather_group) < G);
+            a_command_ends_in_a_row:
+            assert (!ends_rows || logit == 8'(lanes_here - 1'b1) || !job.logits);
+            no_mean_is_counted_twice: assert (!mean_written || means_pending);
+        end
+    end
+`endif
+
+endmodule
+
+`default_nettype wire

@@ -1,0 +1,129 @@
+"""Tests the requantizing lanes in SystemVerilog (fpga/rtl/lanes.sv) by the drain's testbench.
+
+The testbench compares with int64, and stalls both sides of the queues at random.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rtl import ROOT, RTL, run, tool
+
+import array_netlist
+from quasar_rt.hardware import Hardware
+
+sys.path.insert(0, str(ROOT / "fpga" / "scripts"))
+from rtl_parameters import parameters
+
+SLOW = pytest.mark.slow
+
+
+def make(target: Path, *variables: str) -> Path:
+    """Builds a target of fpga/Makefile and returns its path."""
+    tool("verilator")
+    tool("cargo")
+    folder = ROOT / "fpga"
+    name = os.path.relpath(target, folder) if target.is_relative_to(ROOT) else target
+    run("make", "-C", folder, "--silent", f"PYTHON={sys.executable}", *variables, name)
+    return target
+
+
+def results(program: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([program], capture_output=True, text=True, check=False, timeout=600)
+
+
+def number(name: str, text: str) -> str:
+    found = re.search(rf"drain {name} (\w+)", text)
+    assert found is not None, text
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("odd", ()),
+        ("tiny", ()),  # a cycle of the lanes is one of the kernels; a DSP48E1
+        pytest.param("odd", ("PRIMITIVES=1",), marks=SLOW),
+        pytest.param("tiny", ("PRIMITIVES=1",), marks=SLOW),
+        pytest.param("wide", (), marks=SLOW),
+        pytest.param("wide", ("PRIMITIVES=1",), marks=SLOW),
+        pytest.param("kv260", ("PRIMITIVES=1",), marks=SLOW),
+        pytest.param("pynq-z2", ("PRIMITIVES=1",), marks=SLOW),
+    ],
+)
+def test_lanes_and_their_model_have_the_same_results(name: str, options: tuple[str, ...]) -> None:
+    build = ROOT / "build"
+    done = results(make(build / f"rtl{'-primitives' if options else ''}" / name / "drain", *options))
+    assert done.returncode == 0, done.stderr[-4000:]
+    model = results(
+        make(build / "csim" / "g++" / "fast" / name / "drain", "COMPILERS=g++", f"CSIM_CONFIGS={name}")
+    )
+    assert number("digest", done.stdout) == number("digest", model.stdout)
+    cycles, modelled = (int(number("cycles", text)) for text in (done.stdout, model.stdout))
+    assert cycles == pytest.approx(modelled, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "name", ["pynq-z2", *(pytest.param(board, marks=SLOW) for board in ("kv260", "zcu102"))]
+)
+def test_the_model_counts_what_yosys_builds(name: str, tmp_path: Path) -> None:
+    tool("yosys")
+    hardware = Hardware.load(ROOT / "fpga" / "configs" / f"{name}.toml")
+    header = make(ROOT / "build" / "config" / name / "config.hpp").read_text()
+    given = parameters("lanes", header) | {"PRIMITIVES": 1}
+    sources = [RTL / source for source in array_netlist.LANES]
+    family = "xc7" if name == "pynq-z2" else "xcup"
+    found = array_netlist.analyse(
+        array_netlist.read(array_netlist.build("lanes", sources, given, family, tmp_path))
+    )
+    (modelled,) = (part for part in hardware.parts if part.name == "lanes")
+    assert found["lut_logic"] + found["lut_shift"] == pytest.approx(modelled.lut, rel=0.1)
+    assert found["ff"] == pytest.approx(modelled.ff, rel=0.1)
+    assert found["dsp"] == modelled.dsp
+    assert found["paths"]["array"]["levels"] <= 3
+
+
+#: Source, the old text, the new text.
+FAULTS = [
+    ("requantize_lane", "+ 13'(z_12[5])", ""),
+    ("lane_store", "before_first[i] ? key_wrapped_1", "before_first[i] ? key_address_1"),
+]
+MORE_FAULTS = [
+    ("lanes", "assign logits_room = 32'(logits_used) < OUTPUTS;", "assign logits_room = 1'b1;"),
+    ("requantize_lane", ".b(mean), .c({sum_2", ".b('0), .c({sum_2"),
+    ("requantize_lane", "if (beyond_8 || rounded_8[17:15]", "if (rounded_8[17:15]"),
+    ("requantize_lane", "+ $signed({17'b0, shifted_7[0]})", ""),
+    ("requantize_lane", "over_14 || lowest_14", "over_14"),
+    ("requantize_lane", "{!code_14[7], code_14[6]}", "code_14[7:6]"),
+    ("requantize_lane", "fresh ? '0 : tile_moments[place]", "tile_moments[place]"),
+    ("requantize_lane", "(skip_12 ? '0 : 19'(z_12))", "19'(z_12)"),
+    ("value_means", "first_tile_sum ? '0 : column_sums[index_sum]", "column_sums[index_sum]"),
+    ("value_means", "32'(lanes) > j ? code[j*8+:8] : '0", "code[j*8+:8]"),
+    ("value_means", ".c(41'sd32768)", ".c('0)"),
+    ("lane_store", "value_before_first[i] ? value_wrapped : value_from", "value_from"),
+    ("lane_store", "{to_key && 32'(lanes) > i,", "{to_key,"),
+    ("lanes", "&& !means_pending", ""),
+    ("lanes", "assign scales_ready = gathers && !gathered[gather_half];", "assign scales_ready = gathers;"),
+    ("lanes", "(32'(next_byte) >= C ? 9'd1 : 9'd0)", "9'd0"),
+    ("lanes", "if (32'(next_key_bank) >= KEY_BANKS) key_address", "if (1'b0) key_address"),
+]
+
+
+@pytest.mark.parametrize(
+    ("source", "old", "new"),
+    [*FAULTS, *(pytest.param(*fault, marks=SLOW) for fault in MORE_FAULTS)],
+)
+def test_a_planted_fault_is_noticed(source: str, old: str, new: str, tmp_path: Path) -> None:
+    folder = tmp_path / "rtl"
+    shutil.copytree(RTL, folder)
+    text = (folder / f"{source}.sv").read_text()
+    assert text.count(old) == 1
+    (folder / f"{source}.sv").write_text(text.replace(old, new))
+    program = make(tmp_path / "odd" / "drain", f"RTL_FOLDER={folder}", f"RTL_BUILD={tmp_path}", "CONFIGS=odd")
+    assert results(program).returncode != 0
