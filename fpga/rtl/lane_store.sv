@@ -57,7 +57,6 @@ module lane_store #(
     parameter int VALUE_BANKS = 3,
     parameter int ADDRESS_BITS = 16, // of query and hidden
     parameter int ROW_BITS = 16,     // of keys and values
-    parameter bit PRIMITIVES = 0,
     localparam int BYTE_BITS = C > 1 ? $clog2(C) : 1,
     localparam int BANKS = GROUPS * C,
     localparam int BANK_BITS = BANKS > 1 ? $clog2(BANKS) : 1,

@@ -32,16 +32,16 @@ module lanes #(
     input  wire logic                            reset,
     input  wire logic                            jobs_valid,
     output logic                                 jobs_ready,
-    input  wire logic [lane_types::JOB_BITS-1:0]             jobs,
+    input  wire logic [lane_types::JOB_BITS-1:0] jobs,
     input  wire logic                            rows_valid,
     output logic                                 rows_ready,
-    input  wire logic [lane_types::LANE_ROW_BITS-1:0]     rows,
+    input  wire logic [lane_types::LANE_ROW_BITS-1:0] rows,
     input  wire logic                            attention_tiles_valid,
     output logic                                 attention_tiles_ready,
     input  wire logic [10:0]                     attention_tiles,   // their tokens
     input  wire logic                            scales_valid,
     output logic                                 scales_ready,
-    input  wire logic [lane_types::SCALE_BITS-1:0]           scales,
+    input  wire logic [lane_types::SCALE_BITS-1:0] scales,
     input  wire logic                            beats_valid,       // of tables and fills
     output logic                                 beats_ready,
     input  wire logic [BEAT*8-1:0]               beats,
@@ -50,7 +50,7 @@ module lanes #(
     input  wire logic [L*27-1:0]                 sums,
     output logic                                 moments_valid,
     input  wire logic                            moments_ready,
-    output logic [L*lane_types::MOMENT_BITS-1:0]             moments,
+    output logic [L*lane_types::MOMENT_BITS-1:0] moments,
     output logic                                 logits_valid,
     input  wire logic                            logits_ready,
     output logic [31:0]                          logits,
@@ -579,7 +579,7 @@ module lanes #(
     );
     lane_store #(
         .L(L), .C(C), .GROUPS(G), .KEY_BANKS(KEY_BANKS), .VALUE_BANKS(VALUE_BANKS),
-        .ADDRESS_BITS(ADDRESS_BITS), .ROW_BITS(ROW_BITS), .PRIMITIVES(PRIMITIVES)
+        .ADDRESS_BITS(ADDRESS_BITS), .ROW_BITS(ROW_BITS)
     ) store (
         .clk, .code(code[L*8-1:0]), .to_query, .to_hidden, .to_key, .to_value, .lanes(lanes_late),
         .bank(bank_late), .address(address_late), .key_bank(key_bank_late),
@@ -617,14 +617,13 @@ module lanes #(
     end
 
     // Means of values.
-    logic value_late, finish_late, first_group_late, first_tile_late, mean_written;
+    logic finish_late, first_group_late, first_tile_late, mean_written;
     logic [INDEX_BITS-1:0] index_late;
     logic [MEAN_BITS-1:0] column_late;
     logic [20:0] reciprocal_late;
     delay #(.CYCLES(CODE_AT), .RESET(1)) finish_delay (
         .clk, .reset(reset_here), .in(finishes_0), .out(finish_late)
     );
-    assign value_late = to_value;
     wire [MEAN_BITS-1:0] mean_column_0 = MEAN_BITS'(column_0);
     delay #(
         .BITS(2 + INDEX_BITS + MEAN_BITS + 21), .CYCLES(CODE_AT), .PRIMITIVES(PRIMITIVES)
@@ -634,7 +633,7 @@ module lanes #(
         .out({first_group_late, first_tile_late, index_late, column_late, reciprocal_late})
     );
     value_means #(.L(L), .ROWS(2 * P), .WORDS(MEANS), .PRIMITIVES(PRIMITIVES)) value_means (
-        .clk, .reset(reset_here), .code(code[L*8-1:0]), .valid(value_late), .lanes(lanes_late),
+        .clk, .reset(reset_here), .code(code[L*8-1:0]), .valid(to_value), .lanes(lanes_late),
         .index(index_late), .first_group(first_group_late), .first_tile(first_tile_late),
         .finish(finish_late), .column(column_late), .reciprocal(reciprocal_late),
         .written(mean_written),

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use crate::configuration::{key_banks, value_banks, Hardware};
 use crate::packing::DspKind;
 
-use super::memories::{max_tiles, memories, Memory, Place};
+use super::memories::{max_tiles, memories, Memory};
 use super::queues::{Queue, QUEUES};
 
 /// Returns the parameters of `lanes` (`fpga/rtl/lanes.sv`).
@@ -213,7 +213,6 @@ pub fn lanes_cell(hardware: &Hardware) -> String {
     let bits = find("key").address_bits().max(find("value").address_bits());
     for name in ["key", "value"] {
         let memory = find(name);
-        debug_assert!(matches!(memory.place, Place::Array { .. }));
         let (enable, addresses, words) = (
             format!("{name}_write"),
             format!("{name}_write_address"),
