@@ -362,47 +362,28 @@ struct lane_t {
 masked_t<cascade_t> key_word(const code_t& code, unsigned byte) {
   masked_t<cascade_t> word;
   word.enable = 1u << byte;
-  for (unsigned c = 0; c < CASCADE; ++c) {
+  for (unsigned c = 0; c < CASCADE; ++c)
     word.code[c] = code;
-  }
   return word;
 }
 
 // Returns the codes of a group by the bank of `key` of their lanes.
 vec<lane_t, KEY_BANKS> keys_of(const stored_t& item) {
-  vec<lane_t, KEY_BANKS> keys;
-  for (unsigned b = 0; b < KEY_BANKS; ++b) {
-    keys[b] = {0, 0};
-    if (b < LANES)
-      keys[b] = {item.code[b < LANES ? b : 0], b < unsigned(item.lanes)};
-  }
-  rotate(keys, item.bank);
+  vec<lane_t, KEY_BANKS> keys{};
+  for (unsigned lane = 0; lane < unsigned(item.lanes); ++lane)
+    keys[(unsigned(item.bank) + lane) % KEY_BANKS] = {item.code[lane], 1};
   return keys;
 }
 
 // Returns the words of `value` that hold the codes of a group, by bank.
 vec<masked_t<cascade_t>, VALUE_BANKS> values_of(const stored_t& item) {
-  vec<lane_t, VALUE_SPAN * CASCADE> codes;
-  for (unsigned i = 0; i < VALUE_SPAN * CASCADE; ++i) {
-    codes[i] = {0, 0};
-    if (i < LANES)
-      codes[i] = {item.code[i < LANES ? i : 0], i < unsigned(item.lanes)};
+  vec<masked_t<cascade_t>, VALUE_BANKS> words{};
+  for (unsigned lane = 0; lane < unsigned(item.lanes); ++lane) {
+    const unsigned place = unsigned(item.byte) + lane;
+    auto& word = words[(unsigned(item.bank) + place / CASCADE) % VALUE_BANKS];
+    word.code[place % CASCADE] = item.code[lane];
+    word.enable = unsigned(word.enable) | 1u << place % CASCADE;
   }
-  shift_up<CASCADE>(codes, item.byte, lane_t{0, 0});
-  vec<masked_t<cascade_t>, VALUE_BANKS> words;
-  for (unsigned b = 0; b < VALUE_BANKS; ++b) {
-    unsigned enable = 0;
-    for (unsigned c = 0; c < CASCADE; ++c) {
-      words[b].code[c] = 0;
-      if (b < VALUE_SPAN) {
-        const lane_t lane = codes[b < VALUE_SPAN ? b * CASCADE + c : 0];
-        words[b].code[c] = lane.code;
-        enable |= unsigned(lane.used) << c;
-      }
-    }
-    words[b].enable = enable;
-  }
-  rotate(words, item.bank);
   return words;
 }
 
