@@ -62,7 +62,6 @@ MUTANTS = [
     ("array_model", "low < 8 ? low : low - 16", "low", "array golden"),
     ("array_model", "if (pass.first == 0)", "if (false)", "array"),
     ("lanes_model", "else if (resume)", "else if (false)", "drain"),
-    ("lanes_model", "SAVED_DISTANCE = GROUPS + 1", "SAVED_DISTANCE = 4 * GROUPS", "drain"),
     ("leaves/lanes_model", "((z + 32) >> 6) + zero_point", "(z >> 6) + zero_point", "drain golden"),
     ("lanes_model", "s<25>((product + 8) >> 4)", "0", "drain golden"),
     (

@@ -104,9 +104,6 @@ stored_t end_alone() {
 using Means = Memory<s<13>, 1, least(config::QUERY_WORDS, config::WEIGHT_WORDS)>;
 using Lookup = Memory<code_t, LANES, 256>; // GELU's table, one copy for each lane
 using Saved = Memory<moments_t, 1, ceil_div(config::SCORE_WORDS, TOKENS) * GROUPS>;
-// Least intervals between the write of a tile's moments and their next read. Between these, the
-// lanes work on the other tiles of tokens: at least one row of one whole tile.
-constexpr unsigned SAVED_DISTANCE = GROUPS + 1;
 
 // Requantizes the sums of Rows or Attend. In an Attend each lane has its own scale, and the
 // rounding residue times the value's mean replaces the bias.
@@ -369,7 +366,9 @@ masked_t<cascade_t> key_word(const code_t& code, unsigned byte) {
 
 // Returns the codes of a group by the bank of `key` of their lanes.
 vec<lane_t, KEY_BANKS> keys_of(const stored_t& item) {
-  vec<lane_t, KEY_BANKS> keys{};
+  vec<lane_t, KEY_BANKS> keys;
+  for (unsigned b = 0; b < KEY_BANKS; ++b)
+    keys[b].used = 0;
   for (unsigned lane = 0; lane < unsigned(item.lanes); ++lane)
     keys[(unsigned(item.bank) + lane) % KEY_BANKS] = {item.code[lane], 1};
   return keys;
@@ -377,7 +376,9 @@ vec<lane_t, KEY_BANKS> keys_of(const stored_t& item) {
 
 // Returns the words of `value` that hold the codes of a group, by bank.
 vec<masked_t<cascade_t>, VALUE_BANKS> values_of(const stored_t& item) {
-  vec<masked_t<cascade_t>, VALUE_BANKS> words{};
+  vec<masked_t<cascade_t>, VALUE_BANKS> words;
+  for (unsigned b = 0; b < VALUE_BANKS; ++b)
+    words[b].enable = 0;
   for (unsigned lane = 0; lane < unsigned(item.lanes); ++lane) {
     const unsigned place = unsigned(item.byte) + lane;
     auto& word = words[(unsigned(item.bank) + place / CASCADE) % VALUE_BANKS];
