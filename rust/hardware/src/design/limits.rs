@@ -116,13 +116,13 @@ mod tests {
         let moments = wide(66, 61, 66);
         for part in [
             "lanes.requantize",
-            "`moments` (drain to norm)",
+            "`moments` (lanes to norm)",
             "4152 bits",
             "at most 4096",
         ] {
             assert!(moments.contains(part), "{moments}");
         }
-        assert!(wide(66, 66, 66).contains("`moments` (drain to norm) 4488 bits"));
+        assert!(wide(66, 66, 66).contains("`moments` (lanes to norm) 4488 bits"));
         assert_eq!(wide(170, 60, 170), "built");
         let scores = wide(171, 57, 57);
         assert!(
@@ -139,7 +139,7 @@ mod tests {
         let moments = deep(50 * 32768 + 1);
         for part in [
             "buffers.score",
-            "`moments` (drain to norm) 65536 items",
+            "`moments` (lanes to norm) 65536 items",
             "at most 32768",
         ] {
             assert!(moments.contains(part), "{moments}");
