@@ -26,7 +26,15 @@ from quasar_rt.cli import cli  # noqa: E402
 from quasar_rt.export import LayerReport, export_timm  # noqa: E402
 from quasar_rt.export.calibration import Statistics, find_ranges, gather_statistics  # noqa: E402
 from quasar_rt.export.float_vit import Linear, forward  # noqa: E402
-from quasar_rt.export.gptq import Observed, Rows, gptq_rows, joint_rows, nearest_rows, shrunk  # noqa: E402
+from quasar_rt.export.gptq import (  # noqa: E402
+    Observed,
+    Rows,
+    best_ridge,
+    gptq_rows,
+    joint_rows,
+    nearest_rows,
+    shrunk,
+)
 from quasar_rt.export.layerwise import _Run  # noqa: E402
 from quasar_rt.export.team import Team  # noqa: E402
 from quasar_rt.export.timm_reader import read  # noqa: E402
@@ -335,8 +343,34 @@ def test_errors_and_biases_are_those_of_the_outputs() -> None:
     assert torch.allclose(seen.errors(rows.weight, bias), (y - found).square().mean(dim=0), rtol=1e-4)
     assert seen.variance() == pytest.approx(float(y.var(dim=0, correction=0).sum()), rel=1e-4)
     # The float weights that fit best are no worse than the layer's own.
-    best = seen.target(seen.covariance())
+    best = seen.target(seen.covariance(), 0.1)
     assert (seen.errors(best, seen.bias(best)) <= seen.errors(layer.weight.double(), bias) + 1e-9).all()
+
+
+@pytest.mark.parametrize(("lacks", "followed"), [(0.5, True), (0.0, False)], ids=["a linear part", "noise"])
+def test_weights_follow_the_outputs_where_other_images_agree(lacks: float, followed: bool) -> None:
+    rng = np.random.default_rng(6)
+    layer = Linear(torch.from_numpy(rng.standard_normal((8, 24))).float(), torch.randn(8))
+    halves = Observed(layer), Observed(layer)
+    change = lacks * torch.from_numpy(rng.standard_normal((8, 24))).float()
+    for half in halves:
+        x = correlated(rng, 40, 24)
+        noise = torch.from_numpy(rng.standard_normal((40, 8))).float()
+        half.add(x, x @ (layer.weight + change).T + layer.bias + noise)
+    ridge = best_ridge(halves)
+    assert (ridge is not None and ridge <= 1) == followed
+    weight = halves[0].target(halves[0].covariance(), ridge)
+    assert (halves[1].errors(weight, halves[0].bias(weight)).sum() < halves[1].errors(
+        layer.weight.double(), layer.bias.double()).sum()) == followed  # fmt: skip
+
+
+def test_one_image_has_no_ridge() -> None:
+    layer = Linear(torch.randn(3, 4), torch.randn(3))
+    halves = Observed(layer), Observed(layer)
+    halves[0].add(torch.randn(1, 9, 4), torch.randn(1, 9, 3))
+    halves[1].add(torch.randn(0, 9, 4), torch.randn(0, 9, 3))
+    assert best_ridge(halves) is None
+    assert torch.equal(halves[0].target(torch.eye(4).double(), None), layer.weight.double())
 
 
 def test_an_unknown_method_is_refused(trained: VisionTransformer) -> None:

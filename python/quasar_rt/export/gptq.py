@@ -27,12 +27,12 @@ from ..rows import quantize_rows
 from ..train.quantizers import LIMITS, best_step
 from .float_vit import Linear
 
-__all__ = ["Observed", "Rows", "gptq_rows", "joint_rows", "nearest_rows", "shrunk"]
+__all__ = ["Observed", "Rows", "best_ridge", "gptq_rows", "joint_rows", "nearest_rows", "shrunk"]
 
 #: Added to the diagonal of H, as a share of its mean (the paper's damping).
 DAMPING = 0.01
-#: Ridge of the shift of the weights towards the float outputs, as a share of the mean of H's diagonal.
-RIDGE = 0.1
+#: Ridges of the shift of the weights towards the float outputs, as shares of the mean of H's diagonal.
+RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03)
 #: Rounds of refinement, by width: 8-bit rows gain nothing that shows in the logits.
 REFINEMENTS = {4: 2, 8: 0}
 #: Added to the diagonal of G, as a share of itself, and the rows that are quantized at a time.
@@ -81,7 +81,7 @@ class Observed:
         rows, columns = layer.weight.shape
         self.layer = layer
         self._weight, self._bias = layer.weight.double(), layer.bias.double()
-        self._count = 0
+        self.count = 0
         self._x, self._r, self._y = (torch.zeros(n, dtype=torch.float64) for n in (columns, rows, rows))
         self._xx = torch.zeros(columns, columns, dtype=torch.float64)
         self._rx = torch.zeros(rows, columns, dtype=torch.float64)
@@ -91,7 +91,7 @@ class Observed:
         """Adds a batch: inputs [..., columns] and the float network's outputs [..., rows]."""
         x, y = x.flatten(0, -2), y.flatten(0, -2)
         r = y - F.linear(x, self.layer.weight, self.layer.bias)
-        self._count += len(x)
+        self.count += len(x)
         self._xx += (x.T @ x).double()
         self._rx += (r.T @ x).double()
         for sums, values in ((self._x, x), (self._r, r), (self._y, y)):
@@ -101,35 +101,56 @@ class Observed:
 
     def merge(self, other: Observed) -> None:
         """Takes in the moments of further inputs of the same layer."""
-        self._count += other._count
+        self.count += other.count
         for name in ("_x", "_r", "_y", "_xx", "_rx", "_rr", "_yy"):
             getattr(self, name).add_(getattr(other, name))
 
     def covariance(self) -> Tensor:
         """Returns H: the covariance of the inputs, float64 [columns, columns]."""
-        mean = self._x / self._count
-        return self._xx / self._count - torch.outer(mean, mean)
+        mean = self._x / self.count
+        return self._xx / self.count - torch.outer(mean, mean)
 
-    def target(self, covariance: Tensor) -> Tensor:
-        """Returns the float weights that come closest to y on the inputs x, with a ridge towards W: [rows, columns]."""
-        cross = self._rx / self._count - torch.outer(self._r, self._x) / self._count**2
-        ridge = RIDGE * float(covariance.diagonal().mean()) + 1e-12
+    def target(self, covariance: Tensor, ridge: float | None) -> Tensor:
+        """Returns the float weights that come closest to y on the inputs x: [rows, columns].
+
+        A ridge towards W is a share of the mean of the diagonal of `covariance`. Without one they are W.
+        """
+        if ridge is None:
+            return self._weight
+        cross = self._rx / self.count - torch.outer(self._r, self._x) / self.count**2
+        ridge = ridge * float(covariance.diagonal().mean()) + 1e-12
         return self._weight + torch.linalg.solve(covariance + _eye(covariance, ridge), cross.T).T
 
     def bias(self, weight: Tensor) -> Tensor:
         """Returns the bias [rows] with which `weight` has y's mean."""
-        return self._bias + (self._r + (self._weight - weight) @ self._x) / self._count
+        return self._bias + (self._r + (self._weight - weight) @ self._x) / self.count
 
     def errors(self, weight: Tensor, bias: Tensor) -> Tensor:
         """Returns the mean of ``(y - weight x - bias)^2``, float64 [rows]."""
         change, offset = self._weight - weight, self._bias - bias
         square = self._rr + ((change @ self._xx) * change).sum(dim=1) + 2 * (change * self._rx).sum(dim=1)
         square = square + 2 * offset * (self._r + change @ self._x)
-        return (square / self._count + offset.square()).clamp_min(0)
+        return (square / self.count + offset.square()).clamp_min(0)
 
     def variance(self) -> float:
         """Returns the variance of y, summed over its rows."""
-        return float((self._yy / self._count - (self._y / self._count).square()).sum())
+        return float((self._yy / self.count - (self._y / self.count).square()).sum())
+
+
+def best_ridge(halves: tuple[Observed, Observed]) -> float | None:
+    """Chooses the ridge of `Observed.target`: that of the least error on images that the weights were not fitted to.
+
+    Each of `halves` saw other images. None where the float network's own weights have the least error.
+    """
+    if not all(half.count for half in halves):
+        return None
+    found: dict[float | None, float] = dict.fromkeys((None, *RIDGES), 0.0)
+    for fitted, others in (halves, halves[::-1]):
+        covariance = fitted.covariance()
+        for ridge in found:
+            weight = fitted.target(covariance, ridge)
+            found[ridge] += float(others.errors(weight, fitted.bias(weight)).sum())
+    return min(found, key=lambda ridge: found[ridge])
 
 
 def nearest_rows(weight: Tensor, bits: int | NDArray[np.uint8]) -> Rows:

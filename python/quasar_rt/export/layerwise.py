@@ -34,7 +34,7 @@ from ..build.integers import ATTENTION_GAIN_LIMIT, MULTIPLIER_LIMIT, at_least
 from ..train.quantizers import attention, layer_norm
 from .calibration import Ranges, Statistics
 from .float_vit import Block, Linear, Norm, ViT, patches_of, single_tokens
-from .gptq import Observed, Rows, gptq_rows, joint_rows, nearest_rows, shrunk
+from .gptq import Observed, Rows, best_ridge, gptq_rows, joint_rows, nearest_rows, shrunk
 from .team import Team
 
 __all__ = [
@@ -331,13 +331,15 @@ class _Run:
         bits: NDArray[np.uint8] | None = None,
     ) -> tuple[Linear, LinearSpec]:
         """Quantizes a matrix; by default with the method and the choice of widths of all."""
-        seen = Observed(layer)
-        for part in self.team.map(
-            lambda pair: _observed(layer, *pair), zip(inputs.found, inputs.exact, strict=True)
-        ):
-            seen.merge(part)
-        # Features of all kinds of pictures are more than the calibration images show (docs/exporting.md).
-        rounding = _Rounding(layer, seen, method or self.method, follow=len(self.net.head.weight) > 0)
+        halves = Observed(layer), Observed(layer)
+        parts = self.team.map(
+            lambda pair: _halves(layer, *pair), zip(inputs.found, inputs.exact, strict=True)
+        )
+        for part in parts:
+            for half, more in zip(halves, part, strict=True):
+                half.merge(more)
+        rounding = _Rounding(layer, halves, method or self.method)
+        seen = rounding.seen
 
         def worth() -> NDArray[np.float64]:
             four, eight = map(rounding.errors, self.team.map(rounding.all_rows, (4, 8)))
@@ -386,15 +388,18 @@ class _Run:
 class _Rounding:
     """Rounds the rows of a matrix to 4 or 8 bits.
 
-    With `follow` GPTQ's target follows what the float network gives, so that it makes up for errors of earlier layers.
+    GPTQ's target follows what the float network gives, so that it makes up for errors of earlier layers, as far as
+    that holds on images that it was not fitted to (docs/exporting.md): `halves` saw other images each.
     """
 
-    def __init__(self, layer: Linear, seen: Observed, method: Method, follow: bool) -> None:
-        self._layer, self._seen, self.method = layer, seen, method
+    def __init__(self, layer: Linear, halves: tuple[Observed, Observed], method: Method) -> None:
+        self._layer, self.seen, self.method = layer, Observed(layer), method
+        for half in halves:
+            self.seen.merge(half)
         self._rounded: dict[int, Rows] = {}
         if method == "gptq":
-            self._covariance = seen.covariance()
-            self._target = seen.target(self._covariance) if follow else layer.weight.double()
+            self._covariance = self.seen.covariance()
+            self._target = self.seen.target(self._covariance, best_ridge(halves))
 
     def all_rows(self, width: int) -> Rows:
         """Rounds all rows to one width; keeps them for `rows`."""
@@ -416,11 +421,11 @@ class _Rounding:
 
     def bias(self, rows: Rows) -> Tensor:
         """Returns the bias [rows] that goes with the rounded rows."""
-        return self._seen.bias(rows.weight) if self.method == "gptq" else self._layer.bias.double()
+        return self.seen.bias(rows.weight) if self.method == "gptq" else self._layer.bias.double()
 
     def errors(self, rows: Rows) -> Tensor:
         """Returns the mean squared error of each row's outputs."""
-        return self._seen.errors(rows.weight, self.bias(rows))
+        return self.seen.errors(rows.weight, self.bias(rows))
 
     def _round(self, which: slice | Tensor, width: int) -> Rows:
         if self.method == "gptq":
@@ -449,10 +454,12 @@ def _integer_norm(tensors: Mapping[str, NDArray[Any]], name: str, x: Tensor) -> 
     return layer_norm(x, gain, offset, int(tensors[f"{name}.frac"][0]), int(tensors[f"{name}.epsilon"][0]))
 
 
-def _observed(layer: Linear, x: Tensor, y: Tensor) -> Observed:
-    seen = Observed(layer)
-    seen.add(x, y)
-    return seen
+def _halves(layer: Linear, x: Tensor, y: Tensor) -> tuple[Observed, Observed]:
+    """Observes the images of a batch, each second one apart."""
+    halves = Observed(layer), Observed(layer)
+    for first, half in enumerate(halves):
+        half.add(x[first::2], y[first::2])
+    return halves
 
 
 def _norm(norm: Norm, x: Tensor) -> Tensor:
