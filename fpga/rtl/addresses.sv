@@ -20,6 +20,7 @@ module addresses #(
     localparam int SOURCES = FRAMES + 5
 ) (
     input  wire logic                         clk,
+    input  wire logic                         reset, // for the assertions: the slow side's
     // From issue, for each word.
     input  wire logic                         valid,
     input  wire logic                         last,
@@ -134,6 +135,42 @@ module addresses #(
     registers #(.BITS(1 + ROW_BITS), .PRIMITIVES(PRIMITIVES)) weights_leaf (
         .clk, .d({weights_late, row_weights}), .q({weights_enable, weights_address})
     );
+
+`ifndef SYNTHESIS
+    logic [SOURCES-1:0] reads, gaps; // memories that are read, and without their first lanes
+    logic [BLOCKS-1:0] keys, keys_later;
+    logic [1:0] values;
+    always_comb begin
+        reads[2:0] = {hidden_enable != '0, query_enable != '0, input_enable != '0};
+        for (int f = 0; f < FRAMES; f++) reads[3+f] = normed_enable[f*GN*C+:GN*C] != '0;
+        for (int i = 0; i < 2; i++) reads[3+FRAMES+i] = probability_enable[i*GE*C+:GE*C] != '0;
+        for (int i = 0; i < SOURCES; i++)
+            gaps[i] = (lanes[i*C+:C] & (lanes[i*C+:C] + 1'b1)) != '0;
+        for (int b = 0; b < BLOCKS; b++) keys[b] = key_enable[b*P+:P] != '0;
+    end
+    wire [BLOCKS+1:0] operands = {weights_enable, values[1], keys_later}; // of the same word
+    logic checks = 1'b0;
+    logic [2:0] settled; // cycles since a reset: its words have passed
+    always_ff @(posedge clk) begin
+        if (reset) checks <= 1'b1;
+        settled <= reset ? '0 : settled == '1 ? settled : settled + 1'b1;
+        values <= {values[0], value_enable != '0};
+        keys_later <= keys;
+        if (checks && !reset && settled == '1) begin
+            one_memory_is_read: assert ((reads & (reads - 1'b1)) == '0);
+            lanes_are_read_from_the_first: assert (gaps == '0);
+            groups_read_alike: assert (input_enable == {G{input_enable[C-1:0]}}
+                && query_enable == {G{query_enable[C-1:0]}}
+                && hidden_enable == {G{hidden_enable[C-1:0]}}
+                && input_address == {G{input_address[ADDRESS_BITS-1:0]}}
+                && query_address == {G{query_address[ADDRESS_BITS-1:0]}}
+                && hidden_address == {G{hidden_address[ADDRESS_BITS-1:0]}}
+                && normed_address == {GN{normed_address[ADDRESS_BITS-1:0]}}
+                && probability_address == {2 * GE * C{probability_address[ADDRESS_BITS-1:0]}});
+            one_memory_gives_row_operands: assert ((operands & (operands - 1'b1)) == '0);
+        end
+    end
+`endif
 
 endmodule
 

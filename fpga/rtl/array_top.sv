@@ -90,6 +90,10 @@ module array_top #(
     input  wire logic [VALUE_BANKS*C*9-1:0]         value_write_d
 );
 
+    if (SUMS_BITS > 4096 || SCORES_BITS > 4096) begin : gen_refused
+        $error("array_top: the streams `sums` and `scores` have at most 4096 bits: fewer tokens");
+    end
+
     logic [G*C-1:0] input_enable, query_enable, hidden_enable;
     logic [G*ADDRESS_BITS-1:0] input_address, query_address, hidden_address;
     logic [G*C*L*8-1:0] input_word, query_word, hidden_word;
@@ -228,6 +232,50 @@ module array_top #(
             .word(value_word[i*C*8+:C*8])
         );
     end
+
+`ifndef SYNTHESIS
+    // An address beyond its memory. Not of values: a pass also reads the banks of row pairs that it
+    // lacks.
+    logic beyond;
+    always_comb begin
+        beyond = 1'b0;
+        for (int i = 0; i < G * C; i++) begin
+            beyond |= input_enable[i]
+                && 32'(input_address[i/C*ADDRESS_BITS+:ADDRESS_BITS]) >= INPUT_WORDS;
+            beyond |= query_enable[i]
+                && 32'(query_address[i/C*ADDRESS_BITS+:ADDRESS_BITS]) >= QUERY_WORDS;
+            beyond |= hidden_enable[i]
+                && 32'(hidden_address[i/C*ADDRESS_BITS+:ADDRESS_BITS]) >= HIDDEN_WORDS;
+        end
+        for (int i = 0; i < FRAMES * GN * C; i++)
+            beyond |= normed_enable[i]
+                && 32'(normed_address[i/C%GN*ADDRESS_BITS+:ADDRESS_BITS]) >= NORM_WORDS;
+        for (int i = 0; i < 2 * GE * C; i++)
+            beyond |= probability_enable[i]
+                && 32'(probability_address[i*ADDRESS_BITS+:ADDRESS_BITS]) >= SCORE_WORDS;
+        for (int i = 0; i < KEY_BANKS; i++)
+            beyond |= key_enable[i] && 32'(key_address[i/P*ROW_BITS+:ROW_BITS]) >= KEY_WORDS;
+    end
+
+    // Streams: passes, demands, weights, array_to_load, sums, scores.
+    wire [5:0] offers = {passes_tvalid, demands_tvalid, weights_tvalid, array_to_load_tvalid,
+        sums_tvalid, scores_tvalid};
+    wire [5:0] takes = {passes_tready, demands_tready, weights_tready, array_to_load_tready,
+        sums_tready, scores_tready};
+    logic [5:0] waits;
+    logic checks = 1'b0;
+    logic [2:0] settled; // cycles since a reset, 7 or more
+    always_ff @(posedge clk) begin
+        if (reset) checks <= 1'b1;
+        settled <= reset ? '0 : settled == '1 ? settled : settled + 1'b1;
+        waits <= settled == '1 ? offers & ~takes : '0;
+        if (checks && !reset && settled == '1)
+            an_offer_stays: assert ((waits & ~offers) == '0);
+    end
+    always_ff @(posedge clk_array)
+        if (checks && !reset && settled == '1)
+            addresses_stay_in_their_memory: assert (!beyond);
+`endif
 
 endmodule
 

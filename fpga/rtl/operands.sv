@@ -21,6 +21,7 @@ module operands #(
     localparam int GE = (T + E - 1) / E
 ) (
     input  wire logic                         clk,
+    input  wire logic                         reset, // for the assertions: the slow side's
     // In the cycle of a word's issue.
     input  wire logic [7:0]                   pairs4,
     input  wire logic [TURN_BITS-1:0]         rotation,
@@ -136,6 +137,35 @@ module operands #(
                 rows[(r*C+c)*9+:9] <= {code[7:4], code[3] & four_bit[r], code[3:0]};
         end
     end
+
+`ifndef SYNTHESIS
+    logic [FRAMES+4:0] given; // memories whose word is not 0
+    logic [P*C-1:0] overflows; // the pre-adder's, by -8 with a negative low nibble
+    always_comb begin
+        given[2:0] = {hidden_word != '0, query_word != '0, input_word != '0};
+        for (int f = 0; f < FRAMES; f++)
+            given[3+f] = normed_word[f*GN*C*M*8+:GN*C*M*8] != '0;
+        for (int i = 0; i < 2; i++)
+            given[3+FRAMES+i] = probability_word[i*GE*C*E*8+:GE*C*E*8] != '0;
+        for (int i = 0; i < P * C; i++) overflows[i] = rows[i*9+4+:5] == 5'b10001;
+    end
+    wire [2:0] operand = {weights_word != '0, keys != '0, values != '0};
+    logic [4*TURN_BITS-1:0] rotations;
+    wire [TURN_BITS-1:0] turn = rotations[3*TURN_BITS+:TURN_BITS]; // of the values that arrive
+    logic checks = 1'b0;
+    logic [3:0] settled; // cycles since a reset: operands are of passes, or 0
+    always_ff @(posedge clk) begin
+        if (reset) checks <= 1'b1;
+        settled <= reset ? '0 : settled == '1 ? settled : settled + 1'b1;
+        rotations <= (4 * TURN_BITS)'({rotations, rotation});
+        if (checks && !reset && settled == '1) begin
+            one_memory_gives_activations: assert ((given & (given - 1'b1)) == '0);
+            one_memory_gives_row_operands: assert ((operand & (operand - 1'b1)) == '0);
+            values_turn_to_a_row_pair: assert (value_word == '0 || 32'(turn) < VALUE_BANKS);
+            operands_fit_the_slice: assert (overflows == '0);
+        end
+    end
+`endif
 
 endmodule
 

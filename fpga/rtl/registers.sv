@@ -21,6 +21,15 @@ module registers #(
         for (genvar i = 0; i < BITS; i++) begin : gen_bits
             FDRE flip_flop (.C(clk), .CE(1'b1), .R(1'b0), .D(d[i]), .Q(q[i]));
         end
+`ifndef SYNTHESIS
+        logic [BITS-1:0] taken;
+        logic checks = 1'b0;
+        always_ff @(posedge clk) begin
+            taken <= d;
+            checks <= 1'b1;
+            if (checks) the_flip_flops_are_plain: assert (q == taken);
+        end
+`endif
     end else begin : gen_plain
         always_ff @(posedge clk) q <= d;
     end

@@ -4,7 +4,7 @@
 `default_nettype none
 
 module token #(
-    parameter int P = 3,          // row pairs
+    parameter int P = 3,          // row pairs, 1 to 255
     parameter int C = 4,          // columns of a word
     parameter int S = 23,         // bits of the low field of a packed sum
     parameter bit DSP48E1 = 0,    // slices of 7 series
@@ -15,6 +15,7 @@ module token #(
 ) (
     input  wire logic                 clk,
     input  wire logic                 clk_array,
+    input  wire logic                 reset, // for the assertions: the slow side's
     // Fast.
     input  wire logic [C*9-1:0]       activation,  // a cycle before w
     input  wire logic [P*C*9-1:0]     w,
@@ -30,8 +31,8 @@ module token #(
 
     /*verilator no_inline_module*/
 
-    if (P < 1 || DEPTH != 1 << SLOT_BITS) begin : gen_refused
-        $error("token: P must be at least 1, DEPTH a power of two");
+    if (P < 1 || P > 255 || DEPTH != 1 << SLOT_BITS) begin : gen_refused
+        $error("token: P must be 1 to 255, DEPTH a power of two");
     end
 
     // One copy of the activation for each 8 cascades limits fan-out.
@@ -64,6 +65,20 @@ module token #(
     (* ram_style = "distributed" *) logic [SUM_BITS-1:0] fifo[DEPTH];
     always_ff @(posedge clk_array) if (push) fifo[push_slot] <= chain[P*SUM_BITS+:SUM_BITS];
     always_ff @(posedge clk) packed_sum <= skip ? '0 : fifo[pop_slot];
+
+`ifndef SYNTHESIS
+    logic [7:0] held = '0; // sums of a pass in the chain
+    logic checks = 1'b0;
+    always_ff @(posedge clk_array) begin
+        if (reset) checks <= 1'b1;
+        if (load[0]) held <= 8'(P);
+        else if (held != '0) held <= held - 1'b1;
+        if (checks && !reset) begin
+            the_chain_loads_at_once: assert (load == {P{load[0]}});
+            a_pushed_pair_is_in_the_chain: assert (!push || held != '0);
+        end
+    end
+`endif
 
 endmodule
 

@@ -31,6 +31,36 @@ module unit #(
         unit_dsp48 #(.C(C), .S(S), .E1(DSP48E1)) slices (.clk, .w, .a, .first, .p);
     end
 
+`ifndef SYNTHESIS
+    // The sum of the low products alone, a cycle before `p`. It is within its field, signed or not,
+    // so that the high sum can be told from its carry.
+    logic signed [C*14-1:0] made, added;
+    logic signed [31:0] lane[C+1], total, low_sum;
+    assign lane[0] = '0;
+    for (genvar c = 0; c < C; c++) begin : gen_low
+        wire logic signed [4:0] low = w[c*9+:5];
+        wire logic signed [8:0] activation = a[c*9+:9];
+        wire logic accumulates = c == C - 1 && (C == 1 || !DSP48E1) && !first;
+        always_ff @(posedge clk) begin
+            made[c*14+:14] <= 14'(low) * 14'(activation);
+            lane[c+1] <= 32'($signed(added[c*14+:14])) + lane[c] + (accumulates ? lane[c+1] : '0);
+        end
+    end
+    always_ff @(posedge clk) begin
+        added <= made;
+        total <= lane[C] + (first ? '0 : total);
+    end
+    assign low_sum = DSP48E1 && C > 1 ? total : lane[C];
+    logic [4:0] age = '0; // the registers' first values are gone
+    logic begun = 1'b0;
+    always_ff @(posedge clk) begin
+        if (age != '1) age <= age + 1'b1;
+        else if (first) begun <= 1'b1;
+        if (begun)
+            a_low_sum_fits_its_field: assert (low_sum >= -(1 <<< S - 1) && low_sum < 1 <<< S);
+    end
+`endif
+
 endmodule
 
 // Behavioural model of both cascades, accurate to the cycle.
@@ -75,13 +105,24 @@ module unit_model #(
         end
     end
 
+    logic signed [47:0] total;
     if (DSP48E1 && C > 1) begin : gen_sum
-        logic signed [47:0] total;
         always_ff @(posedge clk) total <= lane[C] + (start ? '0 : total);
-        assign p = total[2*S:0];
     end else begin : gen_end
-        assign p = lane[C][2*S:0];
+        assign total = lane[C];
     end
+    assign p = total[2*S:0];
+
+`ifndef SYNTHESIS
+    logic [4:0] age = '0; // the registers' first values are gone
+    logic begun = 1'b0;
+    always_ff @(posedge clk) begin
+        if (age != '1) age <= age + 1'b1;
+        else if (start) begun <= 1'b1;
+        if (begun)
+            a_sum_fits_its_bits: assert (total[47:2*S] == '0 || total[47:2*S] == '1);
+    end
+`endif
 
 endmodule
 

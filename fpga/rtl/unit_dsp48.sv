@@ -20,6 +20,7 @@ module unit_dsp48 #(
     localparam bit ADDS_UP = E1 && C > 1;  // in one more slice
 
     logic [48*(C+1)-1:0] cascade;
+    logic [47:0] total;
 
     assign cascade[47:0] = '0;
 
@@ -47,20 +48,32 @@ module unit_dsp48 #(
         );
 
         if (c == C - 1 && !ADDS_UP) begin : gen_end
-            assign p = sum[2*S:0];
+            assign total = sum;
         end
     end
 
     if (ADDS_UP) begin : gen_sum
-        logic [47:0] sum, unused;
+        logic [47:0] unused;
 
         unit_slice #(.E1(1), .MULTIPLIES(0)) slice (
             .clk, .low(30'd0), .high(27'd0), .activation(18'd0), .pcin(cascade[48*C+:48]),
             .opmode({2'b00, 3'b001, 2'b00, !first, 1'b0}),  // Z PCIN, X P or 0
-            .p(sum), .pcout(unused)
+            .p(total), .pcout(unused)
         );
-        assign p = sum[2*S:0];
     end
+    assign p = total[2*S:0];
+
+`ifndef SYNTHESIS
+    logic [4:0] age = '0; // the registers' first values are gone
+    logic starts, begun = 1'b0;
+    always_ff @(posedge clk) begin
+        starts <= first;
+        if (age != '1) age <= age + 1'b1;
+        else if (starts) begun <= 1'b1;
+        if (begun)
+            a_sum_fits_its_bits: assert (total[47:2*S] == '0 || total[47:2*S] == '1);
+    end
+`endif
 
 endmodule
 

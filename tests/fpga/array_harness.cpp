@@ -6,6 +6,8 @@
 // begins anew, 0 for never); `expect RESULTS`; `memory NAME BANK BYTES` (a bank's words in
 // hexadecimal); `pass DESCRIPTOR`; `demand DEMAND`; `beat BYTES`.
 //
+// Further arguments are those of the simulation (`+NAME=VALUE`).
+//
 // Lines that it prints: `pass OFFERED TAKEN`, `demand ...`, `beat ...`, `sum SHOWN TAKEN
 // VALUES...`, `score ...`, `credit SHOWN` in slow cycles, `start` and `end` in fast ones
 // (probe.sv), `reset`.
@@ -95,8 +97,9 @@ struct Bench {
   size_t expected = 0;
 
   // Registers begin with random values.
-  explicit Bench(uint32_t seed)
-      : random(seed), top((context.randReset(2), context.randSeed(int(seed) + 1), &context)) {
+  Bench(uint32_t seed, int argc, char** argv)
+      : random(seed), top((context.commandArgs(argc, argv), context.randReset(2),
+                           context.randSeed(int(seed) + 1), &context)) {
     top.clk = top.clk_array = 0;
     const auto clear = [](auto&... enables) { (std::memset(&enables, 0, sizeof enables), ...); };
     clear(top.input_write, top.normed_write, top.query_write, top.hidden_write,
@@ -273,14 +276,14 @@ struct Bench {
 } // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2)
+  if (argc < 2)
     return 2;
   std::ifstream file(argv[1]);
   std::string options;
   uint32_t seed = 0;
   uint64_t reset = 0;
   file >> options >> seed;
-  Bench bench(seed);
+  Bench bench(seed, argc, argv);
   file >> bench.stall >> bench.passes.percent >> bench.beats.percent >> reset;
   for (std::string line, word; std::getline(file >> std::ws, line);) {
     std::istringstream in(line);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,12 @@ def test_a_proof_of_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ("clock_watchdog", "HOLD=0"),
         ("clock_status", "RATIO=3"),
         ("sequence_pairs", "SLOT_BITS=0"),
+        ("addresses", "VALUE_BANKS=2"),
+        ("operands", "KEY_BANKS=4"),
+        ("token", "DEPTH=48"),
+        ("unit", "S=24"),
+        ("registers", "BITS=0"),
+        ("array_top", "T=171"),
     ],
 )  # fmt: skip
 def test_a_wrong_parameter_is_refused_at_elaboration(top: str, parameter: str) -> None:
@@ -120,29 +127,88 @@ def test_a_wrong_parameter_is_refused_at_elaboration(top: str, parameter: str) -
         run(*command, f"-G{parameter}", *sources)
 
 
-@pytest.mark.parametrize(
-    ("file", "old", "new", "fails"),
-    [
-        ("issue.sv", "has_room <= !room[POINTER_BITS-1];", "has_room <= 1'b1;", "no_start_without_room"),
-        pytest.param(
-            "weights.sv",
-            "filled != freed_slow + 2'd2;",
-            "1'b1;",
-            "no_full_half_is_written|no_half_is_read",
-            marks=pytest.mark.slow,
-        ),
+PLAIN = Shape(5, 3, 2, ratio=2, lanes=4, norm=3, exponential=5, depth=4)
+SLICES = Shape(2, 2, 2, depth=16, primitives=True)
+#: Faults of the array: a source, an expression, the wrong one, and the assertions that notice it.
+FAULTS = {
+    PLAIN: [
+        ("issue.sv", "!room[POINTER_BITS-1]", "1'b1", "no_start_without_room"),
+        ("weights.sv", "filled != freed_slow + 2'd2", "1'b1", "no_full_half_is_written|no_half_is_read"),
+        ("addresses.sv", "lanes[(3+f)*C+:C]", "lanes[C+:C]", "one_memory_is_read"),
+        ("addresses.sv", "(tail | {C{!last}})", "tail ^ {C{!last}}", "lanes_are_read_from_the_first"),
+        ("addresses.sv", "{lanes[0+:3*C], own[0+:3*ADDRESS_BITS]}",
+         "{g > 0 ? lanes_next[0+:3*C] : lanes[0+:3*C], own[0+:3*ADDRESS_BITS]}", "groups_read_alike"),
+        ("issue.sv", "32'(pass.row_bank) == i * P", "32'(pass.row_bank) >= i * P",
+         r"addresses\.one_memory_gives_row_operands"),
+        ("operand_bank.v", "idle[i]", "1'b0", r"operands\.one_memory_gives_activations"),
+        ("weights.sv", "idle[i*8/PORT]", "1'b0", r"operands\.one_memory_gives_row_operands"),
+        ("issue.sv", "32'(rotation) == VALUE_BANKS - 1", "32'(rotation) == VALUE_BANKS",
+         "values_turn_to_a_row_pair"),
+        ("operands.sv", "P - 1 - r < 32'(pairs4)", "P - 1 - r <= 32'(pairs4)", "operands_fit_the_slice"),
+        ("token.sv", "{P{capture}}", "P'(capture)", "the_chain_loads_at_once"),
+        ("sequence_pairs.sv", "push && left != 8'd1", "push && left != 8'd0", "a_pushed_pair_is_in_the_chain"),
+        ("issue.sv", "begins[0] ? data_address : address + 1'b1", "begins[0] ? data_address : address + 2'd2",
+         "addresses_stay_in_their_memory"),
+        ("array_top.sv", "(sums_tready)", "1'b1", "an_offer_stays"),
+        ("array.sv", "(first)", "first && $time < 200", "a_low_sum_fits_its_field"),
+        ("array.sv", "(first)", "first && $time < 200", r"gen_model\S*a_sum_fits_its_bits"),
     ],
-)
-def test_a_planted_fault_fails_an_assertion_of_the_simulation(
-    file: str, old: str, new: str, fails: str, tmp_path: Path
-) -> None:
-    """Runs random passes on a faulty array; the first assertion that fails ends the simulation."""
-    shape = Shape(3, 2, 4, ratio=2, depth=4)
-    simulation = shape.build(tmp_path / "built", rtl=planted(tmp_path, file, old, new))
-    program = Program(shape, np.random.default_rng(0))
-    for _ in range(8):
-        program.add_random()
-    stimulus = tmp_path / "program.txt"
-    stimulus.write_text(program.stimulus(stall=80))
-    with pytest.raises(AssertionError, match=fails):
-        run(simulation, stimulus)
+    SLICES: [
+        ("registers.sv", "d[i]", "d[(i+1)%BITS]", "the_flip_flops_are_plain"),
+        ("array.sv", "(first)", "first && $time < 200", r"gen_slices\S*a_sum_fits_its_bits"),
+    ],
+}  # fmt: skip
+
+#: Chooses one of the faults of a simulation.
+PLANTED = """
+package planted;
+    function automatic int given();
+        int number;
+        return $value$plusargs("planted=%d", number) != 0 ? number : 0;
+    endfunction
+    int number = given();
+endpackage
+"""
+
+
+def programs(shape: Shape) -> list[Program]:
+    """Returns random passes, and long tiles of the largest low and of the largest high operands."""
+    random = Program(shape, np.random.default_rng(0))
+    for _ in range(12):
+        random.add_random()
+    out = [random]
+    for rows in ([-7, 0], [0, 7]):
+        program = Program(shape, np.random.default_rng(0))
+        for codes in program.codes.values():
+            codes[:] = 127
+        program.gemm_of(np.tile(np.array(rows)[:, None], shape.words * shape.cascade), 2, 110, shape.words)
+        out.append(program)
+    return out
+
+
+@pytest.mark.parametrize("shape", FAULTS, ids=["model", "slices"])
+def test_a_planted_fault_fails_an_assertion_of_the_simulation(shape: Shape, tmp_path: Path) -> None:
+    """Runs passes on an array that has one of its faults at a time: the first assertion that fails ends the run."""
+    sources = tmp_path / "rtl"
+    shutil.copytree(RTL, sources)
+    for number, (file, old, new, _) in enumerate(FAULTS[shape], 1):
+        text = (sources / file).read_text()
+        assert text.count(old) == 1, old
+        choice = f"(planted::number == {number} ? {new} : {old})"
+        (sources / file).write_text(text.replace(old, choice))
+    (tmp_path / "planted.sv").write_text(PLANTED)
+    simulation = shape.build(tmp_path / "built", str(tmp_path / "planted.sv"), rtl=sources)
+    stimuli = []
+    for number, program in enumerate(programs(shape)):
+        stimuli.append(tmp_path / f"program{number}.txt")
+        stimuli[-1].write_text(program.stimulus(stall=80))
+        run(simulation, stimuli[-1])
+    missed = []
+    for number, (file, old, _, fails) in enumerate(FAULTS[shape], 1):
+        said = [
+            subprocess.run([simulation, file, f"+planted={number}"], capture_output=True, text=True).stdout
+            for file in stimuli
+        ]
+        if not any(re.search(rf"Assertion failed in \S*({fails})\b", text) for text in said):
+            missed.append((file, old, fails, [text[-300:] for text in said]))
+    assert missed == []
