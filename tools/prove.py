@@ -52,7 +52,12 @@ PROOFS = [
     ),
     Proof("watchdog", ("clock_watchdog.v",), {"HOLD": 3, "WAIT_BITS": 3}),
     *(
-        Proof("weights", ("registers.sv", "weights.sv"), {"R": r, "P": pairs, "C": cascade, "BEAT": beat})
+        Proof(
+            "weights",
+            ("registers.sv", "weights.sv"),
+            {"R": r, "P": pairs, "C": cascade, "BEAT": beat},
+            steps=4 + 12 * r,
+        )
         for r in (1, 2)
         for pairs, cascade, beat in ((1, 2, 4), (3, 1, 2))
     ),
@@ -61,6 +66,7 @@ PROOFS = [
             "unpack_lanes",
             ("registers.sv", "queue.sv", "unpack_lanes.sv"),
             {"R": r, "T": tokens, "P": pairs, "L": lanes},
+            steps=r * (10 + 8 * tokens // lanes),
         )
         for r in (1, 2)
         for tokens, pairs, lanes in ((1, 1, 1), (2, 2, 1))

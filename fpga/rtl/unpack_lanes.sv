@@ -244,6 +244,14 @@ module unpack_lanes #(
         if (checks && !reset) no_pair_is_overwritten: assert (32'(pairs_inside) <= DEPTH);
 `endif
 
+`ifdef FORMAL
+    // For the invariants of formal/unpack_lanes_proof.sv.
+    logic [DEPTH*PAIR_BITS-1:0] description_slots;
+    always_comb
+        for (int i = 0; i < DEPTH; i++)
+            description_slots[i*PAIR_BITS+:PAIR_BITS] = descriptions[i];
+`endif
+
 endmodule
 
 `default_nettype wire
