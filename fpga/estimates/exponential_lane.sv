@@ -14,24 +14,26 @@ module exponential_lane (
 );
     logic [11:0] powers[64];
     initial $readmemh("powers.hex", powers);
-    logic [23:0] difference, capped, capped_in;
-    logic [24:0] mult_in;
-    logic [48:0] product;
+    logic [23:0] difference, capped;
+    logic [24:0] wide;
+    logic [16:0] narrow;
+    logic [41:0] product;
     logic [11:0] exponent;
     logic [12:0] power;
     logic [5:0] shift;
     logic [11:0] e12;
     logic [12:0] shifted;
-    wire logic [49:0] rounded = product + 50'd524288;
+    wire logic swap = mult[24:17] != 0;
+    wire logic [42:0] rounded = product + 43'd524288;
     assign shifted = shift < 16 ? power >> shift[3:0] : 13'd0;
     wire logic [11:0] next12 = 12'((shifted + 13'd1) >> 1);
     always_ff @(posedge clk)
         if (enable) begin
             difference <= largest - score;
             capped <= 31'(difference) > cap ? cap[23:0] : difference;
-            capped_in <= capped;
-            mult_in <= mult;
-            product <= capped_in * mult_in;
+            wide <= swap ? mult : 25'(capped);
+            narrow <= swap ? capped[16:0] : mult[16:0];
+            product <= wide * narrow;
             exponent <= rounded[31:20];
             power <= {powers[exponent[5:0]], 1'b0};
             shift <= exponent[11:6];

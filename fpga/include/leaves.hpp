@@ -1,7 +1,8 @@
 // Pure functions of docs/integer-model.md: roundings and clamps, requantization, a division, a
 // square root step, an exponential, normalisation. Plain C++17 without headers, types or pragmas of
-// one tool. The includer first defines u<W>, s<W> and multiply: arithmetic.hpp for Vitis HLS,
-// plain_int.hpp elsewhere. tests/fpga/leaves.cpp tests the worst case of each function.
+// one tool. The includer first defines u<W>, s<W>, multiply and multiply_in_norm: arithmetic.hpp
+// for Vitis HLS, plain_int.hpp elsewhere. tests/fpga/leaves.cpp tests the worst case of each
+// function.
 #pragma once
 
 #include "hls_pragma.hpp"
@@ -144,7 +145,7 @@ inline s<8> normalise_value(const s<16>& x, const s<27>& sum, const u<5>& bits,
                             const u<15>& inverse, const s<16>& gain, const s<16>& offset,
                             const u<11>& embed, const u<4>& frac) {
   QUASAR_HLS(INLINE)
-  const s<28> centred = multiply<s<28>>(x, s<12>(embed)) - sum;
+  const s<28> centred = multiply_in_norm<s<28>>(x, s<12>(embed)) - sum;
   s<16> t;
   if (bits >= 10) {
     const unsigned down = unsigned(bits) - 10;
@@ -153,8 +154,8 @@ inline s<8> normalise_value(const s<16>& x, const s<27>& sum, const u<5>& bits,
   } else {
     t = s<38>(centred) << (10 - int(bits));
   }
-  const s<16> n = rshift15<32>(multiply<s<32>>(t, s<16>(inverse)));
-  const s<16> y = sat16(s<19>(rshift15<32>(multiply<s<32>>(n, gain)) + offset));
+  const s<16> n = rshift15<32>(multiply_in_norm<s<32>>(t, s<16>(inverse)));
+  const s<16> y = sat16(s<19>(rshift15<32>(multiply_in_norm<s<32>>(n, gain)) + offset));
   return clamp8(s<16>(y >> int(frac)));
 }
 
@@ -164,7 +165,12 @@ inline u<12> exponential(const u<24>& below, const u<31>& cap, const u<25>& mult
   u<31> difference = below;
   if (difference > cap)
     difference = cap;
-  const u<12> exponent = u<32>(multiply<u<56>>(difference, mult) + 524288) >> 20;
+  // The largest product has 31 bits. So a multiplier beyond 17 bits has a difference below 2^14,
+  // and one DSP slice suffices.
+  const bool swap = mult >> 17 != 0;
+  const u<25> wide = swap ? unsigned(mult) : unsigned(difference);
+  const u<17> narrow = swap ? unsigned(difference) : unsigned(mult);
+  const u<12> exponent = u<32>(multiply<u<42>>(wide, narrow) + 524288) >> 20;
   const unsigned shift = unsigned(exponent) >> 6;
   const unsigned power = 2 * unsigned(POWERS[unsigned(exponent) & 63]);
   return ((shift < 16 ? power >> shift : 0) + 1) >> 1;

@@ -32,3 +32,7 @@ template <int W> using s = typename Plain<plain_bytes(W)>::Signed;
 template <typename T, typename A, typename B> T multiply(const A& a, const B& b) {
   return T(T(a) * T(b));
 }
+
+template <typename T, typename A, typename B> T multiply_in_norm(const A& a, const B& b) {
+  return multiply<T>(a, b);
+}

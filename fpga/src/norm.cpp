@@ -346,8 +346,8 @@ void root(RootJobs& jobs, Groups& groups, Pooled& pooled, Roots& roots) {
         for (unsigned lane = 0; lane < NORM_LANES; ++lane) {
 #pragma HLS UNROLL
           const s<27> sum = moments[lane].sum;
-          const u<52> scaled = multiply<u<52>>(moments[lane].squares, u<11>(embed));
-          const u<52> square = multiply<s<54>>(sum, sum);
+          const u<52> scaled = multiply_in_norm<u<52>>(moments[lane].squares, u<11>(embed));
+          const u<52> square = multiply_in_norm<s<54>>(sum, sum);
           const u<52> variance = scaled - square + command.epsilon;
           const radicand_t high = radicand_of(variance);
           radicand[lane] = high.bits;

@@ -13,6 +13,9 @@ template <int W> using s = fast::Integer<W, true>;
 template <typename T, typename A, typename B> T multiply(const A& a, const B& b) {
   return T(int64_t(a) * int64_t(b));
 }
+template <typename T, typename A, typename B> T multiply_in_norm(const A& a, const B& b) {
+  return multiply<T>(a, b);
+}
 #else
 #include "plain_int.hpp"
 #endif

@@ -57,7 +57,7 @@ circuits! {
     /// The same with the choice of one of four.
     NORMALISE_4: "normalise_lane" "GN=4" 346 320;
     /// An exponential lane.
-    EXPONENTIAL: "exponential_lane" "" 147 199;
+    EXPONENTIAL: "exponential_lane" "" 174 192;
     /// The softmax's divider.
     QUOTIENT: "quotient" "" 957 850;
     /// A divider of a mean of codes, a bit a stage.
@@ -85,10 +85,11 @@ circuits! {
     /// A register slice of 256 bits at an AXI stream or channel; two bits of its multiplexer share
     /// a LUT, since they share the select.
     SLICE: "hls_port" "BITS=256" 131 514;
-    /// A signed multiplier of 16x16 bits in LUTs.
-    FABRIC_16: "fabric_multiplier" "A=16 B=16" 399 309;
-    /// A signed multiplier of 25x24 bits in LUTs.
-    FABRIC_25: "fabric_multiplier" "A=25 B=24" 934 713;
+    /// Signed multipliers in LUTs: of 16x12 bits, 16x16, 42x12 and 27x27.
+    FABRIC_16_12: "fabric_multiplier" "A=16 B=12" 291 223;
+    FABRIC_16_16: "fabric_multiplier" "A=16 B=16" 399 309;
+    FABRIC_42_12: "fabric_multiplier" "A=42 B=12" 730 509;
+    FABRIC_27_27: "fabric_multiplier" "A=27 B=27" 1162 925;
     /// Pointers of a queue, without the RAM and the output register of 8 bits.
     QUEUE: "axis_fifo" "BITS=8 DEPTH=16" 34 23;
 }

@@ -7,8 +7,8 @@ use quasar_hardware::design::{Queue, COMMAND_BITS, QUEUES};
 
 use crate::circuits::{
     Logic, ADAPTER, CHECK_BEAT, CHECK_BEAT_2, CHECK_BEAT_4, CHECK_COMMAND, CHECK_WORD, EXPONENTIAL,
-    FABRIC_16, FABRIC_25, FLOOR_DIVIDE, MAXIMUM, NORMALISE, NORMALISE_4, PROCESS, QUEUE, QUOTIENT,
-    ROOT, SERIAL_DIVIDE, SMALL_PROCESS,
+    FABRIC_16_12, FABRIC_16_16, FABRIC_27_27, FABRIC_42_12, FLOOR_DIVIDE, MAXIMUM, NORMALISE,
+    NORMALISE_4, PROCESS, QUEUE, QUOTIENT, ROOT, SERIAL_DIVIDE, SMALL_PROCESS,
 };
 
 /// Returns a register slice at an AXI stream or channel of `bits` bits, as
@@ -108,10 +108,6 @@ impl Kernels {
         ]
     }
 
-    const fn in_luts(&self, multiplier: Logic, count: u64) -> Logic {
-        multiplier.times(if self.fabric { count } else { 0 })
-    }
-
     fn fetch() -> Logic {
         sum(&[
             CHECK_COMMAND,
@@ -183,6 +179,13 @@ impl Kernels {
     }
 
     fn norm(&self) -> Logic {
+        let multipliers = [
+            FABRIC_42_12,
+            FABRIC_27_27,
+            FABRIC_16_12,
+            FABRIC_16_16,
+            FABRIC_16_16,
+        ];
         sum(&[
             ROOT.times(self.m),
             if self.norm_groups > 4 {
@@ -191,8 +194,7 @@ impl Kernels {
                 NORMALISE_4
             }
             .times(self.m),
-            self.in_luts(FABRIC_16, 3 * self.m),
-            self.in_luts(FABRIC_25, 2 * self.m),
+            sum(&multipliers).times(if self.fabric { self.m } else { 0 }),
             port(COMMAND_BITS),
             port(self.beat),
             port(68 * self.l),
@@ -220,7 +222,6 @@ impl Kernels {
     fn softmax(&self) -> Logic {
         sum(&[
             EXPONENTIAL.times(self.e),
-            self.in_luts(FABRIC_25, self.e),
             QUOTIENT,
             port(COMMAND_BITS),
             port(24 * self.e),

@@ -131,7 +131,7 @@ fn deit_tiny_on_zcu102_reaches_its_targets() {
     let hardware = explore(&board, &workloads, 150.0).unwrap();
     let [four_bit, quarter] = [0, 1].map(|i| estimate(&workloads[i], &hardware).unwrap());
     assert!(
-        four_bit.fps >= 500.0 && quarter.fps >= 420.0,
+        four_bit.fps >= 700.0 && quarter.fps >= 600.0,
         "{} {}",
         four_bit.fps,
         quarter.fps

@@ -24,8 +24,7 @@ pub enum Mode {
     Nibble,
 }
 
-/// The resource of the lanes' second multipliers. A requantizing lane's first one is always a DSP
-/// slice.
+/// The resource of the `LayerNorm` lanes' multipliers. Those of the other lanes are DSP slices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Multipliers {
@@ -84,7 +83,7 @@ pub struct Lanes {
     pub norm: u64,
     /// Exponential lanes: query rows at a time, one key each a cycle.
     pub exponential: u64,
-    /// The resource of their second multipliers.
+    /// The resource of the `LayerNorm` lanes' multipliers.
     pub multipliers: Multipliers,
 }
 

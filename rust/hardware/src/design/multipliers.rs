@@ -71,7 +71,8 @@ pub fn multipliers(hardware: &Hardware) -> Vec<Multiplier> {
         site("norm", "reciprocal", (16, 16), m, configured),
         site("norm", "gain", (16, 16), m, configured),
         site("norm", "square of a mean", (16, 16), 1, true),
-        site("softmax", "difference", (26, 25), e, configured),
+        // One factor has up to 25 bits, the other up to 17 (fpga/include/leaves.hpp).
+        site("softmax", "difference", (26, 18), e, true),
         site("plan", "address of a command", (14, 14), 1, true),
     ]
 }
