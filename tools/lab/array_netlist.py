@@ -134,8 +134,8 @@ class Size(NamedTuple):
 
 SIZES = {
     "zcu102-66x6x4": Size("xcup", 66, 6, 4, 33, 9, 33),
-    "zcu102-50x9x4": Size("xcup", 50, 9, 4, 50, 10, 50, beat=64),
-    "kv260-20x11x4": Size("xcup", 20, 11, 4, 20, 4, 20, uram=True),
+    "zcu102-50x10x4": Size("xcup", 50, 10, 4, 50, 13, 50, beat=64),
+    "kv260-22x11x4": Size("xcup", 22, 11, 4, 22, 4, 22, beat=64, uram=True, bands=(1, 2)),
     "kv260-33x6x4": Size("xcup", 33, 6, 4, 17, 6, 17, uram=True),
     "kv260-40x4x8": Size("xcup", 40, 4, 8, 20, 5, 10, uram=True),
     "xcup-25x12x2": Size("xcup", 25, 12, 2, 13, 5, 7),

@@ -85,10 +85,13 @@ circuits! {
     /// A register slice of 256 bits at an AXI stream or channel; two bits of its multiplexer share
     /// a LUT, since they share the select.
     SLICE: "hls_port" "BITS=256" 131 514;
-    /// Signed multipliers in LUTs: of 16x12 bits, 16x16, 42x12 and 27x27.
+    /// A signed multiplier of 16x12 bits in LUTs.
     FABRIC_16_12: "fabric_multiplier" "A=16 B=12" 291 223;
+    /// One of 16x16 bits.
     FABRIC_16_16: "fabric_multiplier" "A=16 B=16" 399 309;
+    /// One of 42x12 bits.
     FABRIC_42_12: "fabric_multiplier" "A=42 B=12" 730 509;
+    /// One of 27x27 bits.
     FABRIC_27_27: "fabric_multiplier" "A=27 B=27" 1162 925;
     /// Pointers of a queue, without the RAM and the output register of 8 bits.
     QUEUE: "axis_fifo" "BITS=8 DEPTH=16" 34 23;

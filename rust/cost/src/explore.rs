@@ -439,7 +439,9 @@ impl Search<'_> {
             return None;
         }
         let mut current = of(all)?;
-        if current.cycles >= limit {
+        // Smaller buffers may save this much in the end.
+        let enough = limit.saturating_add(limit / 10);
+        if current.cycles >= enough {
             return None;
         }
         while !current.resources.fits(self.usable) {
@@ -452,7 +454,7 @@ impl Search<'_> {
                 .filter_map(|kind| of(current.choice.shrink(kind)?))
                 .filter(|smaller| smaller.resources.excess(self.usable) < excess)
                 .min_by(|a, b| price(a).total_cmp(&price(b)))?;
-            if current.cycles >= limit {
+            if current.cycles >= enough {
                 return None;
             }
         }

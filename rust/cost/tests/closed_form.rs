@@ -142,14 +142,20 @@ fn deit_tiny_on_zcu102_reaches_its_targets() {
 
 #[test]
 fn the_finalist_of_the_fewest_cycles_is_taken() {
-    let (board, networks) = (board("kv260"), [deit(3, 0.0)]);
+    let (board, networks) = (board("zcu102"), [deit(3, 0.0)]);
     let closed = |workload: &Workload, hardware: &Hardware| {
         estimate(workload, hardware).map(|estimate| estimate.period_cycles)
     };
-    let first = explore(&board, &networks, 150.0).unwrap();
     let by = |period| explore_by(&board, &networks, &networks, 150.0, period);
-    assert_eq!(by(&closed).unwrap(), first);
+    let first = by(&closed).unwrap();
     let least = closed(&networks[0], &first).unwrap();
+    // A search for one design alone leaves a shape earlier.
+    let alone = explore(&board, &networks, 150.0).unwrap();
+    let cycles = closed(&networks[0], &alone).unwrap();
+    assert!(
+        (least..=least + least / 200).contains(&cycles),
+        "{cycles} for {least}"
+    );
     // The closed form's best one takes a tenth more than it promises.
     let slower = |workload: &Workload, hardware: &Hardware| {
         let penalty = if hardware == &first { least / 10 } else { 0 };

@@ -56,7 +56,7 @@ fn hostile_configurations_name_the_key() {
         axi_ports = 4 -> axi_ports = 5: axi_ports: 5 is outside [1, 4]
         tokens = 50 -> tokens = 0: array.tokens: 0 is outside
         tokens = 50 -> tokens = 9999999999: array.tokens: 9999999999 is outside
-        pairs = 9 -> pairs = 18446744073709551615: array.pairs
+        pairs = 10 -> pairs = 18446744073709551615: array.pairs
         requantize = 50 -> requantize = 51: lanes.requantize: 51 is outside [1, 50]
         gelu = 50 -> gelu = 51: lanes.gelu: 51 is outside [1, 50]
         residual = 768 -> residual = 0: buffers.residual: 0 is outside
