@@ -15,7 +15,7 @@ import prove
 
 PROOFS = {proof.name: proof for proof in prove.PROOFS}
 #: The proofs that take longest; those of other sizes stay.
-LONGEST = ("issue-R1-P2", "issue-R2-P2")
+LONGEST = ("issue-R1-P1", "issue-R1-P2", "issue-R2-P2")
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,10 @@ def planted(folder: Path, file: str, old: str, new: str) -> Path:
          "no_start_without_room|room_stays|pairs_fit"),
         ("issue-R1-P1", "issue.sv", "has_weights <= !next_weights || filled_array != next_half;",
          "has_weights <= !next_weights;", "a_pass_ends"),
-        ("issue-R2-P1", "issue.sv", "(accepted ^ released) != 4'(SLOTS);", "1'b1;",
-         "no_slot_is_used_twice|slots_are_eight"),
+        pytest.param(
+            "issue-R2-P1", "issue.sv", "(accepted ^ released) != 4'(SLOTS);", "1'b1;",
+            "no_slot_is_used_twice|slots_are_eight", marks=pytest.mark.slow,
+        ),
         ("watchdog-HOLD3-WAIT_BITS3", "clock_watchdog.v", "waited + 1'b1 : 1 <<", "waited : 1 <<",
          "an_unlocked_mmcm_is_reset"),
         ("watchdog-HOLD3-WAIT_BITS3", "clock_watchdog.v", "waited >= HOLD;", "waited != 0;", "a_reset_is_long"),
@@ -92,6 +94,7 @@ def test_a_planted_fault_fails_its_proof(
     assert re.search(fails, failure)
 
 
+@pytest.mark.slow
 def test_a_fault_behind_the_first_steps_is_not_proved(tmp_path: Path) -> None:
     tool("yosys")
     tool("yosys-abc")
