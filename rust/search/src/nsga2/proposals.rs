@@ -22,7 +22,7 @@ use crate::statistics::kendall_tau;
 use crate::surface::{Fit, Prior, Samples, Surface};
 
 /// Steps to which the cost of a network of the model's front is rounded.
-const LEVELS: usize = 1000;
+const LEVELS: usize = 1500;
 /// Variations of the front found so far that fit, for each place of a generation.
 const VARIATIONS: usize = 4;
 /// Tries for each of them.
