@@ -72,8 +72,8 @@ PICTURE = ("rgb", 500, 375)
 """A decoded picture of ImageNet."""
 FRAME_STAGES = {
     "convert": ("Reader4rows", "4nv12", "4yuyv", "11nv12_to_rgb", "11yuyv_to_rgb", "7convert"),
-    "columns": ("7columns", "16resample_columns", "5widen", "11sum_columns", "5split"),
-    "rows": ("4rows", "13resample_rows", "8sum_rows"),
+    "columns": ("7columns", "16resample_columns", "5widen", "3sum", "5split"),
+    "rows": ("4rows", "13resample_rows", "10widen_rows"),
     "pack": ("10interleave", "3lay", "10pack_image", "4pack", "9crc32fast"),
 }
 """Stages of preparing a frame, and the ends of their functions' mangled names."""

@@ -33,10 +33,12 @@ fn pixels(n: usize, mut seed: u64) -> Vec<u8> {
 
 /// Windows of a filter with overshoot: weights of both signs whose magnitudes sum to less than 2.
 fn windows(along: Along, source: usize, outputs: usize, seed: u64) -> Windows {
-    let noise = pixels(4 * outputs + 64, seed);
+    let noise = pixels(4 * outputs + 264, seed);
     let mut bounds = Vec::new();
     let mut weights = Vec::new();
-    let taps = usize::from(noise[0]).min(40) + 1;
+    // Some are longer than NEON's buffer.
+    let longest = if seed.is_multiple_of(16) { 200 } else { 40 };
+    let taps = usize::from(noise[0]).min(longest) + 1;
     for i in 0..outputs {
         let len = (1 + usize::from(noise[i + 1]) % taps).min(source);
         let start = i * (source - len) / outputs.max(2);
@@ -47,7 +49,7 @@ fn windows(along: Along, source: usize, outputs: usize, seed: u64) -> Windows {
             (sign * most * i64::from(noise[2 * i + tap]) / 256) as i32
         }));
     }
-    Windows::new(along, bounds, weights, taps)
+    Windows::new(along, bounds, &weights, taps)
 }
 
 proptest! {
@@ -55,7 +57,7 @@ proptest! {
 
     #[test]
     fn rows_are_summed_alike(
-        source in 1usize..70, outputs in 1usize..20, cols in 1usize..80, gap in 0usize..9,
+        source in 1usize..400, outputs in 1usize..150, cols in 1usize..80, gap in 0usize..9,
         seed: u64,
     ) {
         let windows = windows(Along::Rows, source, outputs, seed);
@@ -74,7 +76,7 @@ proptest! {
 
     #[test]
     fn columns_are_summed_alike(
-        source in 1usize..90, outputs in 1usize..20, rows in 1usize..6, gap in 0usize..9,
+        source in 1usize..400, outputs in 1usize..150, rows in 1usize..20, gap in 0usize..9,
         colour: bool, seed: u64,
     ) {
         let channels = if colour { 3 } else { 1 };

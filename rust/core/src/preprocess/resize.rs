@@ -219,7 +219,7 @@ fn windows(
         }
         bounds.push((start, len));
     }
-    Windows::new(along, bounds, weights, taps)
+    Windows::new(along, bounds, &weights, taps)
 }
 
 fn weigh_box(x: f64) -> f64 {

@@ -1,6 +1,6 @@
 //! Preprocessing on Arm. NEON has no sum of products across a vector that is as wide as a weight,
 //! so columns are summed as rows are: pixels of eight rows lie side by side in the lanes of
-//! vectors.
+//! vectors. Both are widened to 32 bits once for the outputs of a group.
 //!
 //! `neon` has the loops of 64-bit Arm, `neon32` those of 32-bit Arm.
 
@@ -8,22 +8,25 @@ use std::array::from_fn;
 
 use super::colour::YuvMatrix;
 use super::scalar;
-use super::windows::{Windows, OUTPUTS, ROOM};
+use super::windows::{Windows, GROUP, OUTPUTS, ROOM};
 use crate::{MatrixView, MatrixViewMut};
 
 /// Rows side by side.
 pub(crate) const LANES: usize = 8;
 /// Columns that are laid side by side, or split into rows, at a time.
 pub(crate) const BLOCK: usize = 16;
-/// Bytes of a row that [`Loops::sum_rows`] sums.
-pub(crate) const WIDE: usize = 32;
+/// Vectors of a row that are summed at a time.
+const VECTORS: usize = 4;
+/// Bytes of a row that are summed at a time.
+const WIDE: usize = VECTORS * LANES;
 
 /// Pixels that are converted at a time.
 pub(crate) const PIXELS: usize = 16;
 
-/// Columns that are kept side by side: those of a group's pixels and a block on either side. They
-/// take 16 KB.
-const COLUMNS: usize = 3 * ROOM + 2 * BLOCK;
+/// Vectors of 32-bit numbers that are kept: those of a group's pixels, and a block on either side,
+/// or those of its rows. They take 20 KB.
+const WIDENED: usize = VECTORS * ROOM;
+const _: () = assert!(WIDENED >= 3 * ROOM + 2 * BLOCK);
 
 /// Loops of an instruction set.
 ///
@@ -36,27 +39,27 @@ pub(crate) unsafe trait Loops {
     /// The CPU has NEON; each row has as many bytes, and `out` has room for as many columns.
     unsafe fn widen(rows: &[*const u8; LANES], blocks: usize, out: *mut [i32; LANES]);
 
-    /// Sums the pixels, of C columns each, from `columns` on by their weights and rounds the sums.
+    /// Writes [`WIDE`] bytes of `rows` rows, `stride` apart, as 32-bit numbers.
+    ///
+    /// # Safety
+    /// The CPU has NEON; each row has as many bytes, and `out` has room for as many numbers.
+    unsafe fn widen_rows(source: *const u8, stride: usize, rows: usize, out: *mut [i32; LANES]);
+
+    /// Sums the pixels, of C vectors each, from `pixels` on by their weights and rounds the sums.
     ///
     /// # Safety
     /// The CPU has NEON; there are at least one weight, as many pixels, and room for one.
-    unsafe fn sum_columns<const C: usize>(
-        columns: *const [i32; LANES],
-        weights: &[i32],
+    unsafe fn sum<const C: usize>(
+        pixels: *const [i32; LANES],
+        weights: &[[i32; GROUP]],
         out: *mut [u8; LANES],
     );
 
-    /// Splits columns into rows.
+    /// Splits columns into rows from `out` on, `stride` apart.
     ///
     /// # Safety
-    /// The CPU has NEON.
-    unsafe fn split(columns: &[[u8; LANES]; BLOCK]) -> [[u8; BLOCK]; LANES];
-
-    /// Sums [`WIDE`] bytes of rows, `stride` apart, by their weights and rounds the sums.
-    ///
-    /// # Safety
-    /// The CPU has NEON; there are at least one weight, as many rows, and room for [`WIDE`] bytes.
-    unsafe fn sum_rows(source: *const u8, stride: usize, weights: &[i32], out: *mut u8);
+    /// The CPU has NEON; there is room for the rows.
+    unsafe fn split(columns: &[[u8; LANES]; BLOCK], out: *mut u8, stride: usize);
 
     /// Lays 16 bytes of each row side by side, XOR `flip`: byte `j` of the first N rows from
     /// `out + places[j]` on. N is 4 or 8.
@@ -100,19 +103,28 @@ pub(crate) unsafe fn rows<L: Loops>(
     out: &mut MatrixViewMut<u8>,
 ) {
     let cols = source.cols();
-    if cols < WIDE {
+    if cols < WIDE || windows.longest() > ROOM {
         scalar::rows(windows, source, first, out);
         return;
     }
-    for (i, (start, weights)) in windows.iter().enumerate() {
-        let out = out.row_mut(i);
-        let (from, stride) = source.starting_at(start - first);
+    let mut widened = [[0; LANES]; WIDENED];
+    for (group, span) in &windows.groups {
+        let (source, stride) = source.starting_at(span.start - first);
+        let rows = out.block(group.start, group.len(), 0, cols);
         for at in (0..cols).step_by(WIDE) {
             // The last block overlaps the one before.
             let at = at.min(cols - WIDE);
-            let out = out[at..][..WIDE].as_mut_ptr();
-            // SAFETY: the caller promises the rows; a block ends inside them.
-            unsafe { L::sum_rows(from.add(at), stride, weights, out) };
+            // SAFETY: the caller promises NEON and the rows. A block ends inside them, and a window
+            // inside the group's room.
+            unsafe {
+                L::widen_rows(source.add(at), stride, span.len(), widened.as_mut_ptr());
+                let mut out = rows.ptr.add(at);
+                for (start, weights) in windows.padded(group) {
+                    let from = widened.as_ptr().add(VECTORS * (start - span.start));
+                    L::sum::<VECTORS>(from, weights, out.cast());
+                    out = out.wrapping_add(rows.stride);
+                }
+            }
         }
     }
 }
@@ -133,7 +145,7 @@ pub(crate) unsafe fn columns<L: Loops, const C: usize>(
         scalar::columns::<C>(windows, source, first, out);
         return;
     }
-    let mut side_by_side = [[0; LANES]; COLUMNS];
+    let mut widened = [[0; LANES]; WIDENED];
     let mut sums = [[0; LANES]; 3 * OUTPUTS];
     for y in (0..source.rows()).step_by(LANES) {
         let live = LANES.min(source.rows() - y);
@@ -148,37 +160,37 @@ pub(crate) unsafe fn columns<L: Loops, const C: usize>(
             );
             let beginning = |at: usize| rows.map(|row| row.wrapping_add(at));
             // SAFETY: the caller promises NEON. Blocks end inside the rows: if the span's last one
-            // would not, it ends with them.
+            // would not, it ends with them. A window ends inside the group's room.
             unsafe {
-                let columns = side_by_side.as_mut_ptr();
+                let columns = widened.as_mut_ptr();
                 L::widen(&beginning(from), blocks.min(whole), columns);
                 if blocks > whole {
                     let last = cols - BLOCK;
                     L::widen(&beginning(last), 1, columns.add(last - from));
                 }
-            }
-            for (i, sums) in group.clone().zip(sums.as_chunks_mut::<C>().0) {
-                let (start, weights) = windows.window(i);
-                let columns = &side_by_side[C * (start - first) - from..][..C * weights.len()];
-                // SAFETY: the caller promises NEON; there are C columns for each weight.
-                unsafe { L::sum_columns::<C>(columns.as_ptr(), weights, sums.as_mut_ptr()) };
+                let outputs = windows.padded(group).zip(sums.as_chunks_mut::<C>().0);
+                for ((start, weights), sums) in outputs {
+                    let from = columns.add(C * (start - first) - from);
+                    L::sum::<C>(from, weights, sums.as_mut_ptr());
+                }
             }
             let (from, end) = (C * group.start, C * group.end);
             let blocks = (from..end).step_by(BLOCK);
             for (at, columns) in blocks.zip(sums.as_chunks::<BLOCK>().0) {
                 let bytes = BLOCK.min(end - at);
-                // SAFETY: the caller promises NEON.
-                let split = unsafe { L::split(columns) };
                 let out = out.block(y, live, at, bytes);
-                for (lane, row) in split.iter().enumerate().take(live) {
-                    // SAFETY: the block has as many rows and bytes.
-                    unsafe {
+                if live == LANES && bytes == BLOCK {
+                    // SAFETY: the caller promises NEON, and the block is whole.
+                    unsafe { L::split(columns, out.ptr, out.stride) };
+                    continue;
+                }
+                let mut whole = [[0; BLOCK]; LANES];
+                // SAFETY: the caller promises NEON; the block has as many rows and bytes.
+                unsafe {
+                    L::split(columns, whole.as_mut_ptr().cast(), BLOCK);
+                    for (lane, row) in whole.iter().enumerate().take(live) {
                         let out = out.ptr.add(lane * out.stride);
-                        if bytes == BLOCK {
-                            out.cast::<[u8; BLOCK]>().write_unaligned(*row);
-                        } else {
-                            out.copy_from_nonoverlapping(row.as_ptr(), bytes);
-                        }
+                        out.copy_from_nonoverlapping(row.as_ptr(), bytes);
                     }
                 }
             }

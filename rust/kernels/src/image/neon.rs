@@ -5,6 +5,7 @@ use std::array::from_fn;
 
 use super::colour::YuvMatrix;
 use super::lanes::{Loops, BLOCK, LANES, PIXELS};
+use super::windows::GROUP;
 
 /// The NEON tiers.
 pub(crate) struct Neon;
@@ -56,24 +57,6 @@ fn round<const N: i32>([a, b]: [int32x4_t; 2]) -> uint8x8_t {
     vqrshrun_n_s16::<N>(high)
 }
 
-/// Runs a macro for each of four weights, which are taken from the lanes of a vector, then a block
-/// for each of the rest.
-macro_rules! taps {
-    ($weights:expr, $tap:ident) => {
-        let (fours, rest) = $weights.as_chunks::<4>();
-        for four in fours {
-            let four = vld1q_s32(four.as_ptr());
-            $tap!(|a, b| vmlaq_laneq_s32::<0>(a, b, four));
-            $tap!(|a, b| vmlaq_laneq_s32::<1>(a, b, four));
-            $tap!(|a, b| vmlaq_laneq_s32::<2>(a, b, four));
-            $tap!(|a, b| vmlaq_laneq_s32::<3>(a, b, four));
-        }
-        for &weight in rest {
-            $tap!(|a, b| vmlaq_n_s32(a, b, weight));
-        }
-    };
-}
-
 // SAFETY: each function does what the trait's comment says; `tests/image.rs` compares the tiers
 // with the scalar one.
 unsafe impl Loops for Neon {
@@ -96,25 +79,58 @@ unsafe impl Loops for Neon {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn sum_columns<const C: usize>(
-        columns: *const [i32; LANES],
-        weights: &[i32],
+    unsafe fn widen_rows(source: *const u8, stride: usize, rows: usize, out: *mut [i32; LANES]) {
+        let mut out = out.cast::<i32>();
+        for row in 0..rows {
+            // SAFETY: the caller promises 32 bytes in each row, and room for them.
+            unsafe {
+                let row = source.add(stride * row);
+                for half in [row, row.add(16)] {
+                    for four in widen(vld1q_u8(half)) {
+                        vst1q_s32(out, four);
+                        out = out.add(4);
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn sum<const C: usize>(
+        pixels: *const [i32; LANES],
+        weights: &[[i32; GROUP]],
         out: *mut [u8; LANES],
     ) {
-        let mut from = columns.cast::<i32>();
+        let mut from = pixels.cast::<i32>();
         let mut sums = [[vdupq_n_s32(0); 2]; C];
         macro_rules! tap {
-            ($add:expr) => {
+            ($lane:literal, $weights:ident) => {
                 for sums in &mut sums {
                     let pixels = [vld1q_s32(from), vld1q_s32(from.add(4))];
-                    *sums = [$add(sums[0], pixels[0]), $add(sums[1], pixels[1])];
+                    sums[0] = vmlaq_laneq_s32::<$lane>(sums[0], pixels[0], $weights);
+                    sums[1] = vmlaq_laneq_s32::<$lane>(sums[1], pixels[1], $weights);
                     from = from.add(LANES);
                 }
             };
         }
-        // SAFETY: the caller promises C columns for each weight, and room for C.
+        macro_rules! taps {
+            ($weights:expr) => {
+                let four = vld1q_s32($weights.as_ptr());
+                tap!(0, four);
+                tap!(1, four);
+                tap!(2, four);
+                tap!(3, four);
+            };
+        }
+        // SAFETY: the caller promises C vectors for each weight, and room for C.
         unsafe {
-            taps!(weights, tap);
+            // Apart from the loop, the first products need no addition.
+            let (first, rest) = weights.split_first().unwrap_unchecked();
+            taps!(first);
+            for four in rest {
+                taps!(four);
+            }
             for (c, sums) in sums.into_iter().enumerate() {
                 vst1_u8(out.add(c).cast(), round::<6>(sums));
             }
@@ -123,41 +139,13 @@ unsafe impl Loops for Neon {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn split(columns: &[[u8; LANES]; BLOCK]) -> [[u8; BLOCK]; LANES] {
+    unsafe fn split(columns: &[[u8; LANES]; BLOCK], out: *mut u8, stride: usize) {
         let from = columns.as_ptr().cast::<u8>();
-        let mut out = [[0; BLOCK]; LANES];
-        // SAFETY: 16 columns are eight vectors, and a row is one.
+        // SAFETY: 16 columns are eight vectors, and a row is one; the caller promises room.
         unsafe {
             let rows = unzip(from_fn(|i| vld1q_u8(from.add(16 * i))));
-            for (out, row) in out.iter_mut().zip(rows) {
-                vst1q_u8(out.as_mut_ptr(), row);
-            }
-        }
-        out
-    }
-
-    #[inline]
-    #[target_feature(enable = "neon")]
-    unsafe fn sum_rows(source: *const u8, stride: usize, weights: &[i32], out: *mut u8) {
-        let mut from = source;
-        let mut sums = [[vdupq_n_s32(0); 4]; 2];
-        macro_rules! tap {
-            ($add:expr) => {
-                for (half, sums) in sums.iter_mut().enumerate() {
-                    let pixels = widen(vld1q_u8(from.add(16 * half)));
-                    for (sum, pixels) in sums.iter_mut().zip(pixels) {
-                        *sum = $add(*sum, pixels);
-                    }
-                }
-                from = from.wrapping_add(stride);
-            };
-        }
-        // SAFETY: the caller promises 32 bytes in a row for each weight, and room for as many.
-        unsafe {
-            taps!(weights, tap);
-            for (half, [a, b, c, d]) in sums.into_iter().enumerate() {
-                let bytes = vcombine_u8(round::<6>([a, b]), round::<6>([c, d]));
-                vst1q_u8(out.add(16 * half), bytes);
+            for (i, row) in rows.into_iter().enumerate() {
+                vst1q_u8(out.add(stride * i), row);
             }
         }
     }

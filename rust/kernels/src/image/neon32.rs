@@ -2,6 +2,7 @@
 
 use super::colour::YuvMatrix;
 use super::lanes::{Loops, BLOCK, LANES, PIXELS};
+use super::windows::GROUP;
 use crate::neon32::neon;
 
 /// The NEON tier.
@@ -115,21 +116,79 @@ macro_rules! placed_four {
     };
 }
 
-/// Adds eight pixels times the weight in d14 to two vectors of sums.
-macro_rules! tap {
-    ($pixels:literal, $a:literal, $b:literal) => {
+/// Loads a vector of eight pixels.
+macro_rules! pixels {
+    ($registers:literal) => {
+        concat!("vld1.32 {{", $registers, "}}, [{pixels}]!\n")
+    };
+}
+
+/// Adds eight pixels, times the weight in a register, to two vectors of sums.
+macro_rules! add {
+    ($weight:literal, $p:literal, $q:literal, $a:literal, $b:literal) => {
         concat!(
-            "vmovl.u8 q2, d",
-            $pixels,
-            "\n",
-            "vmovl.u16 q3, d4\n",
-            "vmovl.u16 q2, d5\n",
             "vmla.i32 q",
             $a,
-            ", q3, d14[0]\n",
+            ", q",
+            $p,
+            ", ",
+            $weight,
+            "\n",
             "vmla.i32 q",
             $b,
-            ", q2, d14[0]\n",
+            ", q",
+            $q,
+            ", ",
+            $weight,
+            "\n",
+        )
+    };
+}
+
+/// Adds a pixel of one vector, times the weight in a register, to q8 and q9.
+macro_rules! tap_of_one {
+    ($weight:literal) => {
+        concat!(pixels!("d0-d3"), add!($weight, 0, 1, 8, 9))
+    };
+}
+
+/// Adds a pixel of three vectors to q8 to q13.
+macro_rules! tap_of_three {
+    ($weight:literal) => {
+        concat!(
+            pixels!("d0-d3"),
+            pixels!("d4-d7"),
+            pixels!("d8-d11"),
+            add!($weight, 0, 1, 8, 9),
+            add!($weight, 2, 3, 10, 11),
+            add!($weight, 4, 5, 12, 13),
+        )
+    };
+}
+
+/// Adds a pixel of four vectors to q8 to q15.
+macro_rules! tap_of_four {
+    ($weight:literal) => {
+        concat!(
+            tap_of_three!($weight),
+            pixels!("d0-d3"),
+            add!($weight, 0, 1, 14, 15),
+        )
+    };
+}
+
+/// Adds pixels times weights, four at a time.
+macro_rules! taps {
+    ($tap:ident) => {
+        concat!(
+            "2:\n",
+            "vld1.32 {{d12-d13}}, [{weights}]!\n",
+            "subs {fours}, {fours}, #1\n",
+            $tap!("d12[0]"),
+            $tap!("d12[1]"),
+            $tap!("d13[0]"),
+            $tap!("d13[1]"),
+            "bne 2b\n",
         )
     };
 }
@@ -257,68 +316,80 @@ unsafe impl Loops for Neon {
         }
     }
 
-    unsafe fn sum_columns<const C: usize>(
-        columns: *const [i32; LANES],
-        weights: &[i32],
+    unsafe fn widen_rows(source: *const u8, stride: usize, rows: usize, out: *mut [i32; LANES]) {
+        if rows == 0 {
+            return;
+        }
+        // SAFETY: reads and writes what the caller promises.
+        unsafe {
+            neon!(
+                "2:",
+                "vld1.8 {{d0-d3}}, [{source}], {stride}",
+                "subs {rows}, {rows}, #1",
+                widened!(0),
+                widened!(1),
+                widened!(2),
+                widened!(3),
+                "bne 2b";
+                source = inout(reg) source => _,
+                stride = in(reg) stride,
+                rows = inout(reg) rows => _,
+                out = inout(reg) out => _,
+            );
+        }
+    }
+
+    unsafe fn sum<const C: usize>(
+        pixels: *const [i32; LANES],
+        weights: &[[i32; GROUP]],
         out: *mut [u8; LANES],
     ) {
         // SAFETY: reads and writes what the caller promises.
         unsafe {
-            if C == 3 {
-                neon!(
-                    "vmov.i32 q8, #0",
-                    "vmov.i32 q9, #0",
-                    "vmov.i32 q10, #0",
-                    "vmov.i32 q11, #0",
-                    "vmov.i32 q12, #0",
-                    "vmov.i32 q13, #0",
-                    "2:",
-                    "vld1.32 {{d14[0]}}, [{weights}]!",
-                    "vld1.32 {{d0-d3}}, [{columns}]!",
-                    "vld1.32 {{d4-d7}}, [{columns}]!",
-                    "vld1.32 {{d8-d11}}, [{columns}]!",
-                    "subs {count}, {count}, #1",
-                    "vmla.i32 q8, q0, d14[0]",
-                    "vmla.i32 q9, q1, d14[0]",
-                    "vmla.i32 q10, q2, d14[0]",
-                    "vmla.i32 q11, q3, d14[0]",
-                    "vmla.i32 q12, q4, d14[0]",
-                    "vmla.i32 q13, q5, d14[0]",
-                    "bne 2b",
+            match C {
+                4 => neon!(
+                    "vmov.i32 q8, #0\n vmov.i32 q9, #0\n vmov.i32 q10, #0\n vmov.i32 q11, #0",
+                    "vmov.i32 q12, #0\n vmov.i32 q13, #0\n vmov.i32 q14, #0\n vmov.i32 q15, #0",
+                    taps!(tap_of_four),
+                    round!(8, 9, 0),
+                    round!(10, 11, 1),
+                    round!(12, 13, 2),
+                    round!(14, 15, 3),
+                    "vst1.8 {{d0-d3}}, [{out}]";
+                    weights = inout(reg) weights.as_ptr() => _,
+                    fours = inout(reg) weights.len() => _,
+                    pixels = inout(reg) pixels => _,
+                    out = in(reg) out,
+                ),
+                3 => neon!(
+                    "vmov.i32 q8, #0\n vmov.i32 q9, #0\n vmov.i32 q10, #0",
+                    "vmov.i32 q11, #0\n vmov.i32 q12, #0\n vmov.i32 q13, #0",
+                    taps!(tap_of_three),
                     round!(8, 9, 0),
                     round!(10, 11, 1),
                     round!(12, 13, 2),
                     "vst1.8 {{d0-d2}}, [{out}]";
                     weights = inout(reg) weights.as_ptr() => _,
-                    count = inout(reg) weights.len() => _,
-                    columns = inout(reg) columns => _,
+                    fours = inout(reg) weights.len() => _,
+                    pixels = inout(reg) pixels => _,
                     out = in(reg) out,
-                );
-            } else {
-                neon!(
-                    "vmov.i32 q8, #0",
-                    "vmov.i32 q9, #0",
-                    "2:",
-                    "vld1.32 {{d14[0]}}, [{weights}]!",
-                    "vld1.32 {{d0-d3}}, [{columns}]!",
-                    "subs {count}, {count}, #1",
-                    "vmla.i32 q8, q0, d14[0]",
-                    "vmla.i32 q9, q1, d14[0]",
-                    "bne 2b",
+                ),
+                _ => neon!(
+                    "vmov.i32 q8, #0\n vmov.i32 q9, #0",
+                    taps!(tap_of_one),
                     round!(8, 9, 0),
                     "vst1.8 {{d0}}, [{out}]";
                     weights = inout(reg) weights.as_ptr() => _,
-                    count = inout(reg) weights.len() => _,
-                    columns = inout(reg) columns => _,
+                    fours = inout(reg) weights.len() => _,
+                    pixels = inout(reg) pixels => _,
                     out = in(reg) out,
-                );
+                ),
             }
         }
     }
 
-    unsafe fn split(columns: &[[u8; LANES]; BLOCK]) -> [[u8; BLOCK]; LANES] {
-        let mut rows = [[0; BLOCK]; LANES];
-        // SAFETY: reads and writes 128 bytes.
+    unsafe fn split(columns: &[[u8; LANES]; BLOCK], out: *mut u8, stride: usize) {
+        // SAFETY: reads 128 bytes, and writes what the caller promises.
         unsafe {
             neon!(
                 "vld1.8 {{d0-d3}}, [{columns}]!",
@@ -328,48 +399,13 @@ unsafe impl Loops for Neon {
                 "vuzp.8 q0, q1\n vuzp.8 q2, q3\n vuzp.8 q4, q5\n vuzp.8 q6, q7",
                 "vuzp.8 q0, q2\n vuzp.8 q1, q3\n vuzp.8 q4, q6\n vuzp.8 q5, q7",
                 "vuzp.8 q0, q4\n vuzp.8 q1, q5\n vuzp.8 q2, q6\n vuzp.8 q3, q7",
-                "vst1.8 {{d0-d3}}, [{rows}]!",
-                "vst1.8 {{d4-d7}}, [{rows}]!",
-                "vst1.8 {{d8-d11}}, [{rows}]!",
-                "vst1.8 {{d12-d15}}, [{rows}]";
+                "vst1.8 {{d0-d1}}, [{out}], {stride}\n vst1.8 {{d2-d3}}, [{out}], {stride}",
+                "vst1.8 {{d4-d5}}, [{out}], {stride}\n vst1.8 {{d6-d7}}, [{out}], {stride}",
+                "vst1.8 {{d8-d9}}, [{out}], {stride}\n vst1.8 {{d10-d11}}, [{out}], {stride}",
+                "vst1.8 {{d12-d13}}, [{out}], {stride}\n vst1.8 {{d14-d15}}, [{out}]";
                 columns = inout(reg) columns.as_ptr() => _,
-                rows = inout(reg) rows.as_mut_ptr() => _,
-            );
-        }
-        rows
-    }
-
-    unsafe fn sum_rows(source: *const u8, stride: usize, weights: &[i32], out: *mut u8) {
-        // SAFETY: reads and writes what the caller promises.
-        unsafe {
-            neon!(
-                "vmov.i32 q8, #0",
-                "vmov.i32 q9, #0",
-                "vmov.i32 q10, #0",
-                "vmov.i32 q11, #0",
-                "vmov.i32 q12, #0",
-                "vmov.i32 q13, #0",
-                "vmov.i32 q14, #0",
-                "vmov.i32 q15, #0",
-                "2:",
-                "vld1.32 {{d14[0]}}, [{weights}]!",
-                "vld1.8 {{d0-d3}}, [{source}], {stride}",
-                "subs {count}, {count}, #1",
-                tap!(0, 8, 9),
-                tap!(1, 10, 11),
-                tap!(2, 12, 13),
-                tap!(3, 14, 15),
-                "bne 2b",
-                round!(8, 9, 0),
-                round!(10, 11, 1),
-                round!(12, 13, 2),
-                round!(14, 15, 3),
-                "vst1.8 {{d0-d3}}, [{out}]";
-                weights = inout(reg) weights.as_ptr() => _,
-                count = inout(reg) weights.len() => _,
-                source = inout(reg) source => _,
+                out = inout(reg) out => _,
                 stride = in(reg) stride,
-                out = in(reg) out,
             );
         }
     }

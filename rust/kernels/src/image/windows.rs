@@ -11,14 +11,14 @@ pub(crate) const HALF: i32 = 1 << (PRECISION - 1);
 /// SIMD tiers multiply 16-bit halves of a weight: `weight = (high << SPLIT) + low`.
 pub(crate) const SPLIT: u32 = 12;
 
-/// Taps that a SIMD tier takes at a time when it sums columns.
+/// Taps that a SIMD tier takes at a time.
 pub(crate) const GROUP: usize = 4;
 /// Pixels by which a row has to be longer than a window, so that 4 more bytes can be read after any
 /// window or before it.
 pub(crate) const MARGIN: usize = 3;
 
 /// Outputs of a group: whole vectors of 16 bytes, of one and of three channels.
-pub(crate) const OUTPUTS: usize = 16;
+pub(crate) const OUTPUTS: usize = 64;
 /// Source pixels of a group.
 pub(crate) const ROOM: usize = 160;
 
@@ -38,8 +38,9 @@ pub struct Windows {
     /// Of each output: the window's first source index and its length.
     bounds: Vec<(usize, usize)>,
     /// Of each output: `taps` weights, of which the first ones are used, as many as the window is
-    /// long.
+    /// long. The others are 0.
     weights: Vec<i32>,
+    /// A multiple of [`GROUP`].
     taps: usize,
     /// The source indices that are read.
     span: Range<usize>,
@@ -51,7 +52,7 @@ pub struct Windows {
     /// Pairs of each output.
     pub(crate) pairs_each: usize,
     /// For NEON: groups of at most [`OUTPUTS`] outputs and the source indices that they read, at
-    /// most [`ROOM`] unless a window is longer.
+    /// most [`ROOM`] unless a window is longer. With the zeros of [`Self::padded`] they are, too.
     #[cfg_attr(target_arch = "x86_64", allow(dead_code))]
     pub(crate) groups: Vec<(Range<usize>, Range<usize>)>,
 }
@@ -63,7 +64,7 @@ impl Windows {
     /// # Panics
     /// If there is no output, a window is empty or longer than `taps`, a weight is 2^27 or more, or
     /// the lengths do not agree.
-    pub fn new(along: Along, bounds: Vec<(usize, usize)>, weights: Vec<i32>, taps: usize) -> Self {
+    pub fn new(along: Along, bounds: Vec<(usize, usize)>, weights: &[i32], taps: usize) -> Self {
         assert_eq!(
             weights.len(),
             bounds.len() * taps,
@@ -77,13 +78,22 @@ impl Windows {
             weights.iter().all(|w| w.unsigned_abs() < 1 << (15 + SPLIT)),
             "weights below 2^27"
         );
+        let longest = bounds.iter().map(|&(_, len)| len).max().unwrap_or(0);
+        let padded = longest.next_multiple_of(GROUP);
+        let mut used = vec![0; bounds.len() * padded];
+        let rows = used
+            .chunks_exact_mut(padded)
+            .zip(weights.chunks_exact(taps));
+        for ((to, from), &(_, len)) in rows.zip(&bounds) {
+            to[..len].copy_from_slice(&from[..len]);
+        }
         let first = bounds.iter().map(|&(start, _)| start).min().unwrap_or(0);
         let end = bounds.iter().map(|&(start, len)| start + len).max();
         let mut windows = Self {
             along,
             bounds,
-            weights,
-            taps,
+            weights: used,
+            taps: padded,
             span: first..end.unwrap_or(0),
             starts: Vec::new(),
             pairs: Vec::new(),
@@ -146,15 +156,16 @@ impl Windows {
     /// Fills the groups of outputs.
     fn group(&mut self) {
         for (i, &(start, len)) in self.bounds.iter().enumerate() {
-            let end = start + len;
             if let Some((outputs, span)) = self.groups.last_mut() {
-                let wider = span.start.min(start)..span.end.max(end);
-                if outputs.len() < OUTPUTS && wider.len() <= ROOM {
-                    (outputs.end, *span) = (i + 1, wider);
+                let room = span.start..span.start + ROOM;
+                let fits = start >= room.start && start + self.taps <= room.end;
+                if fits && outputs.len() < OUTPUTS {
+                    outputs.end += 1;
+                    span.end = span.end.max(start + len);
                     continue;
                 }
             }
-            self.groups.push((i..i + 1, start..end));
+            self.groups.push((i..i + 1, start..start + len));
         }
     }
 
@@ -168,5 +179,18 @@ impl Windows {
     pub(super) fn window(&self, i: usize) -> (usize, &[i32]) {
         let (start, len) = self.bounds[i];
         (start, &self.weights[i * self.taps..][..len])
+    }
+
+    /// Returns start and weights of the windows of some outputs, all of one length: weights of 0 are
+    /// added at their ends.
+    #[cfg_attr(target_arch = "x86_64", allow(dead_code))]
+    pub(super) fn padded(
+        &self,
+        outputs: &Range<usize>,
+    ) -> impl Iterator<Item = (usize, &[[i32; GROUP]])> {
+        let weights = &self.weights[outputs.start * self.taps..outputs.end * self.taps];
+        let weights = weights.chunks_exact(self.taps);
+        let starts = self.bounds[outputs.clone()].iter().map(|&(start, _)| start);
+        starts.zip(weights.map(|weights| weights.as_chunks().0))
     }
 }
