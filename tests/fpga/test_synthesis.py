@@ -19,8 +19,9 @@ LEVELS, FAN_OUT = 4, 144
 #: RAM's word drives.
 WIDE_LEVELS, WIDE_FAN_OUT, RAM_FAN_OUT = 4, 260, 72
 
-#: LUT levels of a path from one clock to the other, which has a period of the array.
-CROSSING_LEVELS = 1
+#: LUT levels of a path from one clock to the other, which has a period of the array: a LUT RAM that one of them writes
+#: and the other reads, then one LUT.
+CROSSING_LEVELS = 2
 
 #: The shipped arrays, whose records are of the present sources.
 SHIPPED = ("zcu102-50x10x4", "kv260-22x11x4", "pynq-z2-4x7x4")

@@ -344,6 +344,10 @@ class Netlist:
 
     def _levels(self, cell: Cell, net: str, sources: list[str]) -> dict[str, Level]:
         levels: dict[str, Level] = {}
+        if LUT_RAM.match(cell.kind):
+            # What an edge of the write clock stored appears at the output.
+            clock = self.domains.names.get(cell.pins["WCLK"])
+            levels |= {clock: (1, 0)} if clock else {}
         step = (
             (1, 0) if LUT.match(cell.kind) or LUT_RAM.match(cell.kind)
             else (0, 1) if cell.kind == "CARRY4" else (0, 0)
