@@ -103,11 +103,10 @@ class Timed(simulated.Transport):
         return value
 
 
-def steady_cycles(library, subnet, frames=6):
-    """Returns the cycles between two frames of a stream.
+def pairs_of_a_run(library, subnet, frames):
+    """Returns the cycles of a frame in each two successive intervals of a stream: two frames take turns.
 
-    The first frame and the last one find the accelerator emptier, and do not count. A host that is late with the
-    next frame only lengthens an interval, so the fastest two successive ones count.
+    The first frame and the last one find the accelerator emptier, and do not count.
     """
     transport = Timed(library)
     engine = simulated.attached(subnet, transport, timeout=300.0, name=library)
@@ -121,7 +120,28 @@ def steady_cycles(library, subnet, frames=6):
         frame.wait()
     assert len(transport.ends) == frames
     ends = transport.ends[1:-1]
-    return min(after - before for before, after in zip(ends, ends[2:], strict=False)) / 2
+    return [(after - before) / 2 for before, after in zip(ends, ends[2:], strict=False)]
+
+
+def steady_cycles(library, subnet, frames=8):
+    """Returns the cycles of a frame in the fastest and in the slowest pair of a stream.
+
+    They are of the run, of three at most, in which they differ least: a host that is late disturbs a run, but a device
+    that is slow now and then is so in every run.
+    """
+    best = ()
+    for _ in range(3):
+        pairs = pairs_of_a_run(library, subnet, frames)
+        found = min(pairs), max(pairs)
+        best = min(best or found, found, key=lambda pair: pair[1] - pair[0])
+        if best[1] < 1.001 * best[0]:
+            break
+    return best
+
+
+def assert_steady(library, subnet, modelled, frames=8):
+    """Asserts that each pair of frames of a stream takes the modelled cycles, within 1 %."""
+    assert steady_cycles(library, subnet, frames) == pytest.approx((modelled, modelled), rel=0.01)
 
 
 @pytest.mark.parametrize("name", ["zcu102", "kv260", "pynq-z2"])
@@ -129,7 +149,7 @@ def test_the_rate_of_deit_tiny_is_that_of_the_event_model(name):
     library = simulated.library(name)
     subnet = random_subnet(eight_bit_fraction=0)
     modelled = replay(Workload.deit("deit-tiny"), simulated.configuration(library)).period_with_gaps_cycles
-    assert steady_cycles(library, subnet) == pytest.approx(modelled, rel=0.01)
+    assert_steady(library, subnet, modelled)
 
 
 def explored(board, subnet, folder, clock_mhz=None, *variables):
@@ -142,14 +162,26 @@ def explored(board, subnet, folder, clock_mhz=None, *variables):
 
 
 @pytest.mark.parametrize(("board", "clock_mhz", "ratio"), [("ultra96v2", 150.0, 2), ("pynq-z2", 200.0, 1)])
-def test_the_rate_of_an_explored_configuration_is_that_of_the_event_model(board, clock_mhz, ratio, tmp_path):
+def test_the_rate_of_an_explored_configuration_is_that_of_the_event_model(
+    board, clock_mhz, ratio, tmp_path, monkeypatch
+):
     """A small network: compiling the simulated device takes most of the time, so the compiler does not optimize."""
     shape = dict(embed=96, depth=2, heads=2, head_dim=32, hidden=256, image_size=96, kernel=16, classes=10)
     subnet = random_subnet(**shape)
     hardware, library = explored(board, subnet, tmp_path, clock_mhz, "OPTIMIZE=-O0")
     assert hardware.settings["array"].get("clock_ratio", 1) == ratio
-    cycles = steady_cycles(library, subnet, frames=12)
-    assert cycles == pytest.approx(replay(subnet, hardware).period_with_gaps_cycles, rel=0.01)
+    modelled = replay(subnet, hardware).period_with_gaps_cycles
+    assert_steady(library, subnet, modelled, frames=12)
+
+    # A device is seen that is late with each fourth segment.
+    monkeypatch.setenv("QUASAR_SIM_DIR", str(library.parent))
+    (tmp_path / "late").mkdir()
+    old = "uint32_t bad = 0;"
+    late = f"static unsigned starts = 0;\n  if (++starts % 4 == 0)\n    gap(40000);\n  {old}"
+    late = simulated.broken("explored", tmp_path / "late", "fetch", old, late)
+    fastest, slowest = steady_cycles(late, subnet, frames=12)
+    assert fastest == pytest.approx(modelled, rel=0.01)
+    assert slowest > 1.1 * modelled
 
 
 @pytest.mark.slow
@@ -160,5 +192,4 @@ def test_the_rate_of_a_large_network_on_an_explored_configuration_is_that_of_the
     of = Space.load(space)
     subnet = untrained_subnet(of, of.sample(seed), seed, "sampled", {})
     hardware, library = explored(board, subnet, tmp_path)
-    cycles = steady_cycles(library, subnet)
-    assert cycles == pytest.approx(replay(subnet, hardware).period_with_gaps_cycles, rel=0.01)
+    assert_steady(library, subnet, replay(subnet, hardware).period_with_gaps_cycles)
