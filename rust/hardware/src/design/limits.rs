@@ -7,6 +7,7 @@ use quasar_core::error::{Error, Result};
 
 use crate::configuration::{hls, Hardware};
 use crate::declared::BURST_BEATS;
+use crate::packing::DspKind;
 
 use super::queues::{Item, Queue, PORT_BITS, QUEUES};
 
@@ -14,11 +15,39 @@ use super::queues::{Item, Queue, PORT_BITS, QUEUES};
 const BURST_BYTES: u64 = 4096;
 const _: () = assert!(PORT_BITS / 8 * BURST_BEATS <= BURST_BYTES);
 
+/// The least clock at an MMCM's input, in MHz (AMD DS187, DS925).
+const MMCM_INPUT_MHZ: f64 = 10.0;
+
+/// The highest clock of a global buffer in a family's fastest speed grade, in MHz, and its source.
+const fn highest_clock(kind: DspKind) -> (f64, &'static str) {
+    match kind {
+        DspKind::Dsp48e1 => (628.0, "AMD DS187"),
+        DspKind::Dsp48e2 => (891.0, "AMD DS925"),
+    }
+}
+
+/// Refuses clocks that no device of the board's family has.
+fn check_clocks(hardware: &Hardware) -> Result<()> {
+    let c = hardware.configuration();
+    let (clock, ratio) = (c.clock_mhz, c.array.clock_ratio);
+    let (most, source) = highest_clock(hardware.board().dsp_kind);
+    let array = clock * ratio as f64;
+    let refused = if array > most {
+        format!("makes the array's clock {array} MHz, but a clock buffer has at most {most} ({source}); take a lower one")
+    } else if ratio > 1 && clock < MMCM_INPUT_MHZ {
+        format!("is {clock}, but the MMCM that doubles it needs at least {MMCM_INPUT_MHZ} MHz ({source}); take a higher one")
+    } else {
+        return Ok(());
+    };
+    Err(Error::config("clock_mhz", refused))
+}
+
 /// Refuses a configuration with more of something than the sources or the tools can have.
 ///
 /// # Errors
 /// [`Error::InvalidConfig`] names the key, what it makes too large, and the limit.
 pub fn check_limits(hardware: &Hardware) -> Result<()> {
+    check_clocks(hardware)?;
     let c = hardware.configuration();
     for (key, value, most, why) in [
         (
