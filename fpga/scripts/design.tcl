@@ -146,7 +146,7 @@ proc accelerator_design {isa lists board} {
   if {[dict get $lists clock_ratio] == 2} {
     wire clocks/locked clock_status/locked
   } else {
-    constant always_locked clock_status/locked
+    wire [dict get $ps reset] clock_status/locked
   }
   wire clock_status/status [dict get $ps gpio]
 

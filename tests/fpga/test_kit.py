@@ -833,7 +833,9 @@ def test_the_clocks_status_is_behind_no_clock_that_may_stop(board: str, ratio: i
     assert design.to("clock_status/clk") == clock
     assert design.to("clock_status/clk_kernels") == design.to("fetch/ap_clk")
     assert design.to("clock_status/clk_array") == design.to("array/clk_array")
-    assert design.to("clock_status/locked") == ("clocks/locked" if ratio == 2 else "always_locked/dout")
+    # Without an MMCM the reset is shown that keeps it from locking otherwise.
+    reset = design.to("main_reset/ext_reset_in")
+    assert design.to("clock_status/locked") == ("clocks/locked" if ratio == 2 else reset)
 
 
 def test_two_clocks_have_one_source_matched_routes_and_a_watchdog(design: Design) -> None:
@@ -845,8 +847,13 @@ def test_two_clocks_have_one_source_matched_routes_and_a_watchdog(design: Design
     assert design.to("watchdog/resetn") == design.to("main_reset/ext_reset_in")
     assert design.to("clocks/resetn") == "watchdog/mmcm_resetn"
     clocks = design.properties["clocks"]
+    assert clocks["CONFIG.RESET_TYPE"] == "ACTIVE_LOW"
     frequencies = [float(clocks[f"CONFIG.CLKOUT{i}_REQUESTED_OUT_FREQ"]) for i in (1, 2)]
     assert frequencies[1] == 2 * frequencies[0]
+    # The kernels and their bus leave reset when the MMCM is locked.
+    assert {design.to(f"{reset}/dcm_locked") for reset in ("main_reset", "kernel_reset")} == {"clocks/locked"}
+    fast = {end for source, end in design.nets if source == "clocks/clk_out2"}
+    assert fast == {"array/clk_array", "lanes/clk_array", "clock_status/clk_array"}
     # The clock networks of 7 series have no CLOCK_DELAY_GROUP.
     matched = {key for key in clocks if "MATCHED_ROUTING" in key}
     assert len(matched) == (2 if clock == "ps/pl_clk0" else 0)

@@ -19,7 +19,8 @@ pub struct ClockStatus {
     pub beat: u32,
     /// Cycles of the array in a cycle of the kernels, as the design was built: 1 or 2.
     pub ratio: u32,
-    /// The MMCM is locked, or there is none.
+    /// The MMCM is locked; without one, the processing system has released the fabric's reset,
+    /// which an MMCM needs to lock.
     pub locked: bool,
     /// Measured rate of the array's clock, in quarters of the processing system's clock, at most
     /// 15.
@@ -82,7 +83,9 @@ impl ClockStatus {
             array,
             kernels,
         } = self;
-        let found = if !locked {
+        let found = if !locked && ratio == 1 {
+            "the processing system holds the fabric in reset (pl_resetn0, FCLK_RESET0_N)".to_owned()
+        } else if !locked {
             "the MMCM is not locked, so the accelerator has no clock".to_owned()
         } else if rated {
             "the fabric's clock stands".to_owned()
@@ -145,6 +148,8 @@ mod tests {
             status.problem(None).unwrap()
         };
         assert!(problem(|s| s.locked = false).contains("not locked"));
+        let in_reset = |s: &mut ClockStatus| (s.ratio, s.array, s.locked) = (1, 4, false);
+        assert!(problem(in_reset).contains("in reset"));
         assert!(problem(|s| s.array = 6)
             .contains("1.5 times the rate of the kernels' clock instead of 2"));
         assert!(problem(|s| s.kernels = 0).contains("kernels' clock has 0 times"));
