@@ -69,6 +69,8 @@ int main() {
   check<beat_t>("weights");
   check<sums_t>("sums");
   check<score_row_t>("scores");
+  check<lane_job_t>("lane_jobs");
+  check<lane_row_t>("lane_rows");
   check<moments_t>("moments");
   check<maxima_t>("maxima");
   check<scale_t>("scales");
