@@ -181,8 +181,8 @@ impl Windows {
         (start, &self.weights[i * self.taps..][..len])
     }
 
-    /// Returns start and weights of the windows of some outputs, all of one length: weights of 0 are
-    /// added at their ends.
+    /// Returns start and weights of the windows of some outputs, all of one length: weights of 0
+    /// are added at their ends.
     #[cfg_attr(target_arch = "x86_64", allow(dead_code))]
     pub(super) fn padded(
         &self,
