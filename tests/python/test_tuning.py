@@ -143,6 +143,16 @@ def test_a_block_that_comes_no_closer_stays(monkeypatch: pytest.MonkeyPatch) -> 
         np.testing.assert_allclose(first, second, rtol=1e-6)
 
 
+def test_a_network_whose_outputs_come_no_closer_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block passes for better, and is worse."""
+    monkeypatch.setattr(tuning, "RATES", dict.fromkeys(tuning.RATES, 1.0))
+    falling = (-float(i) for i in range(100))
+    monkeypatch.setattr(tuning._Run, "_held_out", lambda *_: next(falling))
+    case = quantized()
+    result, _ = tuned(case, steps=3)
+    assert result is case[1]
+
+
 def test_same_bits_on_any_number_of_threads_and_devices() -> None:
     case = quantized()
     threads = torch.get_num_threads()

@@ -146,7 +146,9 @@ def export_timm(
         parts = calibrated.quantize(
             lambda _name, rows, _worth: np.full(rows, width, np.uint8), method, on_layer
         )
+    recorded = {"eight_bit_fraction": eight_bit_fraction, "method": method, "tuning_steps": tune}
     if tune:
+        untuned = parts
         parts = tuned(
             calibrated.net,
             parts,
@@ -154,9 +156,8 @@ def export_timm(
             steps=tune,
             progress=lambda one: step(f"tune {one.block}"),
         )
-    return prepared.subnet(
-        calibrated, parts, {"eight_bit_fraction": eight_bit_fraction, "method": method, "tuning_steps": tune}
-    )
+        recorded["tuning_kept"] = parts is not untuned
+    return prepared.subnet(calibrated, parts, recorded)
 
 
 @dataclass(frozen=True)

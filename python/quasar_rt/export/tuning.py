@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ..train import checkpoint as files
-from .float_vit import ViT, embedded, forward_block
+from .float_vit import ViT, embedded, forward_block, outputs
 from .inputs import varied
 from .layerwise import Quantized
 from .student import Knob, Student, StudentBlock
@@ -77,7 +77,7 @@ def tune(
         batches: normalised images [images, channels, height, width] without labels; their mirror images are used as
             well and, for a network without classes, as many `varied` images. The residual streams of all of them are in
             memory, for both networks. One image in eight is held out and makes no varied ones: a block that comes no
-            closer on these stays as it was.
+            closer on these stays as it was, and so does the network if its outputs come no closer.
         steps: of each block, `BATCH` images each.
         seed: of the order of images.
         checkpoint: a file that is written after each block. If it exists, the run continues after its last block.
@@ -99,6 +99,7 @@ def tune(
         done = [] if path is None or not path.exists() else run.restore(path)
         for number, block in enumerate(net.blocks):
             exact = run.each(partial(forward_block, block), run.exact)
+            run.pass_untuned(number)
             if number < len(done):
                 run.set(number, done[number])
             else:
@@ -106,7 +107,7 @@ def tune(
                 if path is not None:
                     files.save(run.state(number), path)
             run.advance(number, exact)
-        return run.student.quantized()
+        return run.student.quantized() if run.outputs_came_closer() else parts
 
 
 def _devices() -> list[str]:
@@ -115,7 +116,10 @@ def _devices() -> list[str]:
 
 
 class _Run:
-    """Tunes blocks in order; `found` and `exact` are the residual streams of both networks in front of the next."""
+    """Tunes blocks in order; `found` and `exact` are the residual streams of both networks in front of the next.
+
+    `untuned` is that of the network as it was given, for the held-out images.
+    """
 
     def __init__(
         self,
@@ -141,6 +145,7 @@ class _Run:
         images = torch.cat([first, first.flip(-1), last])
         self.found = self.each(self.student.embedded, images)
         self.exact = self.each(lambda part: embedded(net, part), images)
+        self.untuned = self.found[self.count :]
 
     def tune_block(self, number: int, exact: Tensor) -> None:
         """Tunes a block to give `exact`, and sets it back where the held-out images come no closer."""
@@ -173,6 +178,20 @@ class _Run:
         block = self._block(number)
         self.found = self.each(lambda x: block.quantized(x, self.student.residual_scale), self.found)
         self.exact = exact
+
+    def pass_untuned(self, number: int) -> None:
+        """Passes the held-out images through a block that was not tuned yet."""
+        block = self._block(number)
+        self.untuned = self.each(lambda x: block.quantized(x, self.student.residual_scale), self.untuned)
+
+    def outputs_came_closer(self) -> bool:
+        """Returns whether logits or embeddings of the held-out images are closer to the float network's.
+
+        Both go through its own last norm and head.
+        """
+        streams = (self.exact[self.count :], self.untuned, self.found[self.count :])
+        exact, before, after = (self.each(partial(outputs, self.net), stream) for stream in streams)
+        return float((after - exact).abs().mean()) < float((before - exact).abs().mean())
 
     def state(self, number: int) -> dict[str, Any]:
         """Returns what a checkpoint holds after a block."""

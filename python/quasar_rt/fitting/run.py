@@ -237,6 +237,7 @@ class _Job:
             all_eight = all(bool((bits == 8).all()) for bits in choice.widths.values())
             calibrated = self._calibration(all_eight)
             parts = calibrated.quantize(lambda name, _rows, _worth: choice.widths[name], on_layer=on_layer)
+            untuned = parts
             if self._tune:
                 parts = tuned(
                     calibrated.net,
@@ -249,6 +250,7 @@ class _Job:
             recorded = {
                 "fit": mark,
                 "tuning_steps": self._tune,
+                **({"tuning_kept": parts is not untuned} if self._tune else {}),
                 "method": "gptq",
                 "layers": [layer.as_dict() for layer in layers],
             }
