@@ -69,9 +69,13 @@ DEPTHS = (
     ("PLAN_INTERVAL", "plan", (("plan.pass", "depth"),)),
     ("FILL_DEPTH", "drain", (("drain.parameters", "depth"),)),
     ("FILL_DEPTH", "norm", (("norm.gains", "depth"),)),
+    # Before it begins again, a loop ends its last iteration. Reports have no figure for the rest of the gap.
+    ("LOOP_GAP", "softmax", (("softmax.exponential", "depth"),)),
+    ("LOOP_GAP", "norm", (("norm.pool", "depth"),)),
+    ("LOOP_GAP", "norm", (("norm.normalise", "depth"),)),
 )
-#: Declared cycles between loops and commands, for which reports of synthesis have no figure.
-NOT_JUDGED = ("COMMAND_GAP", "LOOP_GAP")
+#: Declared cycles for which reports of synthesis have no figure.
+NOT_JUDGED = ("COMMAND_GAP",)
 
 
 class Declared(NamedTuple):

@@ -368,7 +368,7 @@ def test_every_declared_depth_and_gap_is_compared_or_named() -> None:
         ),
         (
             csynth("softmax"),
-            of_loop("softmax", "softmax.exponential", "<PipelineDepth>3<", "<PipelineDepth>94<"),
+            of_loop("softmax", "softmax.divide", "<PipelineDepth>3<", "<PipelineDepth>94<"),
             r"softmax, EXPONENTIAL_DEPTH: softmax.exponential \+ softmax.divide: depth 97, promised 56",
         ),
         (
@@ -400,6 +400,11 @@ def test_every_declared_depth_and_gap_is_compared_or_named() -> None:
             csynth("norm"),
             of_loop("norm", "norm.gains", "<PipelineDepth>2<", "<PipelineDepth>3<"),
             r"norm, FILL_DEPTH: norm.gains: depth 3, promised 2",
+        ),
+        (
+            csynth("norm"),
+            of_loop("norm", "norm.pool", "<PipelineDepth>3<", "<PipelineDepth>33<"),
+            r"norm, LOOP_GAP: norm.pool: depth 33, promised 32",
         ),
         (
             csynth("norm"),
