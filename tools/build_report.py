@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from math import ceil
+from math import ceil, inf, isfinite, nan
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
@@ -49,12 +49,13 @@ WITHIN = {
     "memories": ("residual", "norm_residual", "score"),
 }  # fmt: skip
 UNITS = (*KERNELS, "array", "lanes", "clocks", "counters", "queues", "memories", "ports and interconnect")
-#: Declared depths (rust/hardware/src/declared.rs) and the loops that a result passes on that way: their depth, or the
-#: latency of all their turns. Queues between the loops come on top.
-DEPTHS = {
-    "SCORE_DEPTH": ("scores", (("scores.store", "depth"),)),
-    "EXPONENTIAL_DEPTH": ("softmax", (("softmax.exponential", "depth"), ("softmax.divide", "depth"))),
-    "NORM_DEPTH": (
+#: Declared cycles (rust/hardware/src/declared.rs), the kernel, and the loops that a result passes on that way: their
+#: depth, or the latency of all their turns. Queues between the loops come on top.
+DEPTHS = (
+    ("SCORE_DEPTH", "scores", (("scores.store", "depth"),)),
+    ("EXPONENTIAL_DEPTH", "softmax", (("softmax.exponential", "depth"), ("softmax.divide", "depth"))),
+    (
+        "NORM_DEPTH",
         "norm",
         (
             ("norm.root", "latency"),
@@ -63,8 +64,18 @@ DEPTHS = {
             ("norm.store", "depth"),
         ),
     ),
-    "NORM_ROOT": ("norm", (("norm.root", "latency"), ("norm.invert", "latency"))),
-}
+    ("NORM_ROOT", "norm", (("norm.root", "latency"), ("norm.invert", "latency"))),
+    # The loop is not pipelined: its iterations follow one another.
+    ("PLAN_INTERVAL", "plan", (("plan.pass", "depth"),)),
+    ("FILL_DEPTH", "drain", (("drain.parameters", "depth"),)),
+    ("FILL_DEPTH", "norm", (("norm.gains", "depth"),)),
+    # Before it begins again, a loop ends its last iteration. Reports have no figure for the rest of the gap.
+    ("LOOP_GAP", "softmax", (("softmax.exponential", "depth"),)),
+    ("LOOP_GAP", "norm", (("norm.pool", "depth"),)),
+    ("LOOP_GAP", "norm", (("norm.normalise", "depth"),)),
+)
+#: Declared cycles for which reports of synthesis have no figure.
+NOT_JUDGED = ("COMMAND_GAP",)
 
 
 class Declared(NamedTuple):
@@ -88,7 +99,9 @@ class Loop(NamedTuple):
 
     name: str
     ii: int | None
+    """None: it is not pipelined, too."""
     depth: int | None
+    """Of an iteration."""
     latency: int | None
 
 
@@ -110,7 +123,7 @@ class Timing(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A reported figure next to the promised one; None: there is no figure."""
+    """A reported figure next to the promised one; None: there is no figure. A promise needs a reported figure."""
 
     reported: float | None
     promised: float | None = None
@@ -118,10 +131,10 @@ class Cell(NamedTuple):
 
     @property
     def mark(self) -> str:
-        """``!`` for a figure beyond the promise by more than the tolerance, ``<`` for one below it."""
-        if self.reported is None or self.promised is None:
+        """``!`` for a figure beyond the promise by more than the tolerance or none, ``<`` for one below it."""
+        if self.promised is None:
             return " "
-        if self.reported > self.promised * (1 + self.tolerance):
+        if self.reported is None or self.reported > self.promised * (1 + self.tolerance):
             return "!"
         return "<" if self.reported < self.promised * (1 - self.tolerance) else " "
 
@@ -149,7 +162,9 @@ class Row(NamedTuple):
         if self.absent:
             return [f"{where}: the report has no such loop; was its process optimised away?"]
         faults = [
-            f"{where}: {name} {cell.reported:,.0f}, promised {cell.promised:,.0f}"
+            f"{where}: the report gives no number for {name}, promised {cell.promised:,.0f}"
+            if cell.reported is None
+            else f"{where}: {name} {cell.reported:,.0f}, promised {cell.promised:,.0f}"
             for name, cell in self.cells.items()
             if cell.mark == "!"
         ]
@@ -234,21 +249,17 @@ class Xml:
     def number(self, element: ET.Element, way: str) -> float:
         """Returns the number in the element that `way` names."""
         found = self.child(element, way)
-        try:
-            return float(found.text or "")
-        except ValueError:
-            raise refuse(self.path, self.lines[found], f"<{found.tag}> is no number: {found.text}") from None
+        return finite(self.path, self.lines[found], f"<{found.tag}>", found.text or "")
 
-    def cycles(self, element: ET.Element, name: str) -> int | None:
+    def cycles(self, element: ET.Element, name: str, least: int = 0) -> int | None:
         """Returns the cycles in a child, the most of a range; None where the tool has no number for them."""
         found = element.find(name)
-        text = "" if found is None else (found.text or "").strip()
-        if found is None or len(found) or text in ("", "-", "?", "NA", "undef", "no", "none"):
+        text = "" if found is None else (found.findtext("range/max") or found.text or "").strip()
+        if found is None or text in ("", "-", "?", "NA", "undef", "no", "none"):
             return None
-        try:
-            return int(text.split("~")[-1])
-        except ValueError:
-            raise refuse(self.path, self.lines[found], f"<{name}> is no number of cycles: {text}") from None
+        if not re.fullmatch(r"(\d+ *~ *)?\d+", text) or int(text.split("~")[-1]) < least:
+            raise refuse(self.path, self.lines[found], f"<{name}> is no number of cycles: {text}")
+        return int(text.split("~")[-1])
 
 
 def loops_below(xml: Xml, element: ET.Element) -> Iterator[Loop]:
@@ -257,10 +268,11 @@ def loops_below(xml: Xml, element: ET.Element) -> Iterator[Loop]:
         if inner.find("Latency") is None and inner.find("PipelineII") is None:
             continue
         name = (inner.findtext("Name") or inner.tag).strip()
+        ii, depth = xml.cycles(inner, "PipelineII", 1), xml.cycles(inner, "PipelineDepth")
         yield Loop(
             name,
-            xml.cycles(inner, "PipelineII"),
-            xml.cycles(inner, "PipelineDepth"),
+            None if inner.findtext("PipelineType", "").strip() in ("no", "none") else ii,
+            xml.cycles(inner, "IterationLatency") if depth is None else depth,
             xml.cycles(inner, "Latency"),
         )
         yield from loops_below(xml, inner)
@@ -292,6 +304,7 @@ def read_synthesis(path: Path, kernel: str, hardware: Hardware) -> Synthesis:
         for key, name in names.items()
         if key != "uram" or used.find(name) is not None
     }
+    check_area(path, xml.lines[used], area)
     return Synthesis(slack, loops, {"uram": 0, **area})
 
 
@@ -324,27 +337,51 @@ def read_summary(path: Path, kernel: str, hardware: Hardware) -> Synthesis:
             raise refuse(path, number, f"{len(values)} columns, not {len(titles)}")
         cells = dict(zip(titles, values, strict=True))
 
-        def figure(title: str, cells: dict[str, str] = cells, number: int = number) -> float | None:
+        def figure(
+            title: str, least: float = -inf, cells: dict[str, str] = cells, number: int = number
+        ) -> float | None:
             value = re.sub(r" \(.*%\)$", "", cells.get(title, "-")).split("~")[-1].strip()
-            try:
-                return None if value in ("-", "?", "undef") else float(value)
-            except ValueError:
-                raise refuse(path, number, f"{title} is no number: {value}") from None
+            if value in ("-", "?", "undef"):
+                return None
+            if (found := finite(path, number, title, value)) < least:
+                raise refuse(path, number, f"{title} is no number of cycles: {value}")
+            return found
 
         kind, _, name = cells["Modules & Loops"].partition(" ")
+        if area is None and (kind, name.rstrip("*")) != ("+", kernel):
+            raise refuse(path, number, f"the first row is '{kind} {name}', not that of the kernel")
         if kind == "o":
-            steps = [figure(title) for title in ("Interval", "Iteration Latency", "Latency (cycles)")]
+            steps = [figure("Interval", 1), figure("Iteration Latency", 0), figure("Latency (cycles)", 0)]
             ii, depth, latency = (None if step is None else int(step) for step in steps)
             loops.append(Loop(name, ii if cells["Pipelined"] == "yes" else None, depth, latency))
         elif area is None:
             slack = figure("Slack")
             titled = zip(RESOURCES, ("LUT", "FF", "DSP", "BRAM", "URAM"), strict=True)
             area = {key: int(figure(title) or 0) for key, title in titled}
+            check_area(path, number, area)
     else:
         raise refuse(path, len(lines), "the table has no end")
     if area is None or slack is None:
         raise refuse(path, head + 1, "the table has no row of the kernel")
     return Synthesis(slack, loops, area)
+
+
+def finite(path: Path, line: int, what: str, text: str) -> float:
+    """Returns a number of a report; infinite ones and `nan` are none."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = nan
+    if not isfinite(value):
+        raise refuse(path, line, f"{what} is no number: {text}")
+    return value
+
+
+def check_area(path: Path, line: int, area: dict[str, int]) -> None:
+    """Refuses resources that no kernel has."""
+    if area["lut"] == 0 or min(area.values()) < 0:
+        named = ", ".join(f"{value} {key.upper()}" for key, value in area.items())
+        raise refuse(path, line, f"no kernel takes these resources: {named}")
 
 
 def check_version(path: Path, version: str) -> None:
@@ -429,6 +466,8 @@ def read_utilization(path: Path, hardware: Hardware) -> dict[str, dict[str, int]
         raise refuse(path, len(lines), "the table has no end")
     for cells_of in children.values():
         if cells_of.keys() >= {*KERNELS, "array", "lanes"}:
+            for kernel in KERNELS:
+                check_area(path, top + 1, cells_of[kernel])
             # Logic analyzers are no part of the model.
             return {name: cells for name, cells in cells_of.items() if not name.startswith("ila_")}
     raise Failure(f"{path}:{top + 1}: the report is of another design: no instance holds all kernels")
@@ -501,10 +540,7 @@ def read_timing(path: Path) -> Timing:
         text = cells.get(column)
         if text == "NA":
             return None
-        try:
-            return float(text or "")
-        except ValueError:
-            raise refuse(path, number, f"{column} is no number: {text}") from None
+        return finite(path, number, column, text or "")
 
     columns = {"setup": "WNS(ns)", "hold": "WHS(ns)", "pulse width": "WPWS(ns)"}
     ((number, cells), *_) = read_table(path, lines, "Design Timing Summary", "WNS(ns)")
@@ -536,7 +572,7 @@ def loop_rows(kernel: str, loops: list[Loop]) -> Iterator[Row]:
     """Yields a row for each declared loop of a kernel and for each declared depth."""
 
     def most(figures: list[int | None]) -> int | None:
-        return max((figure for figure in figures if figure is not None), default=None)
+        return None if None in figures else max(figure for figure in figures if figure is not None)
 
     seen: dict[str, Loop] = {}
     for declared in declared_loops(kernel):
@@ -559,19 +595,20 @@ def loop_rows(kernel: str, loops: list[Loop]) -> Iterator[Row]:
             else Loop(declared.name, *(most([*pair]) for pair in zip(known[1:], worst[1:], strict=True)))
         )
         if declared.ii is not None and worst.ii is None:
-            yield Row(kernel, f"{item}, not pipelined", {"II": Cell(worst.latency or 2, declared.ii)})
+            yield Row(
+                kernel,
+                f"{item}, not pipelined",
+                {"II": Cell(max(worst.depth or 0, declared.ii + 1), declared.ii)},
+            )
         else:
             cells = {"II": Cell(worst.ii, declared.ii) if declared.ii is not None else Cell(None)}
             yield Row(kernel, item, {**cells, "depth": Cell(worst.depth, None)})
     promised = declared_depths()
-    for name, (unit, way) in DEPTHS.items():
-        if unit != kernel:
-            continue
-        steps = [getattr(seen[loop], field) for loop, field in way if loop in seen]
-        total = None if None in steps or len(steps) < len(way) else sum(steps)
-        yield Row(
-            kernel, f"{name}: {' + '.join(loop for loop, _ in way)}", {"depth": Cell(total, promised[name])}
-        )
+    for name, unit, way in DEPTHS:
+        if unit == kernel and all(loop in seen for loop, _ in way):
+            steps = [getattr(seen[loop], field) for loop, field in way]
+            cell = Cell(None if None in steps else sum(steps), promised[name])
+            yield Row(kernel, f"{name}: {' + '.join(loop for loop, _ in way)}", {"depth": cell})
 
 
 def table_of(work: Path, hardware: Hardware, tolerance: float) -> list[Row]:
@@ -593,6 +630,8 @@ def table_of(work: Path, hardware: Hardware, tolerance: float) -> list[Row]:
         kernel = synthesis.get(unit)
         rows.append(Row(unit, "", figures, kernel.slack if kernel else None, timing is None))
         rows += loop_rows(unit, kernel.loops) if kernel else []
+    promised = declared_depths()
+    rows += [Row("not judged", f"{name}: {promised[name]} cycles, in no report", {}) for name in NOT_JUDGED]
     sums = {
         key: Cell(sum(built[unit][key] for unit in built), sum(model[unit][key] for unit in built), tolerance)
         for key in RESOURCES

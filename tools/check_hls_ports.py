@@ -26,12 +26,13 @@ bound: the loop's interval waits for it, so its type states its range (`up_to`, 
 Intervals (tools/hls_ports/intervals.py):
 
 - A loop with an `interval()` mark is pipelined, with the interval that is declared: 1, that of fetch 2. Loops that
-  are not pipelined state `PIPELINE off` and stand in a list.
-- A loop that reads and writes an array has a DEPENDENCE pragma for it. Its proof is a `distance()` of the same
-  number: the array then fails in simulation where the promise is broken.
+  are not pipelined state `PIPELINE off`. A list has all marks, so none is lost together with its pragma.
+- A loop that reads and writes an array has a DEPENDENCE pragma for it: a true one, from a write to a later read. Its
+  proof is a `distance()` of the same number: the array then fails in simulation where the promise is broken.
 - What an interval hands to the next through a register, and what ends the loop, is computed within a cycle: no
   multiplier and no divider lies between, nor more than a few additions and comparisons; nor does a memory where
-  the loop's end depends on it.
+  the loop's end depends on it. The same holds for the loop's condition, but for products and quotients of numbers that
+  the loop does not change.
 
 `python tools/check_hls_ports.py [FILE ...]` checks the given kernels, or all of fpga/src. A file's kernel is the
 function of its name. The configuration is tests/fpga/hls/config.hpp, in which all counts of groups are above 1

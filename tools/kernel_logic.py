@@ -133,7 +133,8 @@ def count(texts: list[str]) -> list[tuple[int, int]]:
         report = (Path(folder) / "stat").read_text()
     counts = []
     for number in range(len(texts)):
-        (own,) = re.findall(rf"^=== m{number} ===\n(.*?)(?:\n===|\Z)", report, re.DOTALL | re.MULTILINE)
+        # Yosys drops a module without cells.
+        own = "".join(re.findall(rf"^=== m{number} ===\n(.*?)(?:\n===|\Z)", report, re.DOTALL | re.MULTILINE))
         cells = re.findall(r"^ +([A-Z]\w+) +(\d+)$", own, re.MULTILINE)
         luts = sum(int(n) for cell, n in cells if re.match(r"LUT\d", cell))
         counts.append((luts, sum(int(n) for cell, n in cells if cell.startswith("DSP"))))

@@ -45,9 +45,11 @@ proc bus {from to} {
 }
 
 # Returns the pin of a signal of bank i of a kernel's memory port. HLS numbers the banks of a completely partitioned array; a
-# single bank has no number.
-proc memory_pin {port i signal} {
-  foreach name [list ${port}_${i}_$signal ${port}_$signal] {
+# single bank may have no number.
+proc memory_pin {port i banks signal} {
+  set names [list ${port}_${i}_$signal]
+  if {$banks == 1} { lappend names ${port}_$signal }
+  foreach name $names {
     if {[llength [get_bd_pins -quiet $name]]} { return $name }
   }
   error "$port has no signal $signal of bank $i: is its interface ap_memory, partitioned completely in dimension 1?"
@@ -217,22 +219,23 @@ proc accelerator_design {isa lists board} {
         set_property -dict [list CONFIG.WIDTH $bits CONFIG.WORDS $words CONFIG.ADDRESS_BITS $address_bits \
           CONFIG.STYLE $ram] $cell
         wire $clock ${memory}_$i/clk
-        wire [memory_pin $writer $i address0] ${memory}_$i/write_address
-        wire [memory_pin $writer $i ce0] ${memory}_$i/write_ce
-        wire [memory_pin $writer $i we0] ${memory}_$i/write_we
-        wire [memory_pin $writer $i d0] ${memory}_$i/write_d
-        wire [memory_pin $reader $i address0] ${memory}_$i/read_address
-        wire [memory_pin $reader $i ce0] ${memory}_$i/read_ce
-        wire ${memory}_$i/read_q [memory_pin $reader $i q0]
+        wire [memory_pin $writer $i $banks address0] ${memory}_$i/write_address
+        wire [memory_pin $writer $i $banks ce0] ${memory}_$i/write_ce
+        wire [memory_pin $writer $i $banks we0] ${memory}_$i/write_we
+        wire [memory_pin $writer $i $banks d0] ${memory}_$i/write_d
+        wire [memory_pin $reader $i $banks address0] ${memory}_$i/read_address
+        wire [memory_pin $reader $i $banks ce0] ${memory}_$i/read_ce
+        wire ${memory}_$i/read_q [memory_pin $reader $i $banks q0]
       }
     }
   }
 
   # Memories inside the array, which has a write port for each bank.
   dict for {memory shape} [dict get $lists array_memories] {
-    for {set i 0} {$i < [dict get $shape banks]} {incr i} {
+    set banks [dict get $shape banks]
+    for {set i 0} {$i < $banks} {incr i} {
       foreach signal {address0 ce0 we0 d0} {
-        wire [memory_pin [dict get $shape writer] $i $signal] array/${memory}_${i}_$signal
+        wire [memory_pin [dict get $shape writer] $i $banks $signal] array/${memory}_${i}_$signal
       }
     }
   }

@@ -49,6 +49,28 @@ def test_kernels_compile_without_a_warning_and_keep_their_processes(source: Path
         assert called(form, source.stem) == wanted
 
 
+def missing_pragmas(text: str) -> list[str]:
+    """Returns the pragmas that a kernel with processes lacks: C simulation passes without them."""
+    wanted = ["DATAFLOW"] if processes(text) else []
+    for buffer in re.findall(r"^  DoubleBuffer (\w+);", text, re.MULTILINE):
+        wanted += [
+            f"ARRAY_PARTITION variable = {buffer} complete dim = 1",
+            f"AGGREGATE variable = {buffer} compact = bit",
+            f"STREAM variable = {buffer} type = unsync",
+        ]
+    return [pragma for pragma in wanted if f"\n#pragma HLS {pragma}\n" not in text]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_processes_are_a_dataflow_region_and_share_unsynchronized_double_buffers(source: Path) -> None:
+    text = source.read_text()
+    assert missing_pragmas(text) == []
+    pragmas = re.findall(r"^#pragma HLS (DATAFLOW|\w+ variable = double_buffer .*)$", text, re.MULTILINE)
+    assert len(pragmas) == bool(processes(text)) + 3 * ("DoubleBuffer" in text)
+    for pragma in pragmas:
+        assert missing_pragmas(text.replace(f"#pragma HLS {pragma}\n", "")) == [pragma]
+
+
 def value(expression: str, names: dict[str, int]) -> int:
     """Returns the value of a constant expression of SystemVerilog or Rust."""
     words = re.sub(r"[A-Za-z_][\w.]*", lambda name: str(names[name[0]]), expression)

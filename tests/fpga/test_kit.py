@@ -269,6 +269,24 @@ def test_memories_have_the_banks_that_the_kernels_address(design: Design) -> Non
     assert written == {f"array/{name}": count for name, count in expected.items()}
 
 
+def test_a_pin_without_a_number_is_that_of_a_single_bank(tmp_path: Path) -> None:
+    """A port that lost its partition would be wired to all banks."""
+    script = tmp_path / "pins.tcl"
+    script.write_text(
+        f"source {SCRIPTS}/design.tcl\n"
+        "proc get_bd_pins {quiet name} { if {[lsearch $::pins $name] >= 0} { return $name } }\n"
+        "foreach {::pins banks} {norm/a_ce0 1 norm/a_0_ce0 1 {norm/a_0_ce0 norm/a_1_ce0} 2 norm/a_ce0 2} {\n"
+        "  for {set i 0} {$i < $banks} {incr i} { catch { memory_pin norm/a $i $banks ce0 } found; puts $found }\n"
+        "}\n"
+    )
+    *pins, lost, also_lost = run(tool("tclsh"), script).splitlines()
+    assert pins == ["norm/a_ce0", "norm/a_0_ce0", "norm/a_0_ce0", "norm/a_1_ce0"]
+    for bank, error in enumerate((lost, also_lost)):
+        assert error.startswith(
+            f"norm/a has no signal ce0 of bank {bank}: is its interface ap_memory, partitioned"
+        )
+
+
 def test_counters_watch_each_unit_s_queues_and_take_what_the_kernels_write(design: Design) -> None:
     text = (ROOT / "rust/hardware/src/design/queues.rs").read_text()
     ends = {q: pair for q, *pair in re.findall(r'queue\(\s*"(\w+)",\s*"(\w+)",\s*"(\w+)"', text)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 from .kernel import Kernel
@@ -11,11 +12,20 @@ from .nets import Module, Net
 from .sites import Access, accesses
 from .syntax import INCLUDE
 
+#: The pipelined loops, each with a mark; two loops of the drain and two of the norm share one.
+PIPELINED = (
+    "drain.parameters", "drain.pass", "drain.walk", "drain.walk", "fetch.commands", "load.beats", "norm.collect",
+    "norm.divide", "norm.gains", "norm.invert", "norm.mean", "norm.normalise", "norm.pool", "norm.read", "norm.read",
+    "norm.regroup", "norm.root", "norm.store", "scores.maxima", "scores.store", "softmax.divide",
+    "softmax.exponential", "softmax.store", "store.words",
+)  # fmt: skip
 #: Loops with a mark that are not pipelined: they state `PIPELINE off`.
-UNPIPELINED = {
+UNPIPELINED = (
     "drain.dispatch", "norm.announce", "norm.dispatch", "norm.group", "plan.dispatch", "plan.pass",
     "plan.wait", "softmax.announce", "softmax.group",
-}  # fmt: skip
+)  # fmt: skip
+#: Values that a DEPENDENCE pragma states with its distance.
+PROMISE = {"type": "inter", "direction": "raw", "dependent": "true"}
 #: Operations that an interval may hand through one after the other: at 150 MHz a cycle has 6.7 ns. Additions,
 #: subtractions, comparisons and shifts by a variable count; wires, masks and multiplexers do not.
 MOST_OPERATIONS = 5
@@ -33,7 +43,15 @@ def declared(mark: str) -> int | None:
 
 
 def wrong_marks(kernel: Kernel) -> Iterator[str]:
-    """Returns the loops whose pragma is not what their mark declares."""
+    """Returns the loops whose pragma is not what their mark declares, and the marks that are not as declared."""
+    wanted_loops = Counter(name for name in PIPELINED + UNPIPELINED if name.startswith(f"{kernel.name}."))
+    loops = Counter(name for name, *_ in set(kernel.marks))
+    for name in sorted(loops | wanted_loops):
+        if loops[name] != wanted_loops[name]:
+            yield (
+                f"{kernel.name}.cpp: {loops[name]} loops have the mark {name}; {wanted_loops[name]} declared "
+                "(tools/hls_ports/intervals.py)"
+            )
     for name, line, interval in sorted(set(kernel.marks), key=str):
         wanted = declared(name)
         at = f"{kernel.name}.cpp:{line}: the loop of {name}"
@@ -42,7 +60,7 @@ def wrong_marks(kernel: Kernel) -> Iterator[str]:
         elif interval == 0 and wanted is not None:
             yield f"{at} has PIPELINE off; its declared interval is {wanted}"
         elif interval != 0 and wanted is None:
-            yield f"{at} is pipelined, but not declared so (tools/hls_ports/intervals.py)"
+            yield f"{at} is pipelined, but not declared so"
         elif wanted is not None and interval != wanted:
             yield f"{at} has an interval of {interval}; {wanted} is declared"
 
@@ -68,8 +86,12 @@ def missing_dependences(kernel: Kernel, source: str) -> Iterator[str]:
                 continue
             values = pragmas[0].values
             promised = values.get("distance", "")
-            if values.get("type") != "inter" or not promised or proofs.get(name, "").lower() != promised:
-                yield f"{at}: the pragma needs type=inter, and distance({name}, {promised or '...'}) for simulation"
+            proved = promised and proofs.get(name, "").lower() == promised
+            if not proved or not PROMISE.items() <= values.items():
+                yield (
+                    f"{at}: the pragma needs type=inter direction=RAW dependent=true, and distance({name}, "
+                    f"{promised or '...'}) for simulation"
+                )
 
 
 class Recurrences:
@@ -130,6 +152,13 @@ class Recurrences:
         """Returns the recurrences that a cycle does not hold."""
         groups = self.components()
         ends = {name for net in self.module.exits for name in self.sources(net)}
+        changing = self.inputs("ram", "queue") | set(self.old)
+        for net in self.module.exits:
+            late = [one for one in self.cone(net) if one.slow and changing & {n.name for n in self.cone(one)}]
+            if late:
+                yield f"the loop's condition is decided behind a {late[0].slow}"
+            elif any(one.name in self.inputs("ram") for one in self.cone(net)):
+                yield "the loop's condition is decided behind a memory"
         for name, value in self.module.registers.items():
             sources = {other for other in groups if groups[other] == groups.get(name)}
             what = "is handed to the next interval"
@@ -152,24 +181,30 @@ class Recurrences:
 
     def slow_input(self, net: Net) -> str | None:
         """Returns a multiplier, divider or RAM behind a net, whatever feeds it."""
+        for one in self.cone(net):
+            if one.slow:
+                return f"a {one.slow}"
+            if one.name in self.inputs("ram"):
+                return "a memory"
+        return None
+
+    def cone(self, net: Net) -> Iterator[Net]:
+        """Returns a net and all that it depends on within an interval."""
         seen: set[Net] = set()
         stack = [net]
         while stack:
             one = stack.pop()
-            if one in seen:
-                continue
-            seen.add(one)
-            if one.slow:
-                return f"a {one.slow}"
-            if one.name in self.ram_inputs():
-                return "a memory"
-            stack.extend(one.operands)
-        return None
+            if one not in seen:
+                seen.add(one)
+                yield one
+                stack.extend(one.operands)
 
-    def ram_inputs(self) -> set[str]:
-        """Returns the inputs that are words of memories."""
-        found = self.module.inputs.values()
-        return {net.name for net, source, _ in found if source is not None and source.base[0] == "ram"}
+    def inputs(self, *kinds: str) -> set[str]:
+        """Returns the inputs that each interval reads: words of memories (`ram`), items of queues (`queue`)."""
+        found = [
+            (net.name, source.base) for net, source, _ in self.module.inputs.values() if source is not None
+        ]
+        return {name for name, (kind, number) in found if kind in kinds and number > self.module.begin}
 
     def longest(self) -> int:
         """Returns the most operations between registers of a circle."""

@@ -745,6 +745,9 @@ class Netlist(Kernel):
         return None
 
     def _run_BreakStmt(self, node: Node) -> str:
+        taken = self.all_of(self.conditions)
+        if self.frames[-1].kind == "loop" and isinstance(taken, Net):
+            self.module.exits.append(self.use(taken))
         self.leave(("loop", "switch"))
         return "break"
 
@@ -907,7 +910,7 @@ class Netlist(Kernel):
     def pipelined(self, scope: Node, pragma: Pragma, body: Any) -> None:
         """Runs the body of a pipelined loop into a module of its own."""
         outer = self.module
-        self.module = Module(f"line {scope['begin'][1]}", pipelined=True)
+        self.module = Module(f"line {scope['begin'][1]}", pipelined=True, begin=self.count)
         self.layers.append({})
         conditions, self.conditions = self.conditions, []
         super().pipelined(scope, pragma, lambda: self.framed("loop", lambda: body() or None))

@@ -89,6 +89,7 @@ class Module:
     writes: dict[Any, list[tuple[Value, tuple[Value, ...], Any, str]]] = field(default_factory=dict)
     exits: list[Net] = field(default_factory=list)  # conditions of the loop
     pipelined: bool = False
+    begin: int = 0  # reads of memories and queues before the loop have numbers up to this one
     count: int = 0
 
     def fresh(self, low: int, high: int, prefix: str = "n") -> Net:
