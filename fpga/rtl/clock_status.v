@@ -13,7 +13,7 @@ module clock_status #(
     input  wire clk,         // the MMCM's input
     input  wire clk_kernels,
     input  wire clk_array,
-    input  wire locked,      // of the MMCM; without one the processing system's reset, low if it holds
+    input  wire locked,      // of the MMCM; without one, the reset that would keep it from locking
     output wire [31:0] status
 );
 
