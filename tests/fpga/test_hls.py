@@ -111,7 +111,8 @@ def test_queues_have_the_bits_that_the_array_and_the_block_design_give_them(
     }  # fmt: skip
     items = dict(
         Command="commands", Pass="passes", Demand="demands", Beat="weights", Sums="sums", Scores="scores",
-        LaneJob="lane_jobs", LaneRow="lane_rows", Moments="moments", Maxima="maxima", Scale="scales", FrameCheck="checks",
+        LaneJob="lane_jobs", LaneRow="lane_rows", Moments="moments", Maxima="maxima", Scale="scales",
+        FrameCheck="checks",
     )  # fmt: skip
     counted = dict(re.findall(r"Self::(\w+) => (.+),\n", rust))
     assert {items[item]: value(counted[item], names) for item in items} == bits
