@@ -723,6 +723,16 @@ module lanes #(
         end
 
 `ifndef SYNTHESIS
+    // An item's results are on a write port, or were, when its credit and its end leave.
+    logic code_stored, residual_stored, logit_stored;
+    delay #(.CYCLES(DEPTH - CODE_AT - 3)) code_stored_delay (
+        .clk, .reset(1'b0), .in({query_write, hidden_write, key_write, value_write} != '0),
+        .out(code_stored)
+    );
+    delay #(.CYCLES(DEPTH - RESIDUAL_AT - 2)) residual_stored_delay (
+        .clk, .reset(1'b0), .in(residual_write != '0), .out(residual_stored)
+    );
+    always_ff @(posedge clk) logit_stored <= logit_late;
     logic checks = 1'b0;
     always_ff @(posedge clk) begin
         if (reset_here) checks <= 1'b1;
@@ -735,6 +745,8 @@ module lanes #(
             scales_are_of_a_tile: assert (!take_scale || 32'(gather_group) < G);
             a_command_ends_in_a_row:
             assert (!ends_rows || logit == 8'(lanes_here - 1'b1) || !job.logits);
+            a_credit_follows_its_results:
+            assert (credits_late == '0 || code_stored || residual_stored || logit_stored);
             no_mean_is_counted_twice: assert (!mean_written || means_pending);
         end
     end

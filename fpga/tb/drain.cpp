@@ -105,6 +105,19 @@ struct Bench {
     }
   }
 
+  void fill_all(unsigned frame, unsigned words, int64_t x) {
+    commands.push_back(isa::Fill{.frame = frame, .words = words}.encode());
+    for (unsigned word = 0; word < words; ++word) {
+      std::vector<uint8_t> bytes(2 * TOKENS);
+      for (unsigned t = 0; t < TOKENS; ++t) {
+        expected_residual[size_t(frame) * config::RESIDUAL_WORDS + word][t] = x;
+        bytes[2 * t] = uint8_t(x);
+        bytes[2 * t + 1] = uint8_t(x >> 8);
+      }
+      bench::append(beats, bytes);
+    }
+  }
+
   int64_t sample_sum(const Row& row, bool wild) {
     // Either up to the integer model's bound, or close to the clamps of the result.
     const int64_t bound = (int64_t(1) << 26) - 1 - std::abs(row.bias);
@@ -235,11 +248,18 @@ struct Bench {
     const isa::Attend command{
         .post = post, .tile = tile, .tokens = tokens, .rows = rows, .base = base, .stride = stride};
     commands.push_back(command.encode());
+    const bool edges = random.between(0, 1) == 1;
     std::vector<std::array<int64_t, 3>> scale(tokens);
     for (auto& [r, p, residue] : scale) {
       r = sample(random, 1 << 14, (1 << 15) - 1);
       p = sample(random, 1, 30);
       residue = sample(random, -(1 << 13), 1 << 13);
+      // In the first dimension the residue's product ends in a half.
+      for (int64_t x = 1; edges && x < 4096; ++x)
+        if (((x * means[base]) & 255) == 232) {
+          r = (1 << 15) - 1, p = 1, residue = x;
+          break;
+        }
       scale_t item;
       item.mantissa = r;
       item.shift = p;
@@ -252,9 +272,11 @@ struct Bench {
         for (unsigned lane = 0; lane < LANES; ++lane) {
           const unsigned t = group * LANES + lane;
           const auto [r, p, residue] = scale[std::min(t, tokens - 1)];
-          const int64_t span =
-              random.between(0, 1) ? int64_t(1) << 24 : std::min<int64_t>(1 << 24, int64_t(8) << p);
-          const int64_t a = sample(random, -span, span);
+          const int64_t span = random.between(0, 1) ? int64_t(1) << 24
+                                                    : std::min<int64_t>(1 << 24, int64_t(512) << p);
+          int64_t a = sample(random, -span, span);
+          if (edges && d == 0 && p == 1)
+            a = (63 - ((residue * means[base] + 8) >> 4)) / 16 + 8 * random.between(-60, 60);
           item[lane] = a;
           if (t >= tokens)
             continue;
@@ -307,7 +329,8 @@ struct Bench {
     bench::feed(scheduler, command_stream, commands, offers);
     bench::feed(scheduler, row_stream, beats, offers);
     bench::feed(scheduler, sum_stream, sums, offers);
-    bench::feed(scheduler, scale_stream, scales, offers);
+    bench::feed(scheduler, scale_stream, scales,
+                seed % 3 == 2 ? bench::pauses(seed + 2, 97) : offers);
     bench::collect(scheduler, moment_stream, got_moments, last);
     bench::collect(scheduler, logit_stream, got_logits, last);
     bench::collect(scheduler, drain_to_array, got_credits, last);
@@ -497,7 +520,7 @@ uint64_t residual(Verdict& verdict, uint64_t seed) {
        .rows8 = classes - rows4},
       [&](unsigned r) {
         Row row = bench.sample_row(destination::LOGIT, r);
-        row.mult = sample(random, 0, (1 << 15) - 1);
+        row.mult = random.between(0, 3) == 0 ? 1 << 14 : sample(random, 0, (1 << 15) - 1);
         row.shift = 0;
         return row;
       },
@@ -511,6 +534,61 @@ uint64_t residual(Verdict& verdict, uint64_t seed) {
   return bench.digest.value();
 }
 
+// Tests the widths of the moments and of a value column's sum: many columns and tokens at a clamp.
+uint64_t widths(Verdict& verdict, uint64_t seed) {
+  bench::Digest digest;
+  {
+    Bench bench(verdict, seed);
+    const unsigned embed = std::min<unsigned>(config::RESIDUAL_WORDS, 768);
+    bench.fill_all(0, embed, seed % 2 ? 32767 : -32767);
+    const auto row = [&](unsigned r) { return Row{0, 0, 1, destination::RESIDUAL, embed - 1 - r}; };
+    bench.rows(
+        {.kind = kind::RESIDUAL, .moments = 1, .tokens = TOKENS, .stride = embed, .rows4 = embed},
+        row, false);
+    bench.run(seed);
+    digest.add(int64_t(bench.digest.value()));
+  }
+  for (const unsigned tokens : {32u, least(config::SCORE_WORDS, 300u)}) {
+    Bench bench(verdict, seed);
+    const bool small = tokens == 32;
+    bench.rows(
+        {.post = 1,
+         .tokens = tokens,
+         .zero_point = small ? 0 : -128,
+         .stride = bench::padded(2),
+         .rows4 = 2},
+        [&](unsigned r) {
+          Row row = bench.sample_row(destination::VALUE, r);
+          row.mult = small ? row.mult : 0;
+          return row;
+        },
+        false);
+    for (unsigned n = 0; n < 9; ++n)
+      bench.attend(n, TOKENS, 2, 0, bench::padded(2));
+    bench.run(seed);
+    digest.add(int64_t(bench.digest.value()));
+  }
+  return digest.value();
+}
+
+// Tests more moments and credits than find room while nobody takes them.
+uint64_t no_room(Verdict& verdict) {
+  constexpr uint64_t SEED = 2;
+  const unsigned tiles = std::min<unsigned>(config::RESIDUAL_WORDS, 40);
+  Bench bench(verdict, SEED);
+  for (unsigned n = 0; n < 3; ++n)
+    bench.rows(
+        {.kind = kind::RESIDUAL,
+         .moments = n == 0,
+         .post_tiles = n != 0,
+         .tokens = tiles * TOKENS,
+         .stride = 1,
+         .rows4 = 1},
+        [&](unsigned) { return bench.sample_row(destination::RESIDUAL, 0); }, false);
+  bench.run(SEED);
+  return bench.digest.value();
+}
+
 } // namespace
 
 int main() {
@@ -520,6 +598,9 @@ int main() {
     for (const auto test : {attention_inputs, full_keys, context, hidden, residual})
       digest.add(int64_t(test(verdict, seed)));
   digest.add(int64_t(hidden(verdict, LONGEST)));
+  for (uint64_t seed = 1; seed < 3; ++seed)
+    digest.add(int64_t(widths(verdict, seed)));
+  digest.add(int64_t(no_room(verdict)));
   std::printf("drain digest %016llx\n", static_cast<unsigned long long>(digest.value()));
   std::printf("drain cycles %llu\n", static_cast<unsigned long long>(Bench::cycles));
   return verdict.end();
