@@ -237,7 +237,7 @@ hls: toolchain
 	@$(MAKE) -C fpga --silent sim csim AP_CONFIGS=tiny OTHER_FAST=
 
 .PHONY: sim
-sim: toolchain ## Build the simulated device of each fpga/configs/NAME.toml: build/sim/NAME.so; RTL=1 with the array in SystemVerilog: build/sim-rtl
+sim: toolchain ## Build the simulated device of each fpga/configs/NAME.toml: build/sim/NAME.so; RTL=1 with array and lanes in SystemVerilog: build/sim-rtl
 	@echo 'Building the simulated accelerators; the first time this takes a few minutes.'
 	@$(MAKE) -C fpga -j$(JOBS) --silent sim
 

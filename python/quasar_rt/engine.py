@@ -222,9 +222,9 @@ class Engine:
         """
         if tokens not in ("image", "patch"):
             raise InvalidValueError(f"tokens is {shown(tokens)}; it must be 'image' or 'patch'")
-        self._check_embedding()
         if tokens == "patch" and not self.subnet.has_patch_tokens:
             raise InvalidValueError(f"'{self.subnet.name}': {NO_PATCH_TOKENS}")
+        self._check_embedding()
         prediction = self.infer(image, format=format, top_k=1)
         embedding = prediction.patch_embedding if tokens == "patch" else prediction.embedding
         assert embedding is not None

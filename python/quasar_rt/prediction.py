@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Embedding", "Prediction", "Predictions", "Results", "Score", "Timings"]
 
 NO_PATCH_TOKENS = (
-    "this subnet gives no patch tokens; export its network again with quasar-rt export --tokens patch, or with "
-    'export_timm(..., tokens="patch")'
+    "this subnet gives no patch tokens; export its network again with quasar-rt export --tokens patch --embedding, or "
+    'with export_timm(..., tokens="patch", embedding=True)'
 )
 NO_EMBEDDING = (
     "this subnet gives no embedding; export its network again with quasar-rt export --embedding, or with "

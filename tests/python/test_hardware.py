@@ -370,6 +370,7 @@ def test_without_matplotlib_only_a_picture_that_is_asked_for_is_an_error(
         assert result.output == "Error: x.png: pictures need matplotlib: pip install 'quasar-rt[host]'\n"
 
 
+@pytest.mark.slow
 def test_paper_figures_have_their_kind(tmp_path: Path) -> None:
     result = run("--paper", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

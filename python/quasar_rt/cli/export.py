@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from ..errors import QuasarError
-from ..files import write_text
+from ..files import check_writable, write_text
 from .float_network import float_network, open_float_network
 from .output import Failure, bars, echo, print_records
 
@@ -56,6 +56,10 @@ def command(
         from ..export.post_training import calibration_apart, export_timm
     except ImportError as error:
         raise Failure(f"{error}; install the host extra: pip install 'quasar-rt[host]'") from error
+    try:
+        check_writable(out)
+    except OSError as error:
+        raise Failure(str(error)) from error
     network, files, options = open_float_network(**source)
     layers: list[Any] = []
     try:

@@ -94,6 +94,7 @@ def command(
 ) -> None:
     """Fits a network, and prints what was found."""
     from ..fitting import fit
+    from ..fitting.run import CURVE
     from ..hardware import Board, Hardware
     from ..space import Space
 
@@ -123,10 +124,10 @@ def command(
     if as_json:
         print_json(found.as_dict())
     else:
-        _show(found, out)
+        _show(found, out, 1 if fps else curve or CURVE)
 
 
-def _show(found: Fit, out: Path) -> None:
+def _show(found: Fit, out: Path, asked: int) -> None:
     agreement = "same class" if len(found.fitted[0].subnet.classes) else "same neighbour"
 
     def wanted(one: Fitted) -> str:
@@ -148,4 +149,11 @@ def _show(found: Fit, out: Path) -> None:
         f"On {found.board}, modelled: frames a second with the host's gaps, and of the accelerator alone. Measured on "
         f"{found.held_out_images} images held out: relative error of the outputs, agreement with the float network."
     )
-    echo(f"{out}: the subnets, report.json, hardware.toml, fit.png", err=True)
+    if len(found.fitted) < asked:
+        echo(
+            f"{len(found.fitted)} of {asked} subnets: fewer 8-bit rows are not faster, since the processor is the bound. "
+            "--fps-of accelerator shows the accelerator's rates.",
+            err=True,
+        )
+    drawn = ", fit.png" if (out / "fit.png").exists() else ""
+    echo(f"{out}: the subnets, report.json, hardware.toml{drawn}", err=True)

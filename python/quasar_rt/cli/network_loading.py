@@ -51,9 +51,11 @@ def load_network(
 
     Raises:
         click.UsageError: there is no source of weights.
-        Failure: timm is not installed, or the network cannot be loaded.
+        Failure: there is no such file or folder, timm is not installed, or the network cannot be loaded.
     """
     if checkpoint is None and not pretrained and not (model and Path(model).exists()):
+        if model and (len(Path(model).parts) > 1 or model.lower().endswith(".onnx")):
+            raise Failure(f"there is no file or folder '{model}'")
         what = "--model FOLDER|FILE, --checkpoint FILE or --pretrained"
         raise click.UsageError(
             f"give the weights: {what}" if model is None else f"give the weights of {model}: {what}"

@@ -40,8 +40,8 @@ def preprocessing_of(
         else:
             require(
                 data.get("crop_mode", "center") == "center" and net.height == net.width,
-                f"its preprocessing crops in mode '{data.get('crop_mode')}' to {net.height}x{net.width}: pass "
-                f"`resize`, such as {{'mode': 'exact', 'size': [{net.height}, {net.width}], 'filter': 'bicubic'}}",
+                f"its preprocessing crops in mode '{data.get('crop_mode')}' to {net.height}x{net.width}: pass `resize` "
+                f'(--resize), such as {{"mode": "exact", "size": [{net.height}, {net.width}], "filter": "bicubic"}}',
             )
             resize = {
                 "mode": "shorter",

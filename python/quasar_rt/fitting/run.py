@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -59,6 +59,8 @@ def run(
 ) -> Fit:
     """Fits a network; the arguments and the errors are those of `quasar_rt.fit`."""
     wanted = _checked_rates(fps, curve)
+    if fps_of not in get_args(RatesOf):
+        raise InvalidValueError(f"fps_of must be {' or '.join(map(repr, get_args(RatesOf)))}, not {fps_of!r}")
     images = list(calibration)
     if tune < 0:
         raise InvalidValueError(f"tune must be 0 or more steps, not {tune}")
