@@ -151,8 +151,8 @@ def _show(found: Fit, out: Path, asked: int) -> None:
     )
     if len(found.fitted) < asked:
         echo(
-            f"{len(found.fitted)} of {asked} subnets: fewer 8-bit rows are not faster, since the processor is the bound. "
-            "--fps-of accelerator shows the accelerator's rates.",
+            f"{len(found.fitted)} of {asked} subnets: fewer 8-bit rows are not faster, since the processor is the "
+            "bound. --fps-of accelerator shows the accelerator's rates.",
             err=True,
         )
     drawn = ", fit.png" if (out / "fit.png").exists() else ""

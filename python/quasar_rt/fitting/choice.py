@@ -142,5 +142,6 @@ def unreachable(fps: float, fastest: Rates, reading: RatesOf, hardware: Hardware
         bound = " (its processor decodes and submits no more)"
     return InvalidValueError(
         f"{fps:g} frames a second are beyond {board}: with 4 bits in all rows of its blocks the network has "
-        f"{math.floor(100 * most) / 100:g}{bound}. Take a lower rate, a smaller network or image size, or a larger board"
+        f"{math.floor(100 * most) / 100:g}{bound}. Take a lower rate, a smaller network or image size, or a larger "
+        "board"
     )
