@@ -112,6 +112,20 @@ MORE_FAULTS = [
     ("lanes", "assign scales_ready = gathers && !gathered[gather_half];", "assign scales_ready = gathers;"),
     ("lanes", "(32'(next_byte) >= C ? 9'd1 : 9'd0)", "9'd0"),
     ("lanes", "if (32'(next_key_bank) >= KEY_BANKS) key_address", "if (1'b0) key_address"),
+    # Results at a rounding's half, at the widths' ends, or earlier than what they wait for.
+    ("requantize_lane", "8'd8}", "8'd7}"),
+    ("lanes", "44'sd16384", "44'sd16383"),
+    ("value_means", ".c(41'sd32768)", ".c(41'sd32767)"),
+    (
+        "requantize_lane",
+        "earlier[67:27] + 41'(square_18[30:0])",
+        "{3'b0, 38'(earlier[67:27] + 41'(square_18[30:0]))}",
+    ),
+    ("requantize_lane", "earlier[26:0] + 27'(kept_18)", "27'($signed(24'(earlier[26:0] + 27'(kept_18))))"),
+    ("value_means", "now = earlier + 19'(total);", "now = 19'($signed(14'(earlier + 19'(total))));"),
+    ("lanes", "gather_group > group)", "gather_group >= group)"),
+    ("lanes", "assign moments_room = 32'(moments_used) < OUTPUTS;", "assign moments_room = 1'b1;"),
+    ("lanes", ".CYCLES(DEPTH - 1), .RESET(1)) end_delay", ".CYCLES(DEPTH - 3), .RESET(1)) end_delay"),
 ]
 
 

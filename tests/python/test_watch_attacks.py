@@ -293,7 +293,8 @@ def test_a_header_has_a_largest_size(page):
         assert status(page.port, request("GET /state?" + "x" * size)) == expected
 
 
-def test_viewers_that_come_at_once_are_no_more_than_allowed(page):
+def test_viewers_that_come_at_once_are_no_more_than_allowed(page, monkeypatch):
+    monkeypatch.setattr("quasar_rt.watch.connections._MOST_SECONDS", SECONDS)
     with ExitStack() as stack:
         clients = [stack.enter_context(connect(page.port)) for _ in range(40)]
         for client in clients:
