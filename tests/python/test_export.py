@@ -509,6 +509,13 @@ def test_the_tool_needs_a_source_of_weights(tmp_path: Path) -> None:
         ([], "give a network"),
         (["--model", "vit_tiny_patch16_224"], "give the weights of vit_tiny_patch16_224"),
         (["--model", str(tmp_path)], "it has no config.json"),
+        (["--model", "no/folder"], "there is no file or folder 'no/folder'"),
+        (["--model", "backbone.onnx"], "there is no file or folder 'backbone.onnx'"),
+        (
+            ["--model", str(tmp_path), "--checkpoint", str(tmp_path / "images" / "a.png")],
+            "leave --checkpoint out",
+        ),
+        (["--out", str(tmp_path / "none" / "a.qvit")], "there is no folder"),
         (["--model", str(tmp_path), "--image-size", "4x5x6"], "neither a side nor HEIGHTxWIDTH"),
     ):
         refused = CliRunner().invoke(export_command, [*common, *arguments])

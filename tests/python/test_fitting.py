@@ -199,7 +199,7 @@ def test_rates_beyond_the_board_are_refused_before_any_work(
 ) -> None:
     with pytest.raises(InvalidValueError, match=r"beyond zcu102.*4 bits in all rows.*Take a lower rate"):
         quasar_rt.fit(network, pictures, out=tmp_path / "out", fps=1e6, **OPTIONS)
-    for wrong in ({"fps": [-1]}, {"fps": 10, "curve": 3}, {"curve": 1}):
+    for wrong in ({"fps": [-1]}, {"fps": 10, "curve": 3}, {"curve": 1}, {"fps": 10, "fps_of": "bord"}):
         with pytest.raises(InvalidValueError):
             quasar_rt.fit(network, pictures, out=tmp_path / "out", **OPTIONS, **wrong)
     assert not (tmp_path / "out").exists()

@@ -89,7 +89,7 @@ def test_configurations_read_back_what_they_write(zcu102: Hardware, tmp_path: Pa
     with pytest.raises(SettingsError, match=r"hardware.toml.*frames: 7 is outside \[1, 2\]"):
         Hardware.load(path)
     path.write_text(zcu102.to_toml().replace('board = "zcu102"', 'board = "zcu999"'))
-    with pytest.raises(FileError, match="zcu999"):
+    with pytest.raises(FileError, match=r"zcu999.*give its file, too"):
         Hardware.load(path)
     with pytest.raises(SettingsError, match="not the given board"):
         Hardware.from_toml(zcu102.to_toml(), Board.load("kv260"))

@@ -50,7 +50,7 @@ def load_network(
         image_size: height and width.
 
     Raises:
-        click.UsageError: there is no source of weights.
+        click.UsageError: there is no source of weights, or two.
         Failure: there is no such file or folder, timm is not installed, or the network cannot be loaded.
     """
     if checkpoint is None and not pretrained and not (model and Path(model).exists()):
@@ -60,6 +60,8 @@ def load_network(
         raise click.UsageError(
             f"give the weights: {what}" if model is None else f"give the weights of {model}: {what}"
         )
+    if checkpoint is not None and model and Path(model).exists():
+        raise click.UsageError(f"'{model}' has its own weights: leave --checkpoint out")
     source = model if checkpoint is None else checkpoint
     assert source is not None
     try:

@@ -15,6 +15,7 @@ from typing import Any
 
 from .._native import Hardware as NativeHardware
 from ..arguments import shown
+from ..errors import MissingFileError
 from ..files import write_text
 from ..settings import SettingsFile, read_text
 from ..space import Space
@@ -70,7 +71,12 @@ class Hardware(SettingsFile[NativeHardware]):
     def from_toml(cls, text: str, board: Board | None = None) -> Hardware:
         """Reads the text of a configuration file. Raises like `load`."""
         if board is None:
-            board = Board.load(NativeHardware.board_name(text))
+            try:
+                board = Board.load(NativeHardware.board_name(text))
+            except MissingFileError as error:
+                raise MissingFileError(
+                    f"{error}; for a board of your own, give its file, too (--board)"
+                ) from None
         return cls._wrap(NativeHardware.from_toml(text, board._inner))
 
     @classmethod
