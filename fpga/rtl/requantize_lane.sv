@@ -132,7 +132,9 @@ module requantize_lane #(
     logic [2:0] shift_5;
     logic shift_6;
     logic signed [17:0] rounded_8;
-    logic beyond_8, negative_8;
+    // All bits above are copies of the sign: two registers, since one comparison is deep.
+    logic ones_8, zeros_8, negative_8;
+    wire beyond_8 = !ones_8 && !zeros_8;
     logic signed [15:0] clamped_9;
     always_ff @(posedge clk_array) begin
         shifted_5 <= $signed({numerator_4[34:4], 1'b0}) >>> {shift_4[4:3], 3'b0};
@@ -141,7 +143,8 @@ module requantize_lane #(
         shift_6 <= shift_5[0];
         shifted_7 <= shift_6 ? shifted_6 >>> 1 : shifted_6;
         rounded_8 <= $signed({shifted_7[17], shifted_7[17:1]}) + $signed({17'b0, shifted_7[0]});
-        beyond_8 <= shifted_7[31:18] != {14{shifted_7[17]}};
+        ones_8 <= &shifted_7[31:17];
+        zeros_8 <= ~|shifted_7[31:17];
         negative_8 <= shifted_7[31];
         if (beyond_8 || rounded_8[17:15] != {3{rounded_8[17]}})
             clamped_9 <= (beyond_8 ? negative_8 : rounded_8[17]) ? 16'h8000 : 16'h7fff;
