@@ -574,7 +574,8 @@ uint64_t widths(Verdict& verdict, uint64_t seed) {
 // Tests more moments and credits than find room while nobody takes them.
 uint64_t no_room(Verdict& verdict) {
   constexpr uint64_t SEED = 2;
-  const unsigned tiles = std::min<unsigned>(config::RESIDUAL_WORDS, 40);
+  const unsigned tiles =
+      std::min({unsigned(config::RESIDUAL_WORDS), config::SCORE_WORDS / TOKENS, 40u});
   Bench bench(verdict, SEED);
   for (unsigned n = 0; n < 3; ++n)
     bench.rows(

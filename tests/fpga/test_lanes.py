@@ -59,11 +59,11 @@ def number(name: str, text: str) -> str:
 )
 def test_lanes_and_their_model_have_the_same_results(name: str, options: tuple[str, ...]) -> None:
     build = ROOT / "build"
-    done = results(make(build / f"rtl{'-primitives' if options else ''}" / name / "drain", *options))
-    assert done.returncode == 0, done.stderr[-4000:]
-    model = results(
-        make(build / "csim" / "g++" / "fast" / name / "drain", "COMPILERS=g++", f"CSIM_CONFIGS={name}")
-    )
+    options = ("COMPILERS=g++", f"CSIM_CONFIGS={name}", *options)
+    folder = "rtl-primitives" if "PRIMITIVES=1" in options else "rtl"
+    done = results(make(build / folder / name / "drain", *options))
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    model = results(make(build / "csim" / "g++" / "fast" / name / "drain", *options))
     assert number("digest", done.stdout) == number("digest", model.stdout)
     cycles, modelled = (int(number("cycles", text)) for text in (done.stdout, model.stdout))
     assert cycles == pytest.approx(modelled, rel=0.01)
