@@ -509,8 +509,10 @@ def test_the_tool_needs_a_source_of_weights(tmp_path: Path) -> None:
         ([], "give a network"),
         (["--model", "vit_tiny_patch16_224"], "give the weights of vit_tiny_patch16_224"),
         (["--model", str(tmp_path)], "it has no config.json"),
-        (["--model", "no/folder"], "there is no file or folder 'no/folder'"),
-        (["--model", "backbone.onnx"], "there is no file or folder 'backbone.onnx'"),
+        (["--model", "hf-hub:timm/vit_tiny"], "give the weights of hf-hub:timm/vit_tiny"),
+        (["--model", "vit_small_patch14_dinov2.lvd142m"], "give the weights of"),
+        (["--model", "no/folder"], "no/folder does not exist"),
+        (["--model", "backbone.onnx"], "backbone.onnx does not exist"),
         (
             ["--model", str(tmp_path), "--checkpoint", str(tmp_path / "images" / "a.png")],
             "leave --checkpoint out",

@@ -51,16 +51,17 @@ def load_network(
 
     Raises:
         click.UsageError: there is no source of weights, or two.
-        Failure: there is no such file or folder, timm is not installed, or the network cannot be loaded.
+        Failure: timm is not installed, or the network cannot be loaded.
     """
-    if checkpoint is None and not pretrained and not (model and Path(model).exists()):
-        if model and (len(Path(model).parts) > 1 or model.lower().endswith(".onnx")):
-            raise Failure(f"there is no file or folder '{model}'")
+    # The library says it if a path does not exist; timm's names may have a place in front (hf-hub:...).
+    named = model is not None and ":" not in model and (len(Path(model).parts) > 1 or model.endswith(".onnx"))
+    path = model is not None and (named or Path(model).exists())
+    if checkpoint is None and not pretrained and not path:
         what = "--model FOLDER|FILE, --checkpoint FILE or --pretrained"
         raise click.UsageError(
             f"give the weights: {what}" if model is None else f"give the weights of {model}: {what}"
         )
-    if checkpoint is not None and model and Path(model).exists():
+    if checkpoint is not None and named:
         raise click.UsageError(f"'{model}' has its own weights: leave --checkpoint out")
     source = model if checkpoint is None else checkpoint
     assert source is not None
