@@ -344,10 +344,21 @@ unsafe impl Loops for Neon {
         weights: &[[i32; GROUP]],
         out: *mut [u8; LANES],
     ) {
+        macro_rules! sum {
+            ($($line:expr),+ $(,)?) => {
+                neon!(
+                    $($line),+;
+                    weights = inout(reg) weights.as_ptr() => _,
+                    fours = inout(reg) weights.len() => _,
+                    pixels = inout(reg) pixels => _,
+                    out = in(reg) out,
+                )
+            };
+        }
         // SAFETY: reads and writes what the caller promises.
         unsafe {
             match C {
-                4 => neon!(
+                4 => sum!(
                     "vmov.i32 q8, #0\n vmov.i32 q9, #0\n vmov.i32 q10, #0\n vmov.i32 q11, #0",
                     "vmov.i32 q12, #0\n vmov.i32 q13, #0\n vmov.i32 q14, #0\n vmov.i32 q15, #0",
                     taps!(tap_of_four),
@@ -355,34 +366,22 @@ unsafe impl Loops for Neon {
                     round!(10, 11, 1),
                     round!(12, 13, 2),
                     round!(14, 15, 3),
-                    "vst1.8 {{d0-d3}}, [{out}]";
-                    weights = inout(reg) weights.as_ptr() => _,
-                    fours = inout(reg) weights.len() => _,
-                    pixels = inout(reg) pixels => _,
-                    out = in(reg) out,
+                    "vst1.8 {{d0-d3}}, [{out}]"
                 ),
-                3 => neon!(
+                3 => sum!(
                     "vmov.i32 q8, #0\n vmov.i32 q9, #0\n vmov.i32 q10, #0",
                     "vmov.i32 q11, #0\n vmov.i32 q12, #0\n vmov.i32 q13, #0",
                     taps!(tap_of_three),
                     round!(8, 9, 0),
                     round!(10, 11, 1),
                     round!(12, 13, 2),
-                    "vst1.8 {{d0-d2}}, [{out}]";
-                    weights = inout(reg) weights.as_ptr() => _,
-                    fours = inout(reg) weights.len() => _,
-                    pixels = inout(reg) pixels => _,
-                    out = in(reg) out,
+                    "vst1.8 {{d0-d2}}, [{out}]"
                 ),
-                _ => neon!(
+                _ => sum!(
                     "vmov.i32 q8, #0\n vmov.i32 q9, #0",
                     taps!(tap_of_one),
                     round!(8, 9, 0),
-                    "vst1.8 {{d0}}, [{out}]";
-                    weights = inout(reg) weights.as_ptr() => _,
-                    fours = inout(reg) weights.len() => _,
-                    pixels = inout(reg) pixels => _,
-                    out = in(reg) out,
+                    "vst1.8 {{d0}}, [{out}]"
                 ),
             }
         }
