@@ -33,9 +33,15 @@ fn check_clocks(hardware: &Hardware) -> Result<()> {
     let (most, source) = highest_clock(hardware.board().dsp_kind);
     let array = clock * ratio as f64;
     let refused = if array > most {
-        format!("makes the array's clock {array} MHz, but a clock buffer has at most {most} ({source}); take a lower one")
+        format!(
+            "makes the array's clock {array} MHz, but a clock buffer has at most {most} ({source}); \
+             take a lower one"
+        )
     } else if ratio > 1 && clock < MMCM_INPUT_MHZ {
-        format!("is {clock}, but the MMCM that doubles it needs at least {MMCM_INPUT_MHZ} MHz ({source}); take a higher one")
+        format!(
+            "is {clock}, but the MMCM that doubles it needs at least {MMCM_INPUT_MHZ} MHz ({source}); \
+             take a higher one"
+        )
     } else {
         return Ok(());
     };
