@@ -132,7 +132,7 @@ module requantize_lane #(
     logic [2:0] shift_5;
     logic shift_6;
     logic signed [17:0] rounded_8;
-    // All bits above are copies of the sign: two registers, since one comparison is deep.
+    // Bits above 16 that are all ones, or all zeros. One comparison of both would be deep.
     logic ones_8, zeros_8, negative_8;
     wire beyond_8 = !ones_8 && !zeros_8;
     logic signed [15:0] clamped_9;
