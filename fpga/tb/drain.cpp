@@ -487,7 +487,8 @@ uint64_t residual(Verdict& verdict, uint64_t seed) {
   Bench bench(verdict, seed);
   Random& random = bench.random;
   const unsigned tokens = seed % 4 == 0 ? 1 : unsigned(random.between(1, Bench::MOST_TOKENS));
-  const unsigned embed = unsigned(random.between(1, 40)),
+  // Programs read a residual again only when a command's lanes have stored it.
+  const unsigned embed = unsigned(random.between(ceil_div(24u, GROUPS), 40)),
                  frame = unsigned(random.between(0, config::FRAMES - 1));
   const unsigned tiles = ceil_div(tokens, TOKENS);
   if (random.between(0, 3) != 0)
