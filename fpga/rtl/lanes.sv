@@ -617,7 +617,8 @@ module lanes #(
     end
 
     // Means of values.
-    logic finish_late, first_group_late, first_tile_late, mean_written;
+    logic finish_late, first_group_late, first_tile_late;
+    logic mean_written, mean_stands;
     logic [INDEX_BITS-1:0] index_late;
     logic [MEAN_BITS-1:0] column_late;
     logic [20:0] reciprocal_late;
@@ -639,12 +640,16 @@ module lanes #(
         .written(mean_written),
         .address(MEAN_BITS'(rows_valid && rows_ready ? next_row.column : row.column)), .mean
     );
-    // Columns on their way to their mean: no Attend reads before.
+    // Columns on their way to their mean: no Attend reads before. `mean` shows it a cycle after it
+    // is written.
     logic [7:0] means_on_the_way;
     assign means_pending = means_on_the_way != '0;
     always_ff @(posedge clk)
-        if (reset_here) means_on_the_way <= '0;
-        else means_on_the_way <= means_on_the_way + 8'(item && finishes) - 8'(mean_written);
+        if (reset_here) {means_on_the_way, mean_stands} <= '0;
+        else begin
+            mean_stands <= mean_written;
+            means_on_the_way <= means_on_the_way + 8'(item && finishes) - 8'(mean_stands);
+        end
 
     // Moments.
     logic moments_late;
@@ -747,7 +752,7 @@ module lanes #(
             assert (!ends_rows || logit == 8'(lanes_here - 1'b1) || !job.logits);
             a_credit_follows_its_results:
             assert (credits_late == '0 || code_stored || residual_stored || logit_stored);
-            no_mean_is_counted_twice: assert (!mean_written || means_pending);
+            no_mean_is_counted_twice: assert (!mean_stands || means_pending);
         end
     end
 `endif

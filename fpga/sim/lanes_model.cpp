@@ -54,6 +54,8 @@ using Notices = Stream<notice_t, 4>;
 // Moments until their notice. Holds more items than results and notices can be in flight, so it
 // never fills.
 using Waiting = Stream<moments_t, 16>;
+// Logits that have found room.
+using LaneLogits = Stream<s<32>, 32>;
 
 // Gathers the scales of an attention tile into words of LANES tokens.
 void gather_scales(AttentionTiles& attention_tiles, Scales& scales, ScaleWords& words) {
@@ -108,8 +110,8 @@ using Saved = Memory<moments_t, 1, ceil_div(config::SCORE_WORDS, TOKENS) * GROUP
 // Requantizes the sums of Rows or Attend. In an Attend each lane has its own scale, and the
 // rounding residue times the value's mean replaces the bias.
 void drain_rows(const lane_job_t& job, LaneRows& rows, ScaleWords& words, Sums& sums,
-                Logits& logits, Read::Residual residual, Means& means, Lookup& lookup, Saved& saved,
-                Waiting& waiting, Stored& stored) {
+                LaneLogits& logits, Read::Residual residual, Means& means, Lookup& lookup,
+                Saved& saved, Waiting& waiting, Stored& stored) {
   const bool attends = job.operation == isa::Attend::CODE;
   scale_t scale[GROUPS][LANES];
   for (unsigned group = 0; group < GROUPS; ++group) {
@@ -325,8 +327,8 @@ void take_table(Beats<isa::depth::lane_beats>& beats, Lookup& lookup) {
 }
 
 void requantize(LaneJobs& jobs, LaneRows& rows, Sums& sums, ScaleWords& scales,
-                Beats<isa::depth::lane_beats>& beats, Stream<credit_t, 2>& refilled, Logits& logits,
-                Read::Residual residual, Waiting& waiting, Stored& stored) {
+                Beats<isa::depth::lane_beats>& beats, Stream<credit_t, 2>& refilled,
+                LaneLogits& logits, Read::Residual residual, Waiting& waiting, Stored& stored) {
   Means means;
   Lookup lookup;
   Saved saved;
@@ -443,6 +445,13 @@ void announce(Notices& notices, Waiting& waiting, Moments& moments,
   }
 }
 
+void send_logits(LaneLogits& held, Logits& logits) {
+  while (alive()) {
+    interval("drain.logits");
+    send_item(logits, held.read());
+  }
+}
+
 } // namespace
 
 void run_lanes(const LaneQueues& queues, const LaneMemories& memories) {
@@ -453,13 +462,15 @@ void run_lanes(const LaneQueues& queues, const LaneMemories& memories) {
   Stream<credit_t, 2> refilled("lanes.refilled");
   Notices notices("lanes.notices");
   Waiting waiting("lanes.waiting");
+  LaneLogits logits("lanes.logits");
   QUASAR_PROCESS(gather_scales(q.attention_tiles, q.scales, scale_words));
-  QUASAR_PROCESS(requantize(q.jobs, q.rows, q.sums, scale_words, q.beats, refilled, q.logits,
+  QUASAR_PROCESS(requantize(q.jobs, q.rows, q.sums, scale_words, q.beats, refilled, logits,
                             Read::Residual(m.residual), waiting, stored));
   QUASAR_PROCESS(store_groups(stored, Write::Residual(m.residual), Write::Residual(m.norm_residual),
                               Write::Query(m.query), Write::Key(m.key), Write::Value(m.value),
                               Write::Hidden(m.hidden), refilled, notices));
   QUASAR_PROCESS(announce(notices, waiting, q.moments, q.drain_to_array, q.retired));
+  QUASAR_PROCESS(send_logits(logits, q.logits));
   QUASAR_JOIN();
 }
 

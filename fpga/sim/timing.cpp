@@ -32,10 +32,10 @@ const std::map<std::string, uint64_t> DEPTHS = {
     // Written in the interval after that of the last row.
     {"scores.largest", declared::SCORE_DEPTH - 1},
     {"drain.filled", declared::FILL_DEPTH},
+    {"lanes.logits", 1 + config::REQUANTIZE_DEPTH},
     {"lanes.scale_words", 1},
     {"lanes.stored", 1 + config::REQUANTIZE_DEPTH},
     {"lanes.waiting", 1 + config::REQUANTIZE_DEPTH},
-    {"logits", 1 + config::REQUANTIZE_DEPTH},
     {"norm.filled", declared::FILL_DEPTH},
     {"norm.roots", declared::NORM_ROOT},
     {"norm.stored", declared::NORM_DEPTH - declared::NORM_ROOT},

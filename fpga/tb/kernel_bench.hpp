@@ -57,10 +57,11 @@ inline code_t& value_code(Rams::Value& value, unsigned token, unsigned dimension
 }
 
 // Returns an action that advances the calling fiber by up to 40 cycles, in `percent` of its calls.
+// Each copy draws for itself, so a queue's pauses do not depend on when the others move.
 inline std::function<void()> pauses(uint64_t seed, unsigned percent) {
-  return [random = std::make_shared<Random>(seed), percent] {
-    if (random->between(0, 99) < int64_t(percent))
-      sim::running->now += uint64_t(random->between(1, 40));
+  return [random = Random(seed), percent]() mutable {
+    if (random.between(0, 99) < int64_t(percent))
+      sim::running->now += uint64_t(random.between(1, 40));
   };
 }
 
