@@ -577,12 +577,14 @@ module lanes #(
         .clk, .reset(1'b0), .in({key_at_3, key_wrapped_3, value_address_3}),
         .out({key_address_late, key_wrapped_late, value_address_late})
     );
+    // Each item of keys begins in the first bank if the banks hold all lanes: nothing rotates.
+    localparam bit KEYS_ROTATE = T % KEY_BANKS != 0 || (G > 1 && L != KEY_BANKS);
     lane_store #(
         .L(L), .C(C), .GROUPS(G), .KEY_BANKS(KEY_BANKS), .VALUE_BANKS(VALUE_BANKS),
         .ADDRESS_BITS(ADDRESS_BITS), .ROW_BITS(ROW_BITS)
     ) store (
         .clk, .code(code[L*8-1:0]), .to_query, .to_hidden, .to_key, .to_value, .lanes(lanes_late),
-        .bank(bank_late), .address(address_late), .key_bank(key_bank_late),
+        .bank(bank_late), .address(address_late), .key_bank(KEYS_ROTATE ? key_bank_late : '0),
         .key_byte(key_byte_late), .key_address(key_address_late), .key_wrapped(key_wrapped_late),
         .value_bank(value_bank_late), .value_byte(value_byte_late),
         .value_address(value_address_late), .query_write, .hidden_write,
@@ -743,6 +745,7 @@ module lanes #(
         if (reset_here) checks <= 1'b1;
         if (checks && !reset_here) begin
             a_fill_meets_no_row: assert (!filled || !to_residual);
+            keys_begin_in_the_first_bank: assert (KEYS_ROTATE || !to_key || key_bank_late == '0);
             a_group_has_tokens: assert (!fire || (left != '0 && 32'(group) < G));
             results_find_room: assert (32'(moments_used) <= OUTPUTS && 32'(logits_used) <= OUTPUTS);
             credits_are_counted: assert (credits <= 6'd60);

@@ -44,6 +44,28 @@ def number(name: str, text: str) -> str:
     return found[1]
 
 
+#: 18 banks of keys and 17 of values: more than the first cycle of a rotation moves.
+MANY_BANKS = {"tokens": 20, "pairs": 9, "cascade": 1, "requantize": 17}
+
+
+def many_banks(folder: Path) -> tuple[str, ...]:
+    """Writes a configuration of many banks; returns the Makefile's variables for it."""
+    text = (ROOT / "fpga" / "configs" / "odd.toml").read_text()
+    for key, number_of in MANY_BANKS.items():
+        text, found = re.subn(rf"(?m)^{key} = \d+$", f"{key} = {number_of}", text)
+        assert found == 1
+    (folder / "banks.toml").write_text(text)
+    return f"CONFIG_FOLDER={folder}", "CONFIGS=banks", "CSIM_CONFIGS=banks"
+
+
+def same_results(rtl: Path, model: Path, *options: str) -> None:
+    done, expected = results(make(rtl, *options)), results(make(model, *options))
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert number("digest", done.stdout) == number("digest", expected.stdout)
+    cycles, modelled = (int(number("cycles", text)) for text in (done.stdout, expected.stdout))
+    assert cycles == pytest.approx(modelled, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -61,12 +83,15 @@ def test_lanes_and_their_model_have_the_same_results(name: str, options: tuple[s
     build = ROOT / "build"
     options = ("COMPILERS=g++", f"CSIM_CONFIGS={name}", *options)
     folder = "rtl-primitives" if "PRIMITIVES=1" in options else "rtl"
-    done = results(make(build / folder / name / "drain", *options))
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    model = results(make(build / "csim" / "g++" / "fast" / name / "drain", *options))
-    assert number("digest", done.stdout) == number("digest", model.stdout)
-    cycles, modelled = (int(number("cycles", text)) for text in (done.stdout, model.stdout))
-    assert cycles == pytest.approx(modelled, rel=0.01)
+    model = build / "csim" / "g++" / "fast" / name / "drain"
+    same_results(build / folder / name / "drain", model, *options)
+
+
+@SLOW
+def test_lanes_and_their_model_rotate_many_banks(tmp_path: Path) -> None:
+    build = ROOT / "build"
+    model = build / "csim" / "g++" / "fast" / "banks" / "drain"
+    same_results(build / "rtl" / "banks" / "drain", model, "COMPILERS=g++", *many_banks(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -140,4 +165,17 @@ def test_a_planted_fault_is_noticed(source: str, old: str, new: str, tmp_path: P
     assert text.count(old) == 1
     (folder / f"{source}.sv").write_text(text.replace(old, new))
     program = make(tmp_path / "odd" / "drain", f"RTL_FOLDER={folder}", f"RTL_BUILD={tmp_path}", "CONFIGS=odd")
+    assert results(program).returncode != 0
+
+
+@SLOW
+def test_a_fault_in_the_rotation_s_second_cycle_is_noticed(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    shutil.copytree(RTL, folder)
+    text = (folder / "lane_store.sv").read_text()
+    old = "assign second[i+1] = rest[i] ?"
+    assert text.count(old) == 1
+    (folder / "lane_store.sv").write_text(text.replace(old, "assign second[i+1] = 1'b0 ?"))
+    changed = (f"RTL_FOLDER={folder}", f"RTL_BUILD={tmp_path}")
+    program = make(tmp_path / "banks" / "drain", *changed, *many_banks(tmp_path))
     assert results(program).returncode != 0

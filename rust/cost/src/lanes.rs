@@ -56,22 +56,32 @@ pub fn lanes_logic(hardware: &Hardware) -> Logic {
 /// the words' registers and addresses. The factors are fitted to four sizes.
 fn store(hardware: &Hardware) -> Logic {
     let c = hardware.configuration();
-    let (l, cascade) = (c.lanes.requantize, c.array.cascade);
+    let (t, l, cascade) = (c.array.tokens, c.lanes.requantize, c.array.cascade);
     let (keys, values) = (key_banks(c.array, c.lanes), value_banks(c.array, c.lanes));
     let address = (memories(hardware).iter())
         .filter(|memory| ["key", "value"].contains(&memory.name))
         .map(Memory::address_bits)
         .max()
         .unwrap_or(1);
-    let key_rotator = 9 * keys * steps(keys);
+    // Keys that always begin in the first bank do not rotate, and share one address.
+    let rotates = t % keys != 0 || (l < t && l != keys);
+    let (key_rotator, key_addresses) = if rotates {
+        (9 * keys * steps(keys), keys)
+    } else {
+        (0, 1)
+    };
     // Words of values that are not zero, after each step of their rotation.
     let span = (l + cascade - 1).div_ceil(cascade);
     let words = (0..steps(values)).map(|step| values.min(span + (4 << (2 * step)) - 1));
     let value_rotator = 9 * cascade * (span * steps(cascade) + words.sum::<u64>());
-    let addresses = (address + 10 + cascade) * keys + (2 * address + 2) * values;
+    let addresses = address * key_addresses + (10 + cascade) * keys + (2 * address + 2) * values;
     Logic {
         lut: ((130 * (key_rotator + value_rotator) + 145 * addresses) / 100).saturating_sub(400),
-        ff: keys * (18 + address) + values * (18 * cascade + address) + 2 * 8 * l + 130,
+        ff: 18 * keys
+            + address * key_addresses
+            + values * (18 * cascade + address)
+            + 2 * 8 * l
+            + 130,
     }
 }
 
