@@ -5,47 +5,54 @@
 
 `default_nettype none
 
-// Rotates N items up by `by` < N places: item i goes to place (i + by) mod N.
+// Rotates N items up by `by` < N places: item i goes to place (i + by) mod N. Each place has its own
+// copy of the distance.
 module rotate_items #(
     parameter int N = 8,
     parameter int BITS = 9,
     parameter int BY_BITS = N > 1 ? $clog2(N) : 1,
-    localparam int LOW = BY_BITS > 4 ? 4 : BY_BITS // bits of the first cycle
+    localparam int LOW = BY_BITS > 4 ? 4 : BY_BITS + BY_BITS % 2 // bits of the first cycle
 ) (
-    input  wire logic               clk,
-    input  wire logic [N*BITS-1:0]  in,
-    input  wire logic [BY_BITS-1:0] by,      // with `in`
-    output logic      [N*BITS-1:0]  out      // a cycle later the first bits, then the rest
+    input  wire logic                 clk,
+    input  wire logic [N*BITS-1:0]    in,
+    input  wire logic [N*BY_BITS-1:0] by,      // with `in`
+    output logic      [N*BITS-1:0]    out      // a cycle later the first bits, then the rest
 );
 
     if (N < 1 || BY_BITS > 8) begin : gen_refused
         $error("rotate_items: N must be 1 to 256");
     end
 
-    function automatic logic [N*BITS-1:0] rotated(logic [N*BITS-1:0] items, int places);
-        for (int i = 0; i < N; i++)
-            rotated[(i+places)%N*BITS+:BITS] = items[i*BITS+:BITS];
-    endfunction
-
-    logic [N*BITS-1:0] first[LOW+1], middle;
-    assign first[0] = in;
-    for (genvar i = 0; i < LOW; i++) begin : gen_first
-        assign first[i+1] = by[i] ? rotated(first[i], 1 << i) : first[i];
+    localparam int DIGITS = (BY_BITS + 1) / 2; // two bits of the distance: four inputs of a LUT
+    logic [N*BITS-1:0] at[DIGITS+1];           // before each digit
+    logic [N*2*DIGITS-1:0] by_at[DIGITS+1];
+    assign at[0] = in;
+    for (genvar j = 0; j < N; j++) begin : gen_by
+        assign by_at[0][j*2*DIGITS+:2*DIGITS] = (2 * DIGITS)'(by[j*BY_BITS+:BY_BITS]);
     end
-    always_ff @(posedge clk) middle <= first[LOW];
-
-    if (BY_BITS > LOW) begin : gen_rest
-        logic [BY_BITS-LOW-1:0] rest;
-        logic [N*BITS-1:0] second[BY_BITS-LOW+1];
-        always_ff @(posedge clk) rest <= by[BY_BITS-1:LOW];
-        assign second[0] = middle;
-        for (genvar i = 0; i < BY_BITS - LOW; i++) begin : gen_second
-            assign second[i+1] = rest[i] ? rotated(second[i], (1 << (LOW + i)) % N) : second[i];
+    for (genvar i = 0; i < DIGITS; i++) begin : gen_digits
+        logic [N*BITS-1:0] turned;
+        for (genvar j = 0; j < N; j++) begin : gen_places
+            wire [1:0] digit = by_at[i][j*2*DIGITS+2*i+:2];
+            logic [BITS-1:0] choices[4];
+            for (genvar k = 0; k < 4; k++) begin : gen_choices
+                localparam int FROM = (j + N - (k << (2 * i)) % N) % N;
+                assign choices[k] = at[i][FROM*BITS+:BITS];
+            end
+            assign turned[j*BITS+:BITS] = digit[1] ? digit[0] ? choices[3] : choices[2]
+                : digit[0] ? choices[1] : choices[0];
         end
-        assign out = second[BY_BITS-LOW];
-    end else begin : gen_done
-        assign out = middle;
+        if (i == LOW / 2 - 1) begin : gen_register
+            always_ff @(posedge clk) begin
+                at[i+1] <= turned;
+                by_at[i+1] <= by_at[i];
+            end
+        end else begin : gen_wire
+            assign at[i+1] = turned;
+            assign by_at[i+1] = by_at[i];
+        end
     end
+    assign out = at[DIGITS];
 
 endmodule
 
@@ -73,12 +80,13 @@ module lane_store #(
     input  wire logic [7:0]                         lanes,        // that hold a token
     input  wire logic [BANK_BITS-1:0]               bank,         // of query and hidden
     input  wire logic [ADDRESS_BITS-1:0]            address,
-    input  wire logic [KEY_BANK_BITS-1:0]           key_bank,     // of the first lane
+    // Banks of the first lane, and the place of its value in a word: a copy for each bank.
+    input  wire logic [KEY_BANKS*KEY_BANK_BITS-1:0] key_bank,
+    input  wire logic [VALUE_BANKS*VALUE_BANK_BITS-1:0] value_bank,
+    input  wire logic [VALUE_BANKS*BYTE_BITS-1:0]   value_byte,
     input  wire logic [BYTE_BITS-1:0]               key_byte,
     input  wire logic [ROW_BITS-1:0]                key_address,
     input  wire logic [ROW_BITS-1:0]                key_wrapped,  // behind the last bank
-    input  wire logic [VALUE_BANK_BITS-1:0]         value_bank,
-    input  wire logic [BYTE_BITS-1:0]               value_byte,
     input  wire logic [ROW_BITS-1:0]                value_address,
     // Two cycles later.
     output logic      [BANKS-1:0]                   query_write,
@@ -93,6 +101,7 @@ module lane_store #(
     output logic      [VALUE_BANKS*C*9-1:0]         value_write_d
 );
 
+    localparam int BYTE_DIGITS = (BYTE_BITS + 1) / 2;
     localparam int SPAN = (L + C - 1 + C - 1) / C; // words of one value dimension
 
     if (L < 1 || L > KEY_BANKS || SPAN > VALUE_BANKS) begin : gen_refused
@@ -129,7 +138,8 @@ module lane_store #(
         .clk, .in(keys), .by(key_bank), .out(turned_keys)
     );
     always_ff @(posedge clk) begin
-        for (int i = 0; i < KEY_BANKS; i++) before_first[i] <= i < 32'(key_bank);
+        for (int i = 0; i < KEY_BANKS; i++)
+            before_first[i] <= i < 32'(key_bank[i*KEY_BANK_BITS+:KEY_BANK_BITS]);
         for (int i = 0; i < C; i++) key_enable_1[i] <= C == 1 || 32'(key_byte) == i;
         key_address_1 <= key_address;
         key_wrapped_1 <= key_wrapped;
@@ -143,7 +153,7 @@ module lane_store #(
 
     // Values: shifted to the first token's place in its word, then the words rotated.
     logic [VALUE_BANKS*C*9-1:0] values, words, turned_words;
-    logic [VALUE_BANKS*C*9-1:0] moved[BYTE_BITS+1];
+    logic [VALUE_BANKS*C*9-1:0] moved[BYTE_DIGITS+1];
     logic [VALUE_BANKS-1:0] value_before_first;
     logic [ROW_BITS-1:0] value_from, value_wrapped;
     always_comb begin
@@ -152,22 +162,34 @@ module lane_store #(
             values[i*9+:9] = {to_value && 32'(lanes) > i, code[i*8+:8]};
     end
     assign moved[0] = values;
-    for (genvar i = 0; i < BYTE_BITS; i++) begin : gen_moved
-        assign moved[i+1] = C > 1 && value_byte[i] ? moved[i] << (9 << i) : moved[i];
+    for (genvar i = 0; i < BYTE_DIGITS; i++) begin : gen_moved
+        for (genvar j = 0; j < VALUE_BANKS * C; j++) begin : gen_places
+            wire [1:0] digit = 2'(value_byte[j/C*BYTE_BITS+:BYTE_BITS] >> (2 * i));
+            logic [8:0] choices[4];
+            for (genvar k = 0; k < 4; k++) begin : gen_choices
+                localparam int FROM = j - (k << (2 * i));
+                assign choices[k] = FROM < 0 || k << (2 * i) >= C ? '0
+                    : moved[i][(FROM<0?0:FROM)*9+:9];
+            end
+            assign moved[i+1][j*9+:9] = digit[1] ? digit[0] ? choices[3] : choices[2]
+                : digit[0] ? choices[1] : choices[0];
+        end
     end
     // A word is C codes, then C enables.
     always_comb
         for (int i = 0; i < VALUE_BANKS * C; i++) begin
-            words[i/C*C*9+i%C*8+:8] = moved[BYTE_BITS][i*9+:8];
-            words[i/C*C*9+C*8+i%C] = moved[BYTE_BITS][i*9+8];
+            words[i/C*C*9+i%C*8+:8] = moved[BYTE_DIGITS][i*9+:8];
+            words[i/C*C*9+C*8+i%C] = moved[BYTE_DIGITS][i*9+8];
         end
     rotate_items #(.N(VALUE_BANKS), .BITS(C * 9)) value_rotator (
         .clk, .in(words), .by(value_bank), .out(turned_words)
     );
+    wire [ROW_BITS-1:0] first_bank = ROW_BITS'(value_bank[VALUE_BANK_BITS-1:0]);
     always_ff @(posedge clk) begin
-        for (int i = 0; i < VALUE_BANKS; i++) value_before_first[i] <= i < 32'(value_bank);
-        value_from <= value_address - ROW_BITS'(value_bank);
-        value_wrapped <= value_address - ROW_BITS'(value_bank) + ROW_BITS'(VALUE_BANKS);
+        for (int i = 0; i < VALUE_BANKS; i++)
+            value_before_first[i] <= i < 32'(value_bank[i*VALUE_BANK_BITS+:VALUE_BANK_BITS]);
+        value_from <= value_address - first_bank;
+        value_wrapped <= value_address - first_bank + ROW_BITS'(VALUE_BANKS);
         for (int i = 0; i < VALUE_BANKS; i++) begin
             value_write[i] <= turned_words[i*C*9+C*8+:C] != '0;
             value_write_address[i*ROW_BITS+:ROW_BITS] <=
@@ -181,8 +203,8 @@ module lane_store #(
         an_item_has_one_destination:
         assert ($countones({to_query, to_hidden, to_key, to_value}) <= 1);
         a_group_fits_the_lanes: assert (!(to_key || to_value) || (lanes != 0 && 32'(lanes) <= L));
-        banks_exist: assert (!to_key || 32'(key_bank) < KEY_BANKS);
-        value_banks_exist: assert (!to_value || 32'(value_bank) < VALUE_BANKS);
+        banks_exist: assert (!to_key || 32'(key_bank[KEY_BANK_BITS-1:0]) < KEY_BANKS);
+        value_banks_exist: assert (!to_value || 32'(first_bank) < VALUE_BANKS);
     end
 `endif
 

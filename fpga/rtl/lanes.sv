@@ -111,8 +111,11 @@ module lanes #(
         $error("lanes: C must be a power of two up to 16, BEAT at least 16");
     end
 
-    logic reset_here;
-    always_ff @(posedge clk) reset_here <= reset;
+    // Copies for the control, for the queues, and for what is late.
+    logic reset_here, reset_queues, reset_late;
+    registers #(.BITS(3), .PRIMITIVES(PRIMITIVES)) reset_copies (
+        .clk, .d({3{reset}}), .q({reset_here, reset_queues, reset_late})
+    );
 
     // The fast cycle of the second token.
     logic [LANES-1:0] second;
@@ -250,42 +253,69 @@ module lanes #(
         if (reset_here) state <= IDLE;
     end
 
-    // The residual's word arrives while the previous one leaves.
+    // The residual's word arrives while the previous one leaves. A beat that is not valid is written,
+    // too, and the beat that follows it takes its place.
+    localparam int EIGHTS = (T + 7) / 8; // eight tokens share a copy
+    localparam int BEAT_COPIES = (BEAT + 15) / 16;
+    wire [STEP_BITS-1:0] next_step = state != FILL ? '0 : !fill_step ? step
+        : last_step ? '0 : step + 1'b1;
+    logic [WORD_BEATS-1:0] next_arrives;
+    logic [WORD_BEATS*BEAT_COPIES-1:0] arrives;
+    logic [EIGHTS-1:0] leaves;
+    always_comb for (int i = 0; i < WORD_BEATS; i++) next_arrives[i] = 32'(next_step) == i;
+    registers #(.BITS(WORD_BEATS * BEAT_COPIES), .PRIMITIVES(PRIMITIVES)) arrives_copies (
+        .clk, .d({BEAT_COPIES{next_arrives}}), .q(arrives)
+    );
+    registers #(.BITS(EIGHTS), .PRIMITIVES(PRIMITIVES)) leaves_copies (
+        .clk, .d({EIGHTS{fill_step && last_step}}), .q(leaves)
+    );
     logic [WORD_BEATS*BEAT*8-1:0] arriving;
     logic [G*L*16-1:0] leaving;
     for (genvar i = 0; i < WORD_BEATS; i++) begin : gen_arriving
-        always_ff @(posedge clk)
-            if (fill_step && 32'(step) == i) arriving[i*BEAT*8+:BEAT*8] <= beats;
+        for (genvar j = 0; j < BEAT; j++) begin : gen_bytes
+            always_ff @(posedge clk)
+                if (arrives[j/16*WORD_BEATS+i]) arriving[(i*BEAT+j)*8+:8] <= beats[j*8+:8];
+        end
     end
     for (genvar i = 0; i < G * L; i++) begin : gen_leaving
         if (i >= T) begin : gen_none
             always_ff @(posedge clk) leaving[i*16+:16] <= '0;
-        end else if (WORD_BEATS == STEPS && i * 16 >= (WORD_BEATS - 1) * BEAT * 8) begin : gen_last
-            always_ff @(posedge clk)
-                if (fill_step && last_step)
-                    leaving[i*16+:16] <= beats[i*16-(WORD_BEATS-1)*BEAT*8+:16];
-        end else begin : gen_earlier
-            always_ff @(posedge clk)
-                if (fill_step && last_step) leaving[i*16+:16] <= arriving[i*16+:16];
+        end else begin : gen_token
+            always_ff @(posedge clk) if (leaves[i/8]) leaving[i*16+:16] <= arriving[i*16+:16];
         end
     end
 
-    logic filled;
-    logic [RESIDUAL_BITS-1:0] fill_address;
-    logic [GROUP_BITS-1:0] fill_group;
+    localparam int LANE_EIGHTS = (L + 7) / 8;
+    logic filled_0, filled;
+    logic [LANE_EIGHTS-1:0] filled_lanes;
+    logic [RESIDUAL_BITS-1:0] fill_address_0, fill_address;
+    logic [GROUP_BITS-1:0] fill_group_0, fill_group;
     logic [L*16-1:0] fill_d;
+    registers #(.BITS(LANE_EIGHTS), .PRIMITIVES(PRIMITIVES)) filled_copies (
+        .clk, .d({LANE_EIGHTS{filled_0}}), .q(filled_lanes)
+    );
     always_ff @(posedge clk) begin
-        filled <= !reset_here && stores_group;
-        fill_address <= RESIDUAL_BITS'(word - 1'b1);
-        fill_group <= GROUP_BITS'(step);
-        fill_d <= leaving[32'(G == 1 ? '0 : GROUP_BITS'(step))*L*16+:L*16];
+        filled_0 <= !reset_here && stores_group;
+        fill_address_0 <= RESIDUAL_BITS'(word - 1'b1);
+        fill_group_0 <= GROUP_BITS'(step);
+        filled <= filled_0;
+        fill_address <= fill_address_0;
+        fill_group <= fill_group_0;
+        fill_d <= leaving[32'(G == 1 ? '0 : fill_group_0)*L*16+:L*16];
     end
 
     logic [BEAT*8-1:0] table_codes;
+    logic [BEAT_COPIES-1:0] takes_codes;
+    wire [7:0] next_index = state == TABLE ? table_index + 8'(table_step) : '0;
+    registers #(.BITS(BEAT_COPIES), .PRIMITIVES(PRIMITIVES)) takes_codes_copies (
+        .clk, .d({BEAT_COPIES{32'(next_index) % TABLE_PARTS == 0}}), .q(takes_codes)
+    );
+    for (genvar i = 0; i < BEAT; i++) begin : gen_codes
+        always_ff @(posedge clk) if (takes_codes[i/16]) table_codes[i*8+:8] <= beats[i*8+:8];
+    end
     logic table_write_0, table_write;
     logic [7:0] table_index_0, table_address, table_d;
     always_ff @(posedge clk) begin
-        if (table_step && table_beat) table_codes <= beats;
         table_index_0 <= table_index;
         table_write_0 <= table_step;
         table_write <= table_write_0;
@@ -343,8 +373,17 @@ module lanes #(
     registers #(.BITS(COPIES), .PRIMITIVES(PRIMITIVES)) attends_copies (
         .clk, .d({COPIES{attends}}), .q(attends_0)
     );
+    // The sums stay until the last of their logits.
+    logic [LANES-1:0] takes;
+    wire takes_next = reset_here || (fire ? last_logit : takes[0]);
+    registers #(.BITS(LANES), .PRIMITIVES(PRIMITIVES)) takes_copies (
+        .clk, .d({LANES{takes_next}}), .q(takes)
+    );
     logic logit_valid_0;
     logic [L*27-1:0] sums_0;
+    for (genvar i = 0; i < L; i++) begin : gen_sums
+        always_ff @(posedge clk) if (takes[i%LANES]) sums_0[i*27+:27] <= sums[i*27+:27];
+    end
     logic [7:0] logit_0;
     logic [26:0] bias_0;
     logic [15:0] mult_0;
@@ -368,7 +407,6 @@ module lanes #(
     logic finishes_0;
     logic [20:0] reciprocal_0;
     always_ff @(posedge clk) begin
-        if (fire && logit == '0) sums_0 <= sums;
         logit_0 <= logit;
         bias_0 <= attends ? '0 : row.bias;
         mult_0 <= row.mult;
@@ -470,7 +508,8 @@ module lanes #(
 
     // The residual before the row.
     localparam int RESIDUAL_BANKS = FRAMES * G;
-    logic [RESIDUAL_BANKS-1:0] bank_0, read_bank, word_bank;
+    logic [RESIDUAL_BANKS-1:0] bank_0, read_bank;
+    logic [LANE_EIGHTS*RESIDUAL_BANKS-1:0] word_bank;
     logic [RESIDUAL_BITS-1:0] read_address;
     logic [L*16-1:0] held, held_next;
     logic [L-1:0] skip, skip_lanes;
@@ -493,11 +532,15 @@ module lanes #(
     always_comb begin
         held_next = '0;
         for (int i = 0; i < RESIDUAL_BANKS; i++)
-            held_next |= {L*16{word_bank[i]}} & residual_word[i*L*16+:L*16];
+            for (int j = 0; j < L; j++)
+                held_next[j*16+:16] |= {16{word_bank[j/8*RESIDUAL_BANKS+i]}}
+                    & residual_word[(i*L+j)*16+:16];
         for (int i = 0; i < L; i++) skip_lanes[i] = i < 32'(skip_lanes_late);
     end
+    registers #(.BITS(LANE_EIGHTS * RESIDUAL_BANKS), .PRIMITIVES(PRIMITIVES)) word_bank_copies (
+        .clk, .d({LANE_EIGHTS{read_bank}}), .q(word_bank)
+    );
     always_ff @(posedge clk) begin
-        word_bank <= read_bank;
         held <= held_next;
         skip <= skip_lanes;
     end
@@ -544,30 +587,50 @@ module lanes #(
     logic [7:0] lanes_late;
     logic [BANK_BITS-1:0] bank_late;
     logic [ADDRESS_BITS-1:0] address_late;
-    logic [KEY_BANK_BITS-1:0] key_bank_late;
-    logic [BYTE_BITS-1:0] key_byte_late, value_byte_late;
+    logic [BYTE_BITS-1:0] key_byte_late;
     logic [ROW_BITS-1:0] key_address_late, key_wrapped_late, value_address_late;
-    logic [VALUE_BANK_BITS-1:0] value_bank_late;
+    logic [KEY_BANK_BITS-1:0] key_bank_before;
+    logic [VALUE_BANK_BITS-1:0] value_bank_before;
+    logic [BYTE_BITS-1:0] value_byte_before;
+    logic [KEY_BANKS*KEY_BANK_BITS-1:0] key_bank_late;
+    logic [VALUE_BANKS*VALUE_BANK_BITS-1:0] value_bank_late;
+    logic [VALUE_BANKS*BYTE_BITS-1:0] value_byte_late;
     // No concatenation has a cast to fewer bits: Yosys 0.23 keeps all bits there.
     wire [BANK_BITS-1:0] code_bank_0 = BANK_BITS'(32'(group_0) * C + (32'(column_0) & (C - 1)));
     wire [BYTE_BITS-1:0] key_byte_0 = BYTE_BITS'(32'(column_0) & (C - 1));
     wire [BYTE_BITS-1:0] value_byte_0 = BYTE_BITS'(32'(first_0) & (C - 1));
     delay #(.BITS(4), .CYCLES(CODE_AT), .RESET(1)) destination_delay (
-        .clk, .reset(reset_here),
+        .clk, .reset(reset_late),
         .in({destination_0 == lane_types::TO_QUERY, destination_0 == lane_types::TO_HIDDEN,
             destination_0 == lane_types::TO_KEY,
             destination_0 == lane_types::TO_VALUE}),
         .out({to_query, to_hidden, to_key, to_value})
     );
     delay #(
-        .BITS(8 + BANK_BITS + KEY_BANK_BITS + 2 * BYTE_BITS + VALUE_BANK_BITS), .CYCLES(CODE_AT),
-        .PRIMITIVES(PRIMITIVES)
+        .BITS(8 + BANK_BITS + BYTE_BITS), .CYCLES(CODE_AT), .PRIMITIVES(PRIMITIVES)
     ) bank_late_delay (
+        .clk, .reset(1'b0), .in({lanes_0, code_bank_0, key_byte_0}),
+        .out({lanes_late, bank_late, key_byte_late})
+    );
+    // Each item of keys begins in the first bank if the banks hold all lanes: nothing rotates.
+    localparam bit KEYS_ROTATE = T % KEY_BANKS != 0 || (G > 1 && L != KEY_BANKS);
+    delay #(
+        .BITS(KEY_BANK_BITS + VALUE_BANK_BITS + BYTE_BITS), .CYCLES(CODE_AT - 1),
+        .PRIMITIVES(PRIMITIVES)
+    ) turn_delay (
         .clk, .reset(1'b0),
-        .in({lanes_0, code_bank_0, key_bank_0[KEY_BANK_BITS-1:0], key_byte_0, value_byte_0,
-            value_bank_0[VALUE_BANK_BITS-1:0]}),
-        .out({lanes_late, bank_late, key_bank_late, key_byte_late, value_byte_late,
-            value_bank_late})
+        .in({KEYS_ROTATE ? key_bank_0[KEY_BANK_BITS-1:0] : '0, value_bank_0[VALUE_BANK_BITS-1:0],
+            value_byte_0}),
+        .out({key_bank_before, value_bank_before, value_byte_before})
+    );
+    registers #(
+        .BITS(KEY_BANKS * KEY_BANK_BITS + VALUE_BANKS * (VALUE_BANK_BITS + BYTE_BITS)),
+        .PRIMITIVES(PRIMITIVES)
+    ) turn_copies (
+        .clk,
+        .d({{KEY_BANKS{key_bank_before}}, {VALUE_BANKS{value_bank_before}},
+            {VALUE_BANKS{value_byte_before}}}),
+        .q({key_bank_late, value_bank_late, value_byte_late})
     );
     delay #(.BITS(ADDRESS_BITS), .CYCLES(CODE_AT - 1), .PRIMITIVES(PRIMITIVES)) address_delay (
         .clk, .reset(1'b0), .in(ADDRESS_BITS'(at_1 >> SHIFT_C)), .out(address_late)
@@ -577,14 +640,12 @@ module lanes #(
         .clk, .reset(1'b0), .in({key_at_3, key_wrapped_3, value_address_3}),
         .out({key_address_late, key_wrapped_late, value_address_late})
     );
-    // Each item of keys begins in the first bank if the banks hold all lanes: nothing rotates.
-    localparam bit KEYS_ROTATE = T % KEY_BANKS != 0 || (G > 1 && L != KEY_BANKS);
     lane_store #(
         .L(L), .C(C), .GROUPS(G), .KEY_BANKS(KEY_BANKS), .VALUE_BANKS(VALUE_BANKS),
         .ADDRESS_BITS(ADDRESS_BITS), .ROW_BITS(ROW_BITS)
     ) store (
         .clk, .code(code[L*8-1:0]), .to_query, .to_hidden, .to_key, .to_value, .lanes(lanes_late),
-        .bank(bank_late), .address(address_late), .key_bank(KEYS_ROTATE ? key_bank_late : '0),
+        .bank(bank_late), .address(address_late), .key_bank(key_bank_late),
         .key_byte(key_byte_late), .key_address(key_address_late), .key_wrapped(key_wrapped_late),
         .value_bank(value_bank_late), .value_byte(value_byte_late),
         .value_address(value_address_late), .query_write, .hidden_write,
@@ -597,7 +658,7 @@ module lanes #(
     logic [GROUP_BITS-1:0] group_late;
     logic [RESIDUAL_BITS-1:0] residual_at_late;
     delay #(.CYCLES(RESIDUAL_AT), .RESET(1)) to_residual_delay (
-        .clk, .reset(reset_here), .in(destination_0 == lane_types::TO_RESIDUAL), .out(to_residual)
+        .clk, .reset(reset_late), .in(destination_0 == lane_types::TO_RESIDUAL), .out(to_residual)
     );
     delay #(.BITS(1 + GROUP_BITS), .CYCLES(RESIDUAL_AT), .PRIMITIVES(PRIMITIVES)) slot_delay (
         .clk, .reset(1'b0), .in({frame_0, group_0}), .out({frame_late, group_late})
@@ -615,7 +676,9 @@ module lanes #(
                 && (FRAMES == 1 || 32'(residual_frame) == i / G)
                 && (G == 1 || 32'(residual_group) == i % G);
         residual_write_address <= filled ? fill_address : residual_at_late;
-        residual_write_d <= filled ? fill_d : residual[L*16-1:0];
+        for (int i = 0; i < L; i++)
+            residual_write_d[i*16+:16] <= filled_lanes[i/8] ? fill_d[i*16+:16]
+                : residual[i*16+:16];
     end
 
     // Means of values.
@@ -625,7 +688,7 @@ module lanes #(
     logic [MEAN_BITS-1:0] column_late;
     logic [20:0] reciprocal_late;
     delay #(.CYCLES(CODE_AT), .RESET(1)) finish_delay (
-        .clk, .reset(reset_here), .in(finishes_0), .out(finish_late)
+        .clk, .reset(reset_late), .in(finishes_0), .out(finish_late)
     );
     wire [MEAN_BITS-1:0] mean_column_0 = MEAN_BITS'(column_0);
     delay #(
@@ -636,7 +699,7 @@ module lanes #(
         .out({first_group_late, first_tile_late, index_late, column_late, reciprocal_late})
     );
     value_means #(.L(L), .ROWS(2 * P), .WORDS(MEANS), .PRIMITIVES(PRIMITIVES)) value_means (
-        .clk, .reset(reset_here), .code(code[L*8-1:0]), .valid(to_value), .lanes(lanes_late),
+        .clk, .reset(reset_late), .code(code[L*8-1:0]), .valid(to_value), .lanes(lanes_late),
         .index(index_late), .first_group(first_group_late), .first_tile(first_tile_late),
         .finish(finish_late), .column(column_late), .reciprocal(reciprocal_late),
         .written(mean_written),
@@ -657,10 +720,10 @@ module lanes #(
     logic moments_late;
     logic [USED_BITS-1:0] moments_used;
     delay #(.CYCLES(MOMENTS_AT), .RESET(1)) moments_delay (
-        .clk, .reset(reset_here), .in(moments_0), .out(moments_late)
+        .clk, .reset(reset_late), .in(moments_0), .out(moments_late)
     );
     queue #(.BITS(L * MOMENT), .DEPTH(OUTPUTS), .PRIMITIVES(PRIMITIVES)) moments_queue (
-        .clk, .reset(reset_here), .write(moments_late), .in(all_moments[L*MOMENT-1:0]),
+        .clk, .reset(reset_queues), .write(moments_late), .in(all_moments[L*MOMENT-1:0]),
         .valid(moments_valid), .ready(moments_ready), .out(moments)
     );
 
@@ -676,9 +739,13 @@ module lanes #(
     logic [USED_BITS-1:0] logits_used;
     logic [PARTS*8*27-1:0] sums_padded;
     assign sums_padded = (PARTS * 8 * 27)'(sums_0);
+    logic [PARTS*3-1:0] logit_lane_0; // of each part
+    registers #(.BITS(PARTS * 3), .PRIMITIVES(PRIMITIVES)) logit_lane_copies (
+        .clk, .d({PARTS{logit[2:0]}}), .q(logit_lane_0)
+    );
     always_ff @(posedge clk) begin
         for (int i = 0; i < PARTS; i++)
-            part_1[i*27+:27] <= sums_padded[(i*8+32'(logit_0[2:0]))*27+:27];
+            part_1[i*27+:27] <= sums_padded[(i*8+32'(logit_lane_0[i*3+:3]))*27+:27];
         part_index_1 <= logit_0[7:3];
         sum_2 <= part_1[32'(PARTS == 1 ? 5'd0 : part_index_1)*27+:27];
         acc_3 <= sum_2 + bias_2;
@@ -698,10 +765,10 @@ module lanes #(
         .clk, .reset(1'b0), .in(32'($signed(logit_6[43:15]))), .out(logit_d)
     );
     delay #(.CYCLES(DEPTH - 2), .RESET(1)) logit_valid_delay (
-        .clk, .reset(reset_here), .in(logit_valid_0), .out(logit_late)
+        .clk, .reset(reset_late), .in(logit_valid_0), .out(logit_late)
     );
     queue #(.BITS(32), .DEPTH(OUTPUTS), .PRIMITIVES(PRIMITIVES)) logits_queue (
-        .clk, .reset(reset_here), .write(logit_late), .in(logit_d),
+        .clk, .reset(reset_queues), .write(logit_late), .in(logit_d),
         .valid(logits_valid), .ready(logits_ready), .out(logits)
     );
 
@@ -710,7 +777,7 @@ module lanes #(
     logic ends_late;
     logic [5:0] credits;
     delay #(.BITS(3), .CYCLES(DEPTH - 1), .RESET(1)) end_delay (
-        .clk, .reset(reset_here), .in({credits_0, ends_0}), .out({credits_late, ends_late})
+        .clk, .reset(reset_late), .in({credits_0, ends_0}), .out({credits_late, ends_late})
     );
     assign moments_room = 32'(moments_used) < OUTPUTS;
     assign logits_room = 32'(logits_used) < OUTPUTS;
@@ -745,7 +812,8 @@ module lanes #(
         if (reset_here) checks <= 1'b1;
         if (checks && !reset_here) begin
             a_fill_meets_no_row: assert (!filled || !to_residual);
-            keys_begin_in_the_first_bank: assert (KEYS_ROTATE || !to_key || key_bank_late == '0);
+            keys_begin_in_the_first_bank:
+            assert (KEYS_ROTATE || destination_0 != lane_types::TO_KEY || key_bank_0 == '0);
             a_group_has_tokens: assert (!fire || (left != '0 && 32'(group) < G));
             results_find_room: assert (32'(moments_used) <= OUTPUTS && 32'(logits_used) <= OUTPUTS);
             credits_are_counted: assert (credits <= 6'd60);

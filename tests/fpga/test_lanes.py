@@ -112,6 +112,7 @@ def test_the_model_counts_what_yosys_builds(name: str, tmp_path: Path) -> None:
     assert found["ff"] == pytest.approx(modelled.ff, rel=0.1)
     assert found["dsp"] == modelled.dsp
     assert found["paths"]["array"]["levels"] <= 3
+    assert max(domain["cells"] for domain in found["fan_out"].values()) <= 300
 
 
 #: Source, the old text, the new text.
@@ -151,6 +152,12 @@ MORE_FAULTS = [
     ("lanes", "gather_group > group)", "gather_group >= group)"),
     ("lanes", "assign moments_room = 32'(moments_used) < OUTPUTS;", "assign moments_room = 1'b1;"),
     ("lanes", ".CYCLES(DEPTH - 1), .RESET(1)) end_delay", ".CYCLES(DEPTH - 3), .RESET(1)) end_delay"),
+    # Copies that are early, late, or stay.
+    ("lanes", "8'(item && finishes) - 8'(mean_stands)", "8'(item && finishes) - 8'(mean_written)"),
+    ("lanes", "(fire ? last_logit : takes[0])", "(fire || takes[0])"),
+    ("lanes", "EIGHTS{fill_step && last_step}", "EIGHTS{fill_step}"),
+    ("lanes", "'0 : !fill_step ? step", "'0 : 1'b0 ? step"),
+    ("lanes", "table_index + 8'(table_step) : '0", "table_index + 8'd1 : '0"),
 ]
 
 
@@ -173,9 +180,9 @@ def test_a_fault_in_the_rotation_s_second_cycle_is_noticed(tmp_path: Path) -> No
     folder = tmp_path / "source"
     shutil.copytree(RTL, folder)
     text = (folder / "lane_store.sv").read_text()
-    old = "assign second[i+1] = rest[i] ?"
+    old = "assign at[i+1] = turned;"
     assert text.count(old) == 1
-    (folder / "lane_store.sv").write_text(text.replace(old, "assign second[i+1] = 1'b0 ?"))
+    (folder / "lane_store.sv").write_text(text.replace(old, "assign at[i+1] = at[i];"))
     changed = (f"RTL_FOLDER={folder}", f"RTL_BUILD={tmp_path}")
     program = make(tmp_path / "banks" / "drain", *changed, *many_banks(tmp_path))
     assert results(program).returncode != 0

@@ -33,7 +33,7 @@ pub fn lanes_logic(hardware: &Hardware) -> Logic {
     // fills and tables. The rest is control.
     let items = Logic {
         lut: 16 * l * (1 + banks.div_ceil(3))
-            + 4 * l
+            + 16 * l
             + 16 * l * (groups - 1).div_ceil(3)
             + 81 * l.div_ceil(8)
             + beat / 4
@@ -45,7 +45,7 @@ pub fn lanes_logic(hardware: &Hardware) -> Logic {
             + 27 * l.div_ceil(8)
             + beat * (16 * t).div_ceil(beat)
             + beat
-            + 750,
+            + 900,
     };
     [lanes, store(hardware), means, moments, items]
         .into_iter()
@@ -81,6 +81,7 @@ fn store(hardware: &Hardware) -> Logic {
             + address * key_addresses
             + values * (18 * cascade + address)
             + 2 * 8 * l
+            + 8 * values
             + 130,
     }
 }
