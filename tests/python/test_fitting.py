@@ -164,6 +164,33 @@ def test_no_drawn_rate_is_missed(network: Any, reading: Any) -> None:
             choices.meeting(ends[1] * 1.01)
 
 
+def test_a_small_network_keeps_8_bit_rows_at_a_rate_that_they_reach() -> None:
+    sizes: dict[str, Any] = {"embed_dim": 32, "depth": 2, "num_heads": 2, "mlp_ratio": 2, "num_classes": 7}
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, **sizes).eval()
+    net, rng = read(model), np.random.default_rng(3)
+    shapes = {"qkv": 96, "proj": 32, "fc1": 64, "fc2": 32}
+    worth = {f"blocks.{i}.{name}": rng.exponential(size=n) for i in range(2) for name, n in shapes.items()}
+    subnet = quasar_rt.random_subnet(
+        embed=32,
+        depth=2,
+        heads=2,
+        head_dim=16,
+        hidden=64,
+        image_size=32,
+        kernel=8,
+        classes=7,
+        eight_bit_fraction=1,
+    )
+    workload = Workload.of_subnet(subnet)
+    choices = Choices(net, worth, workload, workload, Hardware.for_board("ultra96v2", workload), "board")
+    slowest, fastest = (choices.all_of(width).rates.fps for width in (8, 4))
+    # The closed form gives most of these choices the same cycles.
+    for wanted in np.linspace(slowest, fastest, 12)[1:-1]:
+        choice = choices.meeting(float(wanted))
+        assert wanted <= choice.rates.fps < fastest
+        assert choice.worth > 0
+
+
 SHAPES = {"qkv": 576, "proj": 192, "fc1": 768, "fc2": 192}
 
 

@@ -150,10 +150,13 @@ def _show(found: Fit, out: Path, asked: int) -> None:
         f"{found.held_out_images} images held out: relative error of the outputs, agreement with the float network."
     )
     if len(found.fitted) < asked:
-        echo(
-            f"{len(found.fitted)} of {asked} subnets: fewer 8-bit rows are not faster, since the processor is the "
-            "bound. --fps-of accelerator shows the accelerator's rates.",
-            err=True,
-        )
+        fastest = found.fitted[-1].rates
+        reason = "no other choice of rows has another rate."
+        if fastest.fps >= 0.999 * fastest.host_fps:
+            reason = (
+                "fewer 8-bit rows are not faster, since the processor is the bound. --fps-of accelerator shows the "
+                "accelerator's rates."
+            )
+        echo(f"{len(found.fitted)} of {asked} subnets: {reason}", err=True)
     drawn = ", fit.png" if (out / "fit.png").exists() else ""
     echo(f"{out}: the subnets, report.json, hardware.toml{drawn}", err=True)

@@ -78,11 +78,16 @@ def widths_of(products: Sequence[Product], eight_bit: Sequence[int]) -> dict[str
 def widths_of_share(
     net: ViT, worth: Mapping[str, NDArray[np.float64]], share: float
 ) -> dict[str, NDArray[np.uint8]]:
-    """Returns widths of which about this share of the blocks' weights has 8 bits: the rows of most worth for a weight.
+    """Returns widths of which about this share of the blocks' weights has 8 bits (`counts_of_share`)."""
+    products = [product for block in products_of(net, worth) for product in block]
+    return widths_of(products, counts_of_share(products, share))
+
+
+def counts_of_share(products: Sequence[Product], share: float) -> list[int]:
+    """Returns the 8-bit rows of each product for a share of the weights: the rows of most worth for a weight.
 
     Rows get 8 bits two at a time, so that no slot of the array stays half empty.
     """
-    products = [product for block in products_of(net, worth) for product in block]
     gains, weights, owner = [], [], []
     for i, product in enumerate(products):
         pairs = np.add.reduceat(product.worth, np.arange(0, len(product.worth), 2))
@@ -93,6 +98,4 @@ def widths_of_share(
     total = np.cumsum(np.concatenate(weights)[order])
     taken = order[: int(np.searchsorted(total, share * total[-1], side="right"))]
     pairs_of = np.bincount(np.concatenate(owner)[taken], minlength=len(products))
-    return widths_of(
-        products, [min(2 * int(n), len(p.rows)) for n, p in zip(pairs_of, products, strict=True)]
-    )
+    return [min(2 * int(n), len(p.rows)) for n, p in zip(pairs_of, products, strict=True)]

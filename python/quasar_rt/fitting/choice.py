@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from .._native import WidthChoices as NativeWidthChoices
 from ..errors import InvalidValueError
 from ..export.float_vit import ViT
-from ..export.widths import products_of, widths_of
+from ..export.widths import counts_of_share, products_of, widths_of
 from ..hardware import Hardware, Rates, RatesOf, Workload, rates
 
 __all__ = ["CLOSE", "Choice", "Choices", "unreachable"]
 
 #: Replays for one frame rate, at most: each corrects the closed form's cycles by those of the events.
 REPLAYS = 6
+#: Replays of a share of the rows, at most.
+HALVINGS = 8
 #: A choice this close to its frame rate is not searched further.
 CLOSE = 0.002
 
@@ -118,6 +120,26 @@ class Choices:
             if fastest.rates.of(self._reading) < fps:
                 raise unreachable(fps, fastest.rates, self._reading, self._hardware)
             best = fastest
+        return self._refined(best, fps)
+
+    def _refined(self, best: Choice, fps: float) -> Choice:
+        """Returns a choice of more worth where the rate is passed: of a share of the rows, by events alone.
+
+        In a network of few tiles, many choices have the same cycles by the closed form, and not by events.
+        """
+        low, high = 0.0, 1.0
+        for _ in range(HALVINGS):
+            if best.rates.of(self._reading) <= fps * (1 + CLOSE):
+                break
+            share = (low + high) / 2
+            eight_bit = counts_of_share(self._products, share)
+            worth = sum(p.worth[:rows].sum() for p, rows in zip(self._products, eight_bit, strict=True))
+            found = self._judged(eight_bit, worth)
+            if found.rates.of(self._reading) < fps:
+                high = share
+            else:
+                low = share
+                best = found if found.worth > best.worth else best
         return best
 
     def _within(self, budget: float) -> tuple[Choice, int]:
