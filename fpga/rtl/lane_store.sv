@@ -5,25 +5,25 @@
 
 `default_nettype none
 
-// Rotates N items up by `by` < N places: item i goes to place (i + by) mod N. Each place has its own
-// copy of the distance.
+// Rotates N items up by `by` < N places: item i goes to place (i + by) mod N. Each place has a copy
+// of the distance.
 module rotate_items #(
     parameter int N = 8,
     parameter int BITS = 9,
-    parameter int BY_BITS = N > 1 ? $clog2(N) : 1,
-    localparam int LOW = BY_BITS > 4 ? 4 : BY_BITS + BY_BITS % 2 // bits of the first cycle
+    localparam int BY_BITS = N > 1 ? $clog2(N) : 1
 ) (
     input  wire logic                 clk,
     input  wire logic [N*BITS-1:0]    in,
     input  wire logic [N*BY_BITS-1:0] by,      // with `in`
-    output logic      [N*BITS-1:0]    out      // a cycle later the first bits, then the rest
+    output logic      [N*BITS-1:0]    out      // a cycle later
 );
 
     if (N < 1 || BY_BITS > 8) begin : gen_refused
         $error("rotate_items: N must be 1 to 256");
     end
 
-    localparam int DIGITS = (BY_BITS + 1) / 2; // two bits of the distance: four inputs of a LUT
+    localparam int DIGITS = (BY_BITS + 1) / 2; // two bits of the distance: a choice of four
+    localparam int EARLY = DIGITS > 2 ? 2 : DIGITS; // before the register
     logic [N*BITS-1:0] at[DIGITS+1];           // before each digit
     logic [N*2*DIGITS-1:0] by_at[DIGITS+1];
     assign at[0] = in;
@@ -42,7 +42,7 @@ module rotate_items #(
             assign turned[j*BITS+:BITS] = digit[1] ? digit[0] ? choices[3] : choices[2]
                 : digit[0] ? choices[1] : choices[0];
         end
-        if (i == LOW / 2 - 1) begin : gen_register
+        if (i == EARLY - 1) begin : gen_register
             always_ff @(posedge clk) begin
                 at[i+1] <= turned;
                 by_at[i+1] <= by_at[i];
