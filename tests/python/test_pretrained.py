@@ -139,6 +139,37 @@ def test_positions_of_another_grid_are_resampled() -> None:
         torch.testing.assert_close(model(images()), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [(48, 64), (24, 64)])
+def test_a_grid_that_is_not_square_is_not_guessed(tmp_path: Path, size: tuple[int, int]) -> None:
+    net, model = theirs(img_size=size, num_classes=0), ours()
+    with pytest.raises(
+        InvalidValueError, match=r"positions are no square grid and a class token; give a Hug"
+    ):
+        load(model, net.state_dict())
+    config = {"model_type": "dinov2", "image_size": size, "patch_size": 8, "num_attention_heads": 3}
+    write_folder(tmp_path / "mine", as_transformers(net, "dinov2"), config | {"layer_norm_eps": 1e-6}, None)
+    model.activate(load_timm(model, tmp_path / "mine"))
+    expected = load_network(tmp_path / "mine", image_size=32).model
+    torch.testing.assert_close(model.position[:, :24], expected.pos_embed[0, 1:])
+
+
+def test_the_grid_that_a_file_does_not_name_is_reported(tmp_path: Path) -> None:
+    wide = ours(space=SPACE.replace("height = 32", "height = 48").replace("width = 32", "width = 64"))
+    for change, model, words in (
+        ({"img_size": (16, 64)}, ours(), "17 positions: they are taken to belong to 4x4 patches"),
+        ({"img_size": (48, 64)}, wide, "49 positions: they are taken to belong to 6x8 patches"),
+        (
+            {"img_size": 56, "no_embed_class": True, "init_values": 1},
+            ours(),
+            "49 positions: they are taken to belong to 7x7 patches, and none to the class token",
+        ),
+    ):
+        torch.save(theirs(**change).state_dict(), tmp_path / "a.pth")
+        notices: list[str] = []
+        load_timm(model, tmp_path / "a.pth", notice=notices.append)
+        assert [notice for notice in notices if notice.endswith(words)], notices
+
+
 @pytest.mark.parametrize(("classes", "words"), [(9, "has 9 classes"), (0, "has no classifier")])
 def test_a_head_of_other_classes_stays_as_it_was(tmp_path: Path, classes: int, words: str) -> None:
     model, before = ours(), ours()
@@ -146,9 +177,9 @@ def test_a_head_of_other_classes_stays_as_it_was(tmp_path: Path, classes: int, w
     notices: list[str] = []
     load_timm(model, tmp_path / "a.pth", notice=notices.append)
     assert torch.equal(model.head.weight[:, :24], before.head.weight[:, :24])
-    assert len(notices) == 1
-    assert words in notices[0]
-    assert "6 classes starts from random weights" in notices[0]
+    assert len(notices) == 2
+    assert words in notices[1]
+    assert "6 classes starts from random weights" in notices[1]
 
 
 def test_a_folder_starts_a_network_of_another_size(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def load_timm(
         quasar_rt.InvalidValueError: names what of the checkpoint does not fit the model.
     """
     config = model.config
-    found = _Checkpoint(str(source), *_read(source, pretrained, (config.height, config.width), notice))
+    found = _read(source, pretrained, (config.height, config.width), notice)
     architecture, patch = found.architecture(config)
     d = architecture.embed
     values = {
@@ -69,7 +69,7 @@ def load_timm(
         "embed.bias": found.take("patch_embed.proj.bias", d),
         "norm.weight": found.take("norm.weight", d),
         "norm.bias": found.take("norm.bias", d),
-        **found.tokens(d, config.grid),
+        **found.tokens(d, config.grid, notice),
     }
     values |= found.head(d, config.classes, notice)
     for i, shape in enumerate(architecture.blocks):
@@ -82,11 +82,15 @@ def load_timm(
 
 @dataclass
 class _Checkpoint:
-    """The tensors of a checkpoint that are not taken yet, and its head dimension where that is known."""
+    """The tensors of a checkpoint that are not taken yet, and what is known of its shape.
+
+    `layout` is the number of positions in front of the patches' ones, and the patches' grid.
+    """
 
     source: str
     state: dict[str, Tensor]
-    head_dim: int | None
+    head_dim: int | None = None
+    layout: tuple[int, tuple[int, int]] | None = None
 
     def require(self, condition: bool, what: str) -> None:
         if not condition:
@@ -141,20 +145,39 @@ class _Checkpoint:
         )
         return BlockShape(heads, dim, hidden, (1.0,) * 6)
 
-    def tokens(self, d: int, grid: tuple[int, int]) -> dict[str, Tensor]:
+    def tokens(self, d: int, grid: tuple[int, int], notice: Callable[[str], object]) -> dict[str, Tensor]:
         """Takes the class token and the positions, which are resampled to another grid."""
-        token, position = self.take("cls_token", 1, 1, d)[0], self.take("pos_embed")[0]
-        patches = grid[0] * grid[1]
-        side = math.isqrt(len(position) - 1)
-        if len(position) == 1 + patches or side * side == len(position) - 1:
-            token, position = token + position[:1], position[1:]
-        if len(position) != patches:
-            side = math.isqrt(len(position))
-            self.require(side * side == len(position), f"its {len(position)} positions are no square grid")
+        token, position = self.take("cls_token", 1, 1, d)[0], self.take("pos_embed")
+        shape = list(position.shape)
+        fits = len(shape) == 3 and shape[0] == 1 and shape[1] > 1 and shape[2] == d
+        self.require(fits, f"'pos_embed' is {shape}, not [1, positions, {d}]")
+        prefix, old = self.layout or self._assumed(shape[1], grid, notice)
+        front, position = position[0].split([prefix, shape[1] - prefix])
+        if old != grid:
             position = resample_abs_pos_embed(
-                position[None], list(grid), old_size=[side, side], num_prefix_tokens=0
+                position[None], list(grid), old_size=list(old), num_prefix_tokens=0
             )[0]
-        return {"prefix": token, "position": position}
+        return {"prefix": token + front.sum(0, keepdim=True), "position": position}
+
+    def _assumed(
+        self, count: int, grid: tuple[int, int], notice: Callable[[str], object]
+    ) -> tuple[int, tuple[int, int]]:
+        """Returns the layout of a file's positions, which has no grid in it: a square, or this network's grid."""
+        # Of plain ViTs only DeiT III, which has layer scale, gives the class token no position.
+        for prefix in (1, 0) if "blocks.0.ls1.gamma" in self.state else (1,):
+            side = math.isqrt(count - prefix)
+            for rows, columns in ((side, side), grid):
+                if rows * columns == count - prefix:
+                    token = "" if prefix else ", and none to the class token"
+                    notice(
+                        f"'{self.source}' does not name the grid of its {count} positions: they are taken to belong to "
+                        f"{rows}x{columns} patches{token}"
+                    )
+                    return prefix, (rows, columns)
+        raise InvalidValueError(
+            f"'{self.source}' cannot start this network: its {count} positions are no square grid and a class token; "
+            "give a Hugging Face folder or an ONNX file of the network, which name the grid"
+        )
 
     def head(self, d: int, classes: int, notice: Callable[[str], object]) -> dict[str, Tensor]:
         """Takes the classifier, if it has this number of classes."""
@@ -201,12 +224,12 @@ class _Checkpoint:
 
 def _read(
     source: str | os.PathLike[str], pretrained: bool, size: tuple[int, int], notice: Callable[[str], object]
-) -> tuple[dict[str, Tensor], int | None]:
-    """Reads the checkpoint's tensors, and its head dimension where that is known."""
+) -> _Checkpoint:
+    """Reads the checkpoint's tensors, and its head dimension and layout where these are known."""
     path = Path(source)
     whole = path.is_dir() or path.suffix.lower() == ".onnx"
     if path.exists() and not whole:
-        return read_weights(path), None
+        return _Checkpoint(str(source), read_weights(path))
     found = load_network(source, pretrained=pretrained, image_size=size if whole else None)
     for sentence in found.notices:
         notice(f"'{source}': {sentence}")
@@ -219,7 +242,8 @@ def _read(
         raise InvalidValueError(
             f"'{source}' cannot start this network: its activation is {act}, this network's GELU"
         )
-    return dict(net.state_dict()), net.blocks[0].attn.head_dim
+    layout = int(not net.no_embed_class), net.patch_embed.grid_size
+    return _Checkpoint(str(source), dict(net.state_dict()), net.blocks[0].attn.head_dim, layout)
 
 
 @torch.no_grad()
