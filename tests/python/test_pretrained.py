@@ -190,6 +190,9 @@ def test_a_folder_starts_a_network_of_another_size(tmp_path: Path) -> None:
     model, notices = ours(), []
     model.activate(load_timm(model, tmp_path / "mine", notice=notices.append))
     assert any("resampled from 6x6 to 4x4" in notice for notice in notices)
+    assert any("its mean, std and resizing are taken to be those of the published" in n for n in notices)
+    means = "its mean is [0.485, 0.456, 0.406]; the recipe's data.mean, [0.4, 0.5, 0.6], is used"
+    assert any(means in notice for notice in notices)
     assert any("has no classifier" in notice for notice in notices)
     own = load_network(tmp_path / "mine", image_size=32).model
     model.head.weight.data[:, :24], model.head.bias.data = net.head.weight, net.head.bias

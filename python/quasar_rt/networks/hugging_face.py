@@ -282,8 +282,8 @@ class _Folder:
             found = (_document(self.folder / "processor_config.json") or {}).get("image_processor")
         if found is None:
             self.notices.append(
-                f"it has no preprocessor_config.json: mean, std and resizing are those of the published {self.kind} "
-                "checkpoints"
+                "it has no preprocessor_config.json: its mean, std and resizing are taken to be those of the published "
+                f"{self.kind} checkpoints"
             )
         usual = _PUBLISHED[self.kind]
         own = self.config.get("image_size", 224)

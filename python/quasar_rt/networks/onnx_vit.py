@@ -147,8 +147,8 @@ class _Reader:
             model.get_submodule(key).eps = eps
         if self.mean is IMAGENET_DEFAULT_MEAN:
             self.notices.append(
-                "an ONNX file has no preprocessing: ImageNet's mean and std, and a bicubic resize of the shorter side, "
-                "are taken unless mean, std and resize are given"
+                "an ONNX file has no preprocessing: its mean and std are taken to be ImageNet's, its resizing a "
+                "bicubic one of the shorter side, unless mean, std and resize give others"
             )
         return LoadedNetwork(model, name, None, self.notices)
 
@@ -239,7 +239,7 @@ class _Reader:
         full = float(np.abs(scale).max()) < 0.1
         self.mean, self.std = (0.0,) * 3, (1 / 255 if full else 1.0,) * 3
         self.notices.append(
-            f"it normalises the image itself: mean 0 and std {'1/255' if full else '1'} are taken, for pixels from 0 "
+            f"it normalises the image itself: its mean is 0 and its std {'1/255' if full else '1'}, for pixels from 0 "
             f"to {255 if full else 1}"
         )
         return weight * scale[:, None, None], bias + (weight * offset[:, None, None]).sum(axis=(1, 2, 3))

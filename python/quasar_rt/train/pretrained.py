@@ -61,7 +61,7 @@ def load_timm(
         quasar_rt.InvalidValueError: names what of the checkpoint does not fit the model.
     """
     config = model.config
-    found = _read(source, pretrained, (config.height, config.width), notice)
+    found = _read(source, pretrained, config, notice)
     architecture, patch = found.architecture(config)
     d = architecture.embed
     values = {
@@ -223,14 +223,16 @@ class _Checkpoint:
 
 
 def _read(
-    source: str | os.PathLike[str], pretrained: bool, size: tuple[int, int], notice: Callable[[str], object]
+    source: str | os.PathLike[str], pretrained: bool, config: ViTConfig, notice: Callable[[str], object]
 ) -> _Checkpoint:
     """Reads the checkpoint's tensors, and its head dimension and layout where these are known."""
     path = Path(source)
     whole = path.is_dir() or path.suffix.lower() == ".onnx"
     if path.exists() and not whole:
         return _Checkpoint(str(source), read_weights(path))
-    found = load_network(source, pretrained=pretrained, image_size=size if whole else None)
+    found = load_network(
+        source, pretrained=pretrained, image_size=(config.height, config.width) if whole else None
+    )
     for sentence in found.notices:
         notice(f"'{source}': {sentence}")
     net = found.model
@@ -242,6 +244,10 @@ def _read(
         raise InvalidValueError(
             f"'{source}' cannot start this network: its activation is {act}, this network's GELU"
         )
+    for key, used in (("mean", config.mean), ("std", config.std)):
+        own = net.pretrained_cfg[key]
+        if tuple(own) != used:
+            notice(f"'{source}': its {key} is {list(own)}; the recipe's data.{key}, {list(used)}, is used")
     layout = int(not net.no_embed_class), net.patch_embed.grid_size
     return _Checkpoint(str(source), dict(net.state_dict()), net.blocks[0].attn.head_dim, layout)
 
