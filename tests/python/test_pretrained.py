@@ -209,6 +209,18 @@ def test_another_activation_is_refused(tmp_path: Path) -> None:
         load_timm(ours(), tmp_path / "mine")
 
 
+def test_what_a_folders_network_has_more_is_named(tmp_path: Path) -> None:
+    config = {"image_size": 32, "patch_size": 8, "num_attention_heads": 3}
+    for kind, net in (
+        ("dinov2_with_registers", theirs(reg_tokens=3, init_values=1)),
+        ("deit", theirs(reg_tokens=1)),
+    ):
+        weights = as_transformers(net, kind.partition("_")[0])
+        write_folder(tmp_path / kind, weights, config | {"model_type": kind}, None)
+        with pytest.raises(InvalidValueError, match=r"it has register or distillation tokens"):
+            load_timm(ours(), tmp_path / kind)
+
+
 def test_a_name_is_looked_up_in_timm() -> None:
     space = SPACE.replace("32", "224").replace("= 8", "= 16").replace("head_dim = 16", "head_dim = 64")
     space = space.replace("[16, 24, 224]", "[192]").replace("[1, 2, 3]", "[12]").replace("[2, 3, 4]", "[3]")
@@ -233,10 +245,17 @@ def test_a_name_is_looked_up_in_timm() -> None:
         ({"depth": 4}, "it has 4 blocks, this network at most 3"),
         ({"embed_dim": 20, "num_heads": 2}, "q, k and v of blocks.0 have 20 rows each, no multiple"),
         ({"mlp_ratio": 6}, "blocks.0 has 144 hidden units, this network at most 128"),
-        ({"reg_tokens": 2}, "'pos_embed' is|positions are no square grid|reg_token"),
+        (
+            {"reg_tokens": 2},
+            r"it has register or distillation tokens, and a space's networks have a class token",
+        ),
+        (
+            {"global_pool": "avg"},
+            r"its head does not read the class token \(timm's global_pool='avg'\), as this",
+        ),
         ({"qk_norm": True}, "a plain ViT with a class token has not: blocks.0.attn.k_norm"),
         ({"pre_norm": True}, "no 'patch_embed.proj.bias'|norm_pre"),
-        ({"class_token": False, "global_pool": "avg"}, "it has no '(cls_token|norm.weight)'"),
+        ({"class_token": False, "global_pool": ""}, "it has no 'cls_token'"),
     ],
 )
 def test_what_differs_is_named(change: dict[str, Any], message: str) -> None:

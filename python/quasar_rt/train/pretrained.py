@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from timm.layers import resample_abs_pos_embed
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
@@ -84,11 +85,13 @@ def load_timm(
 class _Checkpoint:
     """The tensors of a checkpoint that are not taken yet, and what is known of its shape.
 
-    `layout` is the number of positions in front of the patches' ones, and the patches' grid.
+    `pool` is timm's ``global_pool``. `layout` is the number of positions in front of the patches', and the patches'
+    grid.
     """
 
     source: str
     state: dict[str, Tensor]
+    pool: str
     head_dim: int | None = None
     layout: tuple[int, tuple[int, int]] | None = None
 
@@ -107,6 +110,14 @@ class _Checkpoint:
     def architecture(self, config: ViTConfig) -> tuple[Architecture, Tensor]:
         """Returns the checkpoint's own shape, all rows 8-bit, and its patch embedding [embed, channels, k, k]."""
         require, whole, own = self.require, config.architecture, config.kernel
+        require(
+            not {"reg_token", "dist_token"} & set(self.state),
+            "it has register or distillation tokens, and a space's networks have a class token alone",
+        )
+        require(
+            self.pool == "token",
+            f"its head does not read the class token (timm's global_pool='{self.pool}'), as this network's does",
+        )
         patch = self.take("patch_embed.proj.weight")
         require(
             patch.ndim == 4, f"'patch_embed.proj.weight' is {list(patch.shape)}, not [embed, channels, k, k]"
@@ -229,7 +240,8 @@ def _read(
     path = Path(source)
     whole = path.is_dir() or path.suffix.lower() == ".onnx"
     if path.exists() and not whole:
-        return _Checkpoint(str(source), read_weights(path))
+        state = read_weights(path)
+        return _Checkpoint(str(source), state, "avg" if "fc_norm.weight" in state else "token")
     found = load_network(
         source, pretrained=pretrained, image_size=(config.height, config.width) if whole else None
     )
@@ -237,7 +249,7 @@ def _read(
         notice(f"'{source}': {sentence}")
     net = found.model
     points = torch.linspace(-8, 8, 1601)
-    if type(net) is not VisionTransformer or net.global_pool != "token":
+    if type(net) not in (VisionTransformer, VisionTransformerDistilled):
         raise InvalidValueError(f"'{source}' is no plain timm VisionTransformer with a class token")
     if any((block.mlp.act(points) - F.gelu(points)).abs().max() > 1e-6 for block in net.blocks):
         act = type(net.blocks[0].mlp.act).__name__
@@ -249,7 +261,9 @@ def _read(
         if tuple(own) != used:
             notice(f"'{source}': its {key} is {list(own)}; the recipe's data.{key}, {list(used)}, is used")
     layout = int(not net.no_embed_class), net.patch_embed.grid_size
-    return _Checkpoint(str(source), dict(net.state_dict()), net.blocks[0].attn.head_dim, layout)
+    return _Checkpoint(
+        str(source), dict(net.state_dict()), net.global_pool, net.blocks[0].attn.head_dim, layout
+    )
 
 
 @torch.no_grad()
