@@ -347,6 +347,7 @@ def test_the_tool_exports_a_rectangular_gray_checkpoint(tmp_path: Path) -> None:
     command += ["--resize", '{"mode": "none"}', "--report"]
     done = CliRunner().invoke(export_command, command)
     assert done.exit_code == 0, done.output
+    assert "Error:" not in done.output
     subnet = Subnet.load(tmp_path / "model.qvit")
     report = json.loads((tmp_path / "model.report.json").read_text())
     assert report["sha256"] == subnet.sha256
