@@ -229,6 +229,8 @@ def test_rates_beyond_the_board_are_refused_before_any_work(
     for wrong in ({"fps": [-1]}, {"fps": 10, "curve": 3}, {"curve": 1}, {"fps": 10, "fps_of": "bord"}):
         with pytest.raises(InvalidValueError):
             quasar_rt.fit(network, pictures, out=tmp_path / "out", **OPTIONS, **wrong)
+    with pytest.raises(InvalidValueError, match=r"the calibration images are all of one colour"):
+        quasar_rt.fit(network, [0 * picture for picture in pictures], out=tmp_path / "out", **OPTIONS)
     assert not (tmp_path / "out").exists()
 
 

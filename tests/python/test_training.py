@@ -964,6 +964,11 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_trained(tmp
     # Neither does a batch that cannot be leave a folder.
     with pytest.raises(InvalidValueError, match=r"optimizer\.batch is 4000, but only 160"):
         train(short("optimizer.batch=4000"), tmp_path / "run", log=quiet)
+    # Nor an init or a supernet that cannot be read.
+    with pytest.raises(FileError, match=r"file' is no checkpoint of tensors"):
+        train(short(f"init='{tmp_path / 'file'}'"), tmp_path / "run", log=quiet)
+    said = by_hand(tmp_path / "run", "--architecture", network, "--inherit", str(tmp_path / "nosuch.pt"))
+    assert said.exit_code == 2
     assert not (tmp_path / "run").exists()
 
 

@@ -79,13 +79,13 @@ class Job:
 
     @classmethod
     def start(cls, options: Options, space: Space) -> Job:
-        """Loads the data and makes the folder.
+        """Loads the data and the teacher; `open` then makes the folder.
 
         Raises:
             DatasetError: the data is missing, or differs between the processes.
             quasar_rt.InvalidValueError: the batch is larger than the training set, or smaller than the group; the
                 teacher does not fit.
-            quasar_rt.FileError: the folder cannot be written to, or the teacher cannot be read.
+            quasar_rt.FileError: the teacher cannot be read.
         """
         recipe, folder, group = options.recipe, Path(options.run), options.group or Group()
         keep_freed_memory()
@@ -112,11 +112,18 @@ class Job:
                 raise InvalidValueError(
                     "the processes have different teachers: give all machines the same file"
                 )
-        group.from_first(lambda: make_folder(folder))
-        if group.first:
-            settings = recipe.as_dict()
-            job._trackers = [open_tracker(name, folder, settings) for name in dict.fromkeys(options.track)]
         return job
+
+    def open(self, track: Sequence[str]) -> None:
+        """Makes the folder, and opens the trackers of these names.
+
+        Raises:
+            quasar_rt.FileError: the folder cannot be written to.
+        """
+        self.group.from_first(lambda: make_folder(self.folder))
+        if self.group.first:
+            settings = self.recipe.as_dict()
+            self._trackers = [open_tracker(name, self.folder, settings) for name in dict.fromkeys(track)]
 
     def initialize(self, model: ViT) -> None:
         """Starts from a checkpoint, where the recipe names one and the float stage has not ended."""

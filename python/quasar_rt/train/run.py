@@ -75,6 +75,7 @@ def train(options: Options) -> Trained:
             job.check(float="", quantized=space.sha256, baseline=space.sha256)
         model = make_model(recipe, space)
         job.initialize(model)
+        job.open(options.track)
         start = run_stage(job, model, StagePlan("float", recipe.float_stage))
         if not several:
             return _one_network(job, start, space.sha256)
@@ -104,11 +105,13 @@ def train_architecture(options: ArchitectureOptions) -> Trained:
                 whole = make_model(recipe, space)
                 job.initialize(whole)
                 model = whole.extract(architecture)
+            job.open(options.track)
             start = run_stage(job, model, StagePlan("float", recipe.float_stage, identity=identity))
             return _one_network(job, start, identity)
         model, digest = _inherited(job, architecture, inherit)
         identity += digest
         job.check(quantized=identity)
+        job.open(options.track)
         q = recipe.quantization
         model.calibrate(job.data.train.first(q.calibration)[0], q.percentile)
         network = run_stage(job, model, StagePlan("quantized", recipe.quantized_stage, identity=identity))
