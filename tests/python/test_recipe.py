@@ -33,6 +33,14 @@ def test_a_recipe_survives_its_dictionary() -> None:
         assert Recipe.from_dict(recipe.as_dict()) == recipe
 
 
+def test_all_missing_keys_are_named_at_once() -> None:
+    table = load_recipe("digits").as_dict()
+    del table["seed"], table["data"]["validation"], table["quantization"]
+    names = r"'quantization\.percentile', 'quantization\.calibration', 'quantization\.scoring'"
+    with pytest.raises(SettingsError, match=rf"'seed', 'data\.validation', {names} are missing"):
+        Recipe.from_dict(table)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

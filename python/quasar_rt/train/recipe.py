@@ -226,9 +226,13 @@ class Recipe:
         """Reads and checks what `as_dict` returns.
 
         Raises:
-            SettingsError: an unknown or a missing key, a value of the wrong type or out of range.
+            SettingsError: an unknown key, missing keys, a value of the wrong type or out of range.
         """
-        recipe: Recipe = _read(cls, table, source, "")
+        missing: list[str] = []
+        recipe: Recipe = _read(cls, table, source, "", missing)
+        if missing:
+            verb = "is" if len(missing) == 1 else "are"
+            raise SettingsError(f"{source}: {', '.join(map(repr, missing))} {verb} missing")
         _check(recipe, source)
         return recipe
 
@@ -282,8 +286,8 @@ def load_recipe(path: str | os.PathLike[str], changes: Iterable[str] = ()) -> Re
         changes: ``KEY=VALUE`` each, with TOML's values: ``optimizer.batch=64``.
 
     Raises:
-        SettingsError: no such recipe, not TOML, an unknown or a missing key, a value of the wrong type or out of range;
-            names the key, and the change where one is the cause.
+        SettingsError: no such recipe, not TOML, an unknown key, missing keys, a value of the wrong type or out of
+            range; names the keys, and the change where one is the cause.
         quasar_rt.FileError: the file cannot be read.
     """
     path = find_recipe(path)
@@ -356,7 +360,8 @@ def _change(table: dict[str, Any], change: str) -> None:
     table[last] = parsed["value"]
 
 
-def _read(kind: Any, table: Mapping[str, Any], path: str, prefix: str) -> Any:
+def _read(kind: Any, table: Mapping[str, Any], path: str, prefix: str, missing: list[str]) -> Any:
+    """Reads a table as a dataclass; adds required keys that it lacks to `missing`, and then returns None."""
     types = get_type_hints(kind)
     known = {f.name: f for f in fields(kind)}
     unknown = sorted(set(table) - set(known))
@@ -367,20 +372,23 @@ def _read(kind: Any, table: Mapping[str, Any], path: str, prefix: str) -> Any:
         key = prefix + name
         if name not in table:
             if spec.default is MISSING and spec.default_factory is MISSING:
-                raise SettingsError(f"{path}: {key!r} is missing")
+                if dataclasses.is_dataclass(types[name]):
+                    _read(types[name], {}, path, f"{key}.", missing)
+                else:
+                    missing.append(key)
             continue
-        values[name] = _value(types[name], table[name], path, key)
-    return kind(**values)
+        values[name] = _value(types[name], table[name], path, key, missing)
+    return None if missing else kind(**values)
 
 
-def _value(wanted: Any, value: Any, path: str, key: str) -> Any:
+def _value(wanted: Any, value: Any, path: str, key: str, missing: list[str]) -> Any:
     for kind in (Stage, Teacher):
         if wanted == kind | None:
             wanted = kind
     if dataclasses.is_dataclass(wanted):
         if not isinstance(value, Mapping):
             raise SettingsError(f"{path}: {key!r} must be a table")
-        return _read(wanted, value, path, f"{key}.")
+        return _read(wanted, value, path, f"{key}.", missing)
     if wanted == tuple[float, ...]:
         numbers = value if isinstance(value, list) else [value]
         if not numbers or any(type(number) not in (int, float) for number in numbers):
