@@ -345,6 +345,24 @@ def test_a_source_without_weights_or_architecture_is_refused(tmp_path: Path) -> 
             load_network("vit_tiny_patch16_224", image_size=size)
 
 
+def test_an_image_size_that_the_patches_do_not_fill_is_reported(tmp_path: Path) -> None:
+    model = random(
+        VisionTransformer(img_size=20, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=0)
+    )
+    folder = write_folder(tmp_path, as_transformers(model, "dinov2"), {"model_type": "dinov2"})
+    for source, patch in ((folder, 4), ("vit_tiny_patch16_224", 16)):
+        load = partial(load_network, source, pretrained=False)
+        size = (2 * patch, 3 * patch + 2)
+        (notice,) = (notice for notice in load(image_size=size).notices if "whole number" in notice)
+        below, above = f"{2 * patch}x{3 * patch}", f"{2 * patch}x{4 * patch}"
+        assert notice.endswith(
+            f"only {below} pixels are read; the nearest image sizes are {below} and {above}"
+        )
+        assert not any("whole number" in notice for notice in load(image_size=2 * patch).notices)
+        with pytest.raises(NetworkError, match=rf"images of 3x64 pixels have no patch of {patch}x{patch}"):
+            load(image_size=(3, 64))
+
+
 def test_too_many_tokens_are_refused_before_the_calibration() -> None:
     def images() -> Any:
         raise AssertionError("a calibration image was read")

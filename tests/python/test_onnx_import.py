@@ -152,6 +152,8 @@ def test_an_open_size_that_the_positions_refuse_is_found(tmp_path: Path) -> None
         x = pictures(12, 12)
         torch.testing.assert_close(smaller.model(x), model(x), atol=1e-5, rtol=1e-5)
     assert any("resampled from 5x5 to 3x3" in note for note in smaller.notices)
+    with pytest.raises(NetworkError, match=r"images of 3x3 pixels have no patch of 4x4"):
+        load_network(path, image_size=3)
 
 
 def test_half_precision_and_a_normalisation_in_the_graph_are_read(tmp_path: Path) -> None:

@@ -22,7 +22,16 @@ from torch import Tensor
 from ..errors import FileError, QuasarError
 from ..files import read_small_text, reason
 from ..weights import make_timm, read_weights
-from .vit import LoadedNetwork, NetworkError, crop_of, name_of, require, resample, vision_transformer
+from .vit import (
+    LoadedNetwork,
+    NetworkError,
+    crop_of,
+    name_of,
+    require,
+    require_patch,
+    resample,
+    vision_transformer,
+)
 
 __all__ = ["load_folder"]
 
@@ -260,7 +269,7 @@ class _Folder:
         self.require(isinstance(patch, int), f"its patches are {patch}; only square ones are supported")
         high, wide = (own, own) if isinstance(own, int) else tuple(own or (0, 0))
         old, new = (high // patch, wide // patch), (size[0] // patch, size[1] // patch)
-        self.require(min(new) > 0, f"images of {size[0]}x{size[1]} pixels have no patch of {patch}x{patch}")
+        require_patch(size, (patch, patch), self.folder)
         position = state["pos_embed"][0]
         prefix = len(position) - old[0] * old[1]
         self.require(

@@ -13,7 +13,7 @@ from ..errors import MissingFileError
 from ..files import why_unreadable
 from .hugging_face import load_folder
 from .timm_files import load_checkpoint, load_named
-from .vit import LoadedNetwork, NetworkError, Size, require, size_of
+from .vit import LoadedNetwork, NetworkError, Size, require, size_of, unread_pixels
 
 __all__ = ["load_network"]
 
@@ -44,7 +44,19 @@ def load_network(
         NetworkError: the message names what cannot be loaded, and why.
         quasar_rt.FileError: a file is missing or cannot be read.
     """
-    name, path, options = str(source), Path(source), dict(arguments or {})
+    network = _load(source, architecture, pretrained, dict(arguments or {}), image_size)
+    network.notices += unread_pixels(network.model)
+    return network
+
+
+def _load(
+    source: str | os.PathLike[str],
+    architecture: str | None,
+    pretrained: bool,
+    options: dict[str, Any],
+    image_size: Size | None,
+) -> LoadedNetwork:
+    name, path = str(source), Path(source)
     size = None if image_size is None else size_of(image_size)
     graph = path.suffix.lower() == ".onnx"
     if graph or path.is_dir():

@@ -23,7 +23,7 @@ from timm.layers import create_act_layer
 from torch import nn
 
 from .onnx_graph import Graph, Linear, Norm, likely_sizes
-from .vit import LoadedNetwork, NetworkError, name_of, require, resample, vision_transformer
+from .vit import LoadedNetwork, NetworkError, name_of, require, require_patch, resample, vision_transformer
 
 __all__ = ["load_onnx"]
 
@@ -619,6 +619,7 @@ def _resize(network: LoadedNetwork, size: tuple[int, int]) -> None:
     """Gives a network positions for another image size."""
     model = network.model
     stem = model.patch_embed
+    require_patch(size, stem.patch_size, network.name)
     old, prefix = stem.grid_size, model.num_prefix_tokens
     stem.set_input_size(img_size=size)
     position = model.pos_embed.detach()[0]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import QuasarError
 from ..weights import make_timm, read_weights
-from .vit import LoadedNetwork, NetworkError, name_of
+from .vit import LoadedNetwork, NetworkError, name_of, require_patch
 
 __all__ = ["load_checkpoint", "load_named"]
 
@@ -64,6 +64,8 @@ def _make(name: str, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Modul
     # Of unknown arguments, files and networks, each in a way of its own.
     except Exception as error:
         raise NetworkError(f"timm could not make {name}: {' '.join(str(error).split())[:400]}") from error
+    if isinstance(network, VisionTransformer) and (size := network.patch_embed.img_size) is not None:
+        require_patch(size, network.patch_embed.patch_size, name)
     return network
 
 

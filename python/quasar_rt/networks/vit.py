@@ -12,13 +12,23 @@ from typing import Any
 
 import torch
 from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import PatchEmbed, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import QuasarError
 
-__all__ = ["LoadedNetwork", "NetworkError", "name_of", "require", "resample", "size_of", "vision_transformer"]
+__all__ = [
+    "LoadedNetwork",
+    "NetworkError",
+    "name_of",
+    "require",
+    "require_patch",
+    "resample",
+    "size_of",
+    "unread_pixels",
+    "vision_transformer",
+]
 
 #: A side of a square image, or height and width.
 Size = int | Sequence[int]
@@ -66,6 +76,33 @@ def size_of(size: Size) -> tuple[int, int]:
     if len(sides) not in (1, 2) or not all(isinstance(side, int) and side > 0 for side in sides):
         raise NetworkError(f"the image size must be a side or a height and a width in pixels, not {size}")
     return sides[0], sides[-1]
+
+
+def require_patch(size: Sequence[int], patch: Sequence[int], source: str | os.PathLike[str]) -> None:
+    """Raises a `NetworkError` about `source` unless images of height and width `size` have a patch."""
+    pixels, own = ("x".join(map(str, sides)) for sides in (size, patch))
+    require(
+        size[0] >= patch[0] and size[1] >= patch[1],
+        source,
+        f"images of {pixels} pixels have no patch of {own}",
+    )
+
+
+def unread_pixels(model: nn.Module) -> list[str]:
+    """Returns a notice if the network's images are no whole number of patches, so that it does not read their edge."""
+    stem = getattr(model, "patch_embed", None)
+    if not isinstance(stem, PatchEmbed) or stem.img_size is None:
+        return []
+    size, patch = stem.img_size, stem.patch_size
+    less = [side // p * p for side, p in zip(size, patch, strict=True)]
+    more = [side + -side % p for side, p in zip(size, patch, strict=True)]
+    if less == more:
+        return []
+    pixels, own, below, above = ("x".join(map(str, sides)) for sides in (size, patch, less, more))
+    return [
+        f"images of {pixels} pixels are no whole number of patches of {own}: only {below} pixels are read; the nearest "
+        f"image sizes are {below} and {above}"
+    ]
 
 
 def resample(position: Tensor, old: tuple[int, int], new: tuple[int, int], antialias: bool) -> Tensor:
