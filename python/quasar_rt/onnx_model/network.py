@@ -165,8 +165,11 @@ class Network(ABC):
             return self.graph.add(name, "Reshape", patches, shape)
 
         def of_image(name: str, values: str, mean: Callable[[str], str]) -> str:
-            first = self.graph.constant("pool.token", np.int64(0))
-            return self.graph.add(name, "Gather", values, first, axis=1) if token else mean(values)
+            if not token:
+                return mean(values)
+            return self.graph.add(
+                name, "Gather", values, self.graph.constant("pool.token", np.int64(0)), axis=1
+            )
 
         of_heads, grid_of_heads = "", ""
         if self.config["classes"] or self.projects:
