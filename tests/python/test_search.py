@@ -662,7 +662,8 @@ def test_none_of_twenty_drawn_targets_is_missed(tmp_path, fps_of):
 
 def test_a_rate_that_only_the_accelerator_alone_has_is_refused_with_both_rates():
     with pytest.raises(
-        InfeasibleError, match=r"modelled at ([\d.]+) FPS.*serves at most \1;.*--fps-of accelerator"
+        InfeasibleError,
+        match=r"modelled at ([\d.]+) FPS.*serves at most \1;.*; ask for that with --fps-of accelerator",
     ):
         search("digits", board="pynq-z2", fps=20_000, population=8, generations=2)
     with pytest.raises(InvalidValueError, match="fps_of is 'host'; it must be one of board, accelerator"):

@@ -163,7 +163,7 @@ def unreachable(fps: float, fastest: Rates, reading: RatesOf, hardware: Hardware
     if reading == "board" and fastest.fps >= 0.999 * fastest.host_fps:
         bound = " (its processor decodes and submits no more)"
     return InvalidValueError(
-        f"{fps:g} frames a second are beyond {board}: with 4 bits in all rows of its blocks the network has "
-        f"{math.floor(100 * most) / 100:g}{bound}. Take a lower rate, a smaller network or image size, or a larger "
+        f"{fps:,.10g} frames a second are beyond {board}: with 4 bits in all rows of its blocks the network has "
+        f"{math.floor(100 * most) / 100:,.10g}{bound}. Take a lower rate, a smaller network or image size, or a larger "
         "board"
     )

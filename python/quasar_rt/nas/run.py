@@ -114,8 +114,8 @@ def _other_reading(modelled: Modelled, on: OnBoard) -> str:
         return f"of the accelerator alone ({on.fps_with_host:.1f} with the board's processor)"
     host = modelled.designs.tables[on.configuration].host.fps
     return (
-        f"with the board's processor, which serves at most {host:.1f}; its accelerator alone makes {on.fps:.1f}, a "
-        "target of --fps-of accelerator"
+        f"with the board's processor, which serves at most {host:.1f}; its accelerator alone makes {on.fps:.1f}; "
+        "ask for that with --fps-of accelerator"
     )
 
 
