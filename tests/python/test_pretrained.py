@@ -180,6 +180,10 @@ def test_a_head_of_other_classes_stays_as_it_was(tmp_path: Path, classes: int, w
     assert len(notices) == 2
     assert words in notices[1]
     assert "6 classes starts from random weights" in notices[1]
+    with pytest.raises(
+        InvalidValueError, match=rf"{words}.*: train it, with float_stage\.epochs of 1 or more"
+    ):
+        load_timm(ours(), tmp_path / "a.pth", classifier=True)
 
 
 def test_a_folder_starts_a_network_of_another_size(tmp_path: Path) -> None:

@@ -131,7 +131,8 @@ class Job:
             from .pretrained import load_timm
 
             source = self.recipe.init.removeprefix("timm:")
-            self.group.from_first(lambda: load_timm(model, source, notice=self.log))
+            untrained = self.recipe.float_stage.epochs == 0
+            self.group.from_first(lambda: load_timm(model, source, notice=self.log, classifier=untrained))
             self.group.broadcast(model)
             self.log(f"started from {self.recipe.init}")
 

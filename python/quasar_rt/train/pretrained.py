@@ -36,6 +36,7 @@ def load_timm(
     source: str | os.PathLike[str],
     pretrained: bool = True,
     notice: Callable[[str], object] = lambda _: None,
+    classifier: bool = False,
 ) -> Architecture:
     """Fills the leading part of the largest network from a timm ``VisionTransformer`` (ViT, DeiT, DeiT III).
 
@@ -52,6 +53,7 @@ def load_timm(
             folder or an ONNX file that `quasar_rt.networks.load_network` takes.
         pretrained: for a name: timm's weights (downloaded), else its random initial ones.
         notice: gets sentences about what was changed or not taken over.
+        classifier: True refuses a source whose classifier is not taken over.
 
     Returns:
         The checkpoint's own shape, all rows 8-bit.
@@ -72,7 +74,7 @@ def load_timm(
         "norm.bias": found.take("norm.bias", d),
         **found.tokens(d, config.grid, notice),
     }
-    values |= found.head(d, config.classes, notice)
+    values |= found.head(d, config.classes, classifier, notice)
     for i, shape in enumerate(architecture.blocks):
         values |= found.block(f"blocks.{i}", shape, d, config.layer_scale is not None)
     left = ", ".join(sorted(found.state)[:4])
@@ -190,18 +192,23 @@ class _Checkpoint:
             "give a Hugging Face folder or an ONNX file of the network, which name the grid"
         )
 
-    def head(self, d: int, classes: int, notice: Callable[[str], object]) -> dict[str, Tensor]:
-        """Takes the classifier, if it has this number of classes."""
-        if "head.weight" not in self.state:
-            notice(f"'{self.source}' has no classifier; that of {classes} classes starts from random weights")
-            return {}
-        rows = len(self.state["head.weight"])
-        values = {"head.weight": self.take("head.weight", rows, d), "head.bias": self.take("head.bias", rows)}
+    def head(
+        self, d: int, classes: int, required: bool, notice: Callable[[str], object]
+    ) -> dict[str, Tensor]:
+        """Takes the classifier, if it has this number of classes, as it must if `required`."""
+        rows, values = len(self.state.get("head.weight", ())), {}
+        if rows:
+            values = {
+                "head.weight": self.take("head.weight", rows, d),
+                "head.bias": self.take("head.bias", rows),
+            }
         if rows == classes:
             return values
-        notice(
-            f"'{self.source}' has {rows} classes; the classifier of {classes} classes starts from random weights"
-        )
+        has = f"has {rows} classes" if rows else "has no classifier"
+        sentence = f"'{self.source}' {has}; the classifier of {classes} classes starts from random weights"
+        if required:
+            raise InvalidValueError(f"{sentence}: train it, with float_stage.epochs of 1 or more")
+        notice(sentence)
         return {}
 
     def block(self, name: str, shape: BlockShape, d: int, layer_scale: bool) -> dict[str, Tensor]:
