@@ -175,7 +175,8 @@ def test_a_normalised_tensor_calibrates_like_the_pictures_it_came_from() -> None
 def test_the_model_is_left_as_it_was() -> None:
     model = small_model().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    export_timm(model, pictures_for(model, 4), resize=AS_IT_IS)
+    with pytest.warns(UserWarning, match=r"the model has no pretrained_cfg.* ImageNet's are taken"):
+        export_timm(model, pictures_for(model, 4), resize=AS_IT_IS)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -254,6 +255,7 @@ def test_what_is_not_supported_is_named(make: Callable[[], Any], word: str) -> N
     assert isinstance(caught.value, QuasarError)
 
 
+@pytest.mark.filterwarnings("ignore:the model has no pretrained_cfg")
 @pytest.mark.parametrize(
     ("options", "error"),
     [
@@ -310,6 +312,7 @@ def test_all_eight_bit_loses_at_most_a_point_on_fashion_mnist() -> None:
     assert integer_top1 > float_top1 - 0.01
 
 
+@pytest.mark.filterwarnings("ignore:the model has no pretrained_cfg")
 def test_a_model_of_its_own_size_takes_images_of_that_size_as_they_are() -> None:
     model = small_model()
     pictures = pictures_for(model, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -23,6 +24,11 @@ def preprocessing_of(
     model: nn.Module, net: ViT, mean: Any, std: Any, resize: dict[str, Any] | None
 ) -> tuple[dict[str, Any], list[float], list[float]]:
     """Returns the subnet's preprocessing, mean and std: the caller's values, or timm's configuration of the model."""
+    if not getattr(model, "pretrained_cfg", None) and (mean is None or std is None):
+        warnings.warn(
+            "the model has no pretrained_cfg with its mean and std: ImageNet's are taken; pass mean and std",
+            stacklevel=4,
+        )
     data = timm.data.resolve_data_config(
         pretrained_cfg=getattr(model, "pretrained_cfg", {}) or {}, model=model
     )

@@ -71,7 +71,8 @@ def export_timm(
             prediction is the label. The patch embedding and the head are all 8-bit.
         classes: class names; ``class 0``, ... by default.
         name: the subnet's name; the model's architecture name by default.
-        mean, std: of pixel/255 for each channel; timm's configuration of the model by default.
+        mean, std: of pixel/255 for each channel; timm's configuration of the model by default (``pretrained_cfg``), or
+            ImageNet's, with a warning, where the model has none.
         resize: the subnet's ``preprocess.resize`` (docs/subnet-file.md). The default is timm's configuration of the
             model, whose ``crop_pct`` counts only where the model has the configuration's image size: for a model made
             with another ``img_size``, the shorter side is resized to that size. Rectangular models need `resize`.
