@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from click.testing import CliRunner  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import quasar_rt  # noqa: E402
-from quasar_rt import FileError, InvalidValueError, Subnet  # noqa: E402
+from quasar_rt import DoesNotFitError, FileError, InvalidValueError, Subnet  # noqa: E402
 from quasar_rt.cli.fit import command  # noqa: E402
 from quasar_rt.export.timm_reader import read  # noqa: E402
 from quasar_rt.export.widths import products_of, widths_of_share  # noqa: E402
 from quasar_rt.fitting.choice import Choices  # noqa: E402
 from quasar_rt.fitting.result import Errors  # noqa: E402
 from quasar_rt.hardware import Board, Hardware, Workload, rates  # noqa: E402
+from quasar_rt.space import Space  # noqa: E402
 
 OPTIONS: dict[str, Any] = {"board": "zcu102", "resize": {"mode": "none"}}
 
@@ -235,6 +237,18 @@ def test_rates_beyond_the_board_are_refused_before_any_work(
     with pytest.raises(InvalidValueError, match=r"the calibration images are all of one colour"):
         quasar_rt.fit(network, [0 * picture for picture in pictures], out=tmp_path / "out", **OPTIONS)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_space_without_the_network_is_named(network: Any, pictures: Any, tmp_path: Path) -> None:
+    fit = partial(quasar_rt.fit, network, pictures[:6], out=tmp_path / "out", fps=10, **OPTIONS)
+    with pytest.raises(
+        DoesNotFitError, match=r"buffer needs.*: the network's image has height 32.*leave the space"
+    ):
+        fit(space=Space.load("digits"))
+    assert not (tmp_path / "out").exists()
+    space = Space.load("tiny").to_toml().replace("= 224", "= 32").replace("= 16", "= 8")
+    with pytest.warns(UserWarning, match=r"a depth of 2 is not a choice of space .*leave the space"):
+        fit(space=Space.from_toml(space))
 
 
 def test_a_damaged_measurement_is_named(network: Any, pictures: Any, tmp_path: Path) -> None:

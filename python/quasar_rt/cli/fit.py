@@ -24,7 +24,7 @@ from ..errors import QuasarError
 from ..nas.options import DEFAULT_BOARD
 from . import complete
 from .float_network import float_network, open_float_network
-from .options import as_json
+from .options import as_json, warnings_as_lines
 from .output import Failure, bars, echo, print_json, print_records
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def command(
 
     try:
         chosen = None if board is None else Board.load(board)
-        with bars() as bar:
+        with warnings_as_lines(), bars() as bar:
             found = fit(
                 network.model,
                 files,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..engine import Engine
-from ..errors import FileError, InvalidValueError
+from ..errors import DoesNotFitError, FileError, InvalidValueError
 from ..export.layerwise import LayerReport
 from ..export.network import Calibrated, measure_worth
 from ..export.post_training import Prepared, prepare
@@ -30,7 +31,7 @@ from ..space import Space
 from ..subnet import Subnet
 from .choice import CLOSE, Choice, Choices, unreachable
 from .result import Errors, Fit, Fitted, Progress
-from .shape import workload_of
+from .shape import why_outside, workload_of
 
 __all__ = ["CURVE", "HELD_OUT", "run"]
 
@@ -78,7 +79,18 @@ def run(
         options = {"name": loaded.name, "classes": loaded.classes, **options}
     prepared = prepare(model, used, **options)
     target = _Target(prepared, _configured(prepared, board, hardware, space, clock_mhz), fps_of)
-    target.check(wanted)
+    outside = None if space is None or hardware is not None else why_outside(prepared.net, space)
+    remedy = (
+        "the accelerator is that of the space; leave the space (--space) out, or name one with the network"
+    )
+    try:
+        target.check(wanted)
+    except DoesNotFitError as error:
+        if outside is None:
+            raise
+        raise DoesNotFitError(f"{error}: {outside}; {remedy}") from error
+    if outside is not None:
+        warnings.warn(f"{outside}: {remedy}", stacklevel=3)
     folder = Path(out)
     job = _Job(model, prepared, target, folder, held_out, tune, progress, len(wanted) or curve or CURVE)
     return job.run(wanted, curve or CURVE)
@@ -119,8 +131,8 @@ class _Target:
     reading: RatesOf
 
     def check(self, wanted: Sequence[float]) -> None:
-        """Refuses rates that not even 4-bit rows reach, before anything is measured."""
-        fastest = rates(workload_of(self.prepared, 4), self.hardware)
+        """Refuses a network that exceeds a buffer and rates that not even 4-bit rows reach, before any measurement."""
+        _, fastest = (rates(workload_of(self.prepared, width), self.hardware) for width in (8, 4))
         for rate in wanted:
             if rate > fastest.of(self.reading):
                 raise unreachable(rate, fastest, self.reading, self.hardware)

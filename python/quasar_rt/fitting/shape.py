@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 from ..build import random_subnet
+from ..errors import InvalidValueError
+from ..export.float_vit import ViT
 from ..export.post_training import Prepared
 from ..hardware import Workload
+from ..space import Architecture, BlockShape, Space
 
-__all__ = ["workload_of"]
+__all__ = ["why_outside", "workload_of"]
+
+
+def why_outside(net: ViT, space: Space) -> str | None:
+    """Returns why a network is none of a space, in words; None if it is one. Its classes and widths do not count."""
+    image = {"height": net.height, "width": net.width, "channels": net.channels}
+    for key, own in (("image", image), ("patch", {"kernel": net.kernel, "stride": net.stride})):
+        theirs = {name: space.settings[key][name] for name in own}
+        if own != theirs:
+            mine, others = (", ".join(f"{name} {n}" for name, n in sizes.items()) for sizes in (own, theirs))
+            return f"the network's {key} has {mine}; that of the space '{space.name}' has {others}"
+    eight_bit = space.decode(space.smallest).blocks[0].eight_bit
+    blocks = (BlockShape(b.heads, b.head_dim, len(b.fc1.weight), eight_bit) for b in net.blocks)
+    try:
+        space.encode(Architecture(len(net.embed.weight), tuple(blocks)))
+    except InvalidValueError as error:
+        return str(error).removeprefix("invalid value: ")
+    return None
 
 
 def workload_of(prepared: Prepared, width: int) -> Workload:
