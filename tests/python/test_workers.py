@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -139,9 +140,9 @@ def test_an_address_without_a_port_is_refused(address: str, monkeypatch: pytest.
 
 
 class SilentRay(types.ModuleType):
-    """A Ray whose cluster never answers; what would wait for the cluster fails."""
+    """A Ray whose cluster never answers but for the raylet at `host`; what would wait for the cluster fails."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str, port: int) -> None:
         super().__init__("ray")
         errors = types.SimpleNamespace(RayError=type("RayError", (Exception,), {}))
         task = types.SimpleNamespace(remote=lambda *_: object())
@@ -153,18 +154,23 @@ class SilentRay(types.ModuleType):
             remote=lambda **_: lambda function: task,
             put=lambda value: value,
             wait=lambda waiting, timeout: ([], waiting),
-            get_runtime_context=lambda: types.SimpleNamespace(gcs_address="127.0.0.1:1"),
+            get_runtime_context=lambda: types.SimpleNamespace(
+                gcs_address="127.0.0.1:1", get_node_id=lambda: "here"
+            ),
+            nodes=lambda: [{"NodeID": "here", "NodeManagerAddress": host, "NodeManagerPort": port}],
         )
 
 
 def test_a_cluster_that_is_gone_ends_a_search_with_an_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    ray = SilentRay()
+    raylet = socket.create_server(("127.0.0.1", 0))
+    ray = SilentRay(*raylet.getsockname())
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setattr(workers, "_AWAY", 0.0)
     for change, message in (
-        ({}, "the cluster's head at 127.0.0.1:1 is gone"),
+        ({}, r"Ray's head at 127\.0\.0\.1:1 is gone; give the same command again"),
+        ({"is_initialized": lambda: True}, r"is gone; start the cluster and give the same command again"),
         (
             {"wait": lambda *_, **__: (_ for _ in ()).throw(ray.exceptions.RayError("the\nraylet died"))},
             "raylet died",
@@ -175,6 +181,9 @@ def test_a_cluster_that_is_gone_ends_a_search_with_an_error(
         with pytest.raises(LostWorkersError, match=message) as caught:
             list(found.map(str, [1, 2]))
         found.close()
+    raylet.close()
+    with pytest.raises(LostWorkersError, match=r"Ray's process on this machine is gone"):
+        next(open_workers("ray").map(str, [1, 2]))
 
     def search(**_: object) -> None:
         raise caught.value

@@ -84,6 +84,8 @@ class RayWorkers:
             _knock(address)
             options = {"address": address}
         self._ray, self._mine = ray, not ray.is_initialized()
+        starts = address is None and self._mine
+        self._remedy = "start the cluster and " * (not starts) + "give the same command again"
         try:
             if self._mine:
                 with warnings.catch_warnings():
@@ -112,7 +114,12 @@ class RayWorkers:
         self._run = remote(_run)
         # Ray's client, for clusters from elsewhere, reports a lost connection by itself.
         client = (address or "").startswith("ray://")
-        self._head = None if client else ray.get_runtime_context().gcs_address
+        self._head = self._raylet = None
+        if not client:
+            here = ray.get_runtime_context()
+            self._head = here.gcs_address
+            [node] = [node for node in ray.nodes() if node["NodeID"] == here.get_node_id()]
+            self._raylet = f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
         self._lost = False
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[int, R]]:
@@ -125,6 +132,8 @@ class RayWorkers:
             Exception: what the function raises.
         """
         ray = self._ray
+        # Without it, `put` would end the process.
+        self._require_raylet()
         # Ray would bring a reference that is an argument itself into memory for each task.
         holder = [ray.put(function)]
         index = {self._run.remote(version("quasar-rt"), holder, item): k for k, item in enumerate(items)}
@@ -135,13 +144,11 @@ class RayWorkers:
                 done, waiting = self._wait(waiting)
                 for one in done:
                     yield index[one], self._get(one)
-                if done or self._head_answers():
+                if done or _answers(self._head):
                     seen = time.monotonic()
                 elif time.monotonic() - seen > _AWAY:
                     self._lost = True
-                    raise LostWorkersError(
-                        f"the cluster's head at {self._head} is gone; start the cluster and give the same command again"
-                    )
+                    raise LostWorkersError(f"Ray's head at {self._head} is gone; {self._remedy}")
         finally:
             # Ray would wait for a head that is gone, and then end the process.
             for one in () if self._lost else waiting:
@@ -152,18 +159,15 @@ class RayWorkers:
             done, others = self._ray.wait(waiting, timeout=_LOOK)
         except (self._ray.exceptions.RayError, ConnectionError) as error:
             self._lost = True
-            raise LostWorkersError(f"the cluster went away: {' '.join(str(error).split())[:300]}") from error
+            reason = " ".join(str(error).split())[:300]
+            raise LostWorkersError(f"the cluster went away: {reason}; {self._remedy}") from error
         return done, others
 
-    def _head_answers(self) -> bool:
-        if self._head is None:
-            return True
-        host, _, port = self._head.rpartition(":")
-        try:
-            socket.create_connection((host, int(port)), timeout=_LOOK).close()
-        except OSError:
-            return False
-        return True
+    def _require_raylet(self) -> None:
+        """Raises a `LostWorkersError` if Ray's process on this machine is gone."""
+        if not _answers(self._raylet):
+            self._lost = True
+            raise LostWorkersError(f"Ray's process on this machine is gone; {self._remedy}")
 
     def _get(self, reference: Any) -> Any:
         exceptions = self._ray.exceptions
@@ -173,6 +177,7 @@ class RayWorkers:
             # The function's own error.
             raise error.cause if isinstance(error.cause, Exception) else error from error
         except exceptions.RayError as error:
+            self._require_raylet()
             raise LostWorkersError(
                 f"a subnet's worker was lost {RETRIES + 1} times, or the cluster went away; often a worker has too "
                 f"little memory: give each more --threads, so that fewer run on a machine ({type(error).__name__})"
@@ -182,6 +187,18 @@ class RayWorkers:
         """Leaves the cluster; ends Ray where this started it."""
         if self._mine and not self._lost and self._ray.is_initialized():
             self._ray.shutdown()
+
+
+def _answers(address: str | None) -> bool:
+    """Returns whether somebody listens at HOST:PORT; True without an address."""
+    if address is None:
+        return True
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_LOOK).close()
+    except OSError:
+        return False
+    return True
 
 
 def _knock(address: str) -> None:
