@@ -121,8 +121,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: Path, check_only: bool = False) -> None:
     """Makes a folder if it is missing, and checks that files can be written there.
+
+    Args:
+        path: the folder.
+        check_only: True leaves a missing folder missing, and checks the one in which it would be made.
 
     Raises:
         quasar_rt.FileError: they cannot.
@@ -130,8 +134,10 @@ def make_folder(path: Path) -> None:
     import tempfile
 
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path).close()
+        if not check_only:
+            path.mkdir(parents=True, exist_ok=True)
+        existing = next(one for one in (path, *path.absolute().parents) if one.exists())
+        tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         raise refused(f"nothing can be written to the folder '{path}'", error) from error
 

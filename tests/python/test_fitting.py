@@ -234,9 +234,22 @@ def test_rates_beyond_the_board_are_refused_before_any_work(
     for wrong in ({"fps": [-1]}, {"fps": 10, "curve": 3}, {"curve": 1}, {"fps": 10, "fps_of": "bord"}):
         with pytest.raises(InvalidValueError):
             quasar_rt.fit(network, pictures, out=tmp_path / "out", **OPTIONS, **wrong)
-    with pytest.raises(InvalidValueError, match=r"the calibration images are all of one colour"):
-        quasar_rt.fit(network, [0 * picture for picture in pictures], out=tmp_path / "out", **OPTIONS)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_measurement_that_fails_leaves_no_folder(
+    network: Any, pictures: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise InvalidValueError("the calibration images do not differ")
+
+    monkeypatch.setattr("quasar_rt.fitting.run.measure_worth", refuse)
+    with pytest.raises(InvalidValueError, match=r"do not differ"):
+        quasar_rt.fit(network, pictures[:4], out=tmp_path / "out", **OPTIONS)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match=r"nothing can be written to the folder"):
+        quasar_rt.fit(network, pictures[:4], out=tmp_path / "file" / "out", **OPTIONS)
 
 
 def test_a_space_without_the_network_is_named(network: Any, pictures: Any, tmp_path: Path) -> None:

@@ -967,8 +967,10 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_trained(tmp
     # Nor an init or a supernet that cannot be read.
     with pytest.raises(FileError, match=r"file' is no checkpoint of tensors"):
         train(short(f"init='{tmp_path / 'file'}'"), tmp_path / "run", log=quiet)
-    said = by_hand(tmp_path / "run", "--architecture", network, "--inherit", str(tmp_path / "nosuch.pt"))
+    inherit = ("--inherit", str(tmp_path / "nosuch.pt"), "--out", str(tmp_path / "out"))
+    said = by_hand(tmp_path / "run", "--architecture", network, *inherit)
     assert said.exit_code == 2
+    assert not (tmp_path / "out").exists()
     assert not (tmp_path / "run").exists()
 
 

@@ -143,7 +143,7 @@ def command(
                 else "--embedding goes with one network: give it to `quasar-rt search` with this supernet"
             )
         if out:
-            group.from_first(lambda: make_folder(out))
+            group.from_first(lambda: make_folder(out, check_only=True))
         search = None
         if architecture:
             network, search, found = load_architecture(architecture)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from ..build import NetworkSpec, build_subnet
-from ..errors import InvalidValueError
 from ..images import ImageLike
 from ..subnet import Subnet
 from . import rotation
@@ -300,11 +299,6 @@ def prepare(
     batches = calibration_batches(
         calibration, net, preprocessing, means, deviations, max(1, batch_size // MEMBERS)
     )
-    pixels = torch.cat(batches).flatten(2)
-    if bool((pixels == pixels[:1, :, :1]).all()):
-        raise InvalidValueError(
-            "the calibration images are all of one colour: give pictures of the kind that the network will see"
-        )
     net.cast(torch.float32)
     _check_same_function(model, net, batches[0])
     if tokens == "patch":

@@ -162,7 +162,7 @@ class _Job:
         self._identity = _identity(model, prepared)
         self._exact = _float_outputs(model, prepared, held_out)
         self._calibrations: dict[bool, Calibrated] = {}
-        make_folder(folder)
+        make_folder(folder, check_only=True)
 
     def run(self, wanted: Sequence[float], curve: int) -> Fit:
         worth = self._worth()
@@ -227,6 +227,7 @@ class _Job:
                 "of quasar-rt: take another folder, or remove it"
             )
         worth = measure_worth(self._calibration(), on_layer=lambda layer: self._step(f"measure {layer.name}"))
+        make_folder(self._folder)
         with replacing(path) as file:
             np.savez(file, allow_pickle=False, identity=np.array(self._identity), **worth)
         return worth
