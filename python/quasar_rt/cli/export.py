@@ -89,7 +89,9 @@ def command(
             f">error, {method}": lambda layer: f"{layer.error_after:.2%}",
         },
     )
-    echo("Errors are root mean squares on the calibration images, as shares of the outputs' standard deviation.")
+    echo(
+        "Errors are root mean squares on the calibration images, as shares of the outputs' standard deviation."
+    )
     if report:
         _write_report(out.with_suffix(".report.json"), subnet, layers)
     click.echo(f"{out}: {out.stat().st_size / 1e6:.2f} MB, {len(files)} calibration images")
