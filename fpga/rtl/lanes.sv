@@ -253,8 +253,8 @@ module lanes #(
         if (reset_here) state <= IDLE;
     end
 
-    // The residual's word arrives while the previous one leaves. A beat that is not valid is stored,
-    // too, until the next one replaces it.
+    // The residual's word arrives while the previous one leaves. A beat that is not valid is
+    // stored, too, until the next one replaces it.
     localparam int EIGHTS = (T + 7) / 8; // eight tokens share a copy
     localparam int BEAT_COPIES = (BEAT + 15) / 16;
     wire [STEP_BITS-1:0] next_step = state != FILL ? '0 : !fill_step ? step
