@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -23,6 +24,7 @@ from .layerwise import LayerReport, Method, Quantized, norm_spec
 from .network import Calibrated, calibrate, measure_worth
 from .team import MEMBERS
 from .timm_reader import read, require
+from .tuning import TuningReport
 from .tuning import tune as tuned
 from .widths import widths_of_share
 
@@ -147,18 +149,10 @@ def export_timm(
         parts = calibrated.quantize(
             lambda _name, rows, _worth: np.full(rows, width, np.uint8), method, on_layer
         )
-    recorded = {"eight_bit_fraction": eight_bit_fraction, "method": method, "tuning_steps": tune}
-    if tune:
-        untuned = parts
-        parts = tuned(
-            calibrated.net,
-            parts,
-            prepared.batches,
-            steps=tune,
-            progress=lambda one: step(f"tune {one.block}"),
-        )
-        recorded["tuning_kept"] = parts is not untuned
-    return prepared.subnet(calibrated, parts, recorded)
+    recorded = {"eight_bit_fraction": eight_bit_fraction, "method": method}
+    return prepared.tuned_subnet(
+        calibrated, parts, recorded, steps=tune, progress=lambda one: step(f"tune {one.block}")
+    )
 
 
 @dataclass(frozen=True)
@@ -211,6 +205,26 @@ class Prepared:
             rotated=rotated,
             on_stage=on_stage,
         )
+
+    def tuned_subnet(
+        self,
+        calibrated: Calibrated,
+        parts: Quantized,
+        provenance: Mapping[str, Any],
+        *,
+        steps: int,
+        progress: Callable[[TuningReport], object],
+        checkpoint: Path | None = None,
+    ) -> Subnet:
+        """Tunes the quantized parts of a calibrated copy, unless `steps` is 0, and builds their subnet."""
+        recorded = {**provenance, "tuning_steps": steps}
+        if steps:
+            untuned = parts
+            parts = tuned(
+                calibrated.net, parts, self.batches, steps=steps, checkpoint=checkpoint, progress=progress
+            )
+            recorded["tuning_kept"] = parts is not untuned
+        return self.subnet(calibrated, parts, recorded)
 
     def subnet(self, calibrated: Calibrated, parts: Quantized, provenance: Mapping[str, Any]) -> Subnet:
         """Builds the subnet of the quantized parts of a calibrated copy."""

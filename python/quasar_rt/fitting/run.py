@@ -22,7 +22,6 @@ from ..errors import DoesNotFitError, FileError, InvalidValueError
 from ..export.layerwise import LayerReport
 from ..export.network import Calibrated, measure_worth
 from ..export.post_training import Prepared, prepare
-from ..export.tuning import tune as tuned
 from ..files import make_folder, open_regular, replacing
 from ..hardware import Board, Hardware, RatesOf, Workload, rates
 from ..images import ImageLike
@@ -252,27 +251,23 @@ class _Job:
             all_eight = all(bool((bits == 8).all()) for bits in choice.widths.values())
             calibrated = self._calibration(all_eight)
             parts = calibrated.quantize(lambda name, _rows, _worth: choice.widths[name], on_layer=on_layer)
-            untuned = parts
-            if self._tune:
-                parts = tuned(
-                    calibrated.net,
-                    parts,
-                    prepared.batches,
-                    steps=self._tune,
-                    checkpoint=path.with_suffix(".tuning.pt"),
-                    progress=lambda report: self._step(f"{rate:.0f} frames/s: tune {report.block}"),
-                )
             recorded = {
                 "fit": mark,
-                "tuning_steps": self._tune,
-                **({"tuning_kept": parts is not untuned} if self._tune else {}),
                 "method": "gptq",
                 "layers": [layer.as_dict() for layer in layers],
             }
-            prepared.subnet(calibrated, parts, recorded).save(path)
+            checkpoint = path.with_suffix(".tuning.pt")
+            prepared.tuned_subnet(
+                calibrated,
+                parts,
+                recorded,
+                steps=self._tune,
+                progress=lambda report: self._step(f"{rate:.0f} frames/s: tune {report.block}"),
+                checkpoint=checkpoint,
+            ).save(path)
             # What counts is what was written.
             subnet = Subnet.load(path)
-            path.with_suffix(".tuning.pt").unlink(missing_ok=True)
+            checkpoint.unlink(missing_ok=True)
         workload = Workload.of_subnet(subnet)
         return Fitted(
             path=path,
