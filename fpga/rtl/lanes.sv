@@ -103,6 +103,10 @@ module lanes #(
     localparam int WORD_BEATS = (2 * T + BEAT - 1) / BEAT;
     localparam int STEPS = WORD_BEATS > G ? WORD_BEATS : G; // of a word of a fill
     localparam int STEP_BITS = STEPS > 1 ? $clog2(STEPS) : 1;
+    // Eight tokens, or 16 bytes of a beat, share a copy of a control signal.
+    localparam int TILE_PARTS = (T + 7) / 8;
+    localparam int ITEM_PARTS = (L + 7) / 8;
+    localparam int BEAT_PARTS = BEAT / 16;
 
     if (T < 1 || L < 1 || L > T || R < 1 || R > 2 || FRAMES < 1 || FRAMES > 2) begin : gen_refused
         $error("lanes: L must be 1 to T, R and FRAMES 1 or 2");
@@ -255,19 +259,17 @@ module lanes #(
 
     // The residual's word arrives while the previous one leaves. A beat that is not valid is
     // stored, too, until the next one replaces it.
-    localparam int EIGHTS = (T + 7) / 8; // eight tokens share a copy
-    localparam int BEAT_COPIES = (BEAT + 15) / 16;
     wire [STEP_BITS-1:0] next_step = state != FILL ? '0 : !fill_step ? step
         : last_step ? '0 : step + 1'b1;
     logic [WORD_BEATS-1:0] next_arrives;
-    logic [WORD_BEATS*BEAT_COPIES-1:0] arrives;
-    logic [EIGHTS-1:0] leaves;
+    logic [WORD_BEATS*BEAT_PARTS-1:0] arrives;
+    logic [TILE_PARTS-1:0] leaves;
     always_comb for (int i = 0; i < WORD_BEATS; i++) next_arrives[i] = 32'(next_step) == i;
-    registers #(.BITS(WORD_BEATS * BEAT_COPIES), .PRIMITIVES(PRIMITIVES)) arrives_copies (
-        .clk, .d({BEAT_COPIES{next_arrives}}), .q(arrives)
+    registers #(.BITS(WORD_BEATS * BEAT_PARTS), .PRIMITIVES(PRIMITIVES)) arrives_copies (
+        .clk, .d({BEAT_PARTS{next_arrives}}), .q(arrives)
     );
-    registers #(.BITS(EIGHTS), .PRIMITIVES(PRIMITIVES)) leaves_copies (
-        .clk, .d({EIGHTS{fill_step && last_step}}), .q(leaves)
+    registers #(.BITS(TILE_PARTS), .PRIMITIVES(PRIMITIVES)) leaves_copies (
+        .clk, .d({TILE_PARTS{fill_step && last_step}}), .q(leaves)
     );
     logic [WORD_BEATS*BEAT*8-1:0] arriving;
     logic [G*L*16-1:0] leaving;
@@ -285,14 +287,13 @@ module lanes #(
         end
     end
 
-    localparam int LANE_EIGHTS = (L + 7) / 8;
     logic filled_0, filled;
-    logic [LANE_EIGHTS-1:0] filled_lanes;
+    logic [ITEM_PARTS-1:0] filled_lanes;
     logic [RESIDUAL_BITS-1:0] fill_address_0, fill_address;
     logic [GROUP_BITS-1:0] fill_group_0, fill_group;
     logic [L*16-1:0] fill_d;
-    registers #(.BITS(LANE_EIGHTS), .PRIMITIVES(PRIMITIVES)) filled_copies (
-        .clk, .d({LANE_EIGHTS{filled_0}}), .q(filled_lanes)
+    registers #(.BITS(ITEM_PARTS), .PRIMITIVES(PRIMITIVES)) filled_copies (
+        .clk, .d({ITEM_PARTS{filled_0}}), .q(filled_lanes)
     );
     always_ff @(posedge clk) begin
         filled_0 <= !reset_here && stores_group;
@@ -305,10 +306,10 @@ module lanes #(
     end
 
     logic [BEAT*8-1:0] table_codes;
-    logic [BEAT_COPIES-1:0] takes_codes;
+    logic [BEAT_PARTS-1:0] takes_codes;
     wire [7:0] next_index = state == TABLE ? table_index + 8'(table_step) : '0;
-    registers #(.BITS(BEAT_COPIES), .PRIMITIVES(PRIMITIVES)) takes_codes_copies (
-        .clk, .d({BEAT_COPIES{32'(next_index) % TABLE_PARTS == 0}}), .q(takes_codes)
+    registers #(.BITS(BEAT_PARTS), .PRIMITIVES(PRIMITIVES)) takes_codes_copies (
+        .clk, .d({BEAT_PARTS{32'(next_index) % TABLE_PARTS == 0}}), .q(takes_codes)
     );
     for (genvar i = 0; i < BEAT; i++) begin : gen_codes
         always_ff @(posedge clk) if (takes_codes[i/16]) table_codes[i*8+:8] <= beats[i*8+:8];
@@ -509,7 +510,7 @@ module lanes #(
     // The residual before the row.
     localparam int RESIDUAL_BANKS = FRAMES * G;
     logic [RESIDUAL_BANKS-1:0] bank_0, read_bank;
-    logic [LANE_EIGHTS*RESIDUAL_BANKS-1:0] word_bank;
+    logic [ITEM_PARTS*RESIDUAL_BANKS-1:0] word_bank;
     logic [RESIDUAL_BITS-1:0] read_address;
     logic [L*16-1:0] held, held_next;
     logic [L-1:0] skip, skip_lanes;
@@ -537,8 +538,8 @@ module lanes #(
                     & residual_word[(i*L+j)*16+:16];
         for (int i = 0; i < L; i++) skip_lanes[i] = i < 32'(skip_lanes_late);
     end
-    registers #(.BITS(LANE_EIGHTS * RESIDUAL_BANKS), .PRIMITIVES(PRIMITIVES)) word_bank_copies (
-        .clk, .d({LANE_EIGHTS{read_bank}}), .q(word_bank)
+    registers #(.BITS(ITEM_PARTS * RESIDUAL_BANKS), .PRIMITIVES(PRIMITIVES)) word_bank_copies (
+        .clk, .d({ITEM_PARTS{read_bank}}), .q(word_bank)
     );
     always_ff @(posedge clk) begin
         held <= held_next;
@@ -728,8 +729,7 @@ module lanes #(
     );
 
     // Logits: one token's sum in each cycle.
-    localparam int PARTS = (L + 7) / 8;
-    logic [PARTS*27-1:0] part_1;
+    logic [ITEM_PARTS*27-1:0] part_1;
     logic [4:0] part_index_1;
     logic [26:0] sum_2, bias_2, acc_3;
     logic [15:0] mult_3;
@@ -737,17 +737,17 @@ module lanes #(
     logic logit_late;
     logic [31:0] logit_d;
     logic [USED_BITS-1:0] logits_used;
-    logic [PARTS*8*27-1:0] sums_padded;
-    assign sums_padded = (PARTS * 8 * 27)'(sums_0);
-    logic [PARTS*3-1:0] logit_lane_0; // of each part
-    registers #(.BITS(PARTS * 3), .PRIMITIVES(PRIMITIVES)) logit_lane_copies (
-        .clk, .d({PARTS{logit[2:0]}}), .q(logit_lane_0)
+    logic [ITEM_PARTS*8*27-1:0] sums_padded;
+    assign sums_padded = (ITEM_PARTS * 8 * 27)'(sums_0);
+    logic [ITEM_PARTS*3-1:0] logit_lane_0; // of each part
+    registers #(.BITS(ITEM_PARTS * 3), .PRIMITIVES(PRIMITIVES)) logit_lane_copies (
+        .clk, .d({ITEM_PARTS{logit[2:0]}}), .q(logit_lane_0)
     );
     always_ff @(posedge clk) begin
-        for (int i = 0; i < PARTS; i++)
+        for (int i = 0; i < ITEM_PARTS; i++)
             part_1[i*27+:27] <= sums_padded[(i*8+32'(logit_lane_0[i*3+:3]))*27+:27];
         part_index_1 <= logit_0[7:3];
-        sum_2 <= part_1[32'(PARTS == 1 ? 5'd0 : part_index_1)*27+:27];
+        sum_2 <= part_1[32'(ITEM_PARTS == 1 ? 5'd0 : part_index_1)*27+:27];
         acc_3 <= sum_2 + bias_2;
     end
     delay #(.BITS(27), .CYCLES(2), .PRIMITIVES(PRIMITIVES)) logit_bias_delay (

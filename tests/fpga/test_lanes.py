@@ -155,7 +155,7 @@ MORE_FAULTS = [
     # Copies that are early, late, or stay.
     ("lanes", "8'(item && finishes) - 8'(mean_stands)", "8'(item && finishes) - 8'(mean_written)"),
     ("lanes", "(fire ? last_logit : takes[0])", "(fire || takes[0])"),
-    ("lanes", "EIGHTS{fill_step && last_step}", "EIGHTS{fill_step}"),
+    ("lanes", "TILE_PARTS{fill_step && last_step}", "TILE_PARTS{fill_step}"),
     ("lanes", "'0 : !fill_step ? step", "'0 : 1'b0 ? step"),
     ("lanes", "table_index + 8'(table_step) : '0", "table_index + 8'd1 : '0"),
 ]
