@@ -150,9 +150,8 @@ def _show(found: Fit, out: Path, asked: int) -> None:
         f"{found.held_out_images} images held out: relative error of the outputs, agreement with the float network."
     )
     if len(found.fitted) < asked:
-        fastest = found.fitted[-1].rates
         reason = "no other choice of rows has another rate."
-        if fastest.fps >= 0.999 * fastest.host_fps:
+        if found.fitted[-1].rates.processor_bound:
             reason = (
                 "fewer 8-bit rows are not faster, since the processor is the bound. --fps-of accelerator shows the "
                 "accelerator's rates."

@@ -160,7 +160,7 @@ def unreachable(fps: float, fastest: Rates, reading: RatesOf, hardware: Hardware
     """Returns the error of a frame rate that not even 4-bit rows reach."""
     board, most = hardware.board.name, fastest.of(reading)
     bound = ""
-    if reading == "board" and fastest.fps >= 0.999 * fastest.host_fps:
+    if reading == "board" and fastest.processor_bound:
         bound = " (its processor decodes and submits no more)"
     return InvalidValueError(
         f"{fps:,.10g} frames a second are beyond {board}: with 4 bits in all rows of its blocks the network has "

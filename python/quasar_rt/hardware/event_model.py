@@ -117,6 +117,11 @@ class Rates:
     host_fps: float
     """Of the processor, which decodes, resizes and submits frames on all its cores."""
 
+    @property
+    def processor_bound(self) -> bool:
+        """True if the processor limits the board's rate, so that a faster network gains next to nothing."""
+        return self.fps >= 0.999 * self.host_fps
+
     def of(self, reading: RatesOf) -> float:
         """Returns the rate by one of the two readings."""
         return self.fps if reading == "board" else self.accelerator_fps

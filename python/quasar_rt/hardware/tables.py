@@ -57,13 +57,9 @@ def _summary(result: Estimate, replay: Replay, hardware: Hardware) -> Table:
     alone, with_gaps = hertz / replay.period_cycles, hertz / replay.period_with_gaps_cycles
 
     def board(host_fps: float) -> str:
-        limit = (
-            "processor"
-            if host_fps <= with_gaps
-            else "accelerator"
-            if 2 * with_gaps > alone
-            else "processor's gaps between segments"
-        )
+        # Gaps are the limit where they take longer than the frame's own cycles.
+        limit = "accelerator" if 2 * with_gaps > alone else "processor's gaps between segments"
+        limit = limit if with_gaps < host_fps else "processor"
         return f"{min(with_gaps, host_fps):,.1f} frames/s of the board, limited by the {limit}"
 
     facts = {

@@ -84,8 +84,9 @@ class RayWorkers:
             _knock(address)
             options = {"address": address}
         self._ray, self._mine = ray, not ray.is_initialized()
-        starts = address is None and self._mine
-        self._remedy = "start the cluster and " * (not starts) + "give the same command again"
+        self._remedy = "give the same command again"
+        if address is not None or not self._mine:
+            self._remedy = f"start the cluster and {self._remedy}"
         try:
             if self._mine:
                 with warnings.catch_warnings():
