@@ -303,10 +303,15 @@ fn the_closed_form_follows_the_events_on_every_shipped_pair() {
             if differences[0].is_empty() {
                 continue;
             }
-            let cells = differences.map(|values| {
-                let [mean, least, most] = spread(&values).map(|share| 100.0 * share);
-                let bound = if large { 5.0 } else { 35.0 };
-                assert!(least.abs().max(most.abs()) <= bound, "{space} on {board}");
+            // With gaps, which are the same for both, small networks are closer.
+            let bounds = if large { [5.0, 5.0] } else { [35.0, 25.0] };
+            let cells = [0, 1].map(|i| {
+                let [mean, least, most] = spread(&differences[i]).map(|share| 100.0 * share);
+                assert!(mean.abs() <= 8.0, "{space} on {board}: {mean}");
+                assert!(
+                    least.abs().max(most.abs()) <= bounds[i],
+                    "{space} on {board}"
+                );
                 format!("{mean:+.1} | {least:+.1} to {most:+.1}")
             });
             println!("| {space} | {board} | {} |", cells.join(" | "));
