@@ -2,7 +2,8 @@
 
 The README (*Follow one image*) lists which stages run in this thread, and which in the consumer's.
 
-Depends on `arguments`, `ending`, `errors`, `images` and `prediction`; the engine gives the work as functions.
+Depends on `arguments`, `ending`, `errors`, `images`, `prediction` and `threads`; the engine gives the work as
+functions.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ import numpy as np
 
 from . import ending
 from .arguments import as_count, shown
-from .errors import ClosedError, ImageError, InvalidValueError, ThreadsError
+from .errors import ClosedError, ImageError, InvalidValueError
 from .frame import Frame
 from .images import ImageLike
 from .prediction import Prediction
+from .threads import start_thread
 
 __all__ = ["Lookahead", "Stream", "Work", "lookahead"]
 
@@ -382,6 +384,7 @@ def lookahead(
 
     Raises:
         ClosedError: Python is ending.
+        MemoryError: the process cannot have the thread's memory.
         ThreadsError: the thread cannot be started.
     """
     ending.check_can_start("streams")
@@ -408,10 +411,7 @@ def lookahead(
             if state.fetches_itself and (yield from _without_thread(state, source)):
                 return
             if thread.ident is None and not state.stopped.is_set():
-                try:
-                    thread.start()
-                except RuntimeError as error:
-                    raise ThreadsError(f"a stream's thread cannot be started: {error}; use infer") from error
+                start_thread(thread, "a stream's thread")
             taken, end = _take(state, work.together)
             yield from _results(state, work, taken)
             if isinstance(end, _Failure):

@@ -1,7 +1,7 @@
 """The queue behind `Engine.submit`: images that wait for their turn, and the threads that run them in order.
 
 One thread decodes and preprocesses (on an accelerator, it also begins the frame) while another one runs the network.
-Depends on `ending` and `errors`; an image's work is given as functions.
+Depends on `ending`, `threads` and `errors`; an image's work is given as functions.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from . import ending
 from .errors import BusyError, ClosedError, ThreadsError
 from .prediction import Prediction
+from .threads import start_thread
 
 __all__ = ["Job", "Submissions"]
 
@@ -101,6 +102,7 @@ class Submissions:
         Raises:
             BusyError: there was no room in time.
             ClosedError: the queue was closed, or Python is ending.
+            MemoryError: the process cannot have the threads' memory.
             ThreadsError: the threads cannot be started.
         """
         own = threading.current_thread() in self._threads
@@ -137,11 +139,11 @@ class Submissions:
         ]
         try:
             for thread in work:
-                thread.start()
-        except RuntimeError as error:
+                start_thread(thread, "a thread for submissions")
+        except (MemoryError, ThreadsError):
             self._waiting.put(None)  # for the first one, if it runs
             self._waiting = SimpleQueue()
-            raise ThreadsError(f"a thread for submissions cannot be started: {error}; use infer") from error
+            raise
         self._threads = tuple(work)
 
     def _done(self, job: Job) -> None:

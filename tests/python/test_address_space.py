@@ -108,3 +108,45 @@ def test_too_little_address_space_is_an_error(paths, name, use, most):
     found = dict(line.split() for line in python(USES, *arguments).stdout.splitlines())
     assert list(found) == limits
     assert {"works", "MemoryError"} <= set(found.values()) <= {"works", "MemoryError", "ThreadsError"}, found
+
+
+#: Starts a thread in a forked process with a stack's bytes, and some more, that everything else may not take.
+THREAD = """
+import mmap, os, resource, signal, sys, threading
+from quasar_rt.errors import ThreadsError
+from quasar_rt.threads import start_thread
+STACK = 8 << 20
+resource.setrlimit(resource.RLIMIT_STACK, (STACK, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+def start(extra):
+    thread = threading.Thread(target=int)
+    everything = [None] * 2_000_000
+    held = mmap.mmap(-1, STACK + extra)
+    pages = int(open("/proc/self/statm").read().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 20), resource.RLIM_INFINITY))
+    count = 0
+    for size in (65536, 4096, 600, 400, 200, 100, 60, 40):
+        try:
+            while True:
+                everything[count] = bytes(size)
+                count += 1
+        except MemoryError:
+            pass
+    for place in range(count - 24, count):
+        everything[place] = None
+    held.close()
+    try:
+        start_thread(thread, "a thread")
+    except (MemoryError, ThreadsError):
+        return 1
+    return 0
+for extra in map(int, sys.argv[1:]):
+    if (child := os.fork()) == 0:
+        signal.alarm(20)
+        os._exit(start(extra))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def test_a_thread_without_memory_to_begin_is_an_error() -> None:
+    limits = [number << 12 for number in range(0, 40, 2)]
+    assert set(python(THREAD, *limits).stdout.split()) == {"1"}

@@ -8,11 +8,15 @@
 //! Depends on [`crate::error`].
 
 use memmap2::MmapOptions;
+#[cfg(unix)]
+use rustix::process::{getrlimit, Resource};
 
 use crate::error::{Error, Result};
 
 /// Bytes for everything that is small, and for the allocator's own needs.
 const SLACK: usize = 4 << 20;
+/// Bytes of a thread's stack with glibc, if its size has no limit.
+const STACK: u64 = 2 << 20;
 /// Bytes that are asked for at a time: Linux refuses more than the machine has.
 const PIECE: usize = 256 << 20;
 
@@ -37,15 +41,42 @@ pub fn check(what: &'static str, bytes: usize) -> Result<()> {
 /// # Errors
 /// [`Error::OutOfMemory`].
 pub fn check_limited(what: &'static str) -> Result<()> {
-    #[cfg(unix)]
-    if rustix::process::getrlimit(rustix::process::Resource::As)
-        .current
-        .is_some()
-    {
-        return check(what, 0);
+    if limit_of(Resource::As).is_some() {
+        check(what, 0)?;
     }
-    let _ = what;
     Ok(())
+}
+
+/// Checks that the process can have memory for another thread of Python, if its address space is
+/// limited. Python would wait for ever for a thread that finds no memory when it begins.
+///
+/// # Errors
+/// [`Error::OutOfMemory`].
+pub fn check_thread() -> Result<()> {
+    if limit_of(Resource::As).is_some() {
+        let stack = limit_of(Resource::Stack).unwrap_or(STACK);
+        check("a thread", usize::try_from(stack).unwrap_or(usize::MAX))?;
+    }
+    Ok(())
+}
+
+/// Returns the limit of a resource in bytes, if it has one.
+#[cfg(unix)]
+fn limit_of(resource: Resource) -> Option<u64> {
+    getrlimit(resource).current
+}
+
+/// The limits that other systems do not have.
+#[cfg(not(unix))]
+#[derive(Clone, Copy)]
+enum Resource {
+    As,
+    Stack,
+}
+
+#[cfg(not(unix))]
+fn limit_of(_resource: Resource) -> Option<u64> {
+    None
 }
 
 #[cfg(test)]

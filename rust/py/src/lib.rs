@@ -87,5 +87,5 @@ mod _native {
     #[pymodule_export]
     use crate::subnet::Subnet;
     #[pymodule_export]
-    use crate::tiers::{default_threads, tiers};
+    use crate::tiers::{check_thread_memory, default_threads, tiers};
 }

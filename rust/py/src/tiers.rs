@@ -1,8 +1,11 @@
 //! Names of tiers and of ways to keep weights; what this CPU offers.
 
 use pyo3::prelude::*;
+use quasar_core::memory;
 use quasar_core::network::supported_tiers;
 use quasar_core::{Error, Storage, Tier};
+
+use crate::errors::to_py;
 
 /// Returns the tier of that name.
 pub fn parse_tier(name: &str) -> quasar_core::Result<Tier> {
@@ -55,4 +58,10 @@ pub fn tiers() -> Vec<(&'static str, bool)> {
 #[pyfunction]
 pub fn default_threads() -> usize {
     quasar_core::pool::default_threads()
+}
+
+/// Checks that the process can have memory for another thread.
+#[pyfunction]
+pub fn check_thread_memory() -> PyResult<()> {
+    memory::check_thread().map_err(to_py)
 }
