@@ -238,7 +238,7 @@ class _Job:
         mark = {"identity": self._identity, "widths_sha256": digest, "tuning_steps": self._tune}
         rate = choice.rates.of(target.reading)
         label = f"{rate:.4g}" if rate < 100 else f"{rate:.0f}"
-        label = label if wanted is None else f"{wanted:.6g}"
+        label = label if wanted is None else np.format_float_positional(wanted, 6, fractional=False, trim="-")
         path = self._folder / f"{prepared.name}-{target.hardware.board.name}-{label}fps.qvit"
         subnet = _left(path, mark)
         if subnet is None:
