@@ -354,7 +354,7 @@ vectors: install-test ## Regenerate the golden vectors from the oracle, and thos
 	git diff --exit-code --stat -- tests/vectors
 
 .PHONY: isa
-isa: toolchain ## Regenerate the accelerator's C++ header and its tables in docs/accelerator.md
+isa: toolchain ## Regenerate the accelerator's C++ headers, its SystemVerilog packages and the tables of docs/accelerator.md
 	cargo run --quiet -p quasar-accelerator --example headers isa .
 
 .PHONY: c-header

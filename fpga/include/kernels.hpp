@@ -7,6 +7,7 @@
 #pragma once
 
 #include "commands.hpp"
+#include "lane_items.hpp"
 #include "memory.hpp"
 #include "stream.hpp"
 #include "types.hpp"
@@ -56,52 +57,6 @@ struct scale_t {
   s<15> residue;
 };
 
-// A command, as the lanes need it (fpga/rtl/lane_types.sv).
-struct lane_job_t {
-  u<2> operation; // code of the command
-  u<1> residual;  // results are added to the residual
-  u<1> logits;
-  u<1> frame;
-  u<1> gelu; // codes go through GELU's table
-  u<1> moments;
-  u<1> post_tiles;
-  u<1> post;
-  u<11> tokens;
-  s<8> zero_point;
-  u<11> skip;
-  u<13> stride;
-  u<21> reciprocal;
-  u<20> words; // of a Fill
-};
-// A row's parameters.
-struct row_t {
-  s<27> bias;
-  s<16> mult;
-  u<5> shift;
-  u<3> destination;
-  u<16> column;
-  u<8> value_bank; // for a value: bank and block of words of the column
-  u<16> value_block;
-};
-// A row of a tile of tokens, with its addresses (fpga/rtl/lane_types.sv).
-struct lane_row_t {
-  row_t row;
-  u<9> index;  // of the row in its tile of row pairs
-  u<11> tile;  // of tokens
-  u<11> first; // token
-  u<11> tokens;
-  u<24> address; // of column 0 of the tile in the destination
-  u<8> key_bank; // of the first token
-  u<24> key_address;
-  u<8> value_bank;
-  u<1> one_tile; // the command has one tile of tokens
-  u<1> begin;    // first row of the tile
-  u<1> end;      // last row of the tile
-  u<1> first_rows;
-  u<1> last_rows;
-  u<1> last; // last row of the command
-};
-
 // Bits and numbers of the items of several fields.
 template <> struct item_bits<moment_t> {
   static constexpr int value =
@@ -119,12 +74,6 @@ template <> struct item_bits<scale_t> {
   static constexpr int value = ITEM_BITS<decltype(scale_t::mantissa)> +
                                ITEM_BITS<decltype(scale_t::shift)> +
                                ITEM_BITS<decltype(scale_t::residue)>;
-};
-template <> struct item_bits<lane_job_t> {
-  static constexpr int value = 93;
-};
-template <> struct item_bits<lane_row_t> {
-  static constexpr int value = 203;
 };
 template <> struct item_bits<fields_t> {
   static constexpr int value = ITEM_BITS<decltype(fields_t::word)>;
@@ -156,51 +105,6 @@ template <typename F> void each_number(F& f, scale_t& scale) {
   f(scale.mantissa);
   f(scale.shift);
   f(scale.residue);
-}
-template <typename F> void each_number(F& f, lane_job_t& job) {
-#pragma HLS INLINE
-  f(job.operation);
-  f(job.residual);
-  f(job.logits);
-  f(job.frame);
-  f(job.gelu);
-  f(job.moments);
-  f(job.post_tiles);
-  f(job.post);
-  f(job.tokens);
-  f(job.zero_point);
-  f(job.skip);
-  f(job.stride);
-  f(job.reciprocal);
-  f(job.words);
-}
-template <typename F> void each_number(F& f, row_t& row) {
-#pragma HLS INLINE
-  f(row.bias);
-  f(row.mult);
-  f(row.shift);
-  f(row.destination);
-  f(row.column);
-  f(row.value_bank);
-  f(row.value_block);
-}
-template <typename F> void each_number(F& f, lane_row_t& item) {
-#pragma HLS INLINE
-  each_number(f, item.row);
-  f(item.index);
-  f(item.tile);
-  f(item.first);
-  f(item.tokens);
-  f(item.address);
-  f(item.key_bank);
-  f(item.key_address);
-  f(item.value_bank);
-  f(item.one_tile);
-  f(item.begin);
-  f(item.end);
-  f(item.first_rows);
-  f(item.last_rows);
-  f(item.last);
 }
 template <typename F> void each_number(F& f, fields_t& fields) {
 #pragma HLS INLINE

@@ -1,64 +1,101 @@
-// Items of the queues from `drain` (fpga/src/drain.cpp) to the lanes, as `each_number` of
-// fpga/include/kernels.hpp packs them: the first field has the lowest bits.
+// Generated from rust/hardware/src/design/lane_items.rs; do not edit.
 
 package lane_types;
 
-    localparam int JOB_BITS = 93;
+    localparam int LANE_JOB_BITS = 93;
     localparam int LANE_ROW_BITS = 203;
     localparam int SCALE_BITS = 35;
     localparam int MOMENT_BITS = 68;
 
+    // Commands.
     localparam logic [1:0] JOB_ROWS = 0;
     localparam logic [1:0] JOB_ATTEND = 1;
     localparam logic [1:0] JOB_FILL = 2;
     localparam logic [1:0] JOB_TABLE = 3;
 
+    // Destinations of a row.
     localparam logic [2:0] TO_QUERY = 0;
     localparam logic [2:0] TO_KEY = 1;
     localparam logic [2:0] TO_VALUE = 2;
     localparam logic [2:0] TO_HIDDEN = 3;
     localparam logic [2:0] TO_RESIDUAL = 4;
+    localparam logic [2:0] TO_LOGIT = 5;
 
-    // A command.
+    // A command, as the lanes need it.
     typedef struct packed {
-        logic [19:0] words;      // of a fill
-        logic [20:0] reciprocal; // round(2^20 / tokens)
+        // Words of a Fill.
+        logic [19:0] words;
+        // 2^20 / tokens, rounded.
+        logic [20:0] reciprocal;
+        // Columns of a tile in the destination.
         logic [12:0] stride;
-        logic [10:0] skip;       // first token whose residual changes
-        logic [7:0]  zero_point;
+        // First token whose residual changes.
+        logic [10:0] skip;
+        // Zero point of the codes.
+        logic [7:0] zero_point;
+        // Tokens.
         logic [10:0] tokens;
-        logic        post;       // at its end the array gets a credit
-        logic        post_tiles; // and at the end of each tile of tokens
-        logic        moments;    // go to the norm
-        logic        gelu;       // codes go through GELU's table
-        logic        frame;
-        logic        logits;
-        logic        residual;   // results are added to the residual
-        logic [1:0]  operation;
+        // The array gets a credit at the command's end.
+        logic post;
+        // The array gets a credit at the end of each tile of tokens.
+        logic post_tiles;
+        // Moments go to the norm.
+        logic moments;
+        // Codes go through GELU's table.
+        logic gelu;
+        // Frame slot of the residual.
+        logic frame;
+        // Results are logits.
+        logic logits;
+        // Results are added to the residual.
+        logic residual;
+        // Code of the command.
+        logic [1:0] operation;
     } lane_job_t;
 
-    // A row of a tile of tokens.
+    // A row of a tile of tokens, with its addresses.
     typedef struct packed {
-        logic        last;        // of the command
-        logic        last_rows;   // last tile of row pairs
-        logic        first_rows;
-        logic        end_tile;    // last row of the tile
-        logic        begin_tile;
-        logic        one_tile;    // the command has one tile of tokens
-        logic [7:0]  tile_value_bank;
+        // Last row of the command.
+        logic last;
+        // Last tile of row pairs.
+        logic last_rows;
+        // First tile of row pairs.
+        logic first_rows;
+        // Last row of the tile.
+        logic end_tile;
+        // First row of the tile.
+        logic begin_tile;
+        // The command has one tile of tokens.
+        logic one_tile;
+        // For a value: bank of the first token in column 0.
+        logic [7:0] tile_value_bank;
+        // For a key: address of the first token's column 0.
         logic [23:0] key_address;
-        logic [7:0]  key_bank;    // of the first token
-        logic [23:0] address;     // of column 0 of the tile in the destination
+        // For a key: bank of the first token.
+        logic [7:0] key_bank;
+        // Address of the tile's column 0 in the destination.
+        logic [23:0] address;
+        // Tokens of the tile.
         logic [10:0] tokens;
-        logic [10:0] first;       // token
+        // First token of the tile.
+        logic [10:0] first;
+        // Tile of tokens.
         logic [10:0] tile;
-        logic [8:0]  index;       // in its tile of row pairs
-        logic [15:0] value_block; // for a value: block of words and bank of the column
-        logic [7:0]  value_bank;
+        // Place of the row in its tile of row pairs.
+        logic [8:0] index;
+        // For a value: block of words of the column.
+        logic [15:0] value_block;
+        // For a value: bank of the column.
+        logic [7:0] value_bank;
+        // Column in the destination.
         logic [15:0] column;
-        logic [2:0]  destination;
-        logic [4:0]  shift;
+        // Destination of the row.
+        logic [2:0] destination;
+        // Shift.
+        logic [4:0] shift;
+        // Mantissa.
         logic [15:0] mult;
+        // Bias.
         logic [26:0] bias;
     } lane_row_t;
 

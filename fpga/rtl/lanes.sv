@@ -32,7 +32,7 @@ module lanes #(
     input  wire logic                            reset,
     input  wire logic                            jobs_valid,
     output logic                                 jobs_ready,
-    input  wire logic [lane_types::JOB_BITS-1:0] jobs,
+    input  wire logic [lane_types::LANE_JOB_BITS-1:0] jobs,
     input  wire logic                            rows_valid,
     output logic                                 rows_ready,
     input  wire logic [lane_types::LANE_ROW_BITS-1:0] rows,

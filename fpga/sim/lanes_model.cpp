@@ -139,10 +139,10 @@ void drain_rows(const lane_job_t& job, LaneRows& rows, ScaleWords& words, Sums& 
       step = receive_item<lane_row_t>(rows);
       key_bank = step.key_bank;
       key_address = step.key_address;
-      const unsigned first_bank = unsigned(step.value_bank) + unsigned(step.row.value_bank);
+      const unsigned first_bank = unsigned(step.tile_value_bank) + unsigned(step.row.value_bank);
       value_bank = first_bank >= VALUE_BANKS ? first_bank - VALUE_BANKS : first_bank;
     }
-    if (attends && step.begin == 1) {
+    if (attends && step.begin_tile == 1) {
       const vec<scale_t, LANES> word = words.read();
       for (unsigned lane = 0; lane < LANES; ++lane) {
         scale[group][lane] = word[lane];
@@ -167,8 +167,8 @@ void drain_rows(const lane_job_t& job, LaneRows& rows, ScaleWords& words, Sums& 
     if (job.residual == 1)
       before = residual[bank][address];
     moments_t moments;
-    const bool fresh = step.begin == 1 && step.first_rows == 1;
-    const bool resume = step.begin == 1 && step.first_rows == 0 && step.one_tile == 0;
+    const bool fresh = step.begin_tile == 1 && step.first_rows == 1;
+    const bool resume = step.begin_tile == 1 && step.first_rows == 0 && step.one_tile == 0;
     moments_t earlier{};
     if (job.moments == 1 && resume)
       earlier = saved[0][unsigned(step.tile) * GROUPS + unsigned(group)];
@@ -243,8 +243,8 @@ void drain_rows(const lane_job_t& job, LaneRows& rows, ScaleWords& words, Sums& 
       item.address = address;
     }
 
-    const bool tile_ends = step.end == 1 && step.last_rows == 1;
-    if (job.moments == 1 && step.end == 1) {
+    const bool tile_ends = step.end_tile == 1 && step.last_rows == 1;
+    if (job.moments == 1 && step.end_tile == 1) {
       if (step.last_rows == 1) {
         waiting.write(moments);
         item.has_moments = 1;

@@ -164,7 +164,7 @@ void walk(RowJobs& jobs, DoubleBuffer& double_buffer, Stream<credit_t, 2>& fille
         item.tokens = tokens;
         item.address = start;
         item.one_tile = 1;
-        item.begin = i == 0;
+        item.begin_tile = i == 0;
         item.last = i + 1 == rows;
         send_item(lane_rows, item);
       }
@@ -193,10 +193,10 @@ void walk(RowJobs& jobs, DoubleBuffer& double_buffer, Stream<credit_t, 2>& fille
           item.address = address;
           item.key_bank = key_bank;
           item.key_address = key_address;
-          item.value_bank = value_bank;
+          item.tile_value_bank = value_bank;
           item.one_tile = tokens <= TOKENS;
-          item.begin = i == 0;
-          item.end = i + 1 == rows;
+          item.begin_tile = i == 0;
+          item.end_tile = i + 1 == rows;
           item.first_rows = pair == 0;
           item.last_rows = pair + PAIRS >= all;
           item.last = pair + PAIRS >= all && last_tile && i + 1 == rows;

@@ -105,17 +105,19 @@ def test_queues_have_the_bits_that_the_array_and_the_block_design_give_them(
     }
 
     rust = (ROOT / "rust" / "hardware" / "src" / "design" / "queues.rs").read_text()
+    items = (ROOT / "fpga" / "rtl" / "lane_types.sv").read_text()
     names = {
         "COMMAND_BITS": 128, "PORT_BITS": 128, "c.axi_ports": config["PORTS"], "c.lanes.requantize": lanes,
         "c.array.tokens": tokens, "c.lanes.exponential": config["EXP_LANES"],
+        **{name: int(count) for name, count in re.findall(r"localparam int (\w+_BITS) = (\d+);", items)},
     }  # fmt: skip
-    items = dict(
+    queues = dict(
         Command="commands", Pass="passes", Demand="demands", Beat="weights", Sums="sums", Scores="scores",
         LaneJob="lane_jobs", LaneRow="lane_rows", Moments="moments", Maxima="maxima", Scale="scales",
         FrameCheck="checks",
     )  # fmt: skip
     counted = dict(re.findall(r"Self::(\w+) => (.+),\n", rust))
-    assert {items[item]: value(counted[item], names) for item in items} == bits
+    assert {name: value(counted[item], names) for item, name in queues.items()} == bits
 
 
 def test_a_loop_that_never_ends_would_take_the_processes_behind_it(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 //! Writes generated files.
 //!
-//! `headers isa ROOT` writes the committed ones: `fpga/include/isa.hpp`, `fpga/rtl/pass_types.sv`,
-//! the softmax's table in `fpga/include/powers.hpp` and `fpga/estimates/powers.hex`, and the tables
-//! of `docs/accelerator.md`. `headers config HARDWARE.toml BOARD.toml OUT` writes the header of a
+//! `headers isa ROOT` writes the committed ones: commands and other declarations
+//! (`fpga/include/isa.hpp`), the array's pass (`fpga/rtl/pass_types.sv`), the lanes' items
+//! (`fpga/include/lane_items.hpp`, `fpga/rtl/lane_types.sv`), the softmax's table
+//! (`fpga/include/powers.hpp`, `fpga/estimates/powers.hex`), and the tables of
+//! `docs/accelerator.md`. `headers config HARDWARE.toml BOARD.toml OUT` writes the header of a
 //! configuration, `headers design HARDWARE.toml BOARD.toml OUT` the lists of its block design.
 
 use std::error::Error;
@@ -15,13 +17,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["isa", root] => {
-            fs::write(format!("{root}/fpga/include/isa.hpp"), header::isa_header())?;
-            let package = format!("{root}/fpga/rtl/pass_types.sv");
-            fs::write(package, header::pass_package())?;
-            let powers = format!("{root}/fpga/include/powers.hpp");
-            fs::write(powers, header::powers_header())?;
-            let memory = format!("{root}/fpga/estimates/powers.hex");
-            fs::write(memory, header::powers_memory())?;
+            for (path, text) in [
+                ("fpga/include/isa.hpp", header::isa_header()),
+                ("fpga/rtl/pass_types.sv", header::pass_package()),
+                ("fpga/include/lane_items.hpp", header::lane_header()),
+                ("fpga/rtl/lane_types.sv", header::lane_package()),
+                ("fpga/include/powers.hpp", header::powers_header()),
+                ("fpga/estimates/powers.hex", header::powers_memory()),
+            ] {
+                fs::write(format!("{root}/{path}"), text)?;
+            }
             let page = format!("{root}/docs/accelerator.md");
             let mut text = fs::read_to_string(&page)?;
             for (name, table) in header::tables() {

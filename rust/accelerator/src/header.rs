@@ -1,7 +1,11 @@
-//! Generates C++ headers, the `SystemVerilog` package of the array's pass and the tables of
-//! `docs/accelerator.md` from the declarations.
+//! Generates C++ headers, the `SystemVerilog` packages of the array's pass and of the lanes' items,
+//! and the tables of `docs/accelerator.md` from the declarations.
 //!
 //! Depends on [`crate::isa`], [`crate::identity`] and the hardware's configuration.
+
+mod lane_items;
+
+pub use lane_items::{lane_header, lane_package};
 
 use std::fmt::Write;
 
@@ -12,7 +16,7 @@ use quasar_hardware::declared::{
     self, array, beat_ticks, requantize_depth, segment_gap, DRAIN_JOBS, NORM_JOBS, PLAN_JOBS,
     TRANSFERS_AHEAD,
 };
-use quasar_hardware::design::MainInput;
+use quasar_hardware::design::{ItemField, MainInput};
 use quasar_hardware::tiling::{RowTile, Tiling};
 use quasar_hardware::Hardware;
 
@@ -260,25 +264,39 @@ pub fn pass_package() -> String {
         "{GENERATED}\n\npackage pass_types;\n\n    localparam int PASS_BITS = {PASS_BITS};\n\n    \
          // Memories of a pass's activations.\n"
     );
-    let mut put = |comment: &str, prefix: &str, bits: u32, values: Vec<(String, usize)>| {
-        text += comment;
-        for (name, value) in values {
-            let _ = writeln!(
-                text,
-                "    localparam logic [{}:0] {prefix}_{name} = {value};",
-                bits - 1
-            );
-        }
-    };
-    put("", "SOURCE", PASS_FIELDS[0].bits, numbered(ACTIVATIONS));
-    put(
-        "\n    // Memories of a pass's row operands.\n",
-        "OPERAND",
-        PASS_FIELDS[1].bits,
-        numbered(OPERANDS),
-    );
-    text += "\n    // A pass of the array.\n    typedef struct packed {\n";
+    text += &value_constants("SOURCE", PASS_FIELDS[0].bits, numbered(ACTIVATIONS));
+    text += "\n    // Memories of a pass's row operands.\n";
+    text += &value_constants("OPERAND", PASS_FIELDS[1].bits, numbered(OPERANDS));
     let used: u32 = PASS_FIELDS.iter().map(|field| field.bits).sum();
+    text += &packed_struct(
+        "pass_t",
+        "A pass of the array.",
+        PASS_BITS - used,
+        PASS_FIELDS,
+    );
+    text + "\nendpackage\n"
+}
+
+/// Writes a package's constants for the values of a field.
+fn value_constants(
+    prefix: &str,
+    bits: u32,
+    values: impl IntoIterator<Item = (String, impl std::fmt::Display)>,
+) -> String {
+    let mut text = String::new();
+    for (name, value) in values {
+        let _ = writeln!(
+            text,
+            "    localparam logic [{}:0] {prefix}_{name} = {value};",
+            bits - 1
+        );
+    }
+    text
+}
+
+/// Writes a packed struct of `SystemVerilog`, with bits that are 0 above its fields.
+fn packed_struct(name: &str, about: &str, unused: u32, fields: &[ItemField]) -> String {
+    let mut text = format!("\n    // {about}\n    typedef struct packed {{\n");
     let mut put = |name: &str, bits: u32, about: &str| {
         let range = match bits {
             1 => String::new(),
@@ -287,13 +305,13 @@ pub fn pass_package() -> String {
         let _ = writeln!(text, "        // {about}\n        logic {range}{name};");
     };
     // A packed struct's first member has the most significant bits.
-    if used < PASS_BITS {
-        put("unused", PASS_BITS - used, "Zero.");
+    if unused > 0 {
+        put("unused", unused, "Zero.");
     }
-    for field in PASS_FIELDS.iter().rev() {
+    for field in fields.iter().rev() {
         put(field.name, field.bits, &sentence(field.about));
     }
-    text + "    } pass_t;\n\nendpackage\n"
+    text + &format!("    }} {name};\n")
 }
 
 /// Writes a namespace of constants.
@@ -599,17 +617,11 @@ mod tests {
     fn committed_files_are_what_the_declarations_give() {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
         let read = |path: &str| std::fs::read_to_string(format!("{root}/{path}")).unwrap();
-        assert_eq!(
-            read("fpga/include/isa.hpp"),
-            isa_header(),
-            "run make isa and commit"
-        );
-        assert_eq!(
-            read("fpga/rtl/pass_types.sv"),
-            pass_package(),
-            "run make isa and commit"
-        );
         for (path, text) in [
+            ("fpga/include/isa.hpp", isa_header()),
+            ("fpga/rtl/pass_types.sv", pass_package()),
+            ("fpga/include/lane_items.hpp", lane_header()),
+            ("fpga/rtl/lane_types.sv", lane_package()),
             ("fpga/include/powers.hpp", powers_header()),
             ("fpga/estimates/powers.hex", powers_memory()),
         ] {

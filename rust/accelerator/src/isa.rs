@@ -13,7 +13,7 @@ mod registers;
 mod rows;
 mod values;
 
-pub use pass::{pass_lsb, PassField, ACTIVATIONS, OPERANDS, PASS_BITS, PASS_FIELDS};
+pub use pass::{pass_lsb, ACTIVATIONS, OPERANDS, PASS_BITS, PASS_FIELDS};
 pub use quasar_hardware::design::{CountedUnit, Counter, Queue, COMMAND_BITS, QUEUES};
 pub use registers::{
     counter_offset, Register, AP_DONE, AP_IDLE, AP_START, BLOCK_BYTES, COUNTERS_IDENTITY,

@@ -3,7 +3,7 @@
 //! Depends on [`crate::circuits`] and [`quasar_hardware::design`].
 
 use quasar_hardware::configuration::{Hardware, Multipliers};
-use quasar_hardware::design::{Queue, COMMAND_BITS, QUEUES};
+use quasar_hardware::design::{Queue, COMMAND_BITS, LANE_JOB_BITS, LANE_ROW_BITS, QUEUES};
 
 use crate::circuits::{
     Logic, ADAPTER, CHECK_BEAT, CHECK_BEAT_2, CHECK_BEAT_4, CHECK_COMMAND, CHECK_WORD, EXPONENTIAL,
@@ -170,8 +170,8 @@ impl Kernels {
         sum(&[
             port(COMMAND_BITS),
             port(self.beat).times(2),
-            port(93),
-            port(203),
+            port(LANE_JOB_BITS),
+            port(LANE_ROW_BITS),
             port(11),
             PROCESS.times(3),
             SMALL_PROCESS.times(2),

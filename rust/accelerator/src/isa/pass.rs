@@ -3,23 +3,10 @@
 //!
 //! The first field takes the least significant bits; unused bits above the last field are 0.
 
-/// A field of the descriptor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PassField {
-    /// Name in C++ and in `SystemVerilog`.
-    pub name: &'static str,
-    /// Width in bits.
-    pub bits: u32,
-    /// Meaning.
-    pub about: &'static str,
-}
+use quasar_hardware::design::ItemField;
 
 /// Bits of a descriptor.
 pub const PASS_BITS: u32 = 128;
-
-const fn field(name: &'static str, bits: u32, about: &'static str) -> PassField {
-    PassField { name, bits, about }
-}
 
 /// Memories of activations, indexed by the field `source`.
 pub const ACTIVATIONS: [&str; 5] = ["input", "normed", "query", "hidden", "probability"];
@@ -27,51 +14,51 @@ pub const ACTIVATIONS: [&str; 5] = ["input", "normed", "query", "hidden", "proba
 pub const OPERANDS: [&str; 3] = ["weights", "key", "value"];
 
 /// The fields of a descriptor.
-pub const PASS_FIELDS: &[PassField] = &[
-    field("source", 3, "memory of the activations"),
-    field("operand", 2, "memory of the row operands"),
-    field(
+pub const PASS_FIELDS: &[ItemField] = &[
+    ItemField::new("source", 3, "memory of the activations"),
+    ItemField::new("operand", 2, "memory of the row operands"),
+    ItemField::new(
         "bank",
         1,
         "frame slot of `normed`, or parity of `probability`",
     ),
-    field("words", 13, "words of C columns"),
-    field("tail", 5, "columns in the last word, 1 to C"),
-    field("address", 22, "word of the first columns' activations"),
-    field(
+    ItemField::new("words", 13, "words of C columns"),
+    ItemField::new("tail", 5, "columns in the last word, 1 to C"),
+    ItemField::new("address", 22, "word of the first columns' activations"),
+    ItemField::new(
         "row_address",
         22,
         "word of the first columns' row operands; `value`: of the first dimension's block",
     ),
-    field(
+    ItemField::new(
         "row_bank",
         8,
         "`key`: bank of the first key, a multiple of P; `value`: first dimension mod banks",
     ),
-    field(
+    ItemField::new(
         "rotation",
         8,
         "`value`: bank of the first dimension in the first word",
     ),
-    field(
+    ItemField::new(
         "next_block",
         11,
         "`value`: words between the blocks of dimensions, ceil(N/C)",
     ),
-    field("pairs", 8, "row pairs"),
-    field("pairs4", 8, "4-bit pairs among them; they come first"),
-    field("single", 1, "the last 4-bit pair has one row"),
-    field("groups", 8, "groups of L tokens"),
-    field("unsigned_a", 1, "activations are unsigned"),
-    field(
+    ItemField::new("pairs", 8, "row pairs"),
+    ItemField::new("pairs4", 8, "4-bit pairs among them; they come first"),
+    ItemField::new("single", 1, "the last 4-bit pair has one row"),
+    ItemField::new("groups", 8, "groups of L tokens"),
+    ItemField::new("unsigned_a", 1, "activations are unsigned"),
+    ItemField::new(
         "scores",
         1,
         "the sums are scores: all tokens of a pair leave at once",
     ),
-    field("first", 1, "first pass of its tile"),
-    field("last", 1, "last pass of its tile"),
-    field("frees", 1, "at its end the half of the weights is free"),
-    field(
+    ItemField::new("first", 1, "first pass of its tile"),
+    ItemField::new("last", 1, "last pass of its tile"),
+    ItemField::new("frees", 1, "at its end the half of the weights is free"),
+    ItemField::new(
         "post_load",
         1,
         "at its end load gets a credit: `input` may be written",

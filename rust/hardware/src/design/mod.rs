@@ -7,6 +7,7 @@
 mod array_cell;
 mod counters;
 mod counters_cell;
+mod lane_items;
 mod lanes_cell;
 mod limits;
 mod memories;
@@ -17,6 +18,10 @@ mod ram;
 pub use array_cell::{array_cell, array_parameters};
 pub use counters::{CountedUnit, Counter, MainInput};
 pub use counters_cell::counters_cell;
+pub use lane_items::{
+    ItemField, LANE_JOB, LANE_JOB_BITS, LANE_PARAMETERS, LANE_ROW, LANE_ROW_BITS, MOMENT_BITS,
+    SCALE_BITS,
+};
 pub use lanes_cell::{lanes_cell, lanes_parameters};
 pub use limits::check_limits;
 pub use memories::{max_embed, memories, Memory, Place, PORTS_OF_COMMANDS, PORT_BRAM18};

@@ -3,6 +3,7 @@
 use crate::configuration::Hardware;
 use crate::declared::DRAIN_JOBS;
 
+use super::lane_items::{LANE_JOB_BITS, LANE_ROW_BITS, MOMENT_BITS, SCALE_BITS};
 use super::memories::max_tiles;
 use super::ram::{Family, Ram, RamCount};
 
@@ -30,17 +31,17 @@ pub enum Item {
     Sums,
     /// Scores of all T tokens, 24 bits each.
     Scores,
-    /// Sum (27 bits) and sum of squares (41 bits) of L tokens.
+    /// Sums and sums of squares of L tokens.
     Moments,
     /// The largest scores of E tokens, 24 bits each.
     Maxima,
-    /// Mantissa, shift and rounding residue of a token: 35 bits.
+    /// Mantissa, shift and rounding residue of a token.
     Scale,
     /// A logit: 32 bits.
     Logit,
-    /// A command for the lanes: 93 bits (`lane_job_t`).
+    /// A command for the lanes ([`super::LANE_JOB`]).
     LaneJob,
-    /// A row of a tile of tokens, with its addresses: 203 bits (`lane_row_t`).
+    /// A row of a tile of tokens, with its addresses ([`super::LANE_ROW`]).
     LaneRow,
     /// Tokens of an attention tile: 11 bits.
     Tokens,
@@ -61,12 +62,12 @@ impl Item {
             Self::Beat => PORT_BITS * c.axi_ports,
             Self::Sums => 27 * c.lanes.requantize,
             Self::Scores => 24 * c.array.tokens,
-            Self::Moments => (27 + 41) * c.lanes.requantize,
+            Self::Moments => MOMENT_BITS * c.lanes.requantize,
             Self::Maxima => 24 * c.lanes.exponential,
-            Self::Scale => 35,
+            Self::Scale => SCALE_BITS,
             Self::Logit => 32,
-            Self::LaneJob => 93,
-            Self::LaneRow => 203,
+            Self::LaneJob => LANE_JOB_BITS,
+            Self::LaneRow => LANE_ROW_BITS,
             Self::Tokens => 11,
             Self::FrameCheck => 33,
             Self::Credit => 1,
