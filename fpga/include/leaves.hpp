@@ -1,8 +1,8 @@
 // Pure functions of docs/integer-model.md: roundings and clamps, requantization, a division, a
 // square root step, an exponential, normalisation. Plain C++17 without headers, types or pragmas of
-// one tool. The includer first defines u<W>, s<W>, multiply and multiply_in_norm: arithmetic.hpp
-// for Vitis HLS, plain_int.hpp elsewhere. tests/fpga/leaves.cpp tests the worst case of each
-// function.
+// one tool. The includer first defines u<W>, s<W>, multiply, multiply_in_norm and
+// multiply_in_softmax: arithmetic.hpp for Vitis HLS, plain_int.hpp elsewhere. tests/fpga/leaves.cpp
+// tests the worst case of each function.
 #pragma once
 
 #include "hls_pragma.hpp"
@@ -170,7 +170,7 @@ inline u<12> exponential(const u<24>& below, const u<31>& cap, const u<25>& mult
   const bool swap = mult >> 17 != 0;
   const u<25> wide = swap ? unsigned(mult) : unsigned(difference);
   const u<17> narrow = swap ? unsigned(difference) : unsigned(mult);
-  const u<12> exponent = u<32>(multiply<u<42>>(wide, narrow) + 524288) >> 20;
+  const u<12> exponent = u<32>(multiply_in_softmax<u<42>>(wide, narrow) + 524288) >> 20;
   const unsigned shift = unsigned(exponent) >> 6;
   const unsigned power = 2 * unsigned(POWERS[unsigned(exponent) & 63]);
   return ((shift < 16 ? power >> shift : 0) + 1) >> 1;

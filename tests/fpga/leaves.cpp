@@ -16,6 +16,9 @@ template <typename T, typename A, typename B> T multiply(const A& a, const B& b)
 template <typename T, typename A, typename B> T multiply_in_norm(const A& a, const B& b) {
   return multiply<T>(a, b);
 }
+template <typename T, typename A, typename B> T multiply_in_softmax(const A& a, const B& b) {
+  return multiply<T>(a, b);
+}
 #else
 #include "plain_int.hpp"
 #endif

@@ -43,6 +43,7 @@ gelu = 3
 norm = 2
 exponential = 4
 multipliers = "fabric"
+exponential_multipliers = "fabric"
 
 [buffers]
 input = 512

@@ -34,7 +34,7 @@ def configuration(shape: Shape) -> str:
     values = dict(
         PORTS=shape.beat // 16, FRAMES=shape.frames, TOKENS=shape.tokens, PAIRS=shape.pairs,
         CASCADE=shape.cascade, CLOCK_RATIO=shape.ratio, LANES=shape.lanes, NORM_LANES=shape.norm,
-        EXP_LANES=shape.exponential, SHIFT=shape.shift, FABRIC_MULTIPLIERS=0, KEY_BANKS=shape.key_banks,
+        EXP_LANES=shape.exponential, SHIFT=shape.shift, NORM_IN_FABRIC=0, EXP_IN_FABRIC=0, KEY_BANKS=shape.key_banks,
         VALUE_BANKS=shape.value_banks, INPUT_WORDS=columns, RESIDUAL_WORDS=columns, NORM_WORDS=columns,
         QUERY_WORDS=columns, KEY_WORDS=shape.key_words * shape.cascade,
         VALUE_WORDS=shape.value_words * shape.cascade, SCORE_WORDS=shape.keys, HIDDEN_WORDS=columns,

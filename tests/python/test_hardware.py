@@ -256,6 +256,19 @@ def test_the_design_is_the_same_every_time_and_follows_its_target() -> None:
         hardware.check_board()
 
 
+def test_multipliers_of_the_softmax_may_be_in_luts(zcu102: Hardware) -> None:
+    text = zcu102.to_toml()
+    assert "exponential_multipliers" not in text
+    fabric = Hardware.from_toml(text.replace("[buffers]", 'exponential_multipliers = "fabric"\n[buffers]'))
+    assert Hardware.from_toml(fabric.to_toml()) == fabric != zcu102
+    assert fabric.resources.dsp == zcu102.resources.dsp - 50
+    assert 50 * 724 <= fabric.resources.lut - zcu102.resources.lut <= 1.2 * 50 * 724
+    base = Workload.deit("deit-base")
+    chosen = Hardware.for_board("zcu102", base)
+    assert chosen.settings["lanes"]["exponential_multipliers"] == "fabric"
+    assert estimate(base, chosen).fps > 66
+
+
 def test_pictures_are_drawn(zcu102: Hardware, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from PIL import Image

@@ -67,7 +67,8 @@ def _summary(result: Estimate, replay: Replay, hardware: Hardware) -> Table:
         f"{result.clock_mhz * array['clock_ratio']:g} MHz, {result.frames} frames in flight; "
         f"{result.macs / 1e9:.3g} GMAC a frame",
         "lanes": f"{lanes['requantize']} requantizing, {lanes['norm']} LayerNorm, {lanes['exponential']} exponential; "
-        f"multipliers of the norm in {lanes['multipliers']}; {settings['axi_ports']} AXI ports",
+        f"multipliers of the norm in {lanes['multipliers']}, of the softmax in "
+        f"{lanes.get('exponential_multipliers', 'dsp')}; {settings['axi_ports']} AXI ports",
         "frame rate": board(host.fps),
         "with a camera": f"{board(host.camera_fps)}: {host.camera_pixels:,} pixels of NV12 take "
         f"{host.camera_s * 1e3:.2f} ms of one core, and no decoding",

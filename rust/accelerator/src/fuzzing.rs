@@ -86,6 +86,7 @@ fn hardware(subnet: &Subnet, sizes: [u8; 8]) -> quasar_core::Result<Hardware> {
         norm: some(norm),
         exponential: some(exponential),
         multipliers: Multipliers::Dsp,
+        exponential_multipliers: Multipliers::Dsp,
     };
     let name = ["zcu102", "pynq-z2"][(board % 2) as usize];
     let configuration = Configuration {

@@ -11,7 +11,7 @@ use std::fmt::Write;
 
 use quasar_core::subnet::config::{MAX_EMBED, MAX_TOKENS};
 use quasar_core::EXP2;
-use quasar_hardware::configuration::{key_banks, value_banks, Multipliers};
+use quasar_hardware::configuration::{key_banks, value_banks};
 use quasar_hardware::declared::{
     self, array, beat_ticks, requantize_depth, segment_gap, DRAIN_JOBS, NORM_JOBS, PLAN_JOBS,
     TRANSFERS_AHEAD,
@@ -422,9 +422,10 @@ pub fn config_header(hardware: &Hardware) -> String {
     put("NORM_LANES", c.lanes.norm);
     put("EXP_LANES", c.lanes.exponential);
     put("SHIFT", hardware.board().dsp_kind.shift().into());
+    put("NORM_IN_FABRIC", (!c.lanes.multipliers.are_slices()).into());
     put(
-        "FABRIC_MULTIPLIERS",
-        (c.lanes.multipliers == Multipliers::Fabric).into(),
+        "EXP_IN_FABRIC",
+        (!c.lanes.exponential_multipliers.are_slices()).into(),
     );
     put("KEY_BANKS", key_banks(c.array, c.lanes));
     put("VALUE_BANKS", value_banks(c.array, c.lanes));

@@ -184,6 +184,7 @@ pub(crate) fn cascaded(
         norm,
         exponential,
         multipliers: Multipliers::Dsp,
+        exponential_multipliers: Multipliers::Dsp,
     };
     let workload = Workload::of_subnet(subnet);
     let mut buffers = Buffers::needed(&workload, array, lanes);

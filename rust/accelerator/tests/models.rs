@@ -129,6 +129,7 @@ impl Sample {
             norm: tokens.div_ceil(self.of(1, turns)),
             exponential: tokens.div_ceil(self.of(1, turns)).min(170),
             multipliers: Multipliers::Fabric,
+            exponential_multipliers: Multipliers::Dsp,
         };
         let mut configuration = Configuration {
             board: board.name.clone(),
@@ -352,6 +353,7 @@ fn doubled(board: &Board, array: [u64; 3], lanes: [u64; 3], clock_mhz: f64) -> H
         norm,
         exponential,
         multipliers: Multipliers::Dsp,
+        exponential_multipliers: Multipliers::Dsp,
     };
     let configuration = Configuration {
         board: board.name.clone(),

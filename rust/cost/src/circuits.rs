@@ -89,6 +89,8 @@ circuits! {
     FABRIC_16_12: "fabric_multiplier" "A=16 B=12" 291 223;
     /// One of 16x16 bits.
     FABRIC_16_16: "fabric_multiplier" "A=16 B=16" 399 309;
+    /// One of 26x18 bits.
+    FABRIC_26_18: "fabric_multiplier" "A=26 B=18" 724 546;
     /// One of 42x12 bits.
     FABRIC_42_12: "fabric_multiplier" "A=42 B=12" 730 509;
     /// One of 27x27 bits.

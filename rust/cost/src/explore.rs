@@ -33,6 +33,13 @@ const LATENCY_GAIN: f64 = 0.01;
 const FINALISTS: usize = 6;
 /// Share by which a finalist may be slower than the fastest design by the closed form.
 const FORM_ERROR: f64 = 0.05;
+/// Resources of the multipliers of the norm and of the softmax that are tried.
+const MULTIPLIERS: [[Multipliers; 2]; 4] = [
+    [Multipliers::Dsp, Multipliers::Dsp],
+    [Multipliers::Fabric, Multipliers::Dsp],
+    [Multipliers::Dsp, Multipliers::Fabric],
+    [Multipliers::Fabric, Multipliers::Fabric],
+];
 /// Cascades that are tried. Longer cascades need fewer LUTs a slice, but waste more columns.
 const CASCADES: [u64; 4] = [1, 2, 4, 8];
 
@@ -125,7 +132,7 @@ fn finalists(
             break;
         }
         for frames in [2, 1] {
-            for multipliers in [Multipliers::Dsp, Multipliers::Fabric] {
+            for multipliers in MULTIPLIERS {
                 let limit = found.limit();
                 if let Some(candidate) = search.fit_lanes(array, frames, multipliers, limit) {
                     found.add(candidate);
@@ -173,13 +180,12 @@ impl Finalists {
                 && (one_of.array, one_of.frames) == (other_of.array, other_of.frames)
         };
         if let Some(at) = self.candidates.iter().position(same) {
-            if self.candidates[at].compare(&candidate) != Ordering::Greater {
+            if self.candidates[at].rank(&candidate) != Ordering::Greater {
                 return;
             }
             self.candidates.remove(at);
         }
-        let at =
-            (self.candidates).partition_point(|one| one.compare(&candidate) != Ordering::Greater);
+        let at = (self.candidates).partition_point(|one| one.rank(&candidate) != Ordering::Greater);
         self.candidates.insert(at, candidate);
         self.candidates.truncate(self.count);
         let most = (self.candidates[0].cycles as f64 * (1.0 + FORM_ERROR)) as u64;
@@ -198,6 +204,12 @@ struct Candidate {
 }
 
 impl Candidate {
+    /// Orders finished designs by speed, then by latency and size.
+    fn rank(&self, other: &Self) -> Ordering {
+        let key = |c: &Self| (c.cycles, c.latency);
+        (key(self).cmp(&key(other))).then_with(|| self.compare(other))
+    }
+
     /// Orders by speed, then by size.
     fn compare(&self, other: &Self) -> Ordering {
         let key = |c: &Self| (c.cycles, c.resources.total.dsp, c.resources.total.lut);
@@ -414,7 +426,7 @@ impl Search<'_> {
         &self,
         array: Array,
         frames: u64,
-        multipliers: Multipliers,
+        multipliers: [Multipliers; 2],
         limit: u64,
     ) -> Option<Candidate> {
         let of = |choice| self.candidate(array, frames, choice);
@@ -562,7 +574,7 @@ impl Search<'_> {
             counts: [tokens, tokens, tokens, 1, 1, 1],
             tokens,
             tiles: 1,
-            multipliers: Multipliers::Dsp,
+            multipliers: MULTIPLIERS[0],
         };
         let part = |size: u64| (size * sixteenths).div_ceil(SIXTEENTHS);
         let buffers = (self.workloads.iter())
@@ -658,7 +670,8 @@ struct Choice {
     tokens: u64,
     /// Tiles of tokens of the network that has most.
     tiles: u64,
-    multipliers: Multipliers,
+    /// Of the norm and of the softmax.
+    multipliers: [Multipliers; 2],
 }
 
 impl Choice {
@@ -669,7 +682,8 @@ impl Choice {
             gelu: requantize,
             norm,
             exponential,
-            multipliers: self.multipliers,
+            multipliers: self.multipliers[0],
+            exponential_multipliers: self.multipliers[1],
         }
     }
 

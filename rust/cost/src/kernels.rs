@@ -2,13 +2,15 @@
 //!
 //! Depends on [`crate::circuits`] and [`quasar_hardware::design`].
 
-use quasar_hardware::configuration::{Hardware, Multipliers};
-use quasar_hardware::design::{Queue, COMMAND_BITS, LANE_JOB_BITS, LANE_ROW_BITS, QUEUES};
+use quasar_hardware::configuration::Hardware;
+use quasar_hardware::design::{
+    Queue, COMMAND_BITS, LANE_JOB_BITS, LANE_ROW_BITS, QUEUES, SCALE_BITS,
+};
 
 use crate::circuits::{
     Logic, ADAPTER, CHECK_BEAT, CHECK_BEAT_2, CHECK_BEAT_4, CHECK_COMMAND, CHECK_WORD, EXPONENTIAL,
-    FABRIC_16_12, FABRIC_16_16, FABRIC_27_27, FABRIC_42_12, FLOOR_DIVIDE, MAXIMUM, NORMALISE,
-    NORMALISE_4, PROCESS, QUEUE, QUOTIENT, ROOT, SERIAL_DIVIDE, SMALL_PROCESS,
+    FABRIC_16_12, FABRIC_16_16, FABRIC_26_18, FABRIC_27_27, FABRIC_42_12, FLOOR_DIVIDE, MAXIMUM,
+    NORMALISE, NORMALISE_4, PROCESS, QUEUE, QUOTIENT, ROOT, SERIAL_DIVIDE, SMALL_PROCESS,
 };
 
 /// Returns a register slice at an AXI stream or channel of `bits` bits, as
@@ -69,7 +71,10 @@ pub struct Kernels {
     exp_groups: u64,
     /// Bits of a beat.
     beat: u64,
-    fabric: bool,
+    /// The norm's multipliers are in LUTs.
+    norm_fabric: bool,
+    /// The exponentials' multipliers are in LUTs.
+    exponential_fabric: bool,
 }
 
 impl Kernels {
@@ -90,7 +95,8 @@ impl Kernels {
             norm_groups: t.div_ceil(m),
             exp_groups: t.div_ceil(e),
             beat: 128 * c.axi_ports,
-            fabric: c.lanes.multipliers == Multipliers::Fabric,
+            norm_fabric: !c.lanes.multipliers.are_slices(),
+            exponential_fabric: !c.lanes.exponential_multipliers.are_slices(),
         }
     }
 
@@ -194,7 +200,7 @@ impl Kernels {
                 NORMALISE_4
             }
             .times(self.m),
-            sum(&multipliers).times(if self.fabric { self.m } else { 0 }),
+            sum(&multipliers).times(if self.norm_fabric { self.m } else { 0 }),
             port(COMMAND_BITS),
             port(self.beat),
             port(68 * self.l),
@@ -222,10 +228,11 @@ impl Kernels {
     fn softmax(&self) -> Logic {
         sum(&[
             EXPONENTIAL.times(self.e),
+            FABRIC_26_18.times(if self.exponential_fabric { self.e } else { 0 }),
             QUOTIENT,
             port(COMMAND_BITS),
             port(24 * self.e),
-            port(35),
+            port(SCALE_BITS),
             port(1).times(2),
             stream(40 * self.e + 28, 2),
             stream(8 * self.e + 20, 2),

@@ -57,6 +57,7 @@ fn lanes(requantize: u64, norm: u64, exponential: u64) -> Lanes {
         norm,
         exponential,
         multipliers: Multipliers::Fabric,
+        exponential_multipliers: Multipliers::Dsp,
     }
 }
 

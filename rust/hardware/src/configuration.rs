@@ -24,14 +24,23 @@ pub enum Mode {
     Nibble,
 }
 
-/// The resource of the `LayerNorm` lanes' multipliers. Those of the other lanes are DSP slices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// The resource of lanes' multipliers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Multipliers {
     /// DSP slices.
+    #[default]
     Dsp,
     /// LUTs (`BIND_OP ... impl=fabric`).
     Fabric,
+}
+
+impl Multipliers {
+    /// Returns true for DSP slices.
+    #[allow(clippy::trivially_copy_pass_by_ref)] // serde passes a reference
+    pub const fn are_slices(&self) -> bool {
+        matches!(self, Self::Dsp)
+    }
 }
 
 /// The GEMM array.
@@ -83,8 +92,11 @@ pub struct Lanes {
     pub norm: u64,
     /// Exponential lanes: query rows at a time, one key each a cycle.
     pub exponential: u64,
-    /// The resource of the `LayerNorm` lanes' multipliers.
+    /// The resource of the `LayerNorm` lanes' multipliers. Those of requantizing lanes are slices.
     pub multipliers: Multipliers,
+    /// The resource of the exponential lanes' multipliers.
+    #[serde(default, skip_serializing_if = "Multipliers::are_slices")]
+    pub exponential_multipliers: Multipliers,
 }
 
 /// On-chip buffers, each in words for one of the lanes that read it in parallel.

@@ -39,6 +39,7 @@ proptest! {
             norm: tokens.div_ceil(few),
             exponential: few.div_ceil(2),
             multipliers: Multipliers::Fabric,
+            exponential_multipliers: Multipliers::Dsp,
         };
         let largest = space.workload("largest", &space.decode(&space.largest()).unwrap()).unwrap();
         let configuration = Configuration {
