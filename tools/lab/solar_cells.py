@@ -329,35 +329,47 @@ def best_ridge(vectors: Vectors, question: Question) -> float:
     return max(RIDGES, key=score)
 
 
-def over_folds(
-    exact: Vectors, learned: Vectors, presented: Vectors, question: Question, ridge: float | None = None
-) -> dict[str, list[float]]:
-    """Returns each draw's figures by fold, of heads that learn from one kind of embeddings and see another.
+def places(question: Question) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Returns the training and the test cells of each fold of each draw."""
+    draws = (folds(question.strata, FOLDS, seed) for seed in range(DRAWS))
+    return [(draw != k, draw == k) for draw in draws for k in range(FOLDS)]
 
-    Without a ridge, each fold takes the one that is best for `exact`, the float network's: a ridge of each network's
-    own would move the differences between networks more than integers do.
+
+def best_ridges(exact: Vectors, question: Question) -> list[float]:
+    """Returns the ridge of each fold, which is best for the float network's embeddings.
+
+    All networks have it: a ridge of each network's own would move their differences more than integers do.
     """
+    return [best_ridge(exact[kept], question.part(kept)) for kept, _ in places(question)]
+
+
+def over_folds(
+    learned: Vectors, presented: Vectors, question: Question, ridges: Sequence[float]
+) -> dict[str, list[float]]:
+    """Returns each draw's figures by fold, of heads that learn from one kind of embeddings and see another."""
     figures: dict[str, list[float]] = {"top1": [], "balanced": []}
-    for place in (folds(question.strata, FOLDS, seed) for seed in range(DRAWS)):
-        for k in range(FOLDS):
-            kept, asked = place != k, question.part(place == k)
-            strength = ridge or best_ridge(exact[kept], question.part(kept))
-            found = fitted_head(learned[kept], question.part(kept), strength)(presented[~kept])
-            figures["top1"].append(round(accuracy(asked.truth, found, asked.weights), 5))
-            figures["balanced"].append(round(balanced_accuracy(asked.truth, found), 5))
+    for (kept, rest), ridge in zip(places(question), ridges, strict=True):
+        asked = question.part(rest)
+        found = fitted_head(learned[kept], question.part(kept), ridge)(presented[rest])
+        figures["top1"].append(round(accuracy(asked.truth, found, asked.weights), 5))
+        figures["balanced"].append(round(balanced_accuracy(asked.truth, found), 5))
     return figures
+
+
+def standardised_by_type(vectors: Vectors, poly: NDArray[np.bool_]) -> Vectors:
+    """Standardises each type of cells by itself, which needs no labels: the types' embeddings lie apart."""
+    vectors = vectors.copy()
+    for kind in (poly, ~poly):
+        vectors[kind] = (vectors[kind] - vectors[kind].mean(axis=0)) / (vectors[kind].std(axis=0) + 1e-9)
+    return vectors
 
 
 def across_types(exact: Vectors, vectors: Vectors, question: Question, poly: NDArray[np.bool_]) -> Record:
     """Returns the figures of heads that learn from one type of cells and are shown the other.
 
-    Each type is standardised by itself, which needs no labels: the types' embeddings lie apart. The ridge is the one
-    that is best for `exact`.
+    The ridge is the one that is best for `exact`, the float network's embeddings.
     """
-    exact, vectors = exact.copy(), vectors.copy()
-    for kind in (poly, ~poly):
-        for each in (exact, vectors):
-            each[kind] = (each[kind] - each[kind].mean(axis=0)) / (each[kind].std(axis=0) + 1e-9)
+    exact, vectors = (standardised_by_type(one, poly) for one in (exact, vectors))
     figures = {}
     for name, asked in (("mono_to_poly", poly), ("poly_to_mono", ~poly)):
         ridge = best_ridge(exact[~asked], question.part(~asked))
@@ -442,22 +454,23 @@ def contest(embeddings: Mapping[str, Vectors], exact: Vectors, cells: CellSet) -
 
     usual, doubtful = Question.of(cells, False), Question.of(cells, True)
     record: Record = {}
-    for name, vectors in embeddings.items():
-        # Heads are small: threads that wait for each other take ten times as long on a busy machine.
-        with threadpool_limits(1):
+    # Heads are small: threads that wait for each other take ten times as long on a busy machine.
+    with threadpool_limits(1):
+        ridges, ridges_of_doubtful = best_ridges(exact, usual), best_ridges(exact, doubtful)
+        for name, vectors in embeddings.items():
             record[name] = {
-                "folds": over_folds(exact, vectors, vectors, usual),
-                "weighted": over_folds(exact, vectors, vectors, doubtful),
+                "folds": over_folds(vectors, vectors, usual, ridges),
+                "weighted": over_folds(vectors, vectors, doubtful, ridges_of_doubtful),
                 "types": across_types(exact, vectors, usual, cells.poly),
                 "ridges": {
-                    str(ridge): over_folds(exact, vectors, vectors, usual, ridge)["top1"] for ridge in RIDGES
+                    str(ridge): over_folds(vectors, vectors, usual, [ridge] * len(ridges))["top1"]
+                    for ridge in RIDGES
                 },
             }
             if vectors is not exact:
-                record[name]["float_head"] = over_folds(exact, exact, vectors, usual)
-        if vectors is not exact:
-            record[name]["relative_error"] = round(Errors.between(vectors, exact, False).relative, 4)
-        click.echo(f"{name}: judged", err=True)
+                record[name]["float_head"] = over_folds(exact, vectors, usual, ridges)
+                record[name]["relative_error"] = round(Errors.between(vectors, exact, False).relative, 4)
+            click.echo(f"{name}: judged", err=True)
     return record
 
 
