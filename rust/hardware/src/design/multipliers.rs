@@ -46,7 +46,8 @@ impl Multiplier {
 pub fn multipliers(hardware: &Hardware) -> Vec<Multiplier> {
     let c = hardware.configuration();
     let lanes = c.lanes;
-    let in_norm = lanes.multipliers.are_slices();
+    let norm_dsp = lanes.multipliers.are_slices();
+    let exponential_dsp = lanes.exponential_multipliers.are_slices();
     let site = |kernel, name, bits, count, dsp| Multiplier {
         kernel,
         name,
@@ -65,20 +66,14 @@ pub fn multipliers(hardware: &Hardware) -> Vec<Multiplier> {
         site("lanes", "mean of values", (19, 22), 1, true),
         site("drain", "address of queries", (12, 14), 1, true),
         site("lanes", "address of values", (17, 12), 1, true),
-        site("norm", "squares by D", (42, 12), m, in_norm),
-        site("norm", "square of the sum", (27, 27), m, in_norm),
-        site("norm", "element by D", (16, 12), m, in_norm),
-        site("norm", "reciprocal", (16, 16), m, in_norm),
-        site("norm", "gain", (16, 16), m, in_norm),
+        site("norm", "squares by D", (42, 12), m, norm_dsp),
+        site("norm", "square of the sum", (27, 27), m, norm_dsp),
+        site("norm", "element by D", (16, 12), m, norm_dsp),
+        site("norm", "reciprocal", (16, 16), m, norm_dsp),
+        site("norm", "gain", (16, 16), m, norm_dsp),
         site("norm", "square of a mean", (16, 16), 1, true),
         // One factor has up to 25 bits, the other up to 17 (fpga/include/leaves.hpp).
-        site(
-            "softmax",
-            "difference",
-            (26, 18),
-            e,
-            lanes.exponential_multipliers.are_slices(),
-        ),
+        site("softmax", "difference", (26, 18), e, exponential_dsp),
         site("plan", "address of a command", (14, 14), 1, true),
     ]
 }
