@@ -1,21 +1,21 @@
 //! Asks for memory before it is needed.
 //!
-//! Where a small allocation fails, Rust ends the process. Work that needs memory in proportion to a
-//! subnet therefore asks first whether the process can have all of it, and some more for what is
-//! small. Limits of the address space (`ulimit -v`) and of committed memory are noticed like this;
-//! nothing is written, so a machine that promises more memory than it has still does so.
+//! Where a small allocation fails, and the reserve for them (`quasar_kernels::WithReserve`) is used
+//! up, Rust ends the process. Work that needs memory in proportion to a subnet therefore asks first
+//! whether the process can have all of it, and some more for what is small. Limits of the address
+//! space (`ulimit -v`) and of committed memory are noticed like this; nothing is written, so a
+//! machine that promises more memory than it has still does so.
 //!
 //! Depends on [`crate::error`].
 
 use memmap2::MmapOptions;
-#[cfg(unix)]
-use rustix::process::{getrlimit, Resource};
 
 use crate::error::{Error, Result};
 
 /// Bytes for everything that is small, and for the allocator's own needs.
 const SLACK: usize = 4 << 20;
 /// Bytes of a thread's stack with glibc, if its size has no limit.
+#[cfg(unix)]
 const STACK: u64 = 2 << 20;
 /// Bytes that are asked for at a time: Linux refuses more than the machine has.
 const PIECE: usize = 256 << 20;
@@ -41,10 +41,7 @@ pub fn check(what: &'static str, bytes: usize) -> Result<()> {
 /// # Errors
 /// [`Error::OutOfMemory`].
 pub fn check_limited(what: &'static str) -> Result<()> {
-    if limit_of(Resource::As).is_some() {
-        check(what, 0)?;
-    }
-    Ok(())
+    stack_if_limited().map_or(Ok(()), |_| check(what, 0))
 }
 
 /// Checks that the process can have memory for another thread of Python, if its address space is
@@ -53,29 +50,20 @@ pub fn check_limited(what: &'static str) -> Result<()> {
 /// # Errors
 /// [`Error::OutOfMemory`].
 pub fn check_thread() -> Result<()> {
-    if limit_of(Resource::As).is_some() {
-        let stack = limit_of(Resource::Stack).unwrap_or(STACK);
-        check("a thread", usize::try_from(stack).unwrap_or(usize::MAX))?;
+    stack_if_limited().map_or(Ok(()), |stack| check("a thread", stack))
+}
+
+/// Returns the bytes of a thread's stack if the address space is limited.
+fn stack_if_limited() -> Option<usize> {
+    #[cfg(unix)]
+    {
+        use rustix::process::{getrlimit, Resource};
+
+        getrlimit(Resource::As).current?;
+        let stack = getrlimit(Resource::Stack).current.unwrap_or(STACK);
+        Some(usize::try_from(stack).unwrap_or(usize::MAX))
     }
-    Ok(())
-}
-
-/// Returns the limit of a resource in bytes, if it has one.
-#[cfg(unix)]
-fn limit_of(resource: Resource) -> Option<u64> {
-    getrlimit(resource).current
-}
-
-/// The limits that other systems do not have.
-#[cfg(not(unix))]
-#[derive(Clone, Copy)]
-enum Resource {
-    As,
-    Stack,
-}
-
-#[cfg(not(unix))]
-fn limit_of(_resource: Resource) -> Option<u64> {
+    #[cfg(not(unix))]
     None
 }
 
