@@ -25,10 +25,6 @@ use quasar_core::subnet::config::Config;
 use quasar_core::{Error, Executor, Network, Subnet, Tier};
 use quasar_device::{open, Device};
 use quasar_hardware::{Board, Hardware};
-use quasar_kernels::WithReserve;
-
-#[global_allocator]
-static ALLOCATOR: WithReserve = WithReserve::new();
 
 /// The outcome of a call.
 #[repr(C)]

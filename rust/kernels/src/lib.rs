@@ -19,7 +19,6 @@
 //! | `buffer` | aligned, grow-only memory |
 //! | `large_pages` | memory on large pages |
 //! | `weights` | memory that a network's layers share |
-//! | `reserve` | an allocator with a reserve for what is small |
 //! | `team` | threads that fork and join without a lock |
 //!
 //! A caller packs each layer once ([`Kernels::pack_linear`]) and passes a [`Scratch`] for each
@@ -71,7 +70,6 @@ mod neon;
 #[cfg(all(target_arch = "arm", target_abi = "eabihf"))]
 mod neon32;
 mod quantize;
-mod reserve;
 mod team;
 mod tier;
 mod tiled;
@@ -89,6 +87,5 @@ pub use layers::{
     MAX_HEAD_DIM, MAX_NORM_COLUMNS, MAX_TOKENS, ROW_STEP,
 };
 pub use matrix::{MatrixView, MatrixViewMut};
-pub use reserve::WithReserve;
 pub use team::{for_each_step, Team, MAX_TEAM};
 pub use tier::{Tier, UnknownTier};

@@ -26,10 +26,6 @@ mod subnet;
 mod tiers;
 
 use pyo3::prelude::*;
-use quasar_kernels::WithReserve;
-
-#[global_allocator]
-static ALLOCATOR: WithReserve = WithReserve::new();
 
 // Nothing was tested without the GIL: a free-threaded interpreter turns it on, and says so.
 #[pymodule(gil_used = true)]
