@@ -375,8 +375,7 @@ train-digits: install-test ## Train, quantize and export the packaged subnet of 
 	quasar-rt train --config digits --set data.shift=1 --set float_stage.epochs=150 --set quantized_stage.epochs=40 --set baseline=true --architecture python/quasar_rt/train/recipes/digits.json --name digits --run runs/digits-packaged
 
 .PHONY: tables
-tables: develop ## The modelled tables of docs/hardware-model.md, and the packaged subnets' of docs/zoo.md (ZOO_ARGS=--measure on an idle machine: the CPU's times, too)
-	python tools/lab/hardware_tables.py
+tables: develop ## The packaged subnets' tables of docs/zoo.md (ZOO_ARGS=--measure on an idle machine: the CPU's times, too)
 	python tools/lab/zoo.py $(ZOO_ARGS)
 
 .PHONY: notebooks

@@ -1,6 +1,6 @@
 // Moves values between lanes and groups of them. A computed index of an array of registers is a
-// multiplexer of all its elements; these functions need fewer (docs/hardware-model.md,
-// "Resources"). tests/fpga/lanes.cpp tests them.
+// multiplexer of all its elements; these functions need fewer.
+// tests/fpga/lanes.cpp tests them.
 #pragma once
 
 #include "types.hpp"

@@ -13,9 +13,7 @@ from rtl import ROOT, run, tool, verilate
 import kernel_logic
 from hls_ports.nets import Module, Net
 from hls_ports.syntax import HEADERS
-from quasar_rt.hardware import Hardware
 
-KV260 = ROOT / "fpga" / "configs" / "kv260.toml"
 INCLUDE = ROOT / "fpga" / "include"
 #: Fields of a sample and their bits; those of `vec` have five elements.
 GIVEN = dict(
@@ -192,39 +190,3 @@ def test_a_circuits_source_takes_the_recorded_luts(circuit: kernel_logic.Compari
     tool("yosys")
     # Versions of Yosys differ a little.
     assert circuit.counted() == pytest.approx(recorded()[circuit.circuit]["counted"], rel=0.05, abs=3)
-
-
-def kernel_table() -> dict[str, list[int]]:
-    """Returns the page's LUTs of each kernel of kv260."""
-    page = (ROOT / "docs" / "hardware-model.md").read_text().split("| kernel | loops as written |")[1]
-    rows = re.findall(r"^\| `(\w+)` \|(.*) \|$", page.split("\n\n")[0], re.MULTILINE)
-    return {kernel: [int(cell.replace(",", "")) for cell in cells.split("|")] for kernel, cells in rows}
-
-
-def test_the_page_compares_each_kernel_with_todays_model() -> None:
-    parts = {part.name: part.lut for part in Hardware.load(KV260).parts}
-    table = kernel_table()
-    assert tuple(table) == kernel_logic.KERNELS
-    for kernel, (loops, ports, together, modelled, margined) in table.items():
-        assert loops + ports == together
-        assert (modelled, margined) == (100 * margined // 115, parts[kernel])
-    # The sum is within the margin, though `plan` and `norm` are not.
-    assert sum(row[2] for row in table.values()) < sum(row[4] for row in table.values())
-    assert {kernel for kernel, row in table.items() if row[2] > row[4]} == {"plan", "norm"}
-
-
-@pytest.mark.parametrize(
-    "kernel",
-    [pytest.param(one, marks=[] if one == "scores" else [pytest.mark.slow]) for one in kernel_logic.KERNELS],
-)
-def test_a_kernels_loops_take_the_luts_of_the_page(
-    kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Some kernels have a process without cells."""
-    tool("yosys")
-    tool("clang++")
-    (tmp_path / "config.hpp").write_text(Hardware.load(KV260).build_files["config.hpp"])
-    monkeypatch.setattr("sys.argv", ["kernel_logic.py", kernel, "--config", str(tmp_path)])
-    kernel_logic.main()
-    (total,) = re.findall(rf"^{kernel} +(\d+) LUT$", capsys.readouterr().out, re.MULTILINE)
-    assert int(total) == pytest.approx(kernel_table()[kernel][0], rel=0.05, abs=3)

@@ -133,5 +133,5 @@ def test_the_packaged_record_is_of_its_space_and_reached_its_target_then() -> No
     space = Space.load("fashion-mnist")
     assert found.search["settings"]["space_sha256"] == space.sha256
     assert found.search["genome"] == space.encode(found.architecture).tolist()
-    # The record holds what the model said then; docs/hardware-model.md has what it says now.
+    # The record holds what the model said then.
     assert found.search["replayed_fps"] >= found.search["target_fps"] == 2500

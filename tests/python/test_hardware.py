@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from examples import ROOT
+from examples import ROOT, table_rows
 from helpers import run as run_command
 from quasar_rt import DoesNotFitError, FileError, InvalidValueError, SettingsError, Subnet
 from quasar_rt.hardware import (
@@ -383,13 +385,68 @@ def test_without_matplotlib_only_a_picture_that_is_asked_for_is_an_error(
         assert result.output == "Error: x.png: pictures need matplotlib: pip install 'quasar-rt[host]'\n"
 
 
-@pytest.mark.slow
-def test_paper_figures_have_their_kind(tmp_path: Path) -> None:
-    result = run("--paper", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    modelled, _, reported = result.stdout.partition("PAPER-REPORTED")
-    assert "MODELLED" in modelled
-    assert "deit-base" in modelled
-    for figure in ("101.5", "159.6", "251.6"):
-        assert figure in reported
-    assert "MODELLED" not in reported
+SHIPPED = {name: Hardware.load(ROOT / f"fpga/configs/{name}.toml") for name in ("zcu102", "kv260", "pynq-z2")}
+MIXES = [Workload.deit("deit-tiny", share) for share in (0.0, 0.25)]
+
+
+@pytest.mark.parametrize("board", SHIPPED)
+def test_the_page_has_the_models_rates_of_the_shipped_configurations(board: str) -> None:
+    hardware = SHIPPED[board]
+
+    def pair(of: Callable[[Workload], float]) -> str:
+        return " / ".join(f"{of(network):,.0f}" for network in MIXES)
+
+    def with_gaps(network: Workload, clock: float) -> float:
+        return clock * 1e6 / replay(network, hardware.with_clock(clock)).period_with_gaps_cycles
+
+    host = estimate(MIXES[0], hardware).host
+    rates = [pair(lambda network: with_gaps(network, 100))]
+    if hardware.clock_mhz == 150:
+        rates += [
+            pair(lambda network: 150e6 / replay(network, hardware).period_cycles),
+            pair(lambda network: with_gaps(network, 150)),
+            pair(lambda network: min(with_gaps(network, 150), host.fps)),
+        ]
+    page = "docs/hardware-model.md"
+    [cells] = [cells for cells in table_rows(page, "| board | array | 200 / 100 MHz") if cells[0] == board]
+    assert cells[1] == "{tokens} x {pairs} x {cascade}".format(**hardware.settings["array"])
+    assert [cell for cell in cells[2:] if cell] == rates
+    column = 3 + list(SHIPPED).index(board)
+    camera, _, pictures = (cells[column] for cells in table_rows(page, "| frame | millions"))
+    assert [camera, pictures] == [f"{host.camera_fps:.0f}", f"{host.fps:.0f}"]
+    used, has = vars(hardware.resources), vars(hardware.board.resources)
+    [cells] = [cells for cells in table_rows(page, "| % of the device") if cells[0] == board]
+    assert cells[1:6] == [f"{100 * used[kind] / has[kind]:.0f}" if has[kind] else "–" for kind in has]
+
+
+@pytest.mark.parametrize("board", SHIPPED)
+def test_a_shipped_drain_has_slack(board: str) -> None:
+    hardware = SHIPPED[board]
+    assert hardware.drain_slack(192) >= 0.04
+    slower = re.sub(r"(requantize|gelu) = \d+", r"\1 = 1", hardware.to_toml())
+    assert hardware.from_toml(slower, hardware.board).drain_slack(192) < 0
+
+
+@pytest.mark.parametrize("name", board_names())
+def test_a_boards_host_has_the_costs_of_counted_instructions(name: str) -> None:
+    host = Board.load(name).settings["host"]
+    found = re.match(r"(Cortex-\w+) \(\d+ x ([\d.]+) GHz\)", host["cpu"])
+    assert found is not None
+    # Instructions in a nanosecond, at an assumed number in a cycle; the board whose counts stand for the core.
+    rate, counted = {"Cortex-A53": (0.6, "zcu102"), "Cortex-A9": (0.3, "pynq-z2")}[found[1]]
+    rate *= float(found[2])
+    record = json.loads((ROOT / "docs/evidence/host-instructions.json").read_text("utf-8"))[counted]
+    frame, picture = record["nv12 640x480"], record["rgb 500x375"]
+    pixels, fewer, values = 640 * 480, 500 * 375, 3 * 224 * 224
+    # Resizing has a cost for each pixel of the source and one for each value of the result.
+    resize, less = (one["columns"] + one["rows"] for one in (frame, picture))
+    slope = (resize - less) / (pixels - fewer)
+    instructions = {
+        "convert_ns_per_pixel": frame["convert"] / pixels,
+        "resize_ns_per_pixel": slope,
+        "resize_ns_per_value": (resize - slope * pixels) / values,
+        "patch_ns_per_value": (frame["pack"] + frame["other"]) / values,
+    }
+    assert {key: host[key] for key in instructions} == {
+        key: round(each / rate, 2) for key, each in instructions.items()
+    }

@@ -173,7 +173,7 @@ def report_camera(counted: dict[str, dict[str, dict[str, int]]], checks: bool) -
     name = CAMERA.relative_to(ROOT)
     if not checks:
         write_text(CAMERA, json.dumps({**recorded, **counted}, indent=1) + "\n")
-        click.echo(f"wrote {name}; run tools/lab/hardware_tables.py for the tables")
+        click.echo(f"wrote {name}")
         return
     for board, frames in counted.items():
         for frame, stages in frames.items():

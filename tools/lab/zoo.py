@@ -14,22 +14,25 @@ import json
 import os
 import platform
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from evidence_report import markdown, splice
-from hardware_tables import BOARDS, ROOT, chosen, frame_rate, shipped
-from quasar_rt import Engine, Subnet
+from quasar_rt import DoesNotFitError, Engine, Subnet
 from quasar_rt.bench import measure
 from quasar_rt.evaluate import wilson
 from quasar_rt.files import write_text
-from quasar_rt.hardware import Hardware, Workload
+from quasar_rt.hardware import Hardware, Workload, replay
 from quasar_rt.packaged import subnet_names, subnet_path
 
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/zoo.md"
 RECORD = ROOT / "docs/evidence/zoo.json"
+BOARDS = ("zcu102", "zcu104", "kv260", "pynq-zu", "ultra96v2", "pynq-z2")
 #: Boards with a configuration in fpga/configs.
 CONFIGURED = tuple(board for board in BOARDS if (ROOT / f"fpga/configs/{board}.toml").is_file())
 #: Seconds of each measurement, and the load average above which a machine is not idle.
@@ -38,19 +41,25 @@ SECONDS, IDLE = 4.0, 0.5
 Record = dict[str, Any]
 
 
+def frame_rate(network: Workload, configure: Callable[[], Hardware]) -> float | None:
+    """Returns frames a second, event by event, host excluded; None where the network does not fit."""
+    try:
+        hardware = configure()
+        return round(hardware.clock_mhz * 1e6 / replay(network, hardware).period_cycles, 1)
+    except DoesNotFitError:
+        return None
+
+
 def rates(network: Workload) -> Record:
-    """Returns the modelled frame rates: on the shipped configurations, and on those chosen for the network.
-
-    Frames a second, event by event, of the accelerator alone: without the host. None where the network does not fit.
-    """
-
-    def rate(hardware: Hardware | None) -> float | None:
-        fps = None if hardware is None else frame_rate(network, hardware)
-        return None if fps is None else round(fps, 1)
-
+    """Returns the modelled frame rates: on the shipped configurations, and on those chosen for the network."""
+    files = {board: ROOT / f"fpga/configs/{board}.toml" for board in CONFIGURED}
     return {
-        "shipped": {board: rate(shipped(board)) for board in CONFIGURED},
-        "chosen": {board: rate(chosen(network, board)) for board in BOARDS},
+        "shipped": {
+            board: frame_rate(network, partial(Hardware.load, file)) for board, file in files.items()
+        },
+        "chosen": {
+            board: frame_rate(network, partial(Hardware.for_board, board, network)) for board in BOARDS
+        },
     }
 
 

@@ -8,7 +8,6 @@ name or TOML file), which stands for its largest network.
   quasar-rt estimate deit-tiny --eight-bit 0.25 --board kv260
   quasar-rt estimate deit-tiny --png deit-tiny.png
   quasar-rt estimate tiny --save zcu102.toml    a design that holds a space
-  quasar-rt estimate --paper
 
 The last table sums up. Its frame rates are those of the event-driven model, which counts every stall; the stages and
 the other figures are the closed form's. Every figure is modelled: none comes from synthesis or from a board, and the
@@ -77,7 +76,6 @@ if TYPE_CHECKING:
     "--save", type=click.Path(dir_okay=False, path_type=Path), help="Write the configuration (TOML)."
 )
 @click.option("--every", is_flag=True, help="Every stage of the vector unit by its name.")
-@click.option("--paper", is_flag=True, help="DeiT's shapes and the paper's spaces next to published figures.")
 @click.option(
     "--timeline",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -94,7 +92,6 @@ def command(
     png: Path | None,
     save: Path | None,
     every: bool,
-    paper: bool,
     timeline: Path | None,
     as_json: bool,
 ) -> None:
@@ -103,7 +100,7 @@ def command(
     from ..hardware import DEIT_HEADS, Board, replay
     from ..hardware.tables import estimate_tables
 
-    if subnet is None and not paper:
+    if subnet is None:
         raise click.UsageError(
             f"name a SUBNET: a .qvit file, a packaged subnet, one of {', '.join(DEIT_HEADS)}, or a search space"
         )
@@ -114,10 +111,6 @@ def command(
         for path in (png, timeline):
             if path is not None and not _can_draw():
                 raise Failure(f"{path}: pictures need matplotlib: pip install 'quasar-rt[host]'")
-        if paper:
-            _show_paper(as_json)
-        if subnet is None:
-            return
         chosen = None if board is None and hardware is not None else Board.load(board or DEFAULT_BOARD)
         result, design, workload = _estimate(subnet, eight_bit, chosen, hardware, clock, space)
         if save is not None:
@@ -222,24 +215,6 @@ def _configuration(
         return Hardware.for_board(board, Space.load(space) if space else target, clock)
     hardware = Hardware.load(file, board)
     return hardware if clock is None else hardware.with_clock(clock)
-
-
-def _show_paper(as_json: bool) -> None:
-    """Prints DeiT's shapes and the paper's spaces next to published figures."""
-    from ..hardware.published import Comparison
-    from ..hardware.tables import comparison_tables
-
-    comparison = Comparison.make()
-    if as_json:
-        print_json(comparison.to_dict())
-        return
-    for table in comparison_tables(comparison):
-        _show(table)
-    click.echo(
-        "The shapes and widths of Quasar-ViT's searched networks are not in its abstract: its frame rates stand\n"
-        "next to our spaces' largest networks at the same rate, not next to the same network. The others use other\n"
-        "widths, devices and clocks: read the columns before the figures."
-    )
 
 
 def _show(table: Table) -> None:

@@ -9,8 +9,7 @@ True
 No figure comes from synthesis or from a board. ``docs/hardware-model.md`` has the schedule, the formulas and the kind
 of each constant; Rust does the work (``rust/hardware``, ``rust/cost``, ``rust/accelerator``). A `Workload` on the
 `Hardware` of a `Board` gives an `Estimate` (`closed_form`), or a `Replay` and `Rates` (`event_model`); a `CostTable`
-serves a search, `Designs` one over several configurations. `report`, `pictures` and `published` make tables, pictures
-and comparisons.
+serves a search, `Designs` one over several configurations. `report` and `pictures` make tables and pictures.
 """
 
 from .board import Amounts as Amounts

@@ -1,18 +1,17 @@
-"""Tables of the hardware model, as text: stages, resources, the main figures, comparisons with publications."""
+"""Tables of the hardware model, as text: stages, resources, the main figures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, TypeVar
 
 from .board import Amounts
 from .closed_form import Estimate, VectorStage
 from .configuration import Hardware
 from .event_model import Replay
-from .published import PUBLISHED, Comparison
 from .report import groups, held_back_by
 
-__all__ = ["Table", "comparison_tables", "estimate_tables"]
+__all__ = ["Table", "estimate_tables"]
 
 Record = TypeVar("Record")
 
@@ -158,78 +157,3 @@ def _resources(result: Estimate) -> Table:
     ]
     columns = ["part", ">DSP", ">LUT", ">FF", ">BRAM36", ">URAM"]
     return Table("Resources (modelled)", columns, rows)
-
-
-def comparison_tables(comparison: Comparison) -> Iterator[Table]:
-    """Yields the tables of a comparison with published figures."""
-    yield _table(
-        "MODELLED: DeiT's shapes on zcu102, at most two frames in flight",
-        comparison.shapes,
-        {
-            "network": lambda one: one[1].network,
-            ">8-bit rows": lambda one: f"{100 * one[0]:.0f} %",
-            ">MHz": lambda one: f"{one[1].clock_mhz:g}",
-            ">frames/s": lambda one: f"{one[1].fps:.1f}",
-            ">with host": lambda one: f"{one[1].fps_with_host:.1f}",
-            ">latency ms": lambda one: f"{one[1].latency_s * 1e3:.2f}",
-            ">peak %": lambda one: f"{100 * one[1].share:.1f}",
-            "held back by": lambda one: held_back_by(one[1]),
-        },
-    )
-
-    def stalls(causes: Mapping[str, float]) -> str:
-        most = sorted(causes.items(), key=lambda item: -item[1])[:4]
-        return ", ".join(f"{cause} {cycles:,.0f}" for cause, cycles in most)
-
-    yield _table(
-        "MODELLED, event by event: the same with every stall of the command lists",
-        comparison.both_forms,
-        {
-            "network": lambda one: one.closed.network,
-            ">8-bit rows": lambda one: f"{100 * one.eight_bit:.0f} %",
-            ">MHz": lambda one: f"{one.closed.clock_mhz:g}",
-            ">frames/s": lambda one: f"{one.fps:.1f}",
-            ">latency ms": lambda one: f"{one.events.latency_cycles / one.closed.clock_mhz / 1e3:.2f}",
-            ">peak %": lambda one: f"{100 * one.share:.1f}",
-            "the array waits, cycles a frame": lambda one: stalls(one.events.stalls()),
-        },
-    )
-    yield _table(
-        "MODELLED: the spaces on zcu102, frames/s",
-        comparison.spaces,
-        {
-            "space": lambda one: one.space,
-            ">MHz": lambda one: f"{one.hardware.clock_mhz:g}",
-            ">array": lambda one: "{tokens}x{pairs}".format(**one.hardware.settings["array"]),
-            ">slowest network": lambda one: f"{one.slowest_fps:.1f}",
-            ">fastest network": lambda one: f"{one.fastest_fps:.1f}",
-            ">host": lambda one: f"{one.host_fps:.1f}",
-        },
-    )
-    yield _table(
-        "MODELLED: the largest uniform network of each space at the paper's frame rates, zcu102, 150 MHz",
-        sorted(comparison.points, key=lambda point: -point.fps),
-        {
-            ">at least": lambda point: f"{point.fps:g}",
-            "space": lambda point: point.space,
-            ">embed": lambda point: point.architecture.embed,
-            ">depth": lambda point: point.architecture.depth,
-            ">heads": lambda point: point.architecture.blocks[0].heads,
-            ">hidden": lambda point: point.architecture.blocks[0].hidden,
-            ">8-bit rows": lambda point: f"{100 * point.architecture.blocks[0].eight_bit[0]:.0f} %",
-            ">GMAC": lambda point: f"{point.macs / 1e9:.2f}",
-            ">frames/s": lambda point: f"{point.modelled_fps:.1f}",
-        },
-    )
-    yield _table(
-        "PAPER-REPORTED: what others state",
-        PUBLISHED,
-        {
-            "system": lambda figure: figure.system,
-            "device": lambda figure: figure.device,
-            "network": lambda figure: figure.network,
-            ">frames/s": lambda figure: f"{figure.fps:g}",
-            "note": lambda figure: figure.note,
-            "source (abstract)": lambda figure: figure.source,
-        },
-    )

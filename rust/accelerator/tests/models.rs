@@ -278,7 +278,7 @@ fn the_closed_form_follows_the_events_on_shipped_spaces() {
     }
 }
 
-/// Prints the table of `docs/hardware-model.md`, and holds the networks of 224x224 to 5 %.
+/// Prints the differences in percent, and holds the networks of 224x224 to 5 %.
 #[test]
 #[ignore = "takes a minute: cargo test -p quasar-accelerator --test models -- --ignored --nocapture"]
 fn the_closed_form_follows_the_events_on_every_shipped_pair() {
