@@ -136,8 +136,10 @@ impl Process for Array {
                 let free = core.freed(end);
                 return queues[QueueName::ArrayToLoad].put(free, ()).is_some();
             }
-            // Sums and scores leave by themselves.
-            _ => {}
+            // Memories are read in the cycles of a pass; sums and scores leave by themselves.
+            Step::Give(..) | Step::Read(_) | Step::Write(_) => {}
+            Step::Transfer(_) | Step::Requantize { .. } | Step::Normalise { .. } => {}
+            Step::Pool | Step::Exponentials { .. } | Step::EndLoop => {}
         }
         true
     }

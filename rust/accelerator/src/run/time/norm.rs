@@ -89,7 +89,10 @@ impl Process for Norm {
                 self.normalised[place] = worker.clock.now;
                 worker.clock.work(self.command.embed.into());
             }
-            _ => {}
+            // Memories are read and written in the cycles of `Normalise` and `Pool`.
+            Step::Read(_) | Step::Write(_) => {}
+            Step::Transfer(_) | Step::Pass(_) => {}
+            Step::Requantize { .. } | Step::Exponentials { .. } => {}
         }
         true
     }
