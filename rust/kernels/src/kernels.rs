@@ -3,14 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::buffer::Buffer;
-#[cfg(target_arch = "aarch64")]
-use crate::neon;
-#[cfg(all(target_arch = "arm", target_abi = "eabihf"))]
-use crate::neon32;
+use crate::tier::simd_tiers;
 use crate::tiled::{self, Layout, Rows, Tiles};
 use crate::weights::Weights;
-#[cfg(target_arch = "x86_64")]
-use crate::x86;
 use crate::{
     scalar, HeadParams, KvHead, LayerNorm, Linear, LinearParams, LinearRows, MatrixView,
     MatrixViewMut, Scratch, Storage, Tier, MAX_NORM_COLUMNS,
@@ -26,28 +21,29 @@ pub struct Kernels {
 /// `$isa`, for a SIMD tier. Unsafe expressions rely on two facts: `Kernels` exist only for tiers
 /// that this CPU runs, and their methods check the sizes first.
 macro_rules! dispatch {
-    (@ $isa:ident = $type:ty => $simd:expr) => {{
-        type $isa = $type;
-        $simd
-    }};
     ($tier:expr, $scalar:expr, $isa:ident => $simd:expr) => {
-        match $tier {
+        simd_tiers!(dispatch_rows!($tier, $scalar, $isa, $simd))
+    };
+}
+
+macro_rules! dispatch_rows {
+    (($given:expr, $scalar:expr, $isa:ident, $simd:expr) $(
+        $(#[$doc:meta])* $tier:ident $name:literal $family:ident
+        { $([$cpu:meta] $type:ty, $detected:expr;)* }
+    )*) => {
+        match $given {
             Tier::Scalar => $scalar,
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 => dispatch!(@ $isa = x86::Avx2 => $simd),
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx512Vnni => dispatch!(@ $isa = x86::Vnni => $simd),
-            #[cfg(target_arch = "x86_64")]
-            Tier::Amx => dispatch!(@ $isa = x86::Amx => $simd),
-            #[cfg(target_arch = "aarch64")]
-            Tier::Neon => dispatch!(@ $isa = neon::Base => $simd),
-            #[cfg(all(target_arch = "arm", target_abi = "eabihf"))]
-            Tier::Neon => dispatch!(@ $isa = neon32::Neon32 => $simd),
-            #[cfg(target_arch = "aarch64")]
-            Tier::NeonDot => dispatch!(@ $isa = neon::Dot => $simd),
-            #[cfg(target_arch = "aarch64")]
-            Tier::NeonI8mm => dispatch!(@ $isa = neon::Matrix => $simd),
-            tier => unreachable!("kernels of the unsupported tier {tier}"),
+            $(
+                $(
+                    #[cfg($cpu)]
+                    Tier::$tier => {
+                        type $isa = $type;
+                        $simd
+                    }
+                )*
+                #[cfg(not(any($($cpu),*)))]
+                Tier::$tier => unreachable!("this target has no kernels of {}", $name),
+            )*
         }
     };
 }

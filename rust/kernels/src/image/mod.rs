@@ -22,7 +22,8 @@ mod neon32;
 mod scalar;
 mod windows;
 
-use crate::{Kernels, MatrixView, MatrixViewMut, Tier};
+use crate::tier::Family;
+use crate::{Kernels, MatrixView, MatrixViewMut};
 
 pub use colour::YuvMatrix;
 pub use windows::{Along, Windows, PRECISION};
@@ -36,11 +37,11 @@ use neon32::Neon;
 /// the Arm tiers, and the scalar code on all others.
 macro_rules! dispatch {
     ($tier:expr, $scalar:expr, $($avx2:expr)?; $($neon:expr)?) => {
-        match $tier {
+        match $tier.family() {
             $(
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the tier has AVX2; the sizes are checked.
-                Tier::Avx2 | Tier::Avx512Vnni | Tier::Amx => unsafe { $avx2 },
+                Family::X86 => unsafe { $avx2 },
             )?
             $(
                 #[cfg(any(
@@ -48,9 +49,10 @@ macro_rules! dispatch {
                     all(target_arch = "arm", target_abi = "eabihf")
                 ))]
                 // SAFETY: the tier has NEON; the sizes are checked.
-                Tier::Neon | Tier::NeonDot | Tier::NeonI8mm => unsafe { $neon },
+                Family::Arm => unsafe { $neon },
             )?
-            _ => $scalar,
+            #[allow(unreachable_patterns)] // where both families have code
+            Family::Scalar | Family::X86 | Family::Arm => $scalar,
         }
     };
 }

@@ -9,20 +9,19 @@
 mod avx2;
 mod scalar;
 
+use crate::tier::Family;
 use crate::Kernels;
-#[cfg(target_arch = "x86_64")]
-use crate::Tier;
 
 /// Runs the AVX2 code on the x86 tiers, the scalar code on all others.
 macro_rules! dispatch {
     ($tier:expr, $function:ident ( $($argument:expr),* )) => {
-        match $tier {
+        match $tier.family() {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the tier has AVX2.
-            Tier::Avx2 | Tier::Avx512Vnni | Tier::Amx => unsafe {
-                avx2::$function($($argument),*)
-            },
-            _ => scalar::$function($($argument),*),
+            Family::X86 => unsafe { avx2::$function($($argument),*) },
+            #[cfg(not(target_arch = "x86_64"))]
+            Family::X86 => unreachable!("an x86 tier on another CPU"),
+            Family::Scalar | Family::Arm => scalar::$function($($argument),*),
         }
     };
 }
