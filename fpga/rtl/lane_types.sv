@@ -6,6 +6,11 @@ package lane_types;
     localparam int LANE_ROW_BITS = 203;
     localparam int SCALE_BITS = 35;
     localparam int MOMENT_BITS = 68;
+    localparam int TOKEN_BITS = 11;
+    localparam int COLUMN_BITS = 13;
+    localparam int ZERO_POINT_BITS = 8;
+    localparam int RECIPROCAL_BITS = 21;
+    localparam int FILL_BITS = 20;
 
     // Commands.
     localparam logic [1:0] JOB_ROWS = 0;

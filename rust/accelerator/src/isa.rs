@@ -24,6 +24,9 @@ pub use values::{Destination, Form, Kind, Pooling, Source, Target, Value, Values
 
 use quasar_core::error::{Error, Result};
 use quasar_hardware::declared;
+use quasar_hardware::design::{
+    COLUMN_BITS, FILL_BITS, RECIPROCAL_BITS, TOKEN_BITS, ZERO_POINT_BITS,
+};
 use values::FieldType;
 
 /// Version of commands, registers and memory formats. The driver refuses a bitstream of another
@@ -157,34 +160,127 @@ pub struct Operation {
     pub fields: &'static [Field],
 }
 
+/// Returns the place of a field's bits behind those up to `at`, and the place behind the field.
+const fn place(at: Position, bits: u32) -> (Position, Position) {
+    let mut field = at;
+    if at.lsb + bits > 32 && at.lsb > 0 {
+        field = Position {
+            word: at.word + 1,
+            lsb: 0,
+        };
+    }
+    let end = field.lsb + bits;
+    let behind = Position {
+        word: field.word + (end / 32) as usize,
+        lsb: end % 32,
+    };
+    (field, behind)
+}
+
+/// The place of a command's first field.
+const FIRST_FIELD: Position = Position {
+    word: 0,
+    lsb: 2 * HEAD_BITS,
+};
+
 impl Operation {
     /// Returns the fields with their positions.
-    ///
-    /// # Panics
-    /// If the fields exceed a command.
     pub fn fields(&self) -> Vec<(&'static Field, Position)> {
-        let (mut word, mut lsb) = (0, 2 * HEAD_BITS);
+        let mut at = FIRST_FIELD;
         let fields = self.fields.iter().map(|field| {
-            if lsb + field.bits > 32 {
-                (word, lsb) = (word + usize::from(lsb > 0), 0);
-            }
-            let position = Position { word, lsb };
-            let end = lsb + field.bits;
-            (word, lsb) = (word + (end / 32) as usize, end % 32);
+            let (position, behind) = place(at, field.bits);
+            at = behind;
             (field, position)
         });
-        let fields = fields.collect();
-        assert!(word < FIELD_WORDS || (word == FIELD_WORDS && lsb == 0));
-        fields
+        fields.collect()
+    }
+
+    /// Fails the build if a field has no place. The error names the command and the field, and
+    /// states the spare bits of each word.
+    const fn assert_places(&self) {
+        let (mut at, mut number) = (FIRST_FIELD, 0);
+        let mut spare = [0; FIELD_WORDS];
+        while number < self.fields.len() {
+            let field = &self.fields[number];
+            let (position, behind) = place(at, field.bits);
+            if position.word > at.word {
+                spare[at.word] = 32 - at.lsb;
+            }
+            if behind.word * 32 + behind.lsb as usize > FIELD_WORDS * 32 {
+                let mut text = Text::new();
+                text.push(self.name);
+                text.push(": the field ");
+                text.push(field.name);
+                text.push(" has no place for its bits: ");
+                text.push_number(field.bits);
+                text.push(". Spare bits of the words:");
+                let mut word = 0;
+                while word < FIELD_WORDS {
+                    text.push(" ");
+                    text.push_number(spare[word]);
+                    word += 1;
+                }
+                panic!("{}", text.as_str());
+            }
+            at = behind;
+            number += 1;
+        }
     }
 }
+
+/// A message that is put together at compile time.
+struct Text {
+    bytes: [u8; 256],
+    len: usize,
+}
+
+impl Text {
+    const fn new() -> Self {
+        Self {
+            bytes: [0; 256],
+            len: 0,
+        }
+    }
+
+    const fn push(&mut self, text: &str) {
+        let mut at = 0;
+        while at < text.len() {
+            self.bytes[self.len] = text.as_bytes()[at];
+            (self.len, at) = (self.len + 1, at + 1);
+        }
+    }
+
+    /// Appends a number below 100.
+    const fn push_number(&mut self, number: u32) {
+        if number > 9 {
+            self.push_number(number / 10);
+        }
+        self.bytes[self.len] = b'0' + (number % 10) as u8;
+        self.len += 1;
+    }
+
+    const fn as_str(&self) -> &str {
+        match std::str::from_utf8(self.bytes.split_at(self.len).0) {
+            Ok(text) => text,
+            Err(_) => "a name is no UTF-8",
+        }
+    }
+}
+
+const _: () = {
+    let mut number = 0;
+    while number < OPERATIONS.len() {
+        OPERATIONS[number].assert_places();
+        number += 1;
+    }
+};
 
 /// Declares the commands: a struct with the fields of each, and the list of their declarations.
 macro_rules! commands {
     ($(
         #[doc = $about:literal]
         $unit:ident $code:literal $name:ident($fields:ident) {
-            $( #[doc = $doc:literal] $field:ident : $type:ident $bits:literal, )*
+            $( #[doc = $doc:literal] $field:ident : $type:ident $bits:expr, )*
         }
     )*) => {
         $(
@@ -288,11 +384,11 @@ commands! {
         /// At the end gives load a credit: `input` may be written.
         post_load: bool 1,
         /// Tokens, from the first of `tile` on.
-        tokens: u32 11,
+        tokens: u32 TOKEN_BITS,
         /// Columns K. A tile of tokens takes ceil(K/C) words.
-        columns: u32 13,
+        columns: u32 COLUMN_BITS,
         /// Columns of a pass; more than one pass: a multiple of C.
-        pass: u32 13,
+        pass: u32 COLUMN_BITS,
         /// 4-bit rows.
         rows4: u32 16,
         /// 8-bit rows.
@@ -300,7 +396,7 @@ commands! {
         /// Tiles of row pairs.
         row_tiles: u32 16,
         /// First tile of tokens. `input`, `query` and `hidden` hold no earlier tiles.
-        tile: u32 11,
+        tile: u32 TOKEN_BITS,
     }
     /// Computes the scores of an attention tile: queries by keys.
     Array 1 Scores(Scores) {
@@ -309,17 +405,17 @@ commands! {
         /// Number of credits of the drain to wait for first.
         wait_drain: u32 8,
         /// Tile of tokens.
-        tile: u32 11,
+        tile: u32 TOKEN_BITS,
         /// Tokens in the tile.
-        tokens: u32 11,
+        tokens: u32 TOKEN_BITS,
         /// Keys N.
-        keys: u32 11,
+        keys: u32 TOKEN_BITS,
         /// Dimensions of the head.
         columns: u32 8,
         /// First dimension of the head, a multiple of C.
-        base: u32 13,
+        base: u32 COLUMN_BITS,
         /// Dimensions of all heads, each padded to a multiple of C.
-        stride: u32 13,
+        stride: u32 COLUMN_BITS,
     }
     /// Computes the context of an attention tile: probabilities by values.
     Array 2 Context(Context) {
@@ -328,11 +424,11 @@ commands! {
         /// Number of credits of the drain to wait for first.
         wait_drain: u32 8,
         /// Tile of tokens.
-        tile: u32 11,
+        tile: u32 TOKEN_BITS,
         /// Tokens in the tile.
-        tokens: u32 11,
+        tokens: u32 TOKEN_BITS,
         /// Keys N.
-        keys: u32 11,
+        keys: u32 TOKEN_BITS,
         /// Dimensions of the head.
         rows: u32 8,
         /// First dimension of the head div B'; it is a multiple of C.
@@ -340,7 +436,7 @@ commands! {
         /// The same mod B'.
         bank: u32 8,
         /// Columns of a pass; more than one pass: a multiple of C.
-        pass: u32 11,
+        pass: u32 TOKEN_BITS,
         /// Words of a pass mod B'.
         turn: u32 8,
     }
@@ -359,43 +455,43 @@ commands! {
         /// At the end gives the array a credit.
         post: bool 1,
         /// Tokens, from the first of `tile` on.
-        tokens: u32 11,
+        tokens: u32 TOKEN_BITS,
         /// Zero point of codes.
-        zero_point: i32 8,
+        zero_point: i32 ZERO_POINT_BITS,
         /// First token, of these, whose residual changes.
-        skip: u32 11,
+        skip: u32 TOKEN_BITS,
         /// Columns from one tile of tokens to the next in the destination.
-        stride: u32 13,
+        stride: u32 COLUMN_BITS,
         /// 4-bit rows.
         rows4: u32 16,
         /// 8-bit rows.
         rows8: u32 16,
         /// round(2^20/N), for the means of value columns.
-        reciprocal: u32 21,
+        reciprocal: u32 RECIPROCAL_BITS,
         /// First tile of tokens. Memories of codes hold no earlier tiles.
-        tile: u32 11,
+        tile: u32 TOKEN_BITS,
     }
     /// Requantizes the rows of a `Context` and stores them in `query`.
     Drain 1 Attend(Attend) {
         /// At the end gives the array a credit.
         post: bool 1,
         /// Tile of tokens.
-        tile: u32 11,
+        tile: u32 TOKEN_BITS,
         /// Tokens in the tile.
-        tokens: u32 11,
+        tokens: u32 TOKEN_BITS,
         /// Dimensions of the head.
         rows: u32 8,
         /// First dimension of the head, a multiple of C.
-        base: u32 13,
+        base: u32 COLUMN_BITS,
         /// Dimensions of all heads, each padded to a multiple of C.
-        stride: u32 13,
+        stride: u32 COLUMN_BITS,
     }
     /// Fills the residual from memory.
     Drain 2 Fill(Fill) {
         /// Frame slot.
         frame: u32 1,
         /// Words.
-        words: u32 20,
+        words: u32 FILL_BITS,
     }
     /// Loads GELU's table from memory.
     Drain 3 Table(Table) {
@@ -409,9 +505,9 @@ commands! {
         /// Output shift f.
         frac: u32 4,
         /// Tokens, from token 0 on.
-        tokens: u32 11,
+        tokens: u32 TOKEN_BITS,
         /// First token of the mean.
-        first: u32 11,
+        first: u32 TOKEN_BITS,
         /// Embedding size D.
         embed: u32 11,
         /// Epsilon E of the integer model.
@@ -422,9 +518,9 @@ commands! {
         /// Score and probability buffer.
         parity: u32 1,
         /// Tokens.
-        tokens: u32 11,
+        tokens: u32 TOKEN_BITS,
         /// Keys N.
-        keys: u32 11,
+        keys: u32 TOKEN_BITS,
         /// Shift po of the scale.
         out_shift: u32 5,
         /// Mantissa Mo of the scale.

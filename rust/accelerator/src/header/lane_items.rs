@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use quasar_hardware::design::{
-    ItemField, LANE_JOB, LANE_JOB_BITS, LANE_PARAMETERS, LANE_ROW, LANE_ROW_BITS, MOMENT_BITS,
-    SCALE_BITS,
+    ItemField, COLUMN_BITS, FILL_BITS, LANE_JOB, LANE_JOB_BITS, LANE_PARAMETERS, LANE_ROW,
+    LANE_ROW_BITS, MOMENT_BITS, RECIPROCAL_BITS, SCALE_BITS, TOKEN_BITS, ZERO_POINT_BITS,
 };
 
 use super::{packed_struct, sentence, value_constants};
@@ -67,6 +67,11 @@ pub fn lane_package() -> String {
         ("LANE_ROW_BITS", LANE_ROW_BITS),
         ("SCALE_BITS", SCALE_BITS),
         ("MOMENT_BITS", MOMENT_BITS),
+        ("TOKEN_BITS", TOKEN_BITS.into()),
+        ("COLUMN_BITS", COLUMN_BITS.into()),
+        ("ZERO_POINT_BITS", ZERO_POINT_BITS.into()),
+        ("RECIPROCAL_BITS", RECIPROCAL_BITS.into()),
+        ("FILL_BITS", FILL_BITS.into()),
     ] {
         let _ = writeln!(text, "    localparam int {name} = {bits};");
     }

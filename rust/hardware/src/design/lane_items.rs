@@ -3,6 +3,17 @@
 //!
 //! The first field takes the least significant bits.
 
+/// Bits of a number of tokens, of keys or of a tile of tokens, in commands and items.
+pub const TOKEN_BITS: u32 = 11;
+/// Bits of a number of columns.
+pub const COLUMN_BITS: u32 = 13;
+/// Bits of a zero point of codes.
+pub const ZERO_POINT_BITS: u32 = 8;
+/// Bits of round(2^20/N), N tokens.
+pub const RECIPROCAL_BITS: u32 = 21;
+/// Bits of the words of a `Fill`.
+pub const FILL_BITS: u32 = 20;
+
 /// A field of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ItemField {
@@ -49,12 +60,16 @@ pub const LANE_JOB: &[ItemField] = &[
         "the array gets a credit at the end of each tile of tokens",
     ),
     ItemField::new("post", 1, "the array gets a credit at the command's end"),
-    ItemField::new("tokens", 11, "tokens"),
-    ItemField::signed("zero_point", 8, "zero point of the codes"),
-    ItemField::new("skip", 11, "first token whose residual changes"),
-    ItemField::new("stride", 13, "columns of a tile in the destination"),
-    ItemField::new("reciprocal", 21, "2^20 / tokens, rounded"),
-    ItemField::new("words", 20, "words of a Fill"),
+    ItemField::new("tokens", TOKEN_BITS, "tokens"),
+    ItemField::signed("zero_point", ZERO_POINT_BITS, "zero point of the codes"),
+    ItemField::new("skip", TOKEN_BITS, "first token whose residual changes"),
+    ItemField::new(
+        "stride",
+        COLUMN_BITS,
+        "columns of a tile in the destination",
+    ),
+    ItemField::new("reciprocal", RECIPROCAL_BITS, "2^20 / tokens, rounded"),
+    ItemField::new("words", FILL_BITS, "words of a Fill"),
 ];
 
 /// The parameters of a row.
@@ -75,9 +90,9 @@ pub const LANE_PARAMETERS: &[ItemField] = &[
 /// A row of a tile of tokens with its addresses, behind its [`LANE_PARAMETERS`].
 pub const LANE_ROW: &[ItemField] = &[
     ItemField::new("index", 9, "place of the row in its tile of row pairs"),
-    ItemField::new("tile", 11, "tile of tokens"),
-    ItemField::new("first", 11, "first token of the tile"),
-    ItemField::new("tokens", 11, "tokens of the tile"),
+    ItemField::new("tile", TOKEN_BITS, "tile of tokens"),
+    ItemField::new("first", TOKEN_BITS, "first token of the tile"),
+    ItemField::new("tokens", TOKEN_BITS, "tokens of the tile"),
     ItemField::new(
         "address",
         24,

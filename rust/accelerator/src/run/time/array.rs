@@ -137,9 +137,15 @@ impl Process for Array {
                 return queues[QueueName::ArrayToLoad].put(free, ()).is_some();
             }
             // Memories are read in the cycles of a pass; sums and scores leave by themselves.
-            Step::Give(..) | Step::Read(_) | Step::Write(_) => {}
-            Step::Transfer(_) | Step::Requantize { .. } | Step::Normalise { .. } => {}
-            Step::Pool | Step::Exponentials { .. } | Step::EndLoop => {}
+            Step::Give(..)
+            | Step::Read(_)
+            | Step::Write(_)
+            | Step::Transfer(_)
+            | Step::Requantize { .. }
+            | Step::Normalise { .. }
+            | Step::Pool
+            | Step::Exponentials { .. }
+            | Step::EndLoop => {}
         }
         true
     }

@@ -142,10 +142,16 @@ impl Process for Drain {
                 // An entry a cycle, to every lane.
                 worker.clock.work(256 - sizes.shape.beats(256) as u64);
             }
-            // Sums pass the lanes while others are taken; the drain has none of the last line.
-            Step::Read(_) | Step::Write(_) | Step::Requantize { .. } => {}
-            Step::Transfer(_) | Step::Pass(_) | Step::Normalise { .. } => {}
-            Step::Pool | Step::Exponentials { .. } | Step::EndLoop => {}
+            // Sums pass the lanes while others are taken; the other kinds are no step of the drain.
+            Step::Read(_)
+            | Step::Write(_)
+            | Step::Requantize { .. }
+            | Step::Transfer(_)
+            | Step::Pass(_)
+            | Step::Normalise { .. }
+            | Step::Pool
+            | Step::Exponentials { .. }
+            | Step::EndLoop => {}
         }
         true
     }

@@ -58,11 +58,22 @@ pub fn intervals(hardware: &Hardware, lists: &[&[Command]]) -> BTreeMap<&'static
                 (Command::Softmax(c), Step::Exponentials { .. }) => {
                     count("softmax.exponential", c.keys.into());
                 }
-                // No loop of their own, or one whose intervals depend on the timing.
-                (_, Step::Take(..) | Step::Give(..) | Step::TakeHalf(_) | Step::FreeHalf(_)) => {}
-                (_, Step::Transfer(_) | Step::Read(_) | Step::Write(_)) => {}
-                (_, Step::Requantize { .. } | Step::Normalise { .. } | Step::Pool) => {}
-                (_, Step::Exponentials { .. } | Step::EndLoop) => {}
+                // These have no loop of their own, or one whose intervals depend on the timing.
+                (
+                    _,
+                    Step::Take(..)
+                    | Step::Give(..)
+                    | Step::TakeHalf(_)
+                    | Step::FreeHalf(_)
+                    | Step::Transfer(_)
+                    | Step::Read(_)
+                    | Step::Write(_)
+                    | Step::Requantize { .. }
+                    | Step::Normalise { .. }
+                    | Step::Pool
+                    | Step::Exponentials { .. }
+                    | Step::EndLoop,
+                ) => {}
             }
         }
     }

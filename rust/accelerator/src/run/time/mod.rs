@@ -87,10 +87,18 @@ impl Awaited {
                         awaited.finishing.push(segment);
                         awaited.logits.push_back(std::mem::take(&mut logits));
                     }
-                    Step::Take(..) | Step::Give(..) | Step::TakeHalf(_) | Step::FreeHalf(_) => {}
-                    Step::Transfer(_) | Step::Read(_) | Step::Write(_) => {}
-                    Step::Requantize { .. } | Step::Normalise { .. } | Step::Pool => {}
-                    Step::Exponentials { .. } | Step::EndLoop => {}
+                    Step::Take(..)
+                    | Step::Give(..)
+                    | Step::TakeHalf(_)
+                    | Step::FreeHalf(_)
+                    | Step::Transfer(_)
+                    | Step::Read(_)
+                    | Step::Write(_)
+                    | Step::Requantize { .. }
+                    | Step::Normalise { .. }
+                    | Step::Pool
+                    | Step::Exponentials { .. }
+                    | Step::EndLoop => {}
                 }
             }
         }

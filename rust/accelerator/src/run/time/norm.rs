@@ -90,9 +90,12 @@ impl Process for Norm {
                 worker.clock.work(self.command.embed.into());
             }
             // Memories are read and written in the cycles of `Normalise` and `Pool`.
-            Step::Read(_) | Step::Write(_) => {}
-            Step::Transfer(_) | Step::Pass(_) => {}
-            Step::Requantize { .. } | Step::Exponentials { .. } => {}
+            Step::Read(_)
+            | Step::Write(_)
+            | Step::Transfer(_)
+            | Step::Pass(_)
+            | Step::Requantize { .. }
+            | Step::Exponentials { .. } => {}
         }
         true
     }

@@ -42,9 +42,15 @@ impl Process for Exponential {
             Step::Exponentials { .. } => worker.clock.work(self.keys),
             Step::EndLoop => worker.clock.end_loop(),
             // Memories are read and written in the cycles of the exponentials.
-            Step::Read(_) | Step::Write(_) => {}
-            Step::TakeHalf(_) | Step::FreeHalf(_) | Step::Transfer(_) | Step::Pass(_) => {}
-            Step::Requantize { .. } | Step::Normalise { .. } | Step::Pool => {}
+            Step::Read(_)
+            | Step::Write(_)
+            | Step::TakeHalf(_)
+            | Step::FreeHalf(_)
+            | Step::Transfer(_)
+            | Step::Pass(_)
+            | Step::Requantize { .. }
+            | Step::Normalise { .. }
+            | Step::Pool => {}
         }
         true
     }
