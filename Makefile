@@ -155,11 +155,26 @@ test-rtl: install-test eda ## The array in SystemVerilog, its synthesis by Yosys
 prove: eda ## Prove the assertions of fpga/rtl that have a proof in fpga/formal (part of the Python tests, too)
 	@$(PYTHON) tools/prove.py
 
+# $(call demo_from,VENV,FILE): installs a wheel or an sdist as a board would, nothing else, and runs the demo from it.
+define demo_from
+	@$(call fresh_venv,$(1),$(2))
+	@cd build && ../$(1)/bin/python -c 'import importlib.util as u; assert not u.find_spec("torch"), "a board needs no torch"'
+	@cd build && ../$(1)/bin/quasar-rt demo
+endef
+
 .PHONY: test-wheel
 test-wheel: wheel ## Install the wheel as a board would, nothing else, and run the demo from it
-	@$(call fresh_venv,.venv-wheel,dist/*.whl)
-	@cd dist && ../.venv-wheel/bin/python -c 'import importlib.util as u; assert not u.find_spec("torch"), "a board needs no torch"'
-	@cd dist && ../.venv-wheel/bin/quasar-rt demo
+	@mkdir -p build
+	$(call demo_from,.venv-wheel,dist/*.whl)
+
+# Crates that `make develop` compiled are not compiled again.
+.PHONY: test-sdist
+test-sdist: export CARGO_TARGET_DIR = $(CURDIR)/target
+test-sdist: develop ## Build the sdist, compare it with the tracked files, install from it, and run the demo
+	@rm -rf build/sdist
+	@maturin sdist --out build/sdist
+	@python tools/check_wheel.py build/sdist/*.tar.gz
+	$(call demo_from,.venv-sdist,build/sdist/*.tar.gz)
 
 .PHONY: test-reproducible
 test-reproducible: $(STAMPS)/venv toolchain ## That two builds of the wheel, in different folders, give the same bytes
@@ -393,6 +408,6 @@ solar-cells: install-test .venv-peers/stamp ## Grade solar cells with DINOv2 (do
 
 .PHONY: clean
 clean: ## Remove build products and environments (not the trained runs)
-	rm -rf build dist target rust/fuzz/target rust/loom/target .venv .venv-wheel .venv-min .venv-audit .venv-peers .venv-clusters .venv-floors .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf build dist target rust/fuzz/target rust/loom/target .venv .venv-wheel .venv-sdist .venv-min .venv-audit .venv-peers .venv-clusters .venv-floors .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f python/quasar_rt/*.so
 	find python tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
