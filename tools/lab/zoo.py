@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 
-from evidence_report import markdown, splice
+from pages import markdown, splice
 from quasar_rt import DoesNotFitError, Engine, Subnet
 from quasar_rt.bench import measure
 from quasar_rt.evaluate import wilson
