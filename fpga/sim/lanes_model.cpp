@@ -110,8 +110,8 @@ using Saved = Memory<moments_t, 1, ceil_div(config::SCORE_WORDS, TOKENS) * GROUP
 // Requantizes the sums of Rows or Attend. In an Attend each lane has its own scale, and the
 // rounding residue times the value's mean replaces the bias.
 void drain_rows(const lane_job_t& job, LaneRows& rows, ScaleWords& words, Sums& sums,
-                LaneLogits& logits, Read::Residual residual, Means& means, Lookup& lookup,
-                Saved& saved, Waiting& waiting, Stored& stored) {
+                LaneLogits& logits, Read::Residual residual, Write::Residual residual_write,
+                Means& means, Lookup& lookup, Saved& saved, Waiting& waiting, Stored& stored) {
   const bool attends = job.operation == isa::Attend::CODE;
   scale_t scale[GROUPS][LANES];
   for (unsigned group = 0; group < GROUPS; ++group) {
@@ -241,6 +241,8 @@ void drain_rows(const lane_job_t& job, LaneRows& rows, ScaleWords& words, Sums& 
     } else if (row.destination == destination::RESIDUAL) {
       item.bank = bank;
       item.address = address;
+      // A later command begins COMMAND_GAP cycles behind this one; lanes.sv has stored it by then.
+      residual_write[bank][address] = item.residual;
     }
 
     const bool tile_ends = step.end_tile == 1 && step.last_rows == 1;
@@ -277,7 +279,8 @@ void drain_rows(const lane_job_t& job, LaneRows& rows, ScaleWords& words, Sums& 
 }
 
 // Fills the residual from memory: receives a word while it stores the previous one.
-void fill(const lane_job_t& job, Beats<isa::depth::lane_beats>& beats, Stored& stored) {
+void fill(const lane_job_t& job, Beats<isa::depth::lane_beats>& beats,
+          Write::Residual residual_write, Stored& stored) {
   constexpr unsigned STEPS = WORD_BEATS > GROUPS ? WORD_BEATS : GROUPS;
   s<16> arriving[WORD_BEATS * BEAT / 2 + GROUPS * LANES];
   s<16> leaving[GROUPS * LANES];
@@ -303,6 +306,7 @@ void fill(const lane_job_t& job, Beats<isa::depth::lane_beats>& beats, Stored& s
         item.destination = destination::RESIDUAL;
         item.bank = unsigned(job.frame) * GROUPS + unsigned(i);
         item.address = word - 1;
+        residual_write[item.bank][item.address] = item.residual;
         item.filled = word == job.words && unsigned(i) + 1 == GROUPS;
         item.ends = item.filled;
         stored.write(item);
@@ -328,7 +332,8 @@ void take_table(Beats<isa::depth::lane_beats>& beats, Lookup& lookup) {
 
 void requantize(LaneJobs& jobs, LaneRows& rows, Sums& sums, ScaleWords& scales,
                 Beats<isa::depth::lane_beats>& beats, Stream<credit_t, 2>& refilled,
-                LaneLogits& logits, Read::Residual residual, Waiting& waiting, Stored& stored) {
+                LaneLogits& logits, Read::Residual residual, Write::Residual residual_write,
+                Waiting& waiting, Stored& stored) {
   Means means;
   Lookup lookup;
   Saved saved;
@@ -337,11 +342,12 @@ void requantize(LaneJobs& jobs, LaneRows& rows, Sums& sums, ScaleWords& scales,
     gap(isa::declared::COMMAND_GAP);
     const unsigned code = job.operation;
     if (code == isa::Rows::CODE || code == isa::Attend::CODE) {
-      drain_rows(job, rows, scales, sums, logits, residual, means, lookup, saved, waiting, stored);
+      drain_rows(job, rows, scales, sums, logits, residual, residual_write, means, lookup, saved,
+                 waiting, stored);
     } else if (code == isa::Fill::CODE) {
-      fill(job, beats, stored);
+      fill(job, beats, residual_write, stored);
       if (job.words != 0)
-        refilled.read(); // the next command reads the filled residual
+        refilled.read(); // the next command waits until the residual is stored
       else
         stored.write(end_alone());
     } else {
@@ -390,11 +396,11 @@ vec<masked_t<cascade_t>, VALUE_BANKS> values_of(const stored_t& item) {
   return words;
 }
 
-// Stores results; no other process writes these memories. `announce` forwards the notices, so that
-// the results are stored before another kernel receives a credit.
-void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual norm_residual,
-                  Write::Query query, Write::Key key, Write::Value value, Write::Hidden hidden,
-                  Stream<credit_t, 2>& refilled, Notices& notices) {
+// Stores results where other kernels read them; no other process writes these memories. `announce`
+// forwards the notices, so that the results are stored before another kernel receives a credit.
+void store_groups(Stored& stored, Write::Residual norm_residual, Write::Query query, Write::Key key,
+                  Write::Value value, Write::Hidden hidden, Stream<credit_t, 2>& refilled,
+                  Notices& notices) {
   while (alive()) {
     interval("drain.store");
     stored_t item;
@@ -405,10 +411,8 @@ void store_groups(Stored& stored, Write::Residual own_residual, Write::Residual 
       query[bank][item.address] = item.code;
     if (item.destination == destination::HIDDEN)
       hidden[bank][item.address] = item.code;
-    if (item.destination == destination::RESIDUAL) {
-      own_residual[bank][item.address] = item.residual;
+    if (item.destination == destination::RESIDUAL)
       norm_residual[bank][item.address] = item.residual;
-    }
     if (item.destination == destination::KEY) {
       const vec<lane_t, KEY_BANKS> keys = keys_of(item);
       for (unsigned b = 0; b < KEY_BANKS; ++b) {
@@ -465,10 +469,11 @@ void run_lanes(const LaneQueues& queues, const LaneMemories& memories) {
   LaneLogits logits("lanes.logits");
   QUASAR_PROCESS(gather_scales(q.attention_tiles, q.scales, scale_words));
   QUASAR_PROCESS(requantize(q.jobs, q.rows, q.sums, scale_words, q.beats, refilled, logits,
-                            Read::Residual(m.residual), waiting, stored));
-  QUASAR_PROCESS(store_groups(stored, Write::Residual(m.residual), Write::Residual(m.norm_residual),
-                              Write::Query(m.query), Write::Key(m.key), Write::Value(m.value),
-                              Write::Hidden(m.hidden), refilled, notices));
+                            Read::Residual(m.residual), Write::Residual(m.residual), waiting,
+                            stored));
+  QUASAR_PROCESS(store_groups(stored, Write::Residual(m.norm_residual), Write::Query(m.query),
+                              Write::Key(m.key), Write::Value(m.value), Write::Hidden(m.hidden),
+                              refilled, notices));
   QUASAR_PROCESS(announce(notices, waiting, q.moments, q.drain_to_array, q.retired));
   QUASAR_PROCESS(send_logits(logits, q.logits));
   QUASAR_JOIN();

@@ -75,6 +75,7 @@ def same_results(rtl: Path, model: Path, *options: str) -> None:
         pytest.param("tiny", ("PRIMITIVES=1",), marks=SLOW),
         pytest.param("wide", (), marks=SLOW),
         pytest.param("wide", ("PRIMITIVES=1",), marks=SLOW),
+        pytest.param("zcu102", ("PRIMITIVES=1",), marks=SLOW),
         pytest.param("kv260", ("PRIMITIVES=1",), marks=SLOW),
         pytest.param("pynq-z2", ("PRIMITIVES=1",), marks=SLOW),
     ],
@@ -85,6 +86,12 @@ def test_lanes_and_their_model_have_the_same_results(name: str, options: tuple[s
     folder = "rtl-primitives" if "PRIMITIVES=1" in options else "rtl"
     model = build / "csim" / "g++" / "fast" / name / "drain"
     same_results(build / folder / name / "drain", model, *options)
+
+
+def test_the_model_passes_at_the_size_of_the_largest_board() -> None:
+    program = ROOT / "build" / "csim" / "g++" / "fast" / "zcu102" / "drain"
+    done = results(make(program, "COMPILERS=g++", "CSIM_CONFIGS=zcu102"))
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
 
 @SLOW
