@@ -248,20 +248,19 @@ soak: develop ## Compare random subnets on every tier with the oracle for SOAK_S
 # Both in one make: they share headers and objects.
 .PHONY: hls
 hls: toolchain
-	@$(MAKE) -C fpga --silent sim csim AP_CONFIGS=tiny OTHER_FAST=
+	@$(MAKE) -C fpga PYTHON=$(BIN)/python --silent sim csim CONFIGS=all AP_CONFIGS=tiny OTHER_FAST=
 
 .PHONY: sim
-sim: toolchain ## Build the simulated device of each fpga/configs/NAME.toml: build/sim/NAME.so; RTL=1 with array and lanes in SystemVerilog: build/sim-rtl
-	@echo 'Building the simulated accelerators; the first time this takes a few minutes.'
-	@$(MAKE) -C fpga -j$(JOBS) --silent sim
+sim: develop ## Build the simulated device of fpga/configs/tiny.toml (CONFIGS="odd zcu102": of these; all: of every one): build/sim/NAME.so; RTL=1 with array and lanes in SystemVerilog: build/sim-rtl
+	@$(MAKE) -C fpga PYTHON=$(BIN)/python -j$(JOBS) --silent sim
 
 .PHONY: csim
-csim: toolchain ## C simulation of the HLS sources: ap_int and native integers, g++ and clang++; SANITIZE=1 with ASan and UBSan
-	@$(MAKE) -C fpga -j$(JOBS) --silent csim
+csim: develop ## C simulation of the HLS sources: ap_int and native integers, g++ and clang++; SANITIZE=1 with ASan and UBSan
+	@$(MAKE) -C fpga PYTHON=$(BIN)/python -j$(JOBS) --silent csim
 
 .PHONY: csim-mutants
-csim-mutants: toolchain ## That the testbenches fail when a kernel is wrong: one small fault at a time
-	@$(MAKE) -C fpga mutants
+csim-mutants: develop ## That the testbenches fail when a kernel is wrong: one small fault at a time
+	@$(MAKE) -C fpga PYTHON=$(BIN)/python mutants
 
 .PHONY: soak-device
 soak-device: develop sim ## Run SOAK_FRAMES frames on the simulated accelerator under random faults; notes the run in docs/logs.md
@@ -369,7 +368,7 @@ vectors: install-test ## Regenerate the golden vectors from the oracle, and thos
 
 .PHONY: isa
 isa: toolchain ## Regenerate the accelerator's C++ headers, its SystemVerilog packages and the tables of docs/accelerator.md
-	cargo run --quiet -p quasar-accelerator --example headers isa .
+	cargo run --quiet -p quasar-accelerator --example headers .
 
 .PHONY: c-header
 c-header: toolchain ## Regenerate the C library's header

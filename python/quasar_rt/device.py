@@ -288,7 +288,8 @@ def _simulators(name: str) -> list[tuple[Path, Hardware]]:
             f"there is no simulated accelerator{f' {shown(name)}' if name else ''}"
             + (f" in {shown(str(sim_folder()))}" if sim_folder() else "")
             + (f" (there are: {others})" if others else "")
-            + "; build it with `make sim` (needs a checkout and a C++20 compiler such as g++), or set QUASAR_SIM_DIR"
+            + f"; build it with `make sim{f' CONFIGS={name}' if name else ''}` (needs a checkout and a C++20 compiler "
+            "such as g++), or set QUASAR_SIM_DIR"
         )
     opened = [(library, _configuration(library)) for library in found]
     opened.sort(

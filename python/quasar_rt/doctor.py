@@ -231,7 +231,7 @@ def _simulators(device: str) -> Check:
         names = [library.stem for library in sim_libraries()]
     except DeviceError as error:
         return Check("simulator", "fail", str(error), "correct or unset QUASAR_SIM_DIR")
-    build = "in a checkout: `make sim`; or set QUASAR_SIM_DIR"
+    build = f"in a checkout: `make sim{f' CONFIGS={name}' if name else ''}`; or set QUASAR_SIM_DIR"
     if name and name not in names:
         return Check("simulator", "fail", f"there is no simulated accelerator '{name}'", build)
     if names:

@@ -27,7 +27,6 @@ SLOW = pytest.mark.slow
 def make(target: Path, *variables: str) -> Path:
     """Builds a target of fpga/Makefile and returns its path."""
     tool("verilator")
-    tool("cargo")
     folder = ROOT / "fpga"
     name = os.path.relpath(target, folder) if target.is_relative_to(ROOT) else target
     run("make", "-C", folder, "--silent", f"PYTHON={sys.executable}", *variables, name)

@@ -16,7 +16,9 @@ def library(name):
 
     found = [path for path in device.sim_libraries() if path.stem == name]
     if not found:
-        pytest.skip(f"no simulated accelerator {name!r}: make sim (or name its folder in QUASAR_SIM_DIR)")
+        pytest.skip(
+            f"no simulated accelerator {name!r}: make sim CONFIGS={name} (or name its folder in QUASAR_SIM_DIR)"
+        )
     return found[0]
 
 

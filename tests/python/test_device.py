@@ -57,8 +57,8 @@ def test_auto_says_why_it_is_the_cpu(tiny):
 def test_a_missing_library_says_how_to_get_it(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("QUASAR_SIM_DIR", str(tmp_path))
     assert [found.name for found in quasar_rt.devices()] == ["cpu"]
-    for name in ("sim", "sim:zcu102"):
-        with pytest.raises(DeviceUnavailableError, match="make sim"):
+    for name, command in (("sim", "`make sim`"), ("sim:zcu102", "`make sim CONFIGS=zcu102`")):
+        with pytest.raises(DeviceUnavailableError, match=command):
             Engine(tiny, name)
     (tmp_path / "broken.so").write_bytes(b"not a library")
     assert [found.name for found in quasar_rt.devices()] == ["cpu", "sim:broken"]

@@ -6,6 +6,7 @@ sources: trip counts, queues, the order of reads and writes.
 
 import ctypes
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +158,7 @@ def explored(board, subnet, folder, clock_mhz=None, *variables):
     hardware = Hardware.for_board(board, subnet, clock_mhz)
     hardware.save(folder / "explored.toml")
     command = f"make -C {FPGA} -s sim CONFIGS=explored CONFIG_FOLDER={folder} BUILD={folder}"
-    subprocess.run([*command.split(), *variables], check=True)
+    subprocess.run([*command.split(), f"PYTHON={sys.executable}", *variables], check=True)
     return hardware, folder / "sim" / "explored.so"
 
 

@@ -1,0 +1,38 @@
+"""Tests of fpga/Makefile: what `make sim` builds, and what it shows meanwhile."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from rtl import ROOT, run
+
+FPGA = ("make", "-C", ROOT / "fpga", "--silent", f"PYTHON={sys.executable}")
+
+
+@pytest.mark.parametrize(
+    ("asked", "devices"),
+    [((), ["tiny"]), (("CONFIGS=tiny odd",), ["tiny", "odd"]), (("CONFIGS=all",), None)],
+)
+def test_sim_builds_what_is_asked_and_counts_the_files(asked, devices, tmp_path: Path) -> None:
+    plan = run(*FPGA, "--dry-run", "sim", f"BUILD={tmp_path}", *asked)
+    shown = re.findall(r"echo '\[(\d+)/(\d+)\] (\S+)'", plan)
+    assert sorted(int(place) for place, _, _ in shown) == list(range(1, len(shown) + 1))
+    assert {int(total) for _, total, _ in shown} == {len(shown)}
+    built = [Path(name).stem for _, _, name in shown if name.endswith(".so")]
+    assert sorted(built) == sorted(devices or (path.stem for path in (ROOT / "fpga/configs").glob("*.toml")))
+    assert "cargo" not in plan
+
+
+def test_the_header_of_a_configuration_stays_while_its_text_does(tmp_path: Path) -> None:
+    header = tmp_path / "config" / "tiny" / "config.hpp"
+    build = (*FPGA, f"BUILD={tmp_path}", header)
+    run(*build)
+    first = header.stat().st_mtime_ns
+    run(*build, "--always-make")
+    assert header.stat().st_mtime_ns == first
+    header.write_text("of another version")
+    run(*build, "--always-make")
+    assert "constexpr unsigned" in header.read_text()
