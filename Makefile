@@ -61,7 +61,7 @@ test: install-test dataset browser eda instruments ## Install what tests need an
 .PHONY: develop
 develop: $(STAMPS)/venv toolchain ## Build in release mode and install the package, editable, with its run-time dependencies
 	@echo 'Building the Rust core; the first time this takes about a minute.'
-	@maturin develop --release --quiet $(if $(UV),--uv)
+	@maturin develop --release $(if $(UV),--uv)
 
 .PHONY: install-test
 install-test: $(STAMPS)/venv toolchain ## The same with the [host] and [test] extras (torch, timm, pytest, ...)

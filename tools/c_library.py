@@ -16,7 +16,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-_BUILD = ("cargo", "build", "--release", "--quiet", "--locked", "--package", "quasar-capi")
+#: Without the crate's `rlib`, cargo takes the crates that the wheel's build left, and optimizes across them.
+_BUILD = (
+    *("cargo", "rustc", "--release", "--locked", "--package", "quasar-capi", "--lib"),
+    *("--crate-type", "cdylib,staticlib"),
+)
 
 #: For pkg-config. The files may lie in any folder; docs/c.md has the command for a system's folders.
 _PKG_CONFIG = """\
