@@ -501,22 +501,13 @@ fn tiling_assertions(tiling: Tiling) -> String {
 
 /// Generates the table of commands in Markdown.
 pub fn isa_table() -> String {
-    let mut text =
-        String::from("| command | unit, code | field | word: bits | |\n|---|---|---|---|---|\n");
+    let mut text = String::from("| command: unit, code; field: word, bits | |\n|---|---|\n");
     for operation in OPERATIONS {
         let (name, unit, code) = (operation.name, operation.unit.name(), operation.code);
-        let _ = writeln!(
-            text,
-            "| `{name}` | {unit} {code} | | |{} |",
-            operation.about
-        );
+        let _ = writeln!(text, "| **{name}** {unit} {code} |{} |", operation.about);
         for (field, Position { word, lsb }) in operation.fields() {
             let (name, last) = (field.name, lsb + field.bits - 1);
-            let _ = write!(
-                text,
-                "| | | `{name}` | {word}: {lsb}..{last} |{}",
-                field.about
-            );
+            let _ = write!(text, "| `{name}` {word}:{lsb}..{last} |{}", field.about);
             let _ = match field.form {
                 Form::Flag => writeln!(text, " (flag) |"),
                 Form::Named(values) => writeln!(text, " (`{}`) |", values.name.to_lowercase()),
@@ -529,13 +520,12 @@ pub fn isa_table() -> String {
 
 /// Generates the table of named values in Markdown.
 pub fn value_table() -> String {
-    let mut text = String::from("| values | number | name | |\n|---|---|---|---|\n");
+    let mut text = String::from("| values | | numbers from 0 on |\n|---|---|---|\n");
     for set in VALUES {
-        let _ = writeln!(text, "| `{}` | | |{} |", set.name.to_lowercase(), set.about);
-        for value in set.values {
-            let (code, name) = (value.code, value.name.to_lowercase());
-            let _ = writeln!(text, "| | {code} | `{name}` |{} |", value.about);
-        }
+        let names = set.values.iter().map(|value| value.name.to_lowercase());
+        let names: Vec<_> = names.map(|name| format!("`{name}`")).collect();
+        let (set_name, names) = (set.name.to_lowercase(), names.join(", "));
+        let _ = writeln!(text, "| `{set_name}` |{} | {names} |", set.about);
     }
     text
 }
@@ -576,13 +566,9 @@ pub fn register_table() -> String {
 
 /// Generates the table of the units' counters in Markdown.
 pub fn counter_table() -> String {
-    let names = Counter::ALL.map(|counter| format!("`{}`", counter.name().to_uppercase()));
-    let mut text = format!(
-        "| unit | {} | starved of |\n|---|---|---|---|---|---|\n",
-        names.join(" | ")
-    );
+    let mut text = String::from("| offset | unit | starved of |\n|---|---|---|\n");
     for unit in CountedUnit::ALL {
-        let offsets = Counter::ALL.map(|c| format!("0x{:05x}", counter_offset(unit, c)));
+        let offset = counter_offset(unit, Counter::ALL[0]);
         let input = match unit.main_input() {
             Some(MainInput::Queue(name)) => format!("`{name}`: the queue is empty"),
             Some(MainInput::Memory) => "beats: a read is open and none comes".to_owned(),
@@ -591,8 +577,7 @@ pub fn counter_table() -> String {
             }
             None => "nothing that shows: stays 0".to_owned(),
         };
-        let (name, offsets) = (unit.name(), offsets.join(" | "));
-        let _ = writeln!(text, "| {name} | {offsets} | {input} |");
+        let _ = writeln!(text, "| 0x{offset:05x} | {} | {input} |", unit.name());
     }
     text
 }

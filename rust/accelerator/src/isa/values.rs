@@ -7,8 +7,6 @@ pub struct Value {
     pub name: &'static str,
     /// Number in the field.
     pub code: u32,
-    /// Meaning.
-    pub about: &'static str,
 }
 
 /// A set of named values.
@@ -101,7 +99,6 @@ macro_rules! values {
                     values: &[$( Value {
                         name: stringify!($value),
                         code: $code,
-                        about: $doc,
                     }, )*],
                 };
 
