@@ -34,6 +34,9 @@ Intervals (tools/hls_ports/intervals.py):
   the loop's end depends on it. The same holds for the loop's condition, but for products and quotients of numbers that
   the loop does not change.
 
+A queue between processes has one reader and one writer, and flows to a later process unless it holds credits. Arrays
+are partitioned completely.
+
 `python tools/check_hls_ports.py [FILE ...]` checks the given kernels, or all of fpga/src. A file's kernel is the
 function of its name. The configuration is tests/fpga/hls/config.hpp, in which all counts of groups are above 1
 (--config FOLDER: that folder's config.hpp). Needs clang++.
@@ -45,7 +48,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from hls_ports.intervals import missing_dependences, slow_recurrences, wrong_marks
+from hls_ports.intervals import (
+    missing_dependences,
+    slow_recurrences,
+    wrong_marks,
+    wrong_partitions,
+    wrong_queues,
+)
 from hls_ports.kernel import Kernel
 from hls_ports.netlist import Netlist
 from hls_ports.syntax import HEADERS, ROOT, Unsupported
@@ -67,6 +76,7 @@ def main() -> int:
         try:
             kernel = Kernel(path.resolve(), arguments.config.resolve())
             problems = [*kernel.errors, *wrong_marks(kernel), *missing_dependences(kernel, path.read_text())]
+            problems += [*wrong_queues(kernel), *wrong_partitions(kernel)]
             problems += slow_recurrences(Netlist(path.resolve(), arguments.config.resolve(), kernel))
         except Unsupported as error:
             print(f"error: {error}", file=sys.stderr)

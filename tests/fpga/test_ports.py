@@ -222,6 +222,26 @@ FAULTS = {
         "            address = unsigned(address) * unsigned(embed);\n",
         "norm.pool: address is handed to the next interval behind a multiplier",
     ),
+    "two consumers of a queue": (
+        "drain",
+        "  QUASAR_JOIN();",
+        "  QUASAR_PROCESS(walk(row_jobs, double_buffer, filled, freed, lane_rows));\n  QUASAR_JOIN();",
+        "drain.cpp: the queue row_jobs has 2 processes that read; one is possible",
+    ),
+    "a queue that flows back": (
+        "softmax",
+        "  QUASAR_PROCESS(exponentiate(commands, maxima, score, totals, stored));\n"
+        "  QUASAR_PROCESS(divide(totals, scales));\n",
+        "  QUASAR_PROCESS(divide(totals, scales));\n"
+        "  QUASAR_PROCESS(exponentiate(commands, maxima, score, totals, stored));\n",
+        "softmax.cpp: the queue totals flows back to an earlier process; only credits may",
+    ),
+    "an array that is partitioned in part": (
+        "norm",
+        "ARRAY_PARTITION variable = radicand complete",
+        "ARRAY_PARTITION variable = radicand cyclic factor = 2",
+        "the partition of radicand is not complete",
+    ),
     "a recurrence through many additions": (
         "softmax",
         "            total.sum8[lane] += e8;\n",
@@ -243,6 +263,9 @@ KINDS = (
     "a promise of no dependence",
     "a loop without mark and pragma",
     "a condition behind a multiplier",
+    "two consumers of a queue",
+    "a queue that flows back",
+    "an array that is partitioned in part",
 )
 #: The same for changes that need no further port.
 HARMLESS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from .kernel import Kernel
 from .netlist import Netlist
@@ -63,6 +64,29 @@ def wrong_marks(kernel: Kernel) -> Iterator[str]:
             yield f"{at} is pipelined, but not declared so"
         elif wanted is not None and interval != wanted:
             yield f"{at} has an interval of {interval}; {wanted} is declared"
+
+
+def wrong_queues(kernel: Kernel) -> Iterator[str]:
+    """Returns the queues that a DATAFLOW region cannot have: two readers or writers, or items that flow back."""
+    if not kernel.tree.of(kernel.top, "DATAFLOW"):
+        return
+    for (identity, _), (kind, ends) in kernel.queues.items():
+        decl = kernel.tree.decls[identity]
+        at = f"{kernel.name}.cpp: the queue {decl['name']}"
+        for way, processes in ends.items():
+            if len(processes) > 1 or not (processes or decl in kernel.top["inner"]):
+                yield f"{at} has {len(processes)} processes that {way}; one is possible"
+        back = ends["read"] and ends["write"] and min(ends["read"]) < max(ends["write"])
+        if back and "<fast::Integer<1, false>," not in kind:
+            yield f"{at} flows back to an earlier process; only credits may"
+
+
+def wrong_partitions(kernel: Kernel) -> Iterator[str]:
+    """Returns the arrays that are partitioned in part: the intervals need all elements at once."""
+    for file, pragmas in kernel.tree.pragmas.items():
+        for pragma in pragmas:
+            if pragma.directive == "ARRAY_PARTITION" and "complete" not in pragma.words:
+                yield f"{Path(file).name}:{pragma.line}: the partition of {pragma.values['variable']} is not complete"
 
 
 def missing_dependences(kernel: Kernel, source: str) -> Iterator[str]:

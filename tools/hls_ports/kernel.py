@@ -110,6 +110,7 @@ class Kernel(Expressions):
         top = len(self.functions) == 1
         if top:
             self.process = body["name"]
+            self.calls += 1
         line = self.line
         value = self.enter(body, arguments, this)
         self.line = line

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .sites import Access, Memory, Place, Region, Value, Whole
-from .syntax import Node, Pragma, Tree, Unsupported, is_pointer, is_scalar
+from .syntax import Node, Pragma, Tree, Unsupported, is_pointer, is_scalar, type_of
 
 #: Ports by `storage_type` or `type` of storage.
 STORAGE = {"ram_1p": 1, "rom_1p": 1, "ram_2p": 2, "ram_s2p": 2, "ram_t2p": 2, "rom_2p": 2}
@@ -35,6 +35,9 @@ class Storage:
         self.region: Region | None = None
         self.items: list[Any] = []
         self.process = ""
+        self.calls = 0  # of the top function: its processes are in this order
+        #: The processes at both ends of each queue, by variable, and its type.
+        self.queues: dict[tuple[str, int], tuple[str, dict[str, set[int]]]] = {}
         #: Arrays of the top function by the processes that access them, with those outside of pipelined loops.
         self.outside: dict[int, set[str]] = {}
         self.functions: list[Node] = []
@@ -203,6 +206,8 @@ class Storage:
             raise Unsupported(f"line {self.line}: a stream without a name")
         decl = self.tree.decls.get(place.base[0], {})
         way = "write" if name == "write" else "read"
+        _, ends = self.queues.setdefault(place.base, (type_of(decl), {"read": set(), "write": set()}))
+        ends[way].add(self.calls)
         memory = self.memories.setdefault(
             (place, way), Memory(f"{decl.get('name', '')}.{way}()", 1, kind, argument=True)
         )
