@@ -17,7 +17,7 @@ add_files [dict get $settings syn.file] -cflags [dict get $settings syn.cflags]
 open_solution -reset solution -flow_target vivado
 set_part [dict get $settings part]
 create_clock -period [dict get $settings clock]
-config_rtl -reset control -reset_level low
+config_rtl -reset [dict get $settings syn.rtl.reset] -reset_level [dict get $settings syn.rtl.reset_level]
 config_interface -m_axi_conservative_mode=1 -m_axi_addr64=1
 csynth_design
 if {[info exists ::env(ONLY_SYNTHESIS)]} { exit }

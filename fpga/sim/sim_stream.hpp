@@ -15,7 +15,7 @@
 
 // Replaces hls::stream.
 template <typename T, unsigned DEPTH> class Stream {
-  static_assert(DEPTH > 0, "a queue holds something");
+  static_assert(DEPTH > 1, "a queue of one place takes an item in every second cycle only");
   // One place more than the depth keeps the last item read, for a dump.
   static constexpr unsigned PLACES = DEPTH + 1;
   struct Ring {

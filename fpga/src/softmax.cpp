@@ -14,11 +14,15 @@ struct stored_t {
   u<1> last;
 };
 
+using sum12_t = u<22>; // of e12
+using sum8_t = u<18>;  // of e8
+static_assert(isa::MAX_TOKENS * 4095 <= most<sum12_t> && isa::MAX_TOKENS * 255 <= most<sum8_t>);
+
 // Sums of a group of tokens, from which `divide` computes the scales.
 struct total_t {
-  vec<u<22>, EXP_LANES> sum12; // sum of e12
-  vec<u<18>, EXP_LANES> sum8;  // sum of e8
-  u<8> tokens;                 // of the group
+  vec<sum12_t, EXP_LANES> sum12;
+  vec<sum8_t, EXP_LANES> sum8;
+  u<8> tokens; // of the group
   u<15> out_mult;
   u<5> out_shift;
 };
@@ -89,8 +93,8 @@ void divide(Totals& totals, Scales& scales) {
         continue;
       left = total.tokens;
     }
-    const u<22> sum12 = total.sum12[0];
-    const u<18> sum8 = total.sum8[0];
+    const sum12_t sum12 = total.sum12[0];
+    const sum8_t sum8 = total.sum8[0];
     for (unsigned lane = 0; lane + 1 < EXP_LANES; ++lane) {
 #pragma HLS UNROLL
       total.sum12[lane] = total.sum12[lane + 1];

@@ -524,6 +524,11 @@ def test_the_kernels_are_reset_only_when_all_memory_ports_are_idle(design: Desig
     assert design.to("kernel_reset/aux_reset_in") == "all_idle/Res"
     gates = {name for name, source in design.cells.items() if ":dfx_axi_shutdown_manager:" in source}
     assert len(gates) == 4  # fetch, store, two ports of load
+    widths = {design.properties[gate]["CONFIG.DP_AXI_DATA_WIDTH"] for gate in gates}
+    assert widths == {str(8 * constants(ROOT / "fpga" / "include" / "isa.hpp", "isa")["PORT_BYTES"])}
+    # The widest that the processing system's ports can have.
+    ports = {value for key, value in design.properties["ps"].items() if key.endswith("_DATA_WIDTH")}
+    assert ports == {"128" if "zynq_ultra_ps_e" in design.cells["ps"] else "64"}
     assert {design.to(f"ports_idle/In{i}") for i in range(4)} == {f"{gate}/in_shutdown" for gate in gates}
     assert {design.to(f"{gate}/request_shutdown") for gate in gates} == {"reset_register/gpio_io_o"}
     assert {design.to(f"interrupts/In{i}") for i in range(2)} == {"store/interrupt", "fetch/interrupt"}
@@ -831,6 +836,7 @@ def test_the_tcl_front_end_stops_after_synthesis_if_asked(tmp_path: Path) -> Non
         assert f"add_files {ROOT}/fpga/src/drain.cpp -cflags" in done.stdout
         assert "set_part xc7z020clg400-1" in lines
         assert "create_clock -period 10.000" in lines
+        assert "config_rtl -reset control -reset_level low" in lines  # the block design has ap_rst_n
         assert [line[: len(end)] for line, end in zip(lines[-len(last) :], last, strict=True)] == last
 
 
