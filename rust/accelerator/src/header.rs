@@ -509,7 +509,6 @@ pub fn isa_table() -> String {
             let (name, last) = (field.name, lsb + field.bits - 1);
             let _ = write!(text, "| `{name}` {word}:{lsb}..{last} |{}", field.about);
             let _ = match field.form {
-                Form::Flag => writeln!(text, " (flag) |"),
                 Form::Named(values) => writeln!(text, " (`{}`) |", values.name.to_lowercase()),
                 _ => writeln!(text, " |"),
             };
