@@ -48,8 +48,8 @@ def test_a_rate_is_the_accelerators_event_by_event_and_absent_where_the_network_
     fps = hardware.clock_mhz * 1e6 / replay(small, hardware).period_cycles
     assert found["shipped"]["pynq-z2"] == pytest.approx(fps, abs=0.05)
     assert fps != pytest.approx(estimate(small, hardware).fps_with_host, rel=0.01)
-    assert zoo.rates(large)["shipped"]["pynq-z2"] is None
-    assert zoo.rates(large)["chosen"]["pynq-z2"] is None
+    assert zoo.frame_rate(large, lambda: hardware) is None
+    assert zoo.frame_rate(large, lambda: Hardware.for_board("pynq-z2", large)) is None
 
 
 def test_the_table_says_where_a_subnet_does_not_fit_and_where_there_is_no_configuration() -> None:
