@@ -19,7 +19,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -28,18 +27,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = "docs/logs.md"
-LIMIT_SECONDS = 5400
+LIMIT = "90m"
 
 
 @dataclass
 class Target:
-    """A target of the Makefile.
-
-    Attributes:
-        text: its line of `make help`, "" for one that only other targets run.
-        notes: the notes at the end of the text, by kind: `by hand`, `needs`, `small`.
-        calls: the targets that it runs.
-    """
+    """A target: its line of `make help` or "", the notes at its end by kind, and what it runs."""
 
     text: str = ""
     notes: dict[str, str] = field(default_factory=dict)
@@ -108,26 +101,22 @@ def sources() -> str:
 
 def run(name: str, target: Target, log: Path) -> str:
     """Runs a target, with its log in a file; returns what is wrong, or ""."""
-    command = ["make", name, *shlex.split(target.notes.get("small", ""))]
+    command = ["timeout", "--foreground", LIMIT, "make", name, *shlex.split(target.notes.get("small", ""))]
     # The variables of the make that runs this are not for the others.
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
     logs, before = (ROOT / LOGS).read_bytes(), sources()
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True,
-        )  # fmt: skip
-        try:
-            status = process.wait(LIMIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            return f"took more than {LIMIT_SECONDS} s"
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
-            # A run of this kind is not one that the page keeps.
-            (ROOT / LOGS).write_bytes(logs)
-    if status:
-        return f"exit status {status}"
+    try:
+        with log.open("wb") as out:
+            made = subprocess.run(
+                command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            )
+    finally:
+        # A run of this kind is not one that the page keeps.
+        (ROOT / LOGS).write_bytes(logs)
+    if made.returncode == 124:
+        return f"took more than {LIMIT}"
+    if made.returncode:
+        return f"exit status {made.returncode}"
     if sources() != before:
         return "changed tracked files: " + " ".join(git("diff", "--name-only", "HEAD").split())
     return ""
@@ -148,9 +137,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="run these alone")
     parser.add_argument("--resume", action="store_true", help="leave out what passed with these sources")
-    parser.add_argument(
-        "--table", action="store_true", help="print the table of CONTRIBUTING.md, and run nothing"
-    )
+    parser.add_argument("--table", action="store_true", help="print CONTRIBUTING.md's table alone")
     options = parser.parse_args(arguments)
     files = [ROOT / name for name in ("Makefile", ".ci/run", ".github/workflows/release.yml")]
     if options.table:
@@ -166,34 +153,34 @@ def main(arguments: list[str]) -> int:
         ["make", *(name for name in known if known[name].text.startswith("Install Debian's"))], cwd=ROOT
     )
     rows: list[tuple[str, str, float, str]] = []
-    chosen = []
-    for name in options.targets or [name for name, target in known.items() if target.text]:
-        notes = known[name].notes
-        missing = [tool for tool in notes.get("needs", "").split() if not shutil.which(tool)]
-        if missing or "by hand" in notes:
-            reason = f"absent: {', '.join(missing)}" if missing else f"by hand: {notes['by hand']}"
-            rows.append((name, "skipped", 0, reason))
-        else:
-            chosen.append(name)
-    parts = {part for name in chosen for part in reached([name], known) - {name}}
+    skipped = {}
+    names = options.targets or [name for name, target in known.items() if target.text]
+    for name in names:
+        missing = [tool for tool in known[name].notes.get("needs", "").split() if not shutil.which(tool)]
+        if "by hand" in known[name].notes:
+            skipped[name] = f"by hand: {known[name].notes['by hand']}"
+        elif missing:
+            skipped[name] = f"absent: {', '.join(missing)}"
+    chosen = {name: reached([name], known) for name in names if name not in skipped}
     passed_before = folder / "passed.json"
     passed = json.loads(passed_before.read_text()) if options.resume and passed_before.exists() else {}
-    for name in chosen:
-        if name in parts:
-            others = [other for other in chosen if other not in parts and name in reached([other], known)]
-            rows.append((name, "in another", 0, f"part of {others[0]}"))
+    for name in names:
+        within = [other for other, parts in chosen.items() if name in parts and name != other]
+        start, wrong = time.monotonic(), ""
+        if name in skipped:
+            result, wrong = "skipped", skipped[name]
+        elif within:
+            result, wrong = "in another", f"part of {within[-1]}"
         elif passed.get(name) == sources():
-            rows.append((name, "passed", 0, "before, with these sources"))
+            result, wrong = "passed", "before, with these sources"
         else:
             print(f"check-all: {name} ...", end=" ", flush=True)
-            start = time.monotonic()
             wrong = run(name, known[name], folder / f"{name}.log")
-            seconds = time.monotonic() - start
-            rows.append((name, "failed" if wrong else "passed", seconds, wrong))
-            print(f"{rows[-1][1]} after {seconds:.0f} s", flush=True)
-            if not wrong:
-                passed[name] = sources()
-                passed_before.write_text(json.dumps(passed, indent=1))
+            result = "failed" if wrong else "passed"
+            print(f"{result} after {time.monotonic() - start:.0f} s", flush=True)
+            passed[name] = "" if wrong else sources()
+            passed_before.write_text(json.dumps(passed, indent=1))
+        rows.append((name, result, time.monotonic() - start, wrong))
         # Written anew each time: a run of hours may be cut off.
         (folder / "summary.md").write_text(summary(rows))
     print(f"{summary(rows)}Logs: {folder}")

@@ -19,15 +19,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 NATIVE = "quasar_rt/_native.abi3.so"
+SBOM = "sboms/quasar-py.cyclonedx.json"
 #: The files of a wheel's `*.dist-info`.
-ABOUT = (
-    "METADATA",
-    "RECORD",
-    "WHEEL",
-    "entry_points.txt",
-    "licenses/LICENSE",
-    "sboms/quasar-py.cyclonedx.json",
-)
+ABOUT = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", SBOM)
 #: Tracked files that the sdist leaves out (pyproject.toml, tool.maturin.exclude).
 NOT_IN_SDIST = ("docs/notebooks", "rust/fuzz/corpus/*")
 LIMIT_BYTES = 4_000_000

@@ -8,9 +8,7 @@ maturin has no option for it. All other files stay as they are, but for the SBOM
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
-import io
 import json
 import re
 import sys
@@ -34,33 +32,20 @@ def normalized(sbom: str) -> str:
 def rewrite(wheel: Path) -> None:
     """Rewrites the SBOMs of a wheel in place."""
     with zipfile.ZipFile(wheel) as archive:
-        files = [(entry, archive.read(entry)) for entry in archive.infolist()]
-    digests: dict[str, list[str]] = {}
-    for place, (entry, data) in enumerate(files):
-        if is_sbom(entry.filename):
-            data = normalized(data.decode()).encode()
-            digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-            digests[entry.filename] = [f"sha256={digest}", str(len(data))]
-            files[place] = entry, data
+        files = {entry: archive.read(entry) for entry in archive.infolist()}
+    (record,) = (entry for entry in files if entry.filename.endswith(".dist-info/RECORD"))
+    for entry, data in files.items():
+        if ".dist-info/sboms/" in entry.filename:
+            files[entry] = normalized(data.decode()).encode()
+            digest = base64.urlsafe_b64encode(hashlib.sha256(files[entry]).digest()).rstrip(b"=").decode()
+            line = f"{entry.filename},sha256={digest},{len(files[entry])}".encode()
+            old = rb"^%b,.*$" % re.escape(entry.filename.encode())
+            files[record] = re.sub(old, line, files[record], flags=re.MULTILINE)
     new = wheel.with_suffix(".new")
     with zipfile.ZipFile(new, "w") as archive:
-        for entry, data in files:
-            if entry.filename.endswith(".dist-info/RECORD"):
-                data = _record(data.decode(), digests).encode()
+        for entry, data in files.items():
             archive.writestr(entry, data)
     new.replace(wheel)
-
-
-def is_sbom(name: str) -> bool:
-    """Returns whether a wheel's file is an SBOM of the kind that maturin writes."""
-    return ".dist-info/sboms/" in name and name.endswith(".json")
-
-
-def _record(text: str, digests: dict[str, list[str]]) -> str:
-    rows = [[name, *digests.get(name, rest)] for name, *rest in csv.reader(io.StringIO(text))]
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(rows)
-    return out.getvalue()
 
 
 def main(arguments: list[str]) -> int:

@@ -77,22 +77,18 @@ def wheel(folder, *extra, without=""):
 
 
 @needs_git
-@pytest.mark.parametrize(
-    "name", ["tools/lab/soak.py", "quasar_rt/lab/soak.py", "quasar_rt/a.pt", "quasar_rt/__pycache__/a.pyc"]
-)
-def test_a_wheel_with_a_file_too_many_is_refused(name, tmp_path):
+def test_a_wheel_with_a_file_too_many_or_too_few_is_refused(tmp_path):
     assert check_wheel.problems(wheel(tmp_path)) == []
-    assert check_wheel.problems(wheel(tmp_path, name)) == [f"should not be there: {name}"]
-
-
-@needs_git
-@pytest.mark.parametrize(
-    "name",
-    ["data/digits.qvit", "_native.abi3.so", "watch/page.js", "-0.2.0.dist-info/licenses/LICENSE"],
-)
-def test_a_wheel_with_a_file_too_few_is_refused(name, tmp_path):
-    name = f"quasar_rt{name}" if name.startswith("-") else f"quasar_rt/{name}"
-    assert check_wheel.problems(wheel(tmp_path, without=name)) == [f"missing: {name}"]
+    for name in (
+        "tools/lab/soak.py",
+        "quasar_rt/lab/soak.py",
+        "quasar_rt/a.pt",
+        "quasar_rt/__pycache__/a.pyc",
+    ):
+        assert check_wheel.problems(wheel(tmp_path, name)) == [f"should not be there: {name}"]
+    about = "quasar_rt-0.2.0.dist-info/licenses/LICENSE"
+    for name in ("quasar_rt/data/digits.qvit", check_wheel.NATIVE, "quasar_rt/watch/page.js", about):
+        assert check_wheel.problems(wheel(tmp_path, without=name)) == [f"missing: {name}"]
 
 
 @needs_git
@@ -183,14 +179,6 @@ def test_a_native_module_with_a_path_of_this_machine_is_named(tmp_path, monkeypa
     )
 
 
-@pytest.mark.skipif(
-    not all(map(shutil.which, ("bash", "git", "maturin", "cargo"))), reason="needs Rust, maturin and git"
-)
-@pytest.mark.slow
-def test_two_builds_of_the_wheel_are_equal():
-    subprocess.run(["bash", ROOT / "tools/test-reproducible.sh"], check=True)
-
-
 def program(path, text):
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
@@ -239,20 +227,12 @@ def test_the_c_library_is_installed_from_where_cargo_builds_with_its_soname_as_a
     files = [built / f"libquasar_rt.{suffix}" for suffix in ("so", "a", "rlib")]
     for file in files:
         file.write_text(file.suffix)
-    package = f"path+file://{ROOT}/rust/capi#quasar-capi@0.3.7"
+    ours = {"package_id": f"path+file://{ROOT}/rust/capi#quasar-capi@0.3.7", "target": {"name": "quasar_rt"}}
+    other = {"package_id": "registry+x#libc@0.2.1", "target": {"name": "libc"}}
     messages = [
-        {"reason": "compiler-artifact", "package_id": "registry+x#libc@0.2.1", "target": {"name": "libc"}},
-        {
-            "reason": "build-script-executed",
-            "package_id": package,
-            "env": [["QUASAR_SONAME", "libquasar_rt.so.0.3"]],
-        },
-        {
-            "reason": "compiler-artifact",
-            "package_id": package,
-            "target": {"name": "quasar_rt"},
-            "filenames": list(map(str, files)),
-        },
+        {"reason": "compiler-artifact", **other},
+        {"reason": "build-script-executed", **ours, "env": [["QUASAR_SONAME", "libquasar_rt.so.0.3"]]},
+        {"reason": "compiler-artifact", **ours, "filenames": list(map(str, files))},
         {"reason": "build-finished", "success": True},
     ]
     (tmp_path / "messages").write_text("\n".join(map(json.dumps, messages)))
@@ -265,13 +245,8 @@ def test_the_c_library_is_installed_from_where_cargo_builds_with_its_soname_as_a
         )
     links = {path.name: os.readlink(path) for path in (tmp_path / "out").iterdir() if path.is_symlink()}
     assert links == dict.fromkeys(("libquasar_rt.so", "libquasar_rt.so.0.3"), "libquasar_rt.so.0.3.7")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        *links,
-        "libquasar_rt.so.0.3.7",
-        "libquasar_rt.a",
-        "quasar_rt.h",
-        "quasar_rt.pc",
-    }
+    others = {"libquasar_rt.so.0.3.7", "libquasar_rt.a", "quasar_rt.h", "quasar_rt.pc"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == links.keys() | others
     if shutil.which("pkg-config"):
         found = subprocess.run(
             ["pkg-config", "--cflags", "--libs", "quasar_rt = 0.3.7"],
@@ -334,25 +309,3 @@ def test_pull_requests_run_what_a_contributor_runs():
     assert found["permissions"] == {"contents": "read"}
     assert [step["run"] for step in steps if "run" in step][-1] == ".ci/run"
     assert (ROOT / ".ci/run").stat().st_mode & 0o111
-
-
-def test_the_tools_of_a_release_have_one_version_and_its_hashes():
-    names = re.findall(r"^([a-z0-9-]+)", (ROOT / "tools/release.in").read_text(), re.MULTILINE)
-    text = (ROOT / "tools/release.txt").read_text()
-    packages = re.split(r"^(?=[a-z])", text, flags=re.MULTILINE)[1:]
-    assert len(packages) > 20
-    assert all(re.match(r"[a-z0-9-]+==\S+ .*\n +--hash=sha256:[0-9a-f]{64}", package) for package in packages)
-    assert set(names) | {"ziglang"} <= {package.partition("==")[0] for package in packages}
-
-
-def test_issue_forms_ask_what_an_answer_needs():
-    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
-    folder = ROOT / ".github/ISSUE_TEMPLATE"
-    for name in ("bug.yml", "idea.yml"):
-        form = yaml.safe_load((folder / name).read_text())
-        assert set(form) == {"name", "description", "body"}
-        ids = [field["id"] for field in form["body"]]
-        assert len(set(ids)) == len(ids) > 0
-        assert all(field["attributes"]["label"] for field in form["body"])
-    assert "quasar-rt doctor --json" in (folder / "bug.yml").read_text()
-    assert "SECURITY.md" in (folder / "bug.yml").read_text()
