@@ -259,6 +259,11 @@ sim: develop ## Build the simulated device of fpga/configs/tiny.toml (CONFIGS="o
 
 .PHONY: csim
 csim: develop ## C simulation of the HLS sources: ap_int and native integers, g++ and clang++; SANITIZE=1 with ASan and UBSan
+.PHONY: waveform
+waveform: develop eda ## Record every signal of array and lanes during a frame on CONFIG (tiny): build/waves/CONFIG.vcd, for GTKWave or Surfer; SUBNET=FILE of a subnet of yours [needs: verilator]
+	@$(MAKE) -C fpga PYTHON=$(BIN)/python -j$(JOBS) --silent sim RTL=1 TRACE=1 CONFIGS=$(or $(CONFIG),tiny)
+	@python tools/waveform.py $(or $(CONFIG),tiny) $(SUBNET)
+
 	@$(MAKE) -C fpga PYTHON=$(BIN)/python -j$(JOBS) --silent csim
 
 .PHONY: csim-mutants

@@ -8,6 +8,7 @@
 
 #include "array_core.hpp"
 #include "verilated_ports.hpp"
+#include "waves.hpp"
 
 namespace sim {
 
@@ -77,6 +78,7 @@ public:
   ~ArrayRtl() override { finish(top_, context_); }
 
   ArrayOutputs step(const ArrayInputs& in) override {
+    waves_.begin();
     inputs(in);
     top_.eval();
     ArrayOutputs out;
@@ -134,10 +136,12 @@ private:
   void slow_cycle() {
     for (unsigned i = 0; i < config::CLOCK_RATIO; ++i) {
       top_.eval();
+      waves_.record(2 * i);
       read();
       top_.clk_array = 1;
       top_.clk = i + 1 == config::CLOCK_RATIO;
       top_.eval();
+      waves_.record(2 * i + 1);
       show();
       top_.clk_array = top_.clk = 0;
       top_.eval();
@@ -175,6 +179,7 @@ private:
   ArrayMemories memories_;
   VerilatedContext context_;
   Varray top_{&context_};
+  Waves waves_{top_, context_, "array"};
   sums_t sums_;
   score_row_t scores_;
   unsigned quiet_ = 0;

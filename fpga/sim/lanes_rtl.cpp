@@ -10,6 +10,7 @@
 #include "clocked.hpp"
 #include "lanes_core.hpp"
 #include "verilated_ports.hpp"
+#include "waves.hpp"
 
 namespace sim {
 
@@ -47,12 +48,14 @@ public:
   ~LanesRtl() { finish(top_, context_); }
 
   Vlanes& top() { return top_; }
+  Waves& waves() { return waves_; }
 
   // Advances to the end of the slow cycle whose inputs are driven.
   void cycle() {
     for (unsigned i = 0; i < config::CLOCK_RATIO; ++i) {
       const bool slow = i + 1 == config::CLOCK_RATIO;
       top_.eval();
+      waves_.record(2 * i);
       if (slow) {
         read();
         write();
@@ -60,6 +63,7 @@ public:
       top_.clk_array = 1;
       top_.clk = slow;
       top_.eval();
+      waves_.record(2 * i + 1);
       if (slow)
         std::memcpy(&top_.residual_word, word_.data(), word_.size());
       top_.clk_array = top_.clk = 0;
@@ -121,6 +125,7 @@ private:
   LaneMemories memories_;
   VerilatedContext context_;
   Vlanes top_{&context_};
+  Waves waves_{top_, context_, "lanes"};
   std::vector<uint8_t> word_ = std::vector<uint8_t>(size_t(BANKS) * LANES * 2);
 };
 
@@ -197,6 +202,7 @@ void run_lanes(const LaneQueues& q, const LaneMemories& memories) {
     const bool full = (top.moments_valid && !top.moments_ready) ||
                       (top.logits_valid && !top.logits_ready) ||
                       (top.drain_to_array_valid && !top.drain_to_array_ready);
+    rtl->waves().begin();
     rtl->cycle();
     quiet = moved ? 0 : quiet + 1;
     if (quiet < QUIET) {

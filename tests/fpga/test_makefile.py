@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from rtl import ROOT, run
+from rtl import ROOT, run, tool
 
 FPGA = ("make", "-C", ROOT / "fpga", "--silent", f"PYTHON={sys.executable}")
 
@@ -36,3 +37,21 @@ def test_the_header_of_a_configuration_stays_while_its_text_does(tmp_path: Path)
     header.write_text("of another version")
     run(*build, "--always-make")
     assert "constexpr unsigned" in header.read_text()
+
+
+def test_a_waveform_has_the_signals_of_array_and_lanes(tmp_path: Path) -> None:
+    tool("verilator")
+    run(*FPGA, "sim", "RTL=1", "TRACE=1")
+    assert "build/waves/tiny.vcd" in run(sys.executable, ROOT / "tools" / "waveform.py", "tiny")
+    header, _, changes = (ROOT / "build/waves/tiny.vcd").read_text().partition("$enddefinitions $end\n")
+    times = [int(time) for time in re.findall(r"^#(\d+)$", changes, re.MULTILINE)]
+    assert times == sorted(set(times))
+    assert times[:3] == [0, 5000, 10000], "halves of a cycle at 100 MHz, in picoseconds"
+    toggles = Counter(re.findall(r"^1(\w\S+)$", changes, re.MULTILINE))
+    for module, signals in (
+        ("array", ("clk", "passes_valid", "sums_valid")),
+        ("lanes", ("clk", "logits_valid")),
+    ):
+        scope = header.partition(f"$scope module {module} $end\n")[2].partition("$scope")[0]
+        codes = dict(reversed(words) for words in re.findall(r"\$var wire +1 (\S+) (\w+) \$end", scope))
+        assert [signal for signal in signals if not toggles[codes[signal]]] == []
