@@ -53,7 +53,7 @@ demo: develop ## Build, install what a board would install, classify the package
 	@echo 'quasar-rt is in $(VENV): . $(VENV)/bin/activate'
 
 .PHONY: test
-test: install-test dataset browser eda instruments ## Install what tests need and run all of them (Rust and Python)
+test: install-test dataset browser eda instruments gstreamer ## Install what tests need and run all of them (Rust and Python)
 	@$(MAKE) -j$(JOBS) --output-sync=target hls test-rust test-loom test-wheel
 	@$(MAKE) test-python
 
@@ -103,13 +103,15 @@ fi; \
 for tool in $$(missing); do echo "note: $$tool is absent (Debian: $(2)); $(3) will skip"; done
 endef
 
-.PHONY: dataset browser eda instruments emulators
+.PHONY: dataset browser eda instruments emulators gstreamer
 dataset: ## Install Debian's Fashion-MNIST where that is possible; without it, tests that need it skip
 	$(call debian,$(FASHION_MNIST),dataset-fashion-mnist,tests that need it)
 browser: ## Install Debian's Chromium where that is possible; without it, tests of pages skip
 	$(call debian,chromium,chromium,tests of pages)
 eda: ## Install Debian's Clang, Verilator, Yosys, Tcl and dtc where that is possible; without them, tests of the hardware skip
 	$(call debian,clang++ verilator yosys yosys-abc tclsh dtc,clang verilator yosys tcl device-tree-compiler,tests that need it)
+gstreamer: ## Install Debian's GStreamer for Python where that is possible; without it, the test of the cameras' page skips
+	$(call debian,/usr/lib/python3/dist-packages/gi/overrides/Gst.py /usr/lib/*/girepository-1.0/GstVideo-1.0.typelib /usr/lib/*/gstreamer-1.0/libgstvideotestsrc.so,python3-gst-1.0 gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base,a test of cameras)
 instruments: ## Install Debian's valgrind and binutils where that is possible; without them, tests of the kernels' cost skip
 	$(call debian,valgrind objdump,valgrind binutils,tests that need it)
 emulators: ## Install Debian's qemu-user and compilers for Arm where that is possible; without them, tests under emulation cannot run
@@ -257,13 +259,13 @@ hls: toolchain
 sim: develop ## Build the simulated device of fpga/configs/tiny.toml (CONFIGS="odd zcu102": of these; all: of every one): build/sim/NAME.so; RTL=1 with array and lanes in SystemVerilog: build/sim-rtl
 	@$(MAKE) -C fpga PYTHON=$(BIN)/python -j$(JOBS) --silent sim
 
-.PHONY: csim
-csim: develop ## C simulation of the HLS sources: ap_int and native integers, g++ and clang++; SANITIZE=1 with ASan and UBSan
 .PHONY: waveform
 waveform: develop eda ## Record every signal of array and lanes during a frame on CONFIG (tiny): build/waves/CONFIG.vcd, for GTKWave or Surfer; SUBNET=FILE of a subnet of yours [needs: verilator]
 	@$(MAKE) -C fpga PYTHON=$(BIN)/python -j$(JOBS) --silent sim RTL=1 TRACE=1 CONFIGS=$(or $(CONFIG),tiny)
 	@python tools/waveform.py $(or $(CONFIG),tiny) $(SUBNET)
 
+.PHONY: csim
+csim: develop ## C simulation of the HLS sources: ap_int and native integers, g++ and clang++; SANITIZE=1 with ASan and UBSan
 	@$(MAKE) -C fpga PYTHON=$(BIN)/python -j$(JOBS) --silent csim
 
 .PHONY: csim-mutants

@@ -1,7 +1,10 @@
 """Camera frames: each format against the oracle's reading of it, bit for bit, and errors that name what is wrong."""
 
+import importlib.util
 import mmap
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -10,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import ROOT, examples
 from quasar_rt import Engine, Frame, ImageError
 from quasar_rt.frame import FORMATS, MATRICES
 from quasar_rt.images import preprocess, to_pixels
@@ -366,3 +370,42 @@ def test_a_format_is_for_arrays_and_a_frame_has_its_own(gray_subnet):
             engine.infer("a.png", format="bgr")
     with pytest.raises(ImageError, match="no decoded image"):
         to_pixels(frame)
+
+
+#: Debian's, for the system's Python; another Python of the same version can load it, too.
+GI = "/usr/lib/python3/dist-packages/gi"
+WITH_GSTREAMER = """
+from quasar_rt.images import preprocess
+
+for width, height in (322, 242), (1922, 1082):  # rows padded to multiples of four; BT.601 and BT.709
+    source = f"videotestsrc pattern=red num-buffers=1 ! video/x-raw,format=NV12,width={width},height={height}"
+    [rgb] = (preprocess(frame, (height, width, 3), {"resize": {"mode": "none"}}) for frame in frames(source))
+    assert abs(rgb.astype(int) - [255, 0, 0]).max() < 3, rgb
+try:
+    list(frames("filesrc location=none ! rawvideoparse format=nv12 width=4 height=4"))
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_the_page_reads_nv12_from_gstreamer(tmp_path):
+    if importlib.util.find_spec("gi") is None and os.path.isdir(GI):
+        (tmp_path / "gi").symlink_to(GI)
+
+    def run(code):
+        command = [sys.executable, "-c", code]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    page = (ROOT / "docs/cameras.md").read_text(encoding="utf-8")
+    [code] = [example.body for example in examples(page, "cameras.md") if "appsink" in example.body]
+    camera = "v4l2src device=/dev/video0"
+    assert camera in code
+    imports = code.partition("def frames")[0]
+    if (absent := run(imports)).returncode:
+        pytest.skip(f"no GStreamer for this Python (make gstreamer): {absent.stderr.splitlines()[-1]}")
+    done = run(code.replace(camera, "videotestsrc num-buffers=9") + WITH_GSTREAMER)
+    assert done.returncode == 0, done.stderr
+    *labels, error = done.stdout.splitlines()
+    assert labels
+    assert error == "Resource not found."
