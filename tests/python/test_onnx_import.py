@@ -247,3 +247,57 @@ def test_files_that_are_no_graph_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NetworkError, match="it has 2 inputs"):
         load_network(tmp_path / "two.onnx")
     assert onnx_graph.likely_sizes(tmp_path / "two.onnx") == []
+
+
+#: Functions of which each calls the next one twice: 2 ** 40 nodes.
+OWN = '<domain: "own", opset_import: ["" : 17, "own" : 1]>'
+NESTED = "".join(f"{OWN} f{i} (a) => (c) {{ b = own.f{i + 1}(a) c = own.f{i + 1}(b) }}" for i in range(40))
+NESTED += f"{OWN} f40 (a) => (c) {{ c = Identity(a) }}"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ("a = Identity(x) b = Identity(a) a = Identity(b) y = Sub(a, b)", "single static assignment"),
+        ("y = Identity(x) y = Identity(y) z = Sub(x, y)", "single static assignment"),
+        ("a = Add(x, b) b = Identity(a) y = Identity(b)", "topologically sorted"),
+        (
+            "y = Loop (size, , x) <body = one (int64 i, bool c, float[n] v) => (bool d, float[n] w) "
+            "{ d = Identity(c) w = Identity(v) }>",
+            r"it has a loop \(Loop\)",
+        ),
+        (
+            "a = Expand(x, sizes) y = ReduceMean(a)",
+            "'a' has 52,776,558,133,248 values for images of 4x4 pixels",
+        ),
+        ("y = own.f0(x)", "more than 10,000 nodes"),
+    ],
+)
+def test_a_short_file_takes_no_long_time(nodes: str, message: str, tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17, "own" : 1]> g (float[1, 3, 4, 4] x) => (float[n, 3, 4, 4] y)'
+        f"<int64 size = {{{1 << 40}}}, int64[4] sizes = {{{1 << 40}, 3, 4, 4}}> {{ {nodes} }} {NESTED}"
+    )
+    (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(NetworkError, match=message):
+        load_network(tmp_path / "a.onnx")
+
+
+def test_functions_are_inlined_and_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    model = vit(depth=1)
+    document = onnx.load(str(write(model, tmp_path / "mine.onnx")))
+    document.opset_import.append(onnx.helper.make_opsetid("own", 1))
+    document.functions.append(onnx.parser.parse_function(f"{OWN} f (a) => (b) {{ b = Erf(a) }}"))
+    for node in document.graph.node:
+        if node.op_type == "Erf":
+            node.op_type, node.domain = "f", "own"
+    onnx.save(document, str(tmp_path / "mine.onnx"))
+    x = pictures(20, 20)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            load_network(tmp_path / "mine.onnx").model(x), model(x), atol=1e-5, rtol=1e-5
+        )
+    next(one for one in document.graph.initializer if one.name == "norm.bias").dims.insert(0, 1)
+    onnx.save(document, str(tmp_path / "mine.onnx"))
+    with pytest.raises(NetworkError, match=r"size mismatch for norm.bias"):
+        load_network(tmp_path / "mine.onnx")

@@ -14,13 +14,18 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import checker, inliner, numpy_helper, shape_inference
 
 from .vit import require
 
 __all__ = ["Graph", "Linear", "Norm", "likely_sizes"]
 
 Array = NDArray[Any]
+
+#: Most nodes of a graph, and most values of one of its tensors: a few hundred bytes may stand for far more.
+_MOST_NODES, _MOST_VALUES = 10_000, 1 << 26
+#: Most image sizes that are tried.
+_MOST_SIZES = 8
 
 #: Nodes that return their input's values.
 _SAME = ("Identity", "Cast", "Dropout")
@@ -57,14 +62,21 @@ class Graph:
         size: height and width of the image, where the file leaves them open.
 
     Raises:
-        NetworkError: no graph of a single image, or operators of others than ONNX.
+        NetworkError: no graph of a single image, operators of others than ONNX, loops, or a graph that is too large.
+        Others: those of onnx for a graph that is not valid, such as one with a cycle.
     """
 
     def __init__(self, path: Path, size: tuple[int, int]) -> None:
         self.path = path
         model = onnx.load(str(path))
+        nodes = _inlined_nodes(model)
+        require(nodes <= _MOST_NODES, path, f"it has more than {_MOST_NODES:,} nodes")
         if model.functions:
-            model = onnx.inliner.inline_local_functions(model)
+            model = inliner.inline_local_functions(model)
+        # The walks below end because a valid graph has no cycle.
+        checker.check_model(model)
+        loops = {node.op_type for node in _nodes_of(model.graph)} & {"Loop", "Scan", "SequenceMap"}
+        require(not loops, path, f"it has a loop ({', '.join(sorted(loops))})")
         _widen(model.graph)
         self._model = model
         graph = model.graph
@@ -94,6 +106,15 @@ class Graph:
         shape = (sides[0] or 1, sides[1], sides[2] or size[0], sides[3] or size[1])
         for side, fixed in zip(value.type.tensor_type.shape.dim, shape, strict=True):
             side.dim_value = fixed
+        known = shape_inference.infer_shapes(self._model).graph
+        for one in (*known.input, *known.value_info):
+            count = math.prod(dim.dim_value for dim in one.type.tensor_type.shape.dim)
+            require(
+                count <= _MOST_VALUES,
+                self.path,
+                f"'{one.name}' has {count:,} values for images of {shape[2]}x{shape[3]} pixels, more than "
+                f"{_MOST_VALUES:,}",
+            )
         return shape
 
     def _fold(self) -> None:
@@ -125,25 +146,35 @@ class Graph:
 
     def readers(self, name: str) -> Iterator[Any]:
         """Yields the nodes that read the values of a tensor."""
-        for node in self._consumers.get(name, ()):
-            if node.op_type in _SAME:
-                yield from self.readers(node.output[0])
-            else:
-                yield node
+        queue = [name]
+        for tensor in queue:
+            for node in self._consumers.get(tensor, ()):
+                if node.op_type in _SAME:
+                    queue.append(node.output[0])
+                else:
+                    yield node
 
-    def above(self, name: str, stop: Iterable[str] = ()) -> dict[str, Any]:
-        """Returns the tensors that `name` is computed from, itself included, with their nodes, the nearest first.
+    def above(self, *names: str, stop: Iterable[str] = ()) -> dict[str, Any]:
+        """Returns the tensors that `names` are computed from, these included, with their nodes, the nearest first.
 
         The walk ends at the tensors of `stop`, which are included with None.
         """
         found: dict[str, Any] = {}
-        stop, queue = set(stop), [name]
+        stop, queue = set(stop), list(names)
         for tensor in queue:
             if tensor in found or tensor in self.constants or not tensor:
                 continue
             found[tensor] = node = None if tensor in stop else self.producer.get(tensor)
             if node is not None:
                 queue.extend(_read_by(node))
+        return found
+
+    def below(self, name: str) -> set[str]:
+        """Returns the tensors that are computed from `name`, itself included."""
+        found = {name}
+        for node in self.nodes:
+            if not found.isdisjoint(_read_by(node)):
+                found.update(node.output)
         return found
 
     def is_constant(self, name: str) -> bool:
@@ -211,7 +242,7 @@ class Graph:
 
     def _eps(self, deviation: str, stop: str) -> float:
         """Returns the constant that is added to a variance."""
-        for node in self.above(deviation, [stop]).values():
+        for node in self.above(deviation, stop=[stop]).values():
             if node is not None and node.op_type == "Add":
                 for name in node.input:
                     if self.is_constant(name) and self.constants[name].size == 1:
@@ -240,11 +271,9 @@ class Graph:
 
     def _part(self, values: Mapping[str, Array], outputs: list[str]) -> Any:
         """Returns a model of the nodes between tensors."""
-        needed: set[str] = set()
-        for name in outputs:
-            needed |= set(self.above(name, values))
+        needed = set(self.above(*outputs, stop=values))
         nodes = [
-            node for node in self.nodes if needed & set(node.output) and not set(node.output) & set(values)
+            node for node in self.nodes if needed & set(node.output) and not set(node.output) & values.keys()
         ]
         read = {name for node in nodes for name in _read_by(node)}
         constants = [
@@ -277,7 +306,7 @@ def likely_sizes(path: Path) -> list[tuple[int, int]]:
                 for patches in range(shape[-2] - 16, shape[-2] + 1):
                     if (side := math.isqrt(max(patches, 0))) > 1 and side * side == patches:
                         found.add((side * kernel, side * kernel))
-    return sorted(found, reverse=True)
+    return sorted(found, reverse=True)[:_MOST_SIZES]
 
 
 def _session(model: Any, outputs: list[str]) -> Any:
@@ -306,6 +335,30 @@ def _session(model: Any, outputs: list[str]) -> Any:
 
 def _attributes(node: Any) -> dict[str, Any]:
     return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _nodes_of(graph: Any) -> Iterator[Any]:
+    """Yields the nodes of a graph and of its branches."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _nodes_of(attribute.g)
+
+
+def _inlined_nodes(model: Any) -> int:
+    """Returns the number of a model's nodes once its functions are inlined, or a number beyond the limit."""
+    sizes: dict[tuple[str, str], int] = {}
+
+    def count(part: Any) -> int:
+        return sum(sizes.get((node.domain, node.op_type), 1) for node in _nodes_of(part))
+
+    # A function's size is right once those that it calls are: after as many passes as there are functions.
+    for _ in model.functions:
+        sizes = {(one.domain, one.name): count(one) for one in model.functions}
+        if max(sizes.values()) > _MOST_NODES:
+            break
+    return count(model.graph)
 
 
 def _read_by(node: Any) -> list[str]:

@@ -46,11 +46,18 @@ def load_onnx(path: Path, size: tuple[int, int] | None) -> LoadedNetwork:
     Raises:
         NetworkError: the graph is no plain Vision Transformer, or the rebuilt network computes something else.
     """
-    found = _reader(path, size or (224, 224))
-    network = found.network(name_of(path))
-    found.compare(network.model)
-    if size is not None and size != found.graph.shape[2:]:
-        _resize(network, size)
+    try:
+        found = _reader(path, size or (224, 224))
+        network = found.network(name_of(path))
+        found.compare(network.model)
+        if size is not None and size != found.graph.shape[2:]:
+            _resize(network, size)
+    except NetworkError:
+        raise
+    # onnx and its runtimes refuse damaged files in errors of many kinds, and torch weights that do not fit.
+    except Exception as error:
+        problem = " ".join(str(error).split())[:400]
+        raise NetworkError(f"'{path}' is no ONNX file that can be run: {problem}") from error
     return network
 
 
@@ -62,11 +69,10 @@ def _reader(path: Path, size: tuple[int, int]) -> _Reader:
             return _Reader(Graph(path, attempt))
         except NetworkError:
             raise
-        # onnx and its runtimes refuse damaged files, and images of a wrong size, in errors of many kinds.
         except Exception as error:
             first = first or error
-    problem = " ".join(str(first).split())[:400]
-    raise NetworkError(f"'{path}' is no ONNX file that can be run: {problem}") from first
+    assert first is not None
+    raise first
 
 
 def _sizes(path: Path, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
@@ -295,7 +301,7 @@ class _Reader:
             for branch in node.input:
                 if graph.same(branch) == x:
                     continue
-                above = graph.above(branch, [x, *(norm.y for norm in norms)])
+                above = graph.above(branch, stop=[x, *(norm.y for norm in norms)])
                 for norm in norms:
                     if norm.y in above:
                         return norm, branch, node.output[0]
@@ -303,7 +309,7 @@ class _Reader:
 
     def _inside(self, branch: str, norm: Norm, x: str) -> tuple[dict[str, Any], list[Linear]]:
         """Returns the tensors of a branch with their nodes, and its linear layers."""
-        above = self.graph.above(branch, [norm.y, x])
+        above = self.graph.above(branch, stop=[norm.y, x])
         return above, [one for one in self.linears if one.out in above]
 
     def _attention(self, norm: Norm, branch: str, x: str) -> None:
@@ -311,7 +317,7 @@ class _Reader:
         above, linears = self._inside(branch, norm, x)
         softmax = [node for node in above.values() if node is not None and node.op_type == "Softmax"]
         self.require(len(softmax) == 1, f"{where} has {len(softmax)} softmaxes in its first branch, not one")
-        scores = graph.above(softmax[0].input[0], [norm.y])
+        scores = graph.above(softmax[0].input[0], stop=[norm.y])
         products = [node for node in scores.values() if node is not None and self._is_product(node)]
         self.require(len(products) == 1, f"{where} has {len(products)} products of queries and keys, not one")
         query_key = products[0]
@@ -325,7 +331,7 @@ class _Reader:
             f"{where} has no single product of attention and values",
         )
         value_product = values[0]
-        proj = [one for one in linears if value_product.output[0] in graph.above(one.input, [norm.y])]
+        proj = [one for one in linears if value_product.output[0] in graph.above(one.input, stop=[norm.y])]
         self.require(len(proj) == 1, f"{where} has {len(proj)} matrices behind its attention, not one")
         q, q_bias, dim, q_scale = self._projection(query_key.input[0], norm, linears, False)
         k, k_bias, _, k_scale = self._projection(query_key.input[1], norm, linears, True)
@@ -355,7 +361,7 @@ class _Reader:
         self, target: str, norm: Norm, linears: list[Linear], transposed: bool
     ) -> tuple[Array, Array, int, float]:
         """Returns the rows of q, k or v by head with their bias, the head's size and a scale behind them."""
-        above = self.graph.above(target, [norm.y])
+        above = self.graph.above(target, stop=[norm.y])
         where = f"block {self.depth}"
         sources = [one for one in linears if one.out in above and self.graph.flat(one.input) == norm.y]
         self.require(len(sources) == 1, f"{where}: q, k or v comes from {len(sources)} matrices, not one")
@@ -400,7 +406,7 @@ class _Reader:
         self.require(len(linears) == 2, f"{where} has {len(linears)} matrices in its second branch, not two")
         first, second = sorted(linears, key=lambda one: graph.flat(one.input) != norm.y)
         self.require(
-            graph.flat(first.input) == norm.y and first.out in graph.above(second.input, [norm.y]),
+            graph.flat(first.input) == norm.y and first.out in graph.above(second.input, stop=[norm.y]),
             f"{where}: its MLP is not two matrices in a row",
         )
         shape = self.shapes[first.out]
@@ -436,17 +442,12 @@ class _Reader:
         """Reads the last norm, the pooling and the classifier; returns the pooling."""
         graph = self.graph
         used = set(self.eps)
-        final = next(
-            (
-                norm
-                for norm in self.norms[2 * self.depth + ("norm_pre" in used) :]
-                if x in graph.above(norm.x)
-            ),
-            None,
-        )
+        below = graph.below(x)
+        norms = self.norms[2 * self.depth + ("norm_pre" in used) :]
+        final = next((norm for norm in norms if norm.x in below), None)
         self.require(final is not None, "it has no LayerNorm behind its blocks")
         assert final is not None
-        self.final = final
+        self.final, self.behind = final, graph.below(final.y)
         probe = np.random.default_rng(0).normal(size=(self.graph.shape[0], self.tokens, self.embed))
         probe = probe.astype(np.float32)
         kinds = {
@@ -477,7 +478,7 @@ class _Reader:
         )
         heads: dict[str, Linear] = {}
         for linear in self.linears:
-            if final.y in graph.above(linear.input):
+            if linear.input in self.behind:
                 if pooled_first:
                     kind = before if graph.flat(linear.input) == final.y else None
                 else:
@@ -494,7 +495,7 @@ class _Reader:
         """Returns whether an output of the graph is a layer's, or the mean of it and its partner's."""
         graph = self.graph
         for output in graph.outputs:
-            above = graph.above(output, [linear.out] + ([partner.out] if partner else []))
+            above = graph.above(output, stop=[linear.out] + ([partner.out] if partner else []))
             if linear.out not in above:
                 continue
             node = graph.producer.get(output)
@@ -517,9 +518,7 @@ class _Reader:
         others = [
             one
             for one in self.linears
-            if one is not linear
-            and self.final.y in self.graph.above(one.input)
-            and len(one.bias) == len(linear.bias)
+            if one is not linear and one.input in self.behind and len(one.bias) == len(linear.bias)
         ]
         return len(others) == 1 and self._is_output(linear, others[0])
 
@@ -546,7 +545,7 @@ class _Reader:
         pool = "token" if self.prefix else "avg"
         left_out: set[str] = set()
         for output in graph.outputs:
-            if self.final.y not in (above := graph.above(output, [self.final.y])):
+            if self.final.y not in (above := graph.above(output, stop=[self.final.y])):
                 continue
             found = (
                 kind_of(graph.run({self.final.y: probe}, [output])[0]) if output != self.final.y else "all"
