@@ -389,15 +389,6 @@ def test_pypis_page_is_true_and_stands_without_the_repository() -> None:
     assert f"takes {ours} on two cores of a Xeon with\nAMX (OpenVINO int8: {theirs})" in text
 
 
-def test_the_diagrams_are_those_of_the_sources() -> None:
-    import diagrams
-
-    for name, draw in (("system", diagrams.system), ("accelerator", diagrams.accelerator)):
-        for theme in diagrams.THEMES:
-            path = ROOT / f"docs/_static/{name}-{theme}.svg"
-            assert path.read_text(encoding="utf-8") == draw(theme), "run python tools/diagrams.py"
-
-
 def test_a_link_of_a_page_names_a_file_that_exists() -> None:
     wrong = []
     for path in PAGES:
