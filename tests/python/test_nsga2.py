@@ -401,13 +401,9 @@ def test_tau_is_scipys(data: st.DataObject):
     ours = kendall_tau(x, y, resamples=1)
     theirs = kendalltau(x, y)
     if np.isnan(theirs.statistic):
-        assert np.isnan([ours.tau, ours.p_value]).all()
+        assert np.isnan(ours.tau)
         return
     assert ours.tau == pytest.approx(theirs.statistic, abs=1e-12)
-    tied = len(set(x)) < n or len(set(y)) < n
-    method = "asymptotic" if tied or n > 50 else "exact"
-    expected = kendalltau(x, y, method=method).pvalue
-    assert ours.p_value == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
 def test_the_interval_covers_the_true_tau_about_as_often_as_it_says():

@@ -87,16 +87,13 @@ def _correlation(
 ) -> Correlation:
     top1 = [one.top1 for one in found]
     tau = kendall_tau(scores, top1, seed=seed)
-    tau_b, low, high, p_value = (
-        None if math.isnan(value) else value for value in (tau.tau, tau.low, tau.high, tau.p_value)
-    )
+    tau_b, low, high = (None if math.isnan(value) else value for value in (tau.tau, tau.low, tau.high))
     return Correlation(
         against=what,
         images=f"{found[0].images:,} {found[0].split}",
         tau_b=tau_b,
         low=low,
         high=high,
-        p_value=p_value,
         confidence=0.95,
         interval="percentile bootstrap over the subnets",
         subnets=len(genomes),

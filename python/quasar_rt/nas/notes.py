@@ -146,6 +146,6 @@ def _correlation(c: Correlation) -> str:
         return f"{start}: not defined, all scores are equal."
     return (
         f"{start} ({c.images}): {c.tau_b:.2f}, "
-        f"{c.confidence:.0%} interval {c.low:.2f} to {c.high:.2f}, p = {c.p_value:.2g}, over "
+        f"{c.confidence:.0%} interval {c.low:.2f} to {c.high:.2f}, over "
         f"{c.subnets} subnets ({c.finalists} finalists, the others sampled at random)."
     )

@@ -61,7 +61,6 @@ class Correlation:
     tau_b: float | None
     low: float | None
     high: float | None
-    p_value: float | None
     confidence: float
     interval: str
     subnets: int

@@ -417,7 +417,7 @@ pub fn knapsack_front(
         .collect())
 }
 
-/// Returns Kendall's tau-b, the ends of its interval and the p-value.
+/// Returns Kendall's tau-b and the ends of its interval.
 #[pyfunction]
 pub fn kendall_tau(
     py: Python<'_>,
@@ -426,12 +426,12 @@ pub fn kendall_tau(
     confidence: f64,
     resamples: usize,
     seed: u64,
-) -> PyResult<(f64, f64, f64, f64)> {
+) -> PyResult<(f64, f64, f64)> {
     let (x, y) = (x.as_slice()?, y.as_slice()?);
     let result = py
         .detach(|| statistics::kendall(x, y, confidence, resamples, seed))
         .map_err(to_py)?;
-    Ok((result.tau, result.low, result.high, result.p_value))
+    Ok((result.tau, result.low, result.high))
 }
 
 /// Returns the area that points [n, 2] dominate above the reference.

@@ -17,7 +17,7 @@
 //! | [`proxy`] | computes a score without a checkpoint |
 //! | [`widths`] | chooses the 8-bit rows of a given network for a number of cycles |
 //! | [`knapsack`] | makes the best of additive values and costs, exactly |
-//! | [`statistics`] | computes Kendall's tau, its interval and p-value |
+//! | [`statistics`] | computes Kendall's tau and its interval |
 
 #![forbid(unsafe_code)]
 // Ranks, fronts and ties need exact comparisons of floats.
