@@ -27,7 +27,6 @@ CHECK_ALL_ARGS ?=
 CARGO_DENY := cargo-deny@0.20.2
 # The runtimes that quasar_rt is compared with.
 PEERS := 'openvino~=2026.4' 'nncf~=3.4' 'onnx~=1.23' 'onnxruntime~=1.32'
-KERNEL_COST_ARGS ?=
 ZOO_ARGS ?=
 # A module's tests mostly stay in one process, with the fixtures that they share.
 PYTEST := python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
@@ -112,8 +111,8 @@ eda: ## Install Debian's Clang, Verilator, Yosys, Tcl and dtc where that is poss
 	$(call debian,clang++ verilator yosys yosys-abc tclsh dtc,clang verilator yosys tcl device-tree-compiler,tests that need it)
 gstreamer: ## Install Debian's GStreamer for Python where that is possible; without it, the test of the cameras' page skips
 	$(call debian,/usr/lib/python3/dist-packages/gi/overrides/Gst.py /usr/lib/*/girepository-1.0/GstVideo-1.0.typelib /usr/lib/*/gstreamer-1.0/libgstvideotestsrc.so,python3-gst-1.0 gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base,a test of cameras)
-instruments: ## Install Debian's valgrind and binutils where that is possible; without them, tests of the kernels' cost skip
-	$(call debian,valgrind objdump,valgrind binutils,tests that need it)
+instruments: ## Install Debian's binutils where that is possible; without them, a test of the kernels' code skips
+	$(call debian,objdump,binutils,tests that need it)
 emulators: ## Install Debian's qemu-user and compilers for Arm where that is possible; without them, tests under emulation cannot run
 	$(call debian,qemu-aarch64 qemu-arm aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc,qemu-user gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf libc6-dev-arm64-cross libc6-dev-armhf-cross,tests under emulation)
 
@@ -219,10 +218,6 @@ test-armv7: develop emulators ## Rust tests for the NEON tier of 32-bit Arm, und
 .PHONY: bench
 bench: install-test ## Latency, GMAC/s and the share of the measured int8 peak (pytest-benchmark) [small: PYTEST_ARGS='--benchmark-max-time=0.1 --benchmark-min-rounds=1']
 	python -m pytest tests/bench --benchmark-enable --benchmark-only -p no:cacheprovider $(PYTEST_ARGS)
-
-.PHONY: kernel-cost
-kernel-cost: develop instruments ## Instructions by stage next to the recorded ones, and the inner loops (KERNEL_COST_ARGS=--record to record anew) [needs: valgrind objdump]
-	@python tools/lab/kernel_cost.py $(KERNEL_COST_ARGS)
 
 .PHONY: bench-peers
 bench-peers: develop .venv-peers/stamp ## Latency and throughput compared with OpenVINO and ONNX Runtime int8 (installs them in .venv-peers); PEERS_ARGS=--help [small: PEERS_ARGS='--shape deit-tiny --rounds 2 --seconds 0.1']

@@ -2,8 +2,7 @@
 """Count the instructions of a frame on emulated Arm cores, tier by tier.
 
     python tools/lab/count_instructions.py                  # DeiT-tiny's shape, a quarter of the rows with 8 bits
-    python tools/lab/count_instructions.py --stages --json counts.json
-    python tools/lab/count_instructions.py --only armv7 --tier neon --functions 20
+    python tools/lab/count_instructions.py --only armv7 --functions 20
     python tools/lab/count_instructions.py --check          # against docs/cpu-tiers.md
     python tools/lab/count_instructions.py --camera         # a camera's frame for an accelerator, by stage
     python tools/lab/count_instructions.py --camera --check # against docs/evidence/host-instructions.json
@@ -40,8 +39,6 @@ MOST = 1.02
 """Number of instructions, relative to that table's, above which `--check` fails."""
 CAMERA = ROOT / "docs/evidence/host-instructions.json"
 """What `--camera` writes, and what it compares with under `--check`."""
-STAGES = ("norm", "qkv", "attention", "proj", "fc1", "fc2")
-"""Stages of the example `stage`."""
 
 
 class Run(NamedTuple):
@@ -95,22 +92,11 @@ def compile_plugin(folder: Path, api: int = 1) -> Path:
     return plugin
 
 
-def build(architecture: str) -> dict[str, Path]:
-    """Builds the examples `stage` and `frame` as a release build does."""
+def build(architecture: str, package: str, example: str) -> Path:
+    """Builds an example of a package as a release build does."""
     script = (
-        'cargo build --quiet --release --target "$TARGET" -p quasar-kernels --example stage && '
-        'cargo build --quiet --release --target "$TARGET" -p quasar-core --example frame && '
-        'echo "$CARGO_TARGET_DIR/$TARGET/release/examples"'
-    )
-    folder = ROOT / _arm(architecture, script)
-    return {name: folder / name for name in ("stage", "frame")}
-
-
-def build_input(architecture: str) -> Path:
-    """Builds the example `input` as a release build does."""
-    script = (
-        'cargo build --quiet --release --target "$TARGET" -p quasar-device --example input && '
-        'echo "$CARGO_TARGET_DIR/$TARGET/release/examples/input"'
+        f'cargo build --quiet --release --target "$TARGET" -p {package} --example {example} && '
+        f'echo "$CARGO_TARGET_DIR/$TARGET/release/examples/{example}"'
     )
     return ROOT / _arm(architecture, script)
 
@@ -133,7 +119,7 @@ def count_camera(folder: Path, architectures: tuple[str, ...]) -> dict[str, dict
     for board, run in PROCESSORS.items():
         if architectures and run.architecture not in architectures:
             continue
-        program, counted[board] = build_input(run.architecture), {}
+        program, counted[board] = build(run.architecture, "quasar-device", "input"), {}
         files = [f"fpga/configs/{board}.toml", f"python/quasar_rt/boards/{board}.toml"]
         for pixels, width, height in (*FRAMES, PICTURE):
             frame = [pixels, str(width), str(height)]
@@ -237,142 +223,86 @@ def millions(instructions: float) -> str:
     return f"{instructions / 1e6:,.1f} M"
 
 
-def print_frames(shape: str, counted: dict[Run, Counted], macs: int) -> None:
-    """Prints a table of frames."""
+def count_frames(folder: Path, architectures: tuple[str, ...]) -> dict[Run, Counted]:
+    """Counts the instructions of a frame on each tier, and prints them.
+
+    Raises:
+        click.ClickException: the tiers give different logits.
+    """
+    embed, depth, heads = (RANDOM_SHAPES["deit-tiny"][key] for key in ("embed", "depth", "heads"))
+    subnet = random_subnet(embed=embed, depth=depth, heads=heads, eight_bit_fraction=0.25)
+    subnet.save(folder / "subnet.qvit")
+    counted = {}
+    for run in RUNS:
+        if not architectures or run.architecture in architectures:
+            program = build(run.architecture, "quasar-core", "frame")
+            arguments = [run.tier, str(folder / "subnet.qvit")]
+            counted[run] = count(run, program, arguments, folder)
     totals = {run: result.functions.total() for run, result in counted.items()}
     scalar = {run.architecture: total for run, total in totals.items() if run.tier == "scalar"}
+    macs = subnet.summary().macs
     print_table(
         ["architecture", "core (emulated)", "tier", "instructions", "for each MAC", "of scalar"],
         [
-            [
-                *run,
-                millions(total),
-                f"{total / macs:.3f}",
-                f"1/{scalar[run.architecture] / total:.1f}" if run.architecture in scalar else "",
-            ]
+            [*run, millions(total), f"{total / macs:.3f}", f"1/{scalar[run.architecture] / total:.1f}"]
             for run, total in totals.items()
         ],
-        title=f"One frame of {shape}, one thread: instructions executed under qemu-user",
+        title="One frame of DeiT-tiny's shape, one thread: instructions executed under qemu-user",
     )
+    digests = {result.output for result in counted.values()}
+    if len(digests) > 1:
+        raise click.ClickException(f"tiers give different logits: {digests}")
+    click.echo(f"All give the same logits (digest {digests.pop()}).")
+    return counted
 
 
 def check(counted: dict[Run, Counted]) -> None:
-    """Compares frames of the default network with the documented ones.
+    """Compares frames with the documented ones.
 
     Raises:
         click.ClickException: a frame has more instructions, or the document does not list it.
     """
+    name = PROMISES.relative_to(ROOT)
     rows = re.findall(r"^\| (\w+), `(\w+)` \| [\w-]+ \| ([\d,]+) \|", PROMISES.read_text(), re.MULTILINE)
     promised = {(architecture, tier): int(count.replace(",", "")) for architecture, tier, count in rows}
     for run, result in counted.items():
         count, promise = result.functions.total() / 1e6, promised.get((run.architecture, run.tier))
         if promise is None:
-            raise click.ClickException(
-                f"{PROMISES.relative_to(ROOT)} lists no {run.tier} of {run.architecture}"
-            )
+            raise click.ClickException(f"{name} lists no {run.tier} of {run.architecture}")
         if count > MOST * promise:
             raise click.ClickException(
-                f"{run.tier} of {run.architecture}: {count:,.1f} million instructions, and {promise:,} in "
-                f"{PROMISES.relative_to(ROOT)}; look at --functions, or correct the document"
+                f"{run.tier} of {run.architecture}: {count:,.1f} million instructions, and {promise:,} in {name}; "
+                "look at --functions, or correct the document"
             )
-    click.echo(f"None of them has more instructions than {PROMISES.relative_to(ROOT)} says.")
+    click.echo(f"None of them has more instructions than {name} says.")
 
 
 @click.command()
-@click.option("--shape", type=click.Choice(sorted(RANDOM_SHAPES)), default="deit-tiny", show_default=True)
-@click.option(
-    "--eight-bit", type=click.FloatRange(0, 1), default=0.25, show_default=True, help="Share of 8-bit rows."
-)
-@click.option("--weights", type=click.Choice(["unpacked", "packed"]), default="unpacked", show_default=True)
-@click.option("--only", multiple=True, metavar="ARCHITECTURE", help="aarch64 or armv7; may be repeated.")
-@click.option(
-    "--tier", multiple=True, metavar="TIER", help="scalar, neon, neondot or neoni8mm; may be repeated."
-)
-@click.option("--stages", is_flag=True, help="Count the stages of a DeiT-tiny block (8-bit rows) too.")
+@click.option("--only", multiple=True, type=click.Choice(["aarch64", "armv7"]), help="May be repeated.")
 @click.option(
     "--functions", type=click.IntRange(0), default=0, help="Print that many functions of each frame."
 )
 @click.option(
-    "--check",
-    "checks",
-    is_flag=True,
-    help=f"Fail if a frame has more instructions than {PROMISES.relative_to(ROOT)} says.",
+    "--check", "checks", is_flag=True, help="Fail if there are more instructions than the documented ones."
 )
 @click.option(
     "--camera",
     is_flag=True,
     help=f"Count a camera's frame for an accelerator instead; writes or checks {CAMERA.relative_to(ROOT)}.",
 )
-@click.option(
-    "--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Write the counts to a file."
-)
-def main(
-    shape: str,
-    eight_bit: float,
-    weights: str,
-    only: tuple[str, ...],
-    tier: tuple[str, ...],
-    stages: bool,
-    functions: int,
-    checks: bool,
-    camera: bool,
-    path: Path | None,
-) -> None:
+def main(only: tuple[str, ...], functions: int, checks: bool, camera: bool) -> None:
     """Count the instructions of a frame on emulated Arm cores, tier by tier."""
-    if camera:
-        os.chdir(ROOT)
-        with TemporaryDirectory() as name:
-            report_camera(count_camera(Path(name), only), checks)
-        return
-    runs = [run for run in RUNS if (not only or run.architecture in only) and (not tier or run.tier in tier)]
-    if not runs:
-        raise click.UsageError("no such tier on these architectures")
-    if checks and (shape, eight_bit, weights) != ("deit-tiny", 0.25, "unpacked"):
-        raise click.UsageError("--check knows the default network only")
-    document: dict[str, dict[str, object]] = {}
     os.chdir(ROOT)
     with TemporaryDirectory() as name:
-        folder = Path(name)
-        programs = {architecture: build(architecture) for architecture in {run.architecture for run in runs}}
-        embed, depth, heads = (RANDOM_SHAPES[shape][key] for key in ("embed", "depth", "heads"))
-        subnet = random_subnet(
-            embed=embed, depth=depth, heads=heads, eight_bit_fraction=eight_bit, name=shape
-        )
-        subnet.save(folder / "subnet.qvit")
-        counted = {}
-        for run in runs:
-            arguments = [run.tier, str(folder / "subnet.qvit"), weights]
-            counted[run] = count(run, programs[run.architecture]["frame"], arguments, folder)
-        print_frames(shape, counted, subnet.summary().macs)
-        digests = {result.output for result in counted.values()}
-        if len(digests) > 1:
-            raise click.ClickException(f"tiers give different logits: {digests}")
-        click.echo(f"All give the same logits (digest {digests.pop()}).")
-        for run, result in counted.items():
-            if functions:
-                click.echo(f"\n{' '.join(run)}:")
-            for function, instructions in result.functions.most_common(functions):
-                click.echo(f"{millions(instructions):>12} {function}")
-            document["/".join(run)] = {"frame": result.functions.total()}
-        if stages:
-            table = {
-                run: {
-                    stage: count(
-                        run, programs[run.architecture]["stage"], [run.tier, stage], folder
-                    ).functions.total()
-                    for stage in STAGES
-                }
-                for run in runs
-            }
-            for run, row in table.items():
-                document["/".join(run)]["stages"] = row
-            print_table(
-                ["architecture", "tier", *STAGES],
-                [[run.architecture, run.tier, *map(millions, row.values())] for run, row in table.items()],
-                title="Stages of a block of DeiT-tiny's shape, 8-bit rows (attention: one head)",
-            )
-    if path:
-        write_text(path, json.dumps(document, indent=2) + "\n")
+        if camera:
+            report_camera(count_camera(Path(name), only), checks)
+            return
+        counted = count_frames(Path(name), only)
+    for run, result in counted.items():
+        if functions:
+            click.echo(f"\n{' '.join(run)}:")
+        for function, instructions in result.functions.most_common(functions):
+            click.echo(f"{millions(instructions):>12} {function}")
     if checks:
         check(counted)
 

@@ -1,24 +1,19 @@
 //! Runs a number of frames of a subnet on one thread and prints a digest of the logits;
 //! `tools/lab/count_instructions.py` counts the instructions.
 //!
-//! `frame TIER SUBNET unpacked|packed TIMES`
+//! `frame TIER SUBNET TIMES`
 
 use std::sync::Arc;
 
-use quasar_core::{Executor, Network, Storage, Subnet, Tier};
+use quasar_core::{Executor, Network, Subnet, Tier};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [tier, path, storage, times] = &arguments[..] else {
-        return Err("frame TIER SUBNET unpacked|packed TIMES".into());
-    };
-    let storage = match storage.as_str() {
-        "unpacked" => Storage::Unpacked,
-        "packed" => Storage::Packed,
-        other => return Err(format!("weights are unpacked or packed, not {other:?}").into()),
+    let [tier, path, times] = &arguments[..] else {
+        return Err("frame TIER SUBNET TIMES".into());
     };
     let tier: Tier = tier.parse()?;
-    let network = Network::with_storage(&Subnet::load(path)?, tier, storage)?;
+    let network = Network::new(&Subnet::load(path)?, tier)?;
     let image = &network.config().image;
     let pixels: Vec<u8> = (0..image.height * image.width * image.channels)
         .map(|i| (i * 31 + i / 97 * 5) as u8)

@@ -4,8 +4,7 @@
 //! each thread reads its own weights and all tokens, most of which other cores have written, and
 //! the threads meet. Products and the reading of weights overlap by half: the next panel is
 //! prefetched while one is multiplied, and of what the model takes to read a `DeiT-small` block's
-//! weights for 98 tokens, 42 to 60 % was measured as additional time (`examples/weights.rs` of the
-//! kernels).
+//! weights for 98 tokens, 42 to 60 % was measured as additional time.
 //!
 //! Heads of a thread's own are rows of the layer of queries, keys and values. By heads, threads
 //! meet before that layer and behind attention; by tokens, between the two.
