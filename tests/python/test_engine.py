@@ -4,7 +4,6 @@ import gc
 import io
 import os
 import pickle
-import re
 import signal
 import subprocess
 import sys
@@ -17,7 +16,6 @@ import pytest
 from PIL import Image, ImageSequence
 
 import quasar_rt
-from examples import table_rows
 from quasar_rt import DeviceError, Engine, Frame, ImageError, InvalidValueError, Prediction, device, oracle
 from quasar_rt.arguments import shown
 from quasar_rt.build import random_subnet
@@ -91,42 +89,6 @@ def test_every_kind_of_image_is_the_same_picture(engine, tmp_path):
         binary = (encoded, bytearray(encoded), memoryview(encoded), io.BytesIO(encoded))
         for source in (*binary, path, str(path), opened, Image.fromarray(pixels), np.asfortranarray(pixels)):
             np.testing.assert_array_equal(engine.infer(source).integer_logits, expected)
-
-
-def visited(call):
-    """Returns the files of the package whose functions a call enters, in the order of the first visits."""
-    files = {}
-
-    def note(frame, event, _):
-        path = Path(frame.f_code.co_filename)
-        if event == "call" and path.parent == Path(quasar_rt.__file__).parent:
-            files[path.name] = None
-
-    sys.setprofile(note)
-    try:
-        call()
-    finally:
-        sys.setprofile(None)
-    return list(files)
-
-
-def test_an_image_visits_the_files_of_how_it_works_in_their_order(engine, tmp_path):
-    pixels = photographs(3)[2]
-    Image.fromarray(pixels).save(tmp_path / "picture.png")
-    camera = np.zeros((60, 40, 2), np.uint8)
-    images = [pixels, pixels[::-1], tmp_path / "picture.png", encoded(pixels), Image.fromarray(pixels)]
-    calls = [
-        lambda image=image: engine.infer(image).label for image in [*images, Frame(camera, 40, 60, "yuyv")]
-    ]
-    calls.append(lambda: engine.infer(camera[:, ::-1], format="yuyv").label)
-    rows = table_rows("docs/how-it-works.md", "| | stage | file")
-    stated = [Path(name).name for _, _, files, _ in rows for name in re.findall(r"`([\w/]+\.py)`", files)]
-    seen = set()
-    for call in calls:
-        found = [name for name in visited(call) if name not in ("arguments.py", "files.py")]
-        assert found == [name for name in stated if name in found]
-        seen.update(found)
-    assert seen == set(stated)
 
 
 def test_a_subnet_comes_as_object_path_or_name(colour_subnet, tmp_path):

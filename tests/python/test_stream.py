@@ -4,7 +4,6 @@ import gc
 import itertools
 import os
 import queue
-import re
 import threading
 import time
 import weakref
@@ -14,7 +13,6 @@ import pytest
 from PIL import Image
 
 import quasar_rt
-from examples import table_rows
 from helpers import python, running, tiny_vit, wait_until
 from quasar_rt import Engine, ImageError, streaming
 from simulated import library
@@ -274,47 +272,52 @@ class Recorded:
         return call
 
 
-def stated_ways():
-    """Returns the rows on streams of docs/how-it-works.md: the methods and types that each cell names."""
-    ways = {}
-    for images, thread, handed_over, caller in table_rows(
-        "docs/how-it-works.md", "| images | the stream's thread"
-    ):
-        names = [set(re.findall(r"`Engine\.(\w+)`", cell)) for cell in (thread, caller)]
-        ways[images] = (*names, set(re.findall(r"FrameHandle|Prepared", handed_over)))
-    return ways
-
-
-LARGE = "on the CPU, so large that resizing takes all cores"
-#: The page's row, the device, and the runs: large images, a list or a generator, the stream's options, a pause.
-WAYS = [
-    ("on an accelerator", "sim:tiny", [(False, iter, {}, 0)]),
-    ('on any device, with `drop="oldest"`', "sim:tiny", [(False, iter, {"drop": "oldest"}, 0.005)]),
-    (
-        'on any device, with `drop="oldest"`',
+PREPARED = {"prepare"}, {"Prepared"}
+#: The device; the methods of the stream's thread, what it hands over, the caller's methods; the runs: large images, a
+#: list or a generator, the stream's options, a pause.
+WAYS = {
+    "accelerator": ("sim:tiny", ({"begin"}, {"FrameHandle"}), set(), [(False, iter, {}, 0)]),
+    "accelerator, newest": (
+        "sim:tiny",
+        PREPARED,
+        {"infer"},
+        [(False, iter, {"drop": "oldest"}, 0.005)],
+    ),
+    "cpu, newest": (
         "cpu",
+        PREPARED,
+        {"infer"},
         [(large, kind, {"drop": "oldest"}, 0.005) for large in (False, True) for kind in (iter, list)],
     ),
-    (
-        "on the CPU",
+    "cpu": (
         "cpu",
+        PREPARED,
+        {"infer", "infer_batch"},
         [(False, iter, {}, 0.005), (False, list, {}, 0.005), (False, iter, {"ahead": 1}, 0)],
     ),
-    (LARGE, "cpu", [(True, iter, {"ahead": 1}, 0.005), (True, list, {"ahead": 1}, 0)]),
-    ("the same, if images come at once", "cpu", [(True, iter, {}, 0), (True, list, {}, 0)]),
-]
+    "cpu, large": (
+        "cpu",
+        PREPARED,
+        {"infer"},
+        [(True, iter, {"ahead": 1}, 0.005), (True, list, {"ahead": 1}, 0)],
+    ),
+    "cpu, large at once": (
+        "cpu",
+        (set(), set()),
+        {"prepare", "infer", "infer_batch"},
+        [(True, iter, {}, 0), (True, list, {}, 0)],
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    ("images", "device", "runs"), WAYS, ids=[f"{row}-{device}" for row, device, _ in WAYS]
-)
-def test_the_stages_run_where_the_readme_states(gray_subnet, monkeypatch, images, device, runs):
+@pytest.mark.parametrize("way", WAYS)
+def test_a_stream_shares_the_stages_with_the_caller(gray_subnet, monkeypatch, way):
+    device, (thread, handed_over), caller, runs = WAYS[way]
     if device != "cpu":
         library("tiny")
         gray_subnet = small_subnet()
-    if images == "the same, if images come at once":
+    if way == "cpu, large at once":
         monkeypatch.setattr(streaming, "_HANDOVER", 1)
-    assert set(stated_ways()) == {row for row, _, _ in WAYS}
     found = set(), set(), set()
     threads = None if device != "cpu" else max(2, len(os.sched_getaffinity(0)))
     with Engine(gray_subnet, device, threads=threads) as engine:
@@ -331,7 +334,7 @@ def test_the_stages_run_where_the_readme_states(gray_subnet, monkeypatch, images
             ):
                 names |= more
         engine._engine = native
-    assert found == stated_ways()[images]
+    assert found == (thread, caller, handed_over)
 
 
 def test_positions_and_images_without_drops(engine):
