@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import doctest
 import importlib.util
-import json
 import os
 import re
 import shlex
@@ -314,35 +313,6 @@ def test_commands_may_go_on_and_outputs_may_leave_lines_out(clone: Clone) -> Non
     body = "$ printf 'a\\nb\\nc\\n' \\\n    && echo d   # a comment\na\n...\nd\n"
     (example,) = examples(f"```console\n{body}```\n", "page.md")
     assert clone.run(example) == []
-
-
-def test_the_page_of_figures_has_the_accuracy_and_the_size_of_the_packaged_subnet() -> None:
-    figures = quasar_rt.Subnet.load("fashion-mnist").config["provenance"]["figures"]
-    error = figures["standard_error"]
-    stated = [cells[1] for cells in table_rows("docs/benchmarks.md", "| | top-1")]
-    assert stated == [
-        f"{figures[key]:.2%} ± {error:.2%}".replace("%", " %") for key in ("float_top1", "integer_top1")
-    ]
-    record = json.loads((ROOT / "docs/evidence/zoo.json").read_text(encoding="utf-8"))["fashion-mnist"]
-    size = f"({record['bytes'] / 1000:.0f} kB; {100 * record['eight_bit_share']:.0f} % of its rows are 8-bit"
-    assert size in (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
-
-
-def test_the_page_of_figures_has_the_times_of_the_page_on_the_cpus_speed() -> None:
-    stated = {
-        (cells[0], cells[1]): cells[2:]
-        for cells in table_rows("docs/benchmarks.md", "| shape | instructions")
-    }
-    with_amx = {cells[0]: cells[1:] for cells in table_rows("docs/cpu-speed.md", "| with AMX, one frame")}
-    without = {cells[0]: cells[1:] for cells in table_rows("docs/cpu-speed.md", "| without AMX")}
-    measured = {}
-    for instructions, ours, theirs in (
-        ("AMX", with_amx["quasar_rt"], with_amx["OpenVINO int8"]),
-        ("AVX-512 VNNI", without["quasar_rt, one frame"], without["OpenVINO int8, one frame"]),
-    ):
-        times = [re.sub(r" \(.*\)", "", time) for time in (*ours[:2], *theirs[:2], *ours[2:], *theirs[2:])]
-        measured |= {("DeiT-tiny", instructions): times[:4], ("DeiT-small", instructions): times[4:]}
-    assert stated == measured
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
