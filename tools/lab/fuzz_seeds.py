@@ -1,7 +1,7 @@
-"""The seeds of the fuzz corpus: golden subnets, damaged copies of one, hostile headers, odd images and rows.
+"""The seeds of the fuzz corpus: golden subnets, damaged copies of one, hostile headers, odd images.
 
-Also edits of subnets, frames of a camera, spaces, boards, commands and answers of a device. Seeds are named for what
-they hold. Needs nothing but Python.
+Also edits of subnets, frames of a camera, commands and answers of a device. Seeds are named for what they hold. Needs
+nothing but Python.
 """
 
 from __future__ import annotations
@@ -12,18 +12,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 VECTORS = ROOT / "tests" / "vectors"
-PACKAGE = ROOT / "python" / "quasar_rt"
-
-#: A configuration of the accelerator for the board pynq-z2.
-CONFIGURATION = b"""board = "pynq-z2"
-clock_mhz = 100.0
-mode = "nibble"
-frames = 2
-axi_ports = 2
-array = {tokens = 5, pairs = 4}
-lanes = {requantize = 5, gelu = 5, norm = 5, exponential = 5, multipliers = "fabric"}
-buffers = {input = 64, residual = 64, norm = 64, query = 64, key = 64, value = 64, score = 64, hidden = 64, weight = 64}
-"""
 
 
 def container(header: bytes | str, data: bytes = b"") -> bytes:
@@ -220,76 +208,6 @@ def edits() -> dict[str, bytes]:
     return found
 
 
-def row_cases() -> dict[str, bytes]:
-    """Inputs of the rows target: K, number of rows, mix of bits, then data."""
-    floats = struct.pack("<8f", 1.0, -0.5, 0.25, 3.4e38, -3.4e38, 1e-45, 0.0, -0.0)
-    return {
-        "empty": b"",
-        "no-columns": bytes([0, 5, 0b10]),
-        "no-rows": bytes([5, 0, 0]) + floats,
-        "all-4": bytes([7, 4, 0]) + floats * 4,
-        "all-8": bytes([7, 4, 255]) + floats * 4,
-        "mixed-ragged": bytes([9, 7, 0b0101101]) + bytes(range(128)),
-        "narrow-4": bytes([3, 1, 0]) + b"\x88\x08",
-        "narrow-8": bytes([3, 1, 255]) + b"\x80\x80\x80",
-        "unused-nibble": bytes([3, 1, 0]) + b"\x11\x11",
-        "nan": bytes([2, 1, 0]) + struct.pack("<2f", 1.0, float("nan")),
-        "infinite": bytes([2, 1, 255]) + struct.pack("<2f", float("-inf"), 1.0),
-    }
-
-
-def spaces() -> dict[str, bytes]:
-    """Returns seeds of a space file, a zero byte and numbers each."""
-    found = {path.stem: path.read_bytes() + bytes(range(12)) for path in PACKAGE.glob("spaces/*.toml")}
-    text = found["digits"][:-12].decode()
-    changes = {
-        "choices-none": ("depth = [1, 2, 3]", "depth = []"),
-        "choices-falling": ("depth = [1, 2, 3]", "depth = [3, 2]"),
-        "choice-huge": ("embed = [16, 24, 32]", "embed = [9223372036854775807]"),
-        "ratio-nan": ("mlp_ratio = [1.0, 2.0]", "mlp_ratio = [nan]"),
-        "ratios-alike": ("mlp_ratio = [1.0, 2.0]", "mlp_ratio = [1.0, 1.001]"),
-        "fraction-negative": ("eight_bit = [0.0", "eight_bit = [-0.5"),
-        "fraction-negative-zero": ("eight_bit = [0.0", "eight_bit = [-0.0"),
-        "stride-zero": ("stride = 2", "stride = 0"),
-        "image-huge": ("height = 8", "height = 9223372036854775807"),
-        "unknown-key": ("classes = 10", "classes = 10\nhook = 1"),
-    }
-    found |= {name: text.replace(old, new).encode() + bytes(12) for name, (old, new) in changes.items()}
-    found["empty"] = b""
-    found["deep"] = b"a = " + b"[" * 20000
-    return found
-
-
-def hardware() -> dict[str, bytes]:
-    """Returns seeds of a board, a zero byte and a configuration each."""
-    boards = {path.stem: path.read_bytes() for path in PACKAGE.glob("boards/*.toml")}
-    found = {name: board + b"\0" + CONFIGURATION for name, board in boards.items()}
-    board = boards["pynq-z2"]
-    changes = {
-        "resources-most": (b"dsp = 220\nlut = 53200", b"dsp = 100000000\nlut = 100000000"),
-        "memory-most": (b"bram36 = 140\nuram = 0", b"bram36 = 100000000\nuram = 100000000"),
-        "dsp-few": (b"dsp = 220", b"dsp = 12"),
-        "clock-least": (b"clocks_mhz = [100.0, 125.0]", b"clocks_mhz = [1.0]"),
-        "clock-infinite": (b"clocks_mhz = [100.0, 125.0]", b"clocks_mhz = [inf]"),
-        "bandwidth-least": (b"peak_gb_s = 2.1", b"peak_gb_s = 0.01"),
-        "host-slow": (b"decode_ns_per_pixel = 80.0", b"decode_ns_per_pixel = 1e9"),
-        "host-free": (b"frame_us = 300.0", b"frame_us = 0.0"),
-    }
-    found |= {name: board.replace(old, new) + b"\0" + CONFIGURATION for name, (old, new) in changes.items()}
-    configurations = {
-        "tokens-most": (b"tokens = 5", b"tokens = 4096"),
-        "pairs-most": (b"pairs = 4", b"pairs = 16384"),
-        "buffers-most": (b"input = 64", b"input = 18446744073709551615"),
-        "ports-none": (b"axi_ports = 2", b"axi_ports = 0"),
-        "mode-other": (b'mode = "nibble"', b'mode = "other"'),
-    }
-    found |= {
-        name: board + b"\0" + CONFIGURATION.replace(old, new) for name, (old, new) in configurations.items()
-    }
-    found["empty"] = b""
-    return found
-
-
 def commands() -> dict[str, bytes]:
     """Returns a command of each unit and code with all fields 0, some with all bits set, and a part of one."""
     found = {f"unit-{unit}": b"" for unit in range(8)}
@@ -329,11 +247,8 @@ def seeds() -> dict[str, dict[str, bytes]]:
             **damaged(small),
         },
         "preprocess": images(),
-        "rows": row_cases(),
         "camera_frame": frames(),
         "signed_subnet": edits(),
-        "space_toml": spaces(),
-        "hardware_toml": hardware(),
         "command_words": commands(),
         "device_output": answers(),
     }

@@ -17,7 +17,6 @@ use serde_json::json;
 use crate::network::supported_tiers;
 use crate::preprocess::PixelFormat::{Bgr, Nv12, Yuyv};
 use crate::preprocess::{ImageView, PixelFormat, Preprocessor};
-use crate::rows::{pack_rows, quantize_rows, row_bytes, unpack_rows, Method, PairedMatrix};
 use crate::subnet::config::Config;
 use crate::{Error, Executor, Network, Storage, Subnet, Tier};
 
@@ -277,66 +276,6 @@ pub fn camera_frame(bytes: &[u8]) {
                 run(tier).is_ok_and(|out| out == expected),
                 "{tier:?} differs"
             );
-        }
-    }
-}
-
-/// Rows of weights and rows of packed codes: K and bits from the first bytes.
-///
-/// # Panics
-/// On a bug.
-pub fn rows(bytes: &[u8]) {
-    let Some((&[k, count, mix], data)) = bytes.split_first_chunk() else {
-        return;
-    };
-    let (k, count) = (usize::from(k), usize::from(count % 32));
-    let bits: Vec<u8> = (0..count)
-        .map(|row| {
-            if mix.rotate_left(row as u32) & 1 == 0 {
-                4
-            } else {
-                8
-            }
-        })
-        .collect();
-
-    let packed: usize = bits.iter().map(|&b| row_bytes(k, b)).sum();
-    let data_or_less = &data[..packed.min(data.len())];
-    if let Ok(codes) = unpack_rows(data_or_less, count, k, &bits) {
-        assert_eq!(
-            pack_rows(&codes, count, k, &bits).expect("unpacked codes can be packed"),
-            data_or_less
-        );
-    }
-
-    let floats = data.as_chunks().0.iter().map(|&f| f32::from_le_bytes(f));
-    let weights: Vec<f32> = floats
-        .chain(std::iter::repeat(0.5))
-        .take(k * count)
-        .collect();
-    for method in [Method::MinMax, Method::Mse] {
-        let Ok(quantized) = quantize_rows(&weights, count, k, &bits, None, method) else {
-            return;
-        };
-        assert!(quantized.scales.iter().all(|s| s.is_normal() && *s > 0.0));
-        let all = unpack_rows(&quantized.packed, count, k, &bits).expect("what was packed");
-        let matrix = PairedMatrix::new(&all, count, k, &bits).expect("quantized codes are narrow");
-        let input: Vec<i8> = data
-            .iter()
-            .map(|&b| b as i8)
-            .chain(std::iter::repeat(-128))
-            .take(k)
-            .collect();
-        let mut acc = vec![0; count];
-        matrix.matvec(&input, &vec![0; count], &mut acc);
-        for (row, &acc) in acc.iter().enumerate() {
-            let codes = &all[row * k..(row + 1) * k];
-            let plain: i32 = codes
-                .iter()
-                .zip(&input)
-                .map(|(&w, &a)| i32::from(w) * i32::from(a))
-                .sum();
-            assert_eq!(acc, plain, "row {row}");
         }
     }
 }

@@ -19,11 +19,6 @@ fn camera_frame() {
 }
 
 #[test]
-fn rows() {
-    replay("rows", fuzzing::rows);
-}
-
-#[test]
 fn only_the_golden_subnets_of_the_corpus_are_accepted() {
     let mut accepted: Vec<_> = corpus("subnet_bytes")
         .into_iter()

@@ -29,6 +29,11 @@ fn refuses<T: std::fmt::Debug>(
 fn hostile_boards_name_the_key() {
     let changes = r#"
         name =  -> nome = : unknown field `nome`
+        "zcu102" -> "": name (its length): 0 is outside
+        "zcu102" -> "\u001b[2J": name: has control characters
+        array_clock_mhz = 300.0 -> array_clock_mhz = 0.5: array_clock_mhz: 0.5 is outside
+        dsp = 0.85 -> dsp = 1.5: usable.dsp: 1.5 is outside
+        idle_w = 3.5 -> idle_w = nan: power.idle_w: NaN is outside
         dsp = 2520 -> dsp = 0: resources.dsp: 0 is outside
         dsp = 2520 -> dsp = -1: integer `-1`
         "DSP48E2" -> "DSP58": unknown variant `DSP58`
@@ -44,6 +49,30 @@ fn hostile_boards_name_the_key() {
     "#;
     let board = Board::from_toml(&read("python/quasar_rt/boards/zcu102")).unwrap();
     refuses(&board.to_toml(), changes, Board::from_toml);
+}
+
+#[test]
+fn keys_that_are_left_out_have_defaults() {
+    let without = |text: &str, keys: &[&str]| {
+        let kept = text
+            .lines()
+            .filter(|l| !keys.iter().any(|key| l.starts_with(key)));
+        kept.flat_map(|line| [line, "\n"]).collect::<String>()
+    };
+    let text = without(&read("python/quasar_rt/boards/zcu102"), &["segment_us"]);
+    let board = Board::from_toml(&text).unwrap();
+    assert_eq!(board.host.segment_us.to_string(), "100");
+    assert_eq!(Board::from_toml(&board.to_toml()).unwrap(), board);
+    let keys = ["cascade", "clock_ratio", "counters"];
+    let text = without(&read("fpga/configs/zcu102"), &keys);
+    let hardware = Hardware::from_toml(&text, board.clone()).unwrap();
+    let settings = hardware.configuration();
+    assert_eq!((settings.array.cascade, settings.array.clock_ratio), (1, 1));
+    assert!(settings.counters);
+    assert_eq!(
+        Hardware::from_toml(&hardware.to_toml(), board).unwrap(),
+        hardware
+    );
 }
 
 #[test]

@@ -26,8 +26,6 @@
 pub mod additive;
 pub mod designs;
 pub mod explore;
-#[cfg(feature = "fuzzing")]
-pub mod fuzzing;
 pub mod genome;
 pub mod knapsack;
 pub mod nsga2;

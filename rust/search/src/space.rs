@@ -596,6 +596,11 @@ mod tests {
         // Old text -> new text: part of the message.
         let changes = r#"
             name =  -> nome = : unknown field `nome`
+            "digits" -> "": name (its length): 0 is outside
+            "digits" -> "\u001b[2J": name: has control characters
+            height = 8 -> height = 4096: tokens (from image and patch)
+            depth = [1, 2, 3] -> depth = [3, 65]: choices.depth: 65 is outside
+            [1.0, 2.0] -> [1.0, 1000.0]: mlp_ratio * embed
             classes = 10 -> classes = 0: classes: 0 is outside
             classes = 10 -> classes = -1: invalid value: integer `-1`
             classes = 10 -> embedding = 1\nclasses = 10: invalid type: integer `1`

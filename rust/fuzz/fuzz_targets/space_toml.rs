@@ -1,4 +1,0 @@
-//! See `quasar_search::fuzzing::space_toml`.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| quasar_search::fuzzing::space_toml(bytes));
