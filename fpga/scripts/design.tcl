@@ -117,10 +117,12 @@ proc accelerator_design {isa lists board} {
   set clock [dict get $ps clock]
   set array_clock $clock
 
-  # If the array's clock is twice the kernels' clock, one MMCM generates both, in phase.
+  # If the array's clock is twice the kernels' clock, one MMCM generates both, in phase. The processing system's clock is only near
+  # the one that it is asked for. Vivado refuses any other frequency at the MMCM's input (BD 41-238), so PRIM_IN_FREQ is left to
+  # parameter propagation.
   if {[dict get $lists clock_ratio] == 2} {
-    set mhz [dict get $board clock_mhz]
-    set properties [list CONFIG.PRIM_SOURCE No_buffer CONFIG.PRIM_IN_FREQ $mhz \
+    set mhz [expr {[get_property CONFIG.FREQ_HZ [get_bd_pins $clock]] / 1e6}]
+    set properties [list CONFIG.PRIM_SOURCE No_buffer \
       CONFIG.CLKOUT1_REQUESTED_OUT_FREQ $mhz CONFIG.CLKOUT2_USED true CONFIG.CLKOUT2_REQUESTED_OUT_FREQ [expr {2 * $mhz}] \
       CONFIG.RESET_TYPE ACTIVE_LOW]
     # Many paths cross between these clocks, so both get the same buffers and matched routes (UG949, "Synchronous CDC").

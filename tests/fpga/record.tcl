@@ -16,7 +16,16 @@ proc create_bd_cell {- type - source name} {
   puts [list cell $name $type $source]
   return $name
 }
-proc set_property {- properties cell} { puts [list set $cell {*}$properties] }
+# The processing system's clock differs from the one that it is asked for. An MMCM's input has no frequency of its own.
+set hertz [dict create ps/pl_clk0 149985016 ps/FCLK_CLK0 142857132]
+proc get_property {name object} {
+  if {$name ne "CONFIG.FREQ_HZ"} { error "$name of $object is not recorded" }
+  return [dict get $::hertz $object]
+}
+proc set_property {- properties cell} {
+  if {[dict exists $properties CONFIG.PRIM_IN_FREQ]} { error "BD 41-238: FREQ_HZ of $cell/clk_in1 does not match its source" }
+  puts [list set $cell {*}$properties]
+}
 proc connect_bd_net {from to} { puts [list net $from $to] }
 proc connect_bd_intf_net {from to} { puts [list bus $from $to] }
 proc apply_bd_automation args { puts [list automation [names $args]] }
