@@ -326,7 +326,7 @@ def package(target: Target, work: Path) -> Path:
     except ET.ParseError as error:
         raise click.ClickException(f"{handoff} is no hardware handoff: {error}") from None
     counters = {"counters"} if target.hardware.settings["counters"] else set()
-    missing = sorted({*KERNELS, "array", "lanes", "reset_register", *counters} - modules)
+    missing = sorted({*KERNELS, "array_cell", "lanes", "reset_register", *counters} - modules)
     if missing:
         raise click.ClickException(f"{handoff} is of another design: it has no {', '.join(missing)}")
     # fpga_manager takes the data alone, the bytes of each word swapped.

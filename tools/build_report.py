@@ -465,7 +465,7 @@ def read_utilization(path: Path, hardware: Hardware) -> dict[str, dict[str, int]
     else:
         raise refuse(path, len(lines), "the table has no end")
     for cells_of in children.values():
-        if cells_of.keys() >= {*KERNELS, "array", "lanes"}:
+        if cells_of.keys() >= {*KERNELS, "array_cell", "lanes"}:
             for kernel in KERNELS:
                 check_area(path, top + 1, cells_of[kernel])
             # Logic analyzers are no part of the model.
@@ -475,8 +475,8 @@ def read_utilization(path: Path, hardware: Hardware) -> dict[str, dict[str, int]
 
 def unit_of(cell: str) -> str:
     """Returns the unit that a cell of the block design belongs to."""
-    if cell in UNITS:
-        return cell
+    if (unit := cell.removesuffix("_cell")) in UNITS:
+        return unit
     if cell in ("clock_status", "watchdog"):
         return "clocks"
     if cell.endswith("_queue"):

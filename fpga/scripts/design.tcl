@@ -160,9 +160,9 @@ proc accelerator_design {isa lists board} {
     wire $clock $kernel/ap_clk
   }
   constant start {plan/ap_start scores/ap_start drain/ap_start norm/ap_start softmax/ap_start}
-  create_bd_cell -type module -reference array_cell array
+  create_bd_cell -type module -reference array_cell array_cell
   create_bd_cell -type module -reference lanes_cell lanes
-  foreach cell {array lanes} {
+  foreach cell {array_cell lanes} {
     wire $clock $cell/clk
     wire $array_clock $cell/clk_array
   }
@@ -180,7 +180,7 @@ proc accelerator_design {isa lists board} {
   wire $clock kernel_reset/slowest_sync_clk
   wire [dict get $ps reset] kernel_reset/ext_reset_in
   foreach kernel $kernels { wire kernel_reset/peripheral_aresetn $kernel/ap_rst_n }
-  foreach cell {array lanes} { wire kernel_reset/peripheral_aresetn $cell/resetn }
+  foreach cell {array_cell lanes} { wire kernel_reset/peripheral_aresetn $cell/resetn }
   if {[dict get $lists clock_ratio] == 2} { wire clocks/locked main_reset/dcm_locked kernel_reset/dcm_locked }
 
   # Queues.
@@ -200,7 +200,7 @@ proc accelerator_design {isa lists board} {
     wire $clock counters/clk
     wire $resetn counters/resetn
     wire kernel_reset/peripheral_aresetn counters/kernels_resetn
-    foreach event {retired starved} { wire array/$event counters/array_$event }
+    foreach event {retired starved} { wire array_cell/$event counters/array_$event }
     wire lanes/retired counters/lanes_retired
     foreach kernel [counted_kernels $kernels] { bus $kernel/retired counters/${kernel}_retired }
     foreach queue [dict get $counted written] {
@@ -237,7 +237,7 @@ proc accelerator_design {isa lists board} {
     set banks [dict get $shape banks]
     for {set i 0} {$i < $banks} {incr i} {
       foreach signal {address0 ce0 we0 d0} {
-        wire [memory_pin [dict get $shape writer] $i $banks $signal] array/${memory}_${i}_$signal
+        wire [memory_pin [dict get $shape writer] $i $banks $signal] array_cell/${memory}_${i}_$signal
       }
     }
   }

@@ -100,6 +100,7 @@ def utilization(amounts: dict[str, dict[str, int]]) -> str:
     """A hierarchical utilization report whose figures are the model's. Queues and memories are two cells each."""
     titles = ("Total LUTs", "Logic LUTs", "LUTRAMs", "SRLs", "FFs", "RAMB36", "RAMB18", "DSP Blocks")
     names = {
+        "array": ("array_cell",),
         "queues": ("passes_queue", "sums_queue"),
         "memories": ("residual_0", "score_1"),
         "ports and interconnect": ("ps", "memory0"),

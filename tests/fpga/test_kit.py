@@ -163,8 +163,8 @@ def test_all_tcl_is_complete(tmp_path: Path) -> None:
 
 
 def test_every_kernel_is_there_with_clock_and_reset(design: Design) -> None:
-    for cell in ("array", "lanes"):
-        assert design.cells[cell] == f"{cell}_cell"
+    for cell in ("array_cell", "lanes"):
+        assert design.cells[cell] == f"{cell.removesuffix('_cell')}_cell"
         assert design.to(f"{cell}/clk") == design.to("fetch/ap_clk")
         assert design.to(f"{cell}/clk_array") == "clocks/clk_out2"
         assert design.to(f"{cell}/resetn") == "kernel_reset/peripheral_aresetn"
@@ -174,6 +174,22 @@ def test_every_kernel_is_there_with_clock_and_reset(design: Design) -> None:
         assert design.to(f"{kernel}/ap_rst_n") == "kernel_reset/peripheral_aresetn"
         if kernel in ("plan", "scores", "drain", "norm", "softmax"):  # the host starts the others
             assert design.to(f"{kernel}/ap_start") == "start/dout"
+
+
+#: Keywords of VHDL (IEEE 1076-2008).
+KEYWORDS = (
+    " abs access after alias all and architecture array assert assume attribute begin block body buffer bus case "
+    "component configuration constant context cover default disconnect downto else elsif end entity exit fairness "
+    "file for force function generate generic group guarded if impure in inertial inout is label library linkage "
+    "literal loop map mod nand new next nor not null of on open or others out package parameter port postponed "
+    "procedure process property protected pure range record register reject release rem report restrict return "
+    "rol ror select sequence severity shared signal sla sll sra srl strong subtype then to transport type "
+    "unaffected units until use variable vmode vprop vunit wait when while with xnor xor "
+)
+
+
+def test_no_cell_or_module_reference_is_named_by_a_keyword(design: Design) -> None:
+    assert not [name for pair in design.cells.items() for name in pair if f" {name.lower()} " in KEYWORDS]
 
 
 #: Buses of the counters that are its own; all others watch.
@@ -207,8 +223,8 @@ def test_queues_join_the_units_that_are_declared_and_are_deep_enough(design: Des
         depth = depths[queue] or CONFIG[f"{queue.upper()}_DEPTH"]
         assert int(design.properties[f"{queue}_queue"]["CONFIG.FIFO_DEPTH"]) == max(16, depth)
         (source,) = [a for a, b in design.buses if b == f"{queue}_queue/S_AXIS"]
-        assert source.split("/")[0] == writer
-        assert buses[f"{queue}_queue/M_AXIS"].split("/")[0] == reader
+        assert source.split("/")[0].removesuffix("_cell") == writer
+        assert buses[f"{queue}_queue/M_AXIS"].split("/")[0].removesuffix("_cell") == reader
         assert design.to(f"{queue}_queue/s_axis_aresetn") == "kernel_reset/peripheral_aresetn"
 
 
@@ -263,11 +279,13 @@ def test_memories_have_the_banks_that_the_kernels_address(design: Design) -> Non
     }  # fmt: skip
     assert design.properties["score_0"]["CONFIG.STYLE"] == "distributed"
     written = Counter(
-        re.sub(r"_\d+_we0$", "", pin) for _, pin in design.nets if pin.startswith("array/") and "_we0" in pin
+        re.sub(r"_\d+_we0$", "", pin)
+        for _, pin in design.nets
+        if pin.startswith("array_cell/") and "_we0" in pin
     )
     # Of C = 2 columns a word, 4 groups of 2 tokens for the norm.
     expected = dict(input=6, normed=16, query=6, hidden=6, probability=8, key=4, value=4)
-    assert written == {f"array/{name}": count for name, count in expected.items()}
+    assert written == {f"array_cell/{name}": count for name, count in expected.items()}
 
 
 def test_a_pin_without_a_number_is_that_of_a_single_bank(tmp_path: Path) -> None:
@@ -301,7 +319,7 @@ def test_counters_watch_each_unit_s_queues_and_take_what_the_kernels_write(desig
     written = {queue for queue, pair in ends.items() if pair != ["drain", "lanes"]}
     assert {to for to in sources if to.endswith("_written")} == {f"counters/{q}_written" for q in written}
     for queue in written:
-        assert sources[f"counters/{queue}_written"] == f"{ends[queue][0]}/{queue}"
+        assert sources[f"counters/{queue}_written"].replace("_cell", "") == f"{ends[queue][0]}/{queue}"
     read = {to.removesuffix("_read").removeprefix("counters/") for to in sources if to.endswith("_read")}
     inputs = {"sums", "scores", "moments", "maxima", "logits"}
     assert read == {"passes", *inputs, *(queue for queue in ends if queue.endswith("_commands"))}
@@ -311,9 +329,9 @@ def test_counters_watch_each_unit_s_queues_and_take_what_the_kernels_write(desig
     assert sources["counters/load_memory"] == "load/m_axi_memory0"
     assert design.to("counters/kernels_resetn") == "kernel_reset/peripheral_aresetn"
     assert design.to("counters/resetn") == "main_reset/peripheral_aresetn"
-    assert design.to("counters/array_retired") == "array/retired"
+    assert design.to("counters/array_retired") == "array_cell/retired"
     assert design.to("counters/lanes_retired") == "lanes/retired"
-    assert design.to("counters/array_starved") == "array/starved"
+    assert design.to("counters/array_starved") == "array_cell/starved"
 
 
 def test_the_counters_cell_has_what_is_connected(design: Design, tmp_path: Path) -> None:
@@ -440,7 +458,7 @@ def test_what_the_tcl_builds_is_what_the_model_counts(name: str, tmp_path: Path)
         ("key", "KEY", 8 * cascade),
         ("value", "VALUE", 8 * cascade),
     ):
-        banks = len([pin for _, pin in recorded.nets if re.fullmatch(rf"array/{memory}_\d+_we0", pin)])
+        banks = len([pin for _, pin in recorded.nets if re.fullmatch(rf"array_cell/{memory}_\d+_we0", pin)])
         style = ("distributed", "block", "ultra")[value[f"{key}_RAM"]]
         # A 9-bit byte of a block holds 8 bits where each has an enable.
         wide = (
@@ -578,7 +596,7 @@ def test_device_tree_overlays_name_the_registers_and_compile(
         run(tool("dtc"), "-@", "-q", "-I", "dts", "-O", "dtb", "-o", tmp_path / "overlay.dtbo", each)
 
 
-ALL = (*bitstream.KERNELS, "array", "lanes", "reset_register", "counters", "ps")
+ALL = (*bitstream.KERNELS, "array_cell", "lanes", "reset_register", "counters", "ps")
 
 
 def test_packaging_writes_what_the_driver_compares(hardware: Path, tmp_path: Path) -> None:
@@ -857,7 +875,7 @@ def test_the_clocks_status_is_behind_no_clock_that_may_stop(board: str, ratio: i
     assert design.properties["ps"][f"CONFIG.{enabled}_{'_' if zynqmp else ''}IO"] == "32"
     assert design.to("clock_status/clk") == clock
     assert design.to("clock_status/clk_kernels") == design.to("fetch/ap_clk")
-    assert design.to("clock_status/clk_array") == design.to("array/clk_array")
+    assert design.to("clock_status/clk_array") == design.to("array_cell/clk_array")
     # Without an MMCM the reset is shown that keeps it from locking otherwise.
     reset = design.to("main_reset/ext_reset_in")
     assert design.to("clock_status/locked") == ("clocks/locked" if ratio == 2 else reset)
@@ -881,7 +899,7 @@ def test_two_clocks_have_one_source_matched_routes_and_a_watchdog(design: Design
     # The kernels and their bus leave reset when the MMCM is locked.
     assert {design.to(f"{reset}/dcm_locked") for reset in ("main_reset", "kernel_reset")} == {"clocks/locked"}
     fast = {end for source, end in design.nets if source == "clocks/clk_out2"}
-    assert fast == {"array/clk_array", "lanes/clk_array", "clock_status/clk_array"}
+    assert fast == {"array_cell/clk_array", "lanes/clk_array", "clock_status/clk_array"}
     # The clock networks of 7 series have no CLOCK_DELAY_GROUP.
     matched = {key for key in clocks if "MATCHED_ROUTING" in key}
     assert len(matched) == (2 if clock == "ps/pl_clk0" else 0)

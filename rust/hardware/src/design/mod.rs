@@ -41,14 +41,16 @@ pub const KERNELS: [&str; 8] = [
 /// Writes the lists that `fpga/scripts/design.tcl` reads, as a Tcl dictionary.
 pub fn block_design(hardware: &Hardware) -> String {
     let mut text = format!("kernels {{{}}}\n\nqueues {{\n", KERNELS.join(" "));
+    // VHDL's keyword names no cell.
+    let cell = |unit| if unit == "array" { "array_cell" } else { unit };
     for queue in QUEUES {
         let _ = writeln!(
             text,
             "  {} {{writer {}/{} reader {}/{} depth {} ram {}}}",
             queue.name,
-            queue.from,
+            cell(queue.from),
             queue.name,
-            queue.to,
+            cell(queue.to),
             queue.reader_port(),
             queue.built_depth(hardware),
             queue.ram(hardware).name(),
