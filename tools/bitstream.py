@@ -251,7 +251,7 @@ def read_bit(path: Path) -> Bit:
     return Bit(design, part, fields[b"e"])
 
 
-def write_firmware(target: Target, work: Path, binary: bytes) -> Path:
+def write_firmware(target: Target, work: Path, binary: bytes, hertz: int) -> Path:
     """Writes the folder that dfx-mgr (`xmutil` on Kria, PetaLinux) takes as `/lib/firmware/xilinx/NAME`.
 
     It has the bitstream, the device-tree overlay that names it, the overlay's source, and shell.json. The overlay that
@@ -263,6 +263,7 @@ def write_firmware(target: Target, work: Path, binary: bytes) -> Path:
         work: the build's folder; the firmware is in its `lib/firmware/xilinx`.
         binary: the bitstream as fpga_manager takes it.
 
+        hertz: the fabric's clock. Linux is asked for 0.1 % more, as the driver asks (`set_clock` in `uio.rs`).
     Returns:
         the folder.
     """
@@ -272,7 +273,7 @@ def write_firmware(target: Target, work: Path, binary: bytes) -> Path:
     folder.mkdir(parents=True)
     boards = ROOT / "fpga" / "boards"
     family = "zynqmp" if target.processor == "zynq_ultra_ps_e" else "zynq7000"
-    rate = f"assigned-clock-rates = <{round(1e6 * target.hardware.clock_mhz)}>;"
+    rate = f"assigned-clock-rates = <{round(1.001 * hertz)}>;"
     clock = (boards / f"quasar-clock-{family}.dtso").read_text()
     clock, rates = re.subn(r"assigned-clock-rates = <\d+>;", rate, clock)
     assert rates == 1
@@ -322,24 +323,32 @@ def package(target: Target, work: Path) -> Path:
             f"{bitstream} is for the part {bit.part}, the board {target.name} has {target.part}"
         )
     try:
-        modules = {module.get("INSTANCE", "") for module in ET.parse(handoff).iter("MODULE")}
+        tree = ET.parse(handoff)
     except ET.ParseError as error:
         raise click.ClickException(f"{handoff} is no hardware handoff: {error}") from None
     counters = {"counters"} if target.hardware.settings["counters"] else set()
+    modules = {module.get("INSTANCE", "") for module in tree.iter("MODULE")}
     missing = sorted({*KERNELS, "array_cell", "lanes", "reset_register", *counters} - modules)
     if missing:
         raise click.ClickException(f"{handoff} is of another design: it has no {', '.join(missing)}")
     # fpga_manager takes the data alone, the bytes of each word swapped.
+    clock = "pl_clk0" if target.processor == "zynq_ultra_ps_e" else "FCLK_CLK0"
+    made = [int(pin.get("CLKFREQUENCY", 0)) for pin in tree.iter("PORT") if pin.get("NAME") == clock]
+    if not any(made):
+        raise click.ClickException(f"{handoff} has no CLKFREQUENCY of {clock}")
+    hertz, wanted = max(made), target.hardware.clock_mhz
+    if abs(hertz / (1e6 * wanted) - 1) > 1e-3:
+        click.echo(f"clock_mhz is {wanted:g}, but the processing system makes {hertz / 1e6:g} MHz")
     words = struct.unpack(f">{len(bit.data) // 4}I", bit.data)
     binary = work / f"{target.name}.bin"
     binary.write_bytes(struct.pack(f"<{len(words)}I", *words))
-    write_firmware(target, work, binary.read_bytes())
+    write_firmware(target, work, binary.read_bytes(), hertz)
     abi = re.search(r"ABI = (\d+);", (ROOT / "fpga" / "include" / "isa.hpp").read_text())
     assert abi is not None
     description = {
         "name": target.name,
         "part": target.part,
-        "clock_mhz": target.hardware.clock_mhz,
+        "clock_hz": hertz,
         "abi": int(abi[1]),
         "configuration_hash": target.configuration_hash,
         "hardware": target.hardware.to_toml(),

@@ -141,7 +141,7 @@ class Engine:
         subnet: Subnet,
         hardware: Hardware,
         addresses: tuple[int, int, int] | None,
-        bitstream: str | PathLike[str] | None,
+        bitstream: tuple[str | PathLike[str], float] | None,
         roots: tuple[str, str, str] | None,
         timeout: float | None,
         wait: float = 0.0,
@@ -218,7 +218,7 @@ class Trials:
     def uio(
         hardware: Hardware,
         addresses: tuple[int, int, int] | None,
-        bitstream: str | PathLike[str] | None,
+        bitstream: tuple[str | PathLike[str], float] | None,
         roots: tuple[str, str, str] | None,
         limit: float,
     ) -> Trials: ...

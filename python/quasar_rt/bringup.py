@@ -710,7 +710,7 @@ def _speed(board: _Board) -> str:
         frame.wait()
     fps = board.frames / (time.perf_counter() - start)
     model = replay(subnet, hardware)
-    hertz = hardware.clock_mhz * 1e6
+    hertz = board.accelerator.hertz
     modelled_fps, modelled_ms = hertz / model.period_cycles, 1e3 * model.latency_cycles / hertz
     detail = (
         f"{board.frames} frames: {fps:.1f} frames/s and {alone:.3f} ms for one alone (measured); "

@@ -315,12 +315,14 @@ def _simulated(subnet: Subnet, name: str, timeout: float | None) -> tuple[Native
 # Accelerators in an FPGA.
 
 
-def read_bitstream(path: Path) -> tuple[Hardware, Path | None]:
+def read_bitstream(path: Path) -> tuple[Hardware, float, Path | None]:
     """Reads the description of a packaged bitstream.
 
-    Returns the configuration and the file to load; the file is None if `path` is the description itself.
+    Returns the configuration, the fabric's clock in Hz and the file to load, which is None if `path` is the description
+    itself.
 
-    ``tools/bitstream.py`` writes NAME.json next to NAME.bit and NAME.bin: the configuration, and the files' digests.
+    ``tools/bitstream.py`` writes NAME.json next to NAME.bit and NAME.bin: the configuration, the clock that the
+    processing system makes for it, and the files' digests.
 
     Raises:
         DeviceUnavailableError: there is no valid description, or it describes another bitstream.
@@ -340,9 +342,12 @@ def read_bitstream(path: Path) -> tuple[Hardware, Path | None]:
     try:
         content = json.loads(read_small_text(description))
         hardware = Hardware.from_toml(_field(content, "hardware", str))
+        hertz = _field(content, "clock_hz", int)
+        if abs(hertz / (1e6 * hardware.clock_mhz) - 1) > 0.2:
+            raise ValueError(f"clock_hz is {hertz}, but the configuration has {hardware.clock_mhz:g} MHz")
         digest = _field(content, "sha256", dict).get(path.name)
         if path == description:
-            return hardware, None
+            return hardware, hertz, None
         import hashlib
 
         found = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -359,7 +364,7 @@ def read_bitstream(path: Path) -> tuple[Hardware, Path | None]:
             f"bitstream {shown(str(path))} has the sha256 {found}, not {digest} as {description.name} states: "
             "they are of different builds"
         )
-    return hardware, path
+    return hardware, hertz, path
 
 
 def _field(content: Any, key: str, kind: type[_Field]) -> _Field:
@@ -370,7 +375,8 @@ def _field(content: Any, key: str, kind: type[_Field]) -> _Field:
         raise ValueError(f"the field {key!r} is missing")
     value = content[key]
     if not isinstance(value, kind):
-        raise ValueError(f"the field {key!r} is {shown(value)}, no {'text' if kind is str else 'object'}")
+        names: dict[type, str] = {str: "text", dict: "object", int: "whole number"}
+        raise ValueError(f"the field {key!r} is {shown(value)}, no {names[kind]}")
     return value
 
 
@@ -380,10 +386,12 @@ class _Fpga:
 
     kind: str
     hardware: Hardware
+    hertz: float
+    """The fabric's clock that the bitstream was built for."""
     path: Path
     """The packaged bitstream, or its description."""
-    bitstream: Path | None
-    """The file to load; None if it is loaded already."""
+    bitstream: tuple[Path, float] | None
+    """The file to load and its clock; None if it is loaded already."""
     addresses: tuple[int, int, int] | None
     """Those of ``devmem``."""
 
@@ -429,11 +437,11 @@ def _find_fpga(kind: str, rest: str) -> _Fpga:
             f"device '{kind}': QUASAR_BITSTREAM does not name the packaged bitstream (NAME.bin, NAME.bit for PYNQ; "
             "NAME.json, if it is loaded already)"
         )
-    hardware, bitstream = read_bitstream(Path(path))
+    hardware, hertz, bitstream = read_bitstream(Path(path))
     addresses = devmem_addresses(rest) if kind == "devmem" else None
     if kind != "pynq" and not hasattr(NativeEngine, "uio"):
         raise DeviceUnavailableError(f"device '{kind}' needs Linux")
-    return _Fpga(kind, hardware, Path(path), bitstream, addresses)
+    return _Fpga(kind, hardware, hertz, Path(path), (bitstream, hertz) if bitstream else None, addresses)
 
 
 def _fpga(subnet: Subnet, kind: str, rest: str, timeout: float | None, wait: float) -> NativeEngine:
@@ -449,6 +457,8 @@ class Accelerator:
 
     name: str
     hardware: Hardware
+    hertz: float
+    """The kernels' clock."""
     polled: bool
     """True if the host cannot wait for the accelerator's interrupt."""
     trials: Callable[[float], Trials]
@@ -473,7 +483,7 @@ def find_accelerator(name: str) -> Accelerator:
     if kind in ("uio", "devmem", "pynq"):
         fpga = _find_fpga(kind, rest)
         loaded = replace(fpga, bitstream=None)
-        return Accelerator(kind, fpga.hardware, kind != "uio", fpga.trials, loaded.engine)
+        return Accelerator(kind, fpga.hardware, fpga.hertz, kind != "uio", fpga.trials, loaded.engine)
     if kind == "sim":
         library, hardware = _simulators(rest)[0]
     elif name.endswith(".so"):
@@ -484,6 +494,7 @@ def find_accelerator(name: str) -> Accelerator:
     return Accelerator(
         f"sim:{library.stem}",
         hardware,
+        1e6 * hardware.clock_mhz,
         False,
         lambda limit: Trials.simulated(hardware._inner, library, _sim_seed(), limit),
         lambda subnet, timeout: _open_library(subnet, library, hardware, timeout),

@@ -323,7 +323,7 @@ class _Fpga:
             )
             return
         try:
-            self.hardware, load = read_bitstream(path)
+            self.hardware, _, load = read_bitstream(path)
         except DeviceError as error:
             yield Check(
                 name, "fail", str(error), "copy NAME.json and the bitstream of one build to one folder"

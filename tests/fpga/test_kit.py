@@ -576,7 +576,8 @@ def bit_file(part: str, data: bytes = b"\xff" * 64 + b"\xaa\x99\x55\x66" + bytes
 
 def handoff(*instances: str) -> str:
     modules = "".join(f'<MODULE INSTANCE="{name}"/>' for name in instances)
-    return f"<EDKSYSTEM><MODULES>{modules}</MODULES></EDKSYSTEM>"
+    pins = '<PORT NAME="pl_clk0" CLKFREQUENCY="149985016"/><PORT NAME="FCLK_CLK0" CLKFREQUENCY="90909092"/>'
+    return f"<EDKSYSTEM><MODULES>{modules}<PORTS>{pins}</PORTS></MODULES></EDKSYSTEM>"
 
 
 @pytest.mark.parametrize(
@@ -611,6 +612,7 @@ def test_packaging_writes_what_the_driver_compares(hardware: Path, tmp_path: Pat
     declared = (ROOT / "rust/accelerator/src/isa.rs").read_text()
     assert f"pub const ABI: u32 = {said['abi']};" in declared
     binary = (tmp_path / "zcu102.bin").read_bytes()
+    assert said["clock_hz"] == 149985016
     assert binary[64:68] == b"\x66\x55\x99\xaa"
     assert len(binary) == 128
 
@@ -619,7 +621,9 @@ def test_packaging_writes_what_the_driver_compares(hardware: Path, tmp_path: Pat
     ("board", "part", "root"),
     [("kv260", "xck26-sfvc784-2lv-c", "a0000000"), ("pynq-z2", "xc7z020clg400-1", "40000000")],
 )
-def test_packaging_leaves_a_folder_for_dfx_mgr(board: str, part: str, root: str, tmp_path: Path) -> None:
+def test_packaging_leaves_a_folder_for_dfx_mgr(
+    board: str, part: str, root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     target = bitstream.read_target(board, None)
     assert bitstream.same_part(part, target.part)
     (tmp_path / f"{board}.bit").write_bytes(bit_file(part))
@@ -643,7 +647,11 @@ def test_packaging_leaves_a_folder_for_dfx_mgr(board: str, part: str, root: str,
     assert "quasar-clock" not in shown
     shown = run(tool("dtc"), "-q", "-I", "dtb", "-O", "dts", tmp_path / "quasar-clock.dtbo")
     (rate,) = re.findall(r"assigned-clock-rates = <(0x\w+)>;", shown)
-    assert int(rate, 16) == 1e6 * target.hardware.clock_mhz
+    hertz = 149985016 if board == "kv260" else 90909092
+    assert hertz < int(rate, 16) < 1.002 * hertz
+    assert ("clock_mhz is 100, but the processing system makes 90.9091 MHz" in capsys.readouterr().out) == (
+        board == "pynq-z2"
+    )
 
 
 def test_without_dtc_packaging_shows_how_to_compile_the_overlay(
@@ -651,7 +659,7 @@ def test_without_dtc_packaging_shows_how_to_compile_the_overlay(
 ) -> None:
     target = bitstream.read_target("zcu102", hardware)
     monkeypatch.setenv("PATH", str(tmp_path))
-    folder = bitstream.write_firmware(target, tmp_path, b"")
+    folder = bitstream.write_firmware(target, tmp_path, b"", 150_000_000)
     assert "dtc -@ -q -I dts -O dtb -o quasar-zcu102.dtbo quasar-zcu102.dtso" in capsys.readouterr().out
     assert not list(folder.glob("*.dtbo"))
 
@@ -668,6 +676,11 @@ def test_without_dtc_packaging_shows_how_to_compile_the_overlay(
         (bit_file("xczu9eg-ffvb1156-2-e"), handoff(*ALL[1:]), "it has no fetch"),
         (bit_file("xczu9eg-ffvb1156-2-e"), "<EDK", "no hardware handoff"),
     ],
+        (
+            bit_file("xczu9eg-ffvb1156-2-e"),
+            handoff(*ALL).replace("pl_clk0", "pl_clk1"),
+            "no CLKFREQUENCY of pl_clk0",
+        ),
 )
 def test_packaging_refuses_what_is_wrong(
     bit: bytes | None, hwh: str | None, complaint: str, hardware: Path, tmp_path: Path

@@ -28,7 +28,7 @@ def sources(recipe: Path, board: str) -> set[str]:
 @pytest.mark.parametrize("board", ["kv260", "zcu102", "pynq-z2"])
 def test_the_firmware_recipe_takes_what_the_build_leaves(board: str, tmp_path: Path) -> None:
     target = bitstream.read_target(board, None)
-    folder = bitstream.write_firmware(target, tmp_path, b"")
+    folder = bitstream.write_firmware(target, tmp_path, b"", 150_000_000)
     # Where dtc is absent, the overlay is compiled by hand, to this name.
     left = {path.name for path in folder.iterdir()} - {f"{folder.name}.dtso"} | {f"{folder.name}.dtbo"}
     assert sources(LAYER / "recipes-firmware/quasar-firmware/quasar-firmware.bb", board) == {

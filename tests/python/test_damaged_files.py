@@ -162,7 +162,7 @@ def test_a_changed_architecture_is_refused_or_can_be_described(folder: Path, tmp
 def test_a_changed_description_of_a_bitstream_is_refused_or_is_a_configuration(tmp_path: Path) -> None:
     path = tmp_path / "board.json"
     hardware = Hardware.load(ROOT / "fpga/configs/pynq-z2.toml").to_toml()
-    sound = {"hardware": hardware, "hash": "0", "abi": 5, "sha256": {"board.bit": "0" * 64}}
+    sound = {"hardware": hardware, "clock_hz": 100000000, "abi": 5, "sha256": {"board.bit": "0" * 64}}
     refused = 0
     for text in texts(sound, random.Random(5)):
         path.write_bytes(text)

@@ -87,15 +87,19 @@ def bitstream(tiny, tmp_path):
     hardware = Hardware.for_board("ultra96v2", Workload.of_subnet(tiny))
     path = tmp_path / "ultra96v2.bin"
     path.write_bytes(b"bits")
-    description = {"hardware": hardware.to_toml(), "sha256": {path.name: sha256(b"bits").hexdigest()}}
+    description = {
+        "hardware": hardware.to_toml(),
+        "clock_hz": 149985016,
+        "sha256": {path.name: sha256(b"bits").hexdigest()},
+    }
     path.with_suffix(".json").write_text(json.dumps(description))
     return path
 
 
 def test_a_bitstream_is_checked_against_its_description(bitstream):
-    hardware, path = device.read_bitstream(bitstream)
-    assert (hardware.board.name, path) == ("ultra96v2", bitstream)
-    assert device.read_bitstream(bitstream.with_suffix(".json"))[1] is None
+    hardware, hertz, path = device.read_bitstream(bitstream)
+    assert (hardware.board.name, hertz, path) == ("ultra96v2", 149985016, bitstream)
+    assert device.read_bitstream(bitstream.with_suffix(".json"))[2] is None
     bitstream.write_bytes(b"other bits")
     with pytest.raises(DeviceUnavailableError, match="different builds"):
         device.read_bitstream(bitstream)
@@ -121,12 +125,12 @@ def test_auto_takes_a_working_fpga_only(tiny, bitstream, tmp_path, monkeypatch):
 
 
 def test_uio_says_what_is_missing(tiny, bitstream, tmp_path):
-    hardware, _ = device.read_bitstream(bitstream)
+    hardware, _, _ = device.read_bitstream(bitstream)
     roots = tuple(str(tmp_path / root) for root in ("dev", "sys", "firmware"))
     with pytest.raises(DeviceUnavailableError, match="no UIO device is named quasar"):
         quasar_rt._native.Engine.uio(tiny._inner, hardware._inner, None, None, roots, None)
     with pytest.raises(DeviceUnavailableError, match=r"fpga0|firmware"):
-        quasar_rt._native.Engine.uio(tiny._inner, hardware._inner, None, bitstream, roots, None)
+        quasar_rt._native.Engine.uio(tiny._inner, hardware._inner, None, (bitstream, 150e6), roots, None)
 
 
 class Broken:
@@ -139,7 +143,7 @@ class Broken:
 
 
 def test_what_a_transport_raises_is_a_device_error(tiny, bitstream):
-    hardware, _ = device.read_bitstream(bitstream)
+    hardware, _, _ = device.read_bitstream(bitstream)
     with pytest.raises(quasar_rt.DeviceFaultError, match=r"broken: .*allocate"):
         quasar_rt._native.Engine.attached(tiny._inner, hardware._inner, Broken(), None)
 
@@ -411,7 +415,9 @@ def test_a_folder_of_simulated_accelerators_that_cannot_be_read_is_named(tiny, m
     [
         ({"hardware": 1, "sha256": 2}, "the field 'hardware' is 1, no text"),
         ({"sha256": {}}, "the field 'hardware' is missing"),
-        ({"hardware": None, "sha256": 2}, "the field 'sha256' is 2, no object"),
+        ({"hardware": None, "clock_hz": 1.5e8}, "the field 'clock_hz' is 150000000.0, no whole number"),
+        ({"hardware": None, "clock_hz": 10**8}, "clock_hz is 100000000, but the configuration has 150 MHz"),
+        ({"hardware": None, "clock_hz": 150 * 10**6, "sha256": 2}, "the field 'sha256' is 2, no object"),
         ([], "it is no JSON object"),
     ],
 )

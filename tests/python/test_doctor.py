@@ -84,6 +84,7 @@ class Board:
             "abi": abi,
             "configuration_hash": "0123456789abcdef",
             "hardware": self.designs[design].to_toml(),
+            "clock_hz": round(1e6 * self.designs[design].clock_mhz),
             "sha256": {path.name: sha256(path.read_bytes()).hexdigest() for path in files},
         }
         self.bitstream.with_suffix(".json").write_text(json.dumps(description))

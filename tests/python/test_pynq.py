@@ -165,6 +165,7 @@ def bitstream(tmp_path, library):
     path.write_bytes(b"bits")
     description = {
         "hardware": _native.sim_configuration(library),
+        "clock_hz": 100_000_000,
         "sha256": {path.name: hashlib.sha256(b"bits").hexdigest()},
     }
     path.with_suffix(".json").write_text(json.dumps(description))

@@ -87,17 +87,16 @@ pub type Addresses = (u64, u64, usize);
 /// Folders that stand for `/dev`, `/sys` and the firmware's, in tests.
 pub type Folders = (PathBuf, PathBuf, PathBuf);
 
-/// Loads a bitstream, if one is named, with the configuration's clock. Returns a function that
-/// opens this machine's FPGA without PYNQ. With no `addresses`, the registers are the UIO device of
-/// the accelerator's name and the memory is u-dma-buf's.
+/// Loads a bitstream, if one is named, after setting the fabric's clock to its own, in Hz. Returns
+/// a function that opens this machine's FPGA without PYNQ. With no `addresses`, the registers are
+/// the UIO device of the accelerator's name and the memory is u-dma-buf's.
 ///
 /// # Errors
 /// [`Error::DeviceUnavailable`] for what is missing; those of loading a bitstream.
 #[cfg(target_os = "linux")]
 pub fn uio_transport(
-    hardware: &Hardware,
     addresses: Option<Addresses>,
-    bitstream: Option<&Path>,
+    bitstream: Option<&(PathBuf, f64)>,
     roots: Option<Folders>,
 ) -> Result<impl Fn() -> Result<quasar_accelerator::host::uio::Uio> + Send + Sync> {
     use quasar_accelerator::host::uio::{load_bitstream, Memory, Region, Registers, Uio};
@@ -108,8 +107,8 @@ pub fn uio_transport(
         sys,
         firmware,
     });
-    if let Some(bitstream) = bitstream {
-        load_bitstream(&roots, bitstream, hardware.clock_hz())?;
+    if let Some((bitstream, hertz)) = bitstream {
+        load_bitstream(&roots, bitstream, *hertz)?;
     }
     let missing = |problem: String| Error::DeviceUnavailable {
         device: "uio".into(),
@@ -141,12 +140,12 @@ pub fn uio(
     subnet: &Arc<Subnet>,
     program: &Arc<Program>,
     addresses: Option<Addresses>,
-    bitstream: Option<&Path>,
+    bitstream: Option<&(PathBuf, f64)>,
     roots: Option<Folders>,
     timeout: Option<f64>,
     cancel: &AtomicBool,
 ) -> Result<Arc<dyn Device>> {
-    let connect = uio_transport(program.hardware(), addresses, bitstream, roots)?;
+    let connect = uio_transport(addresses, bitstream, roots)?;
     let accelerator = Accelerator::new(
         Arc::clone(subnet),
         Arc::clone(program),

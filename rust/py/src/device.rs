@@ -602,13 +602,12 @@ impl Trials {
         py: Python<'_>,
         hardware: &crate::hardware::Hardware,
         addresses: Option<Addresses>,
-        bitstream: Option<PathBuf>,
+        bitstream: Option<(PathBuf, f64)>,
         roots: Option<Folders>,
         limit: f64,
     ) -> PyResult<Self> {
-        let expected = hardware.hardware.clone();
         Self::new(py, hardware, limit, move || {
-            uio_transport(&expected, addresses, bitstream.as_deref(), roots)?()
+            uio_transport(addresses, bitstream.as_ref(), roots)?()
         })
     }
 

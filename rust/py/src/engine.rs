@@ -164,14 +164,14 @@ impl Engine {
         subnet: &Subnet,
         hardware: &Hardware,
         addresses: Option<(u64, u64, usize)>,
-        bitstream: Option<PathBuf>,
+        bitstream: Option<(PathBuf, f64)>,
         roots: Option<(PathBuf, PathBuf, PathBuf)>,
         timeout: Option<f64>,
         wait: f64,
     ) -> PyResult<Self> {
         let (subnet, program) = compiled(py, subnet, hardware)?;
         let device = device::open(py, wait, |cancel| {
-            let (bitstream, roots) = (bitstream.as_deref(), roots.clone());
+            let (bitstream, roots) = (bitstream.as_ref(), roots.clone());
             device::uio(
                 &subnet, &program, addresses, bitstream, roots, timeout, cancel,
             )
