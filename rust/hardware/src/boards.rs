@@ -26,6 +26,9 @@ pub struct Board {
     /// set.
     #[serde(default)]
     pub array_clock_mhz: Option<f64>,
+    /// The highest clocks that the part's primitives bear; without them, none is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fastest_mhz: Option<Fastest>,
     /// Resources of the device.
     pub resources: Amounts,
     /// The share of each resource that a design may take.
@@ -39,6 +42,20 @@ pub struct Board {
     /// Powers, from which energies are estimated; without them there are no estimates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power: Option<Power>,
+}
+
+/// The highest clocks of a part's primitives at its speed grade and voltage, in MHz: global clock
+/// buffers and the outputs of an MMCM; DSP slices with all their registers; block RAMs that read
+/// before they write; `UltraRAMs` with their output register; AXI ports of the processing system.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Fastest {
+    pub buffer: f64,
+    pub dsp: f64,
+    pub bram: f64,
+    pub uram: f64,
+    pub axi: f64,
 }
 
 /// Numbers of each resource.

@@ -7,9 +7,10 @@ use quasar_core::error::{Error, Result};
 
 use crate::configuration::{hls, Hardware};
 use crate::declared::BURST_BEATS;
-use crate::packing::DspKind;
 
+use super::memories::memories;
 use super::queues::{Item, Queue, PORT_BITS, QUEUES};
+use super::ram::Ram;
 
 /// A burst of an AXI port stays within 4 KiB (Arm IHI 0022, A3.4.1).
 const BURST_BYTES: u64 = 4096;
@@ -18,34 +19,37 @@ const _: () = assert!(PORT_BITS / 8 * BURST_BEATS <= BURST_BYTES);
 /// The least clock at an MMCM's input, in MHz (AMD DS187, DS925).
 const MMCM_INPUT_MHZ: f64 = 10.0;
 
-/// The highest clock of a global buffer in a family's fastest speed grade, in MHz, and its source.
-const fn highest_clock(kind: DspKind) -> (f64, &'static str) {
-    match kind {
-        DspKind::Dsp48e1 => (628.0, "AMD DS187"),
-        DspKind::Dsp48e2 => (891.0, "AMD DS925"),
-    }
-}
-
-/// Refuses clocks that no device of the board's family has.
+/// Refuses clocks beyond those of the board's part.
 fn check_clocks(hardware: &Hardware) -> Result<()> {
-    let c = hardware.configuration();
-    let (clock, ratio) = (c.clock_mhz, c.array.clock_ratio);
-    let (most, source) = highest_clock(hardware.board().dsp_kind);
-    let array = clock * ratio as f64;
-    let refused = if array > most {
-        format!(
-            "makes the array's clock {array} MHz, but a clock buffer has at most {most} ({source}); \
-             take a lower one"
-        )
-    } else if ratio > 1 && clock < MMCM_INPUT_MHZ {
-        format!(
-            "is {clock}, but the MMCM that doubles it needs at least {MMCM_INPUT_MHZ} MHz ({source}); \
-             take a higher one"
-        )
-    } else {
+    let (c, board) = (hardware.configuration(), hardware.board());
+    let refuse = |refused| Err(Error::config("clock_mhz", refused));
+    if c.array.clock_ratio > 1 && c.clock_mhz < MMCM_INPUT_MHZ {
+        return refuse(format!(
+            "is {}, but the MMCM that doubles it needs at least {MMCM_INPUT_MHZ} MHz; take a higher one",
+            c.clock_mhz
+        ));
+    }
+    let array = c.clock_mhz * c.array.clock_ratio as f64;
+    let Some(most) = board.fastest_mhz else {
         return Ok(());
     };
-    Err(Error::config("clock_mhz", refused))
+    let ultra = || (memories(hardware).iter()).any(|memory| memory.ram == Ram::Ultra);
+    for (whose, clock, what, most) in [
+        ("kernels", c.clock_mhz, "AXI port", most.axi),
+        ("array", array, "global clock buffer", most.buffer),
+        ("array", array, "DSP slice", most.dsp),
+        ("array", array, "block RAM", most.bram),
+        ("array", array, "UltraRAM", most.uram),
+    ] {
+        if clock > most && (what != "UltraRAM" || ultra()) {
+            return refuse(format!(
+                "makes the clock of the {whose} {clock} MHz, but each {what} of {} bears at most {most}; take a \
+                 lower one",
+                board.part
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a configuration with more of something than the sources or the tools can have.
@@ -118,17 +122,17 @@ mod tests {
     use crate::boards::Board;
     use crate::configuration::{hls, Configuration, Hardware};
 
-    fn zcu102() -> Hardware {
+    fn shipped(name: &str) -> Hardware {
         let read = |path: &str| {
             let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-            std::fs::read_to_string(format!("{root}/{path}/zcu102.toml")).unwrap()
+            std::fs::read_to_string(format!("{root}/{path}/{name}.toml")).unwrap()
         };
         let board = Board::from_toml(&read("python/quasar_rt/boards")).unwrap();
         Hardware::from_toml(&read("fpga/configs"), board).unwrap()
     }
 
     fn refusal(change: impl Fn(&mut Configuration)) -> String {
-        let hardware = zcu102();
+        let hardware = shipped("zcu102");
         let mut configuration = hardware.configuration().clone();
         change(&mut configuration);
         match Hardware::new(configuration, hardware.board().clone()) {
@@ -182,6 +186,25 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_beyond_the_part_s_own_is_refused_by_the_primitive() {
+        let refused = |name, clock| shipped(name).with_clock(clock).unwrap_err().to_string();
+        let (ultra, dsp) = (refused("kv260", 250.5), refused("kv260", 333.0));
+        // DS925: 500 MHz at 0.72 V (-2LV) with UltraRAM, and 637 at 0.85 V (-2) without.
+        assert!(
+            shipped("kv260").with_clock(250.0).is_ok()
+                && shipped("zcu102").with_clock(318.0).is_ok()
+        );
+        assert!(
+            ultra.contains("array 501 MHz, but each UltraRAM of XCK26-SFVC784-2LV-C"),
+            "{ultra}"
+        );
+        assert!(dsp.contains("array 666 MHz, but each DSP slice"), "{dsp}");
+        assert!(refused("kv260", 445.0).contains("kernels 445 MHz, but each AXI port"));
+        assert!(refused("pynq-z2", 200.0).contains("array 400 MHz, but each block RAM"));
+        assert!(refused("zcu102", 9.0).contains("at least 10 MHz"));
+    }
+
+    #[test]
     fn more_than_the_sources_have_is_refused() {
         assert_eq!(refusal(|c| c.array.pairs = hls::PAIRS), "built");
         let pairs = refusal(|c| c.array.pairs = hls::PAIRS + 1);
@@ -189,7 +212,7 @@ mod tests {
             pairs.contains("array.pairs: is 65, but at most 64"),
             "{pairs}"
         );
-        let hardware = zcu102();
+        let hardware = shipped("zcu102");
         let mut board = hardware.board().clone();
         board.axi.ports = 5;
         let mut configuration = hardware.configuration().clone();
@@ -201,7 +224,7 @@ mod tests {
     #[test]
     fn fifos_are_as_deep_as_vivado_makes_them() {
         for queue in crate::design::QUEUES {
-            let depth = queue.built_depth(&zcu102());
+            let depth = queue.built_depth(&shipped("zcu102"));
             assert!(
                 (16..=hls::STREAM_ITEMS).contains(&depth) && depth.is_power_of_two(),
                 "{}",
