@@ -298,7 +298,6 @@ named-board:
 .PHONY: hls-reports
 hls-reports: named-board develop ## C synthesis alone of BOARD's kernels (HARDWARE=FILE: its configuration) with AMD Vitis, about an hour; compare its reports with the model [by hand: needs AMD Vitis and Vivado]
 	@python tools/bitstream.py $(BOARD) $(if $(HARDWARE),--hardware $(HARDWARE)) --synthesis --out $(BITSTREAM:build/bitstream/%=build/hls-reports/%)
-	@python tools/build_report.py $(BITSTREAM:build/bitstream/%=build/hls-reports/%)
 
 .PHONY: bitstream
 bitstream: named-board develop ## Build and package BOARD's bitstream (HARDWARE=FILE: its configuration; ILA=1: with logic analyzers) with AMD Vitis and Vivado; compare their reports with the model [by hand: needs AMD Vitis and Vivado]

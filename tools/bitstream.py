@@ -5,7 +5,7 @@
     python tools/bitstream.py kv260 --hardware mine.toml --prepare # what the tools would be given, without them
     python tools/bitstream.py pynq-z2 --hardware tiny.toml --ila   # with logic analyzers on streams and memory ports
     python tools/bitstream.py zcu102 --package DIR                 # only package DIR/zcu102.bit and .hwh
-    python tools/bitstream.py zcu102 --synthesis                   # only C synthesis of the kernels, for its reports
+    python tools/bitstream.py zcu102 --synthesis                   # only C synthesis of all kernels, and a table of it
 
 Vitis HLS makes an IP of each kernel, Vivado the block design and the bitstream. No run of this project has had either.
 """
@@ -19,6 +19,7 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -262,8 +263,8 @@ def write_firmware(target: Target, work: Path, binary: bytes, hertz: int) -> Pat
         target: the configuration on its board.
         work: the build's folder; the firmware is in its `lib/firmware/xilinx`.
         binary: the bitstream as fpga_manager takes it.
-
         hertz: the fabric's clock. Linux is asked for 0.1 % more, as the driver asks (`set_clock` in `uio.rs`).
+
     Returns:
         the folder.
     """
@@ -326,12 +327,11 @@ def package(target: Target, work: Path) -> Path:
         tree = ET.parse(handoff)
     except ET.ParseError as error:
         raise click.ClickException(f"{handoff} is no hardware handoff: {error}") from None
-    counters = {"counters"} if target.hardware.settings["counters"] else set()
     modules = {module.get("INSTANCE", "") for module in tree.iter("MODULE")}
+    counters = {"counters"} if target.hardware.settings["counters"] else set()
     missing = sorted({*KERNELS, "array_cell", "lanes", "reset_register", *counters} - modules)
     if missing:
         raise click.ClickException(f"{handoff} is of another design: it has no {', '.join(missing)}")
-    # fpga_manager takes the data alone, the bytes of each word swapped.
     clock = "pl_clk0" if target.processor == "zynq_ultra_ps_e" else "FCLK_CLK0"
     made = [int(pin.get("CLKFREQUENCY", 0)) for pin in tree.iter("PORT") if pin.get("NAME") == clock]
     if not any(made):
@@ -339,6 +339,7 @@ def package(target: Target, work: Path) -> Path:
     hertz, wanted = max(made), target.hardware.clock_mhz
     if abs(hertz / (1e6 * wanted) - 1) > 1e-3:
         click.echo(f"clock_mhz is {wanted:g}, but the processing system makes {hertz / 1e6:g} MHz")
+    # fpga_manager takes the data alone, the bytes of each word swapped.
     words = struct.unpack(f">{len(bit.data) // 4}I", bit.data)
     binary = work / f"{target.name}.bin"
     binary.write_bytes(struct.pack(f"<{len(words)}I", *words))
@@ -369,7 +370,7 @@ def package(target: Target, work: Path) -> Path:
 @click.option("--out", type=click.Path(path_type=Path), help="Where to build [build/bitstream/BOARD/NAME].")
 @click.option("--ila", is_flag=True, help="Add logic analyzers on streams and memory ports.")
 @click.option("--prepare", "only_prepare", is_flag=True, help="Only write what the tools would be given.")
-@click.option("--synthesis", "only_synthesis", is_flag=True, help="Only run C synthesis of the kernels.")
+@click.option("--synthesis", "only_synthesis", is_flag=True, help="Only run and compare C synthesis.")
 @click.option(
     "--package",
     "only_package",
@@ -400,9 +401,16 @@ def main(
             return
         if only_synthesis:
             shutil.rmtree(work / "kernels", ignore_errors=True)
+            failed = False
             for kernel in KERNELS:
-                synthesize(kernel, work, old)
-            return
+                try:
+                    synthesize(kernel, work, old)
+                except click.ClickException as error:
+                    error.show()
+                    failed = True
+            # One table has the kernels' reports and failures.
+            report = subprocess.run([sys.executable, ROOT / "tools" / "build_report.py", work], check=False)
+            sys.exit(report.returncode or failed)
         build(target, work)
     else:
         work = only_package

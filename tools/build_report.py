@@ -5,8 +5,8 @@
     python tools/build_report.py DIR --hardware mine.toml     # where DIR has no hardware.toml
     python tools/build_report.py DIR --margins mine.toml      # write the kernels' margins into that configuration
 
-Reads DIR/kernels/NAME/**/syn/report/csynth.xml of each kernel (or csynth.rpt) and, once Vivado has run,
-DIR/utilization.rpt and DIR/timing.rpt. Prints one table; exits with 1 if a figure is worse than promised, with 2 if a
+Reads DIR/kernels/NAME/**/syn/report/csynth.xml of each kernel and, once Vivado has run, DIR/utilization.rpt and
+DIR/timing.rpt. Prints one table; exits with 1 if a figure is worse than promised or a kernel has no report, with 2 if a
 report cannot be read. The forms of the reports are those of AMD's documentation and of published reports: no run of
 this project has had the tools.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from math import ceil, inf, isfinite, nan
+from math import ceil, isfinite, nan
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
@@ -145,6 +145,10 @@ class Cell(NamedTuple):
         return reported if self.promised is None else f"{reported} ({self.promised:,.0f}) {self.mark}"
 
 
+class Unreported(Failure):
+    """A kernel has no report of C synthesis."""
+
+
 class Row(NamedTuple):
     """A line of the table."""
 
@@ -153,14 +157,15 @@ class Row(NamedTuple):
     cells: dict[str, Cell]
     slack: float | None = None
     slack_judged: bool = False
-    absent: bool = False
+    fault: str = ""
+    """What the report should have and has not."""
 
     @property
     def faults(self) -> list[str]:
         """Sentences that say what is worse than promised."""
         where = f"{self.unit}, {self.item}" if self.item else self.unit
-        if self.absent:
-            return [f"{where}: the report has no such loop; was its process optimised away?"]
+        if self.fault:
+            return [f"{where}: {self.fault}"]
         faults = [
             f"{where}: the report gives no number for {name}, promised {cell.promised:,.0f}"
             if cell.reported is None
@@ -306,64 +311,6 @@ def read_synthesis(path: Path, kernel: str, hardware: Hardware) -> Synthesis:
     }
     check_area(path, xml.lines[used], area)
     return Synthesis(slack, loops, {"uram": 0, **area})
-
-
-def read_summary(path: Path, kernel: str, hardware: Hardware) -> Synthesis:
-    """Reads a kernel's csynth.rpt, which has no clock, and checks that it is of this kernel and part."""
-    lines = read_lines(path)
-
-    def general(name: str, pattern: str) -> tuple[int, str]:
-        for number, line in enumerate(lines, 1):
-            if found := re.match(pattern, line.strip()):
-                return number, found[1]
-        raise refuse(path, len(lines), f"no {name}")
-
-    check_version(path, general("version", r"\* Version: +(\S+)")[1])
-    number, top = general("kernel", r"== Synthesis Summary Report of '(\w+)'")
-    check_kernel(path, number, top, kernel)
-    check_part(path, *general("device", r"\* Target device: +(\S+)"), hardware)
-    # Titles take two lines.
-    head = header_of(path, lines, ["Modules"])
-    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines[head : head + 2]]
-    if len(rows) < 2 or len(rows[0]) != len(rows[1]):
-        raise refuse(path, head + 1, "a title has no second line")
-    titles = [f"{above} {below}".strip() for above, below in zip(*rows, strict=True)]
-    slack, loops, area = None, [], None
-    for number, line in enumerate(lines[head + 3 :], head + 4):
-        if line.strip().startswith("+"):
-            break
-        values = [cell.strip() for cell in line.strip().strip("|").split("|")]
-        if len(values) != len(titles):
-            raise refuse(path, number, f"{len(values)} columns, not {len(titles)}")
-        cells = dict(zip(titles, values, strict=True))
-
-        def figure(
-            title: str, least: float = -inf, cells: dict[str, str] = cells, number: int = number
-        ) -> float | None:
-            value = re.sub(r" \(.*%\)$", "", cells.get(title, "-")).split("~")[-1].strip()
-            if value in ("-", "?", "undef"):
-                return None
-            if (found := finite(path, number, title, value)) < least:
-                raise refuse(path, number, f"{title} is no number of cycles: {value}")
-            return found
-
-        kind, _, name = cells["Modules & Loops"].partition(" ")
-        if area is None and (kind, name.rstrip("*")) != ("+", kernel):
-            raise refuse(path, number, f"the first row is '{kind} {name}', not that of the kernel")
-        if kind == "o":
-            steps = [figure("Interval", 1), figure("Iteration Latency", 0), figure("Latency (cycles)", 0)]
-            ii, depth, latency = (None if step is None else int(step) for step in steps)
-            loops.append(Loop(name, ii if cells["Pipelined"] == "yes" else None, depth, latency))
-        elif area is None:
-            slack = figure("Slack")
-            titled = zip(RESOURCES, ("LUT", "FF", "DSP", "BRAM", "URAM"), strict=True)
-            area = {key: int(figure(title) or 0) for key, title in titled}
-            check_area(path, number, area)
-    else:
-        raise refuse(path, len(lines), "the table has no end")
-    if area is None or slack is None:
-        raise refuse(path, head + 1, "the table has no row of the kernel")
-    return Synthesis(slack, loops, area)
 
 
 def finite(path: Path, line: int, what: str, text: str) -> float:
@@ -554,18 +501,18 @@ def read_timing(path: Path) -> Timing:
 
 def synthesis_of(work: Path, kernel: str, hardware: Hardware) -> Synthesis:
     """Finds and reads a kernel's synthesis report."""
-    for name, read in (("csynth.xml", read_synthesis), ("csynth.rpt", read_summary)):
-        found = sorted((work / "kernels" / kernel).rglob(f"syn/report/{name}"))
-        if len(found) == 1:
-            return read(found[0], kernel, hardware)
-        if found:
-            raise Failure(
-                f"{work}/kernels/{kernel}: {len(found)} reports syn/report/{name}, not one: reports of two runs are "
-                "left (remove the folder and build again)"
-            )
-    raise Failure(
-        f"{work}/kernels/{kernel}: no report syn/report/csynth.xml or csynth.rpt: Vitis HLS did not end there"
-    )
+    found = sorted((work / "kernels" / kernel).rglob("syn/report/csynth.xml"))
+    if len(found) == 1:
+        return read_synthesis(found[0], kernel, hardware)
+    if found:
+        raise Failure(
+            f"{work}/kernels/{kernel}: {len(found)} reports syn/report/csynth.xml, not one: reports of two runs are "
+            "left (remove the folder and build again)"
+        )
+    log = work / "logs" / f"{kernel}-synthesis.log"
+    lines = read_lines(log) if log.is_file() else []
+    why = next((line for line in lines if line.startswith("ERROR")), "Vitis HLS did not end there")
+    raise Unreported(f"{work}/kernels/{kernel}: no report syn/report/csynth.xml: {why}")
 
 
 def loop_rows(kernel: str, loops: list[Loop]) -> Iterator[Row]:
@@ -580,7 +527,7 @@ def loop_rows(kernel: str, loops: list[Loop]) -> Iterator[Row]:
         found = [loop for loop in loops if declared.is_in(loop.name)]
         item = f"{declared.name} (line {declared.line})"
         if not found:
-            yield Row(kernel, item, {}, absent=True)
+            yield Row(kernel, item, {}, fault="the report has no such loop; was its process optimised away?")
             continue
         worst = Loop(
             declared.name,
@@ -613,7 +560,14 @@ def loop_rows(kernel: str, loops: list[Loop]) -> Iterator[Row]:
 
 def table_of(work: Path, hardware: Hardware, tolerance: float) -> list[Row]:
     """Reads all reports of a build and compares them with the declared and modelled figures."""
-    synthesis = {kernel: synthesis_of(work, kernel, hardware) for kernel in KERNELS}
+    synthesis, failed = {}, {}
+    for kernel in KERNELS:
+        try:
+            synthesis[kernel] = synthesis_of(work, kernel, hardware)
+        except Unreported as error:
+            failed[kernel] = error
+    if not synthesis:
+        raise failed[KERNELS[0]]
     placed, timed = work / "utilization.rpt", work / "timing.rpt"
     timing = read_timing(timed) if timed.is_file() else None
     if placed.is_file():
@@ -624,12 +578,14 @@ def table_of(work: Path, hardware: Hardware, tolerance: float) -> list[Row]:
     model = modelled(hardware)
     rows = []
     for unit in UNITS:
-        if unit not in built:
+        if unit in failed:
+            rows.append(Row(unit, "C synthesis", {}, fault=str(failed[unit])))
+        if unit in failed or unit not in built:
             continue
         figures = {key: Cell(built[unit][key], model[unit][key], tolerance) for key in RESOURCES}
-        kernel = synthesis.get(unit)
-        rows.append(Row(unit, "", figures, kernel.slack if kernel else None, timing is None))
-        rows += loop_rows(unit, kernel.loops) if kernel else []
+        report = synthesis.get(unit)
+        rows.append(Row(unit, "", figures, report.slack if report else None, timing is None))
+        rows += loop_rows(unit, report.loops) if report else []
     promised = declared_depths()
     rows += [Row("not judged", f"{name}: {promised[name]} cycles, in no report", {}) for name in NOT_JUDGED]
     sums = {
@@ -659,7 +615,7 @@ def show(rows: list[Row]) -> None:
             else f"{row.slack:.3f} {'!' if row.slack_judged and row.slack < 0 else ' '}"
         )
         cells = [str(row.cells.get(name, "")) for name in names]
-        lines.append([row.unit, row.item + (": ABSENT !" if row.absent else ""), *cells, slack])
+        lines.append([row.unit, row.item + (": ABSENT !" if row.fault else ""), *cells, slack])
     title = "Reported (promised); ! worse, < better by more than the tolerance"
     print_table(["unit", "loop", *names.values(), ">slack ns"], lines, title)
 
@@ -684,6 +640,8 @@ def write_margins(path: Path, rows: list[Row], hardware: Hardware) -> None:
                     # RAMs within the kernel have no margin: their list is exact.
                     reported = (row.cells[key].reported or 0) - (model[row.unit][key] - own)
                     found[row.unit][key] = ceil(100 * (reported / own - 1))
+        if missing := [kernel for kernel in KERNELS if kernel not in found]:
+            raise Failure(f"margins take the reports of all kernels; these have none: {', '.join(missing)}")
         changed = f"{text}\n\n{margins_toml(found)}"
         fitted = Hardware.from_toml(changed, hardware.board)
     except QuasarError as error:

@@ -19,6 +19,6 @@ set_part [dict get $settings part]
 create_clock -period [dict get $settings clock]
 config_rtl -reset [dict get $settings syn.rtl.reset] -reset_level [dict get $settings syn.rtl.reset_level]
 config_interface -m_axi_conservative_mode=1 -m_axi_addr64=1
-csynth_design
+if {[catch csynth_design message]} { puts "ERROR: $message"; exit 1 }
 if {[info exists ::env(ONLY_SYNTHESIS)]} { exit }
 export_design -format ip_catalog -vendor xilinx.com -library hls -ipname $top -version 1.0 -output $top.zip

@@ -17,6 +17,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 from rtl import ROOT, run, tool
+from test_build_report import build
 
 import bitstream
 from array_netlist import LANES
@@ -611,8 +612,8 @@ def test_packaging_writes_what_the_driver_compares(hardware: Path, tmp_path: Pat
     assert Hardware.from_toml(said["hardware"]) == Hardware.load(hardware)
     declared = (ROOT / "rust/accelerator/src/isa.rs").read_text()
     assert f"pub const ABI: u32 = {said['abi']};" in declared
-    binary = (tmp_path / "zcu102.bin").read_bytes()
     assert said["clock_hz"] == 149985016
+    binary = (tmp_path / "zcu102.bin").read_bytes()
     assert binary[64:68] == b"\x66\x55\x99\xaa"
     assert len(binary) == 128
 
@@ -675,12 +676,12 @@ def test_without_dtc_packaging_shows_how_to_compile_the_overlay(
         (bit_file("7z020clg400"), handoff(*ALL), "is for the part 7z020clg400"),
         (bit_file("xczu9eg-ffvb1156-2-e"), handoff(*ALL[1:]), "it has no fetch"),
         (bit_file("xczu9eg-ffvb1156-2-e"), "<EDK", "no hardware handoff"),
-    ],
         (
             bit_file("xczu9eg-ffvb1156-2-e"),
             handoff(*ALL).replace("pl_clk0", "pl_clk1"),
             "no CLKFREQUENCY of pl_clk0",
         ),
+    ],
 )
 def test_packaging_refuses_what_is_wrong(
     bit: bytes | None, hwh: str | None, complaint: str, hardware: Path, tmp_path: Path
@@ -802,11 +803,17 @@ def test_a_build_shows_its_steps_and_the_end_of_a_failed_one(
         bitstream.build(target, tmp_path)
 
 
-def test_synthesis_alone_runs_the_newest_front_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def place(name: str, version: str) -> None:
+def test_synthesis_alone_runs_the_newest_front_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "made").mkdir()
+    reports = build(tmp_path / "made", vivado=False) / "kernels"
+
+    def place(name: str, version: str, fails: str = "nothing") -> None:
         printed = f"case $1 in *-version) echo 'tool v{version} (64-bit)'; exit;; esac\n"
         end = '\n[ -z "$KERNEL_CFG" ] || echo $KERNEL_CFG $KERNEL_FOLDER $ONLY_SYNTHESIS\n'
-        (tmp_path / name).write_text(TOOL.format(fails="nothing").replace("\n", f"\n{printed}", 1) + end)
+        end += f"kernel=${{KERNEL_FOLDER:-$7}}\nmkdir -p kernels\ncp -r {reports}/${{kernel#*/}} kernels\n"
+        (tmp_path / name).write_text(TOOL.format(fails=fails).replace("\n", f"\n{printed}", 1) + end)
         (tmp_path / name).chmod(0o755)
 
     def synthesize() -> Result:
@@ -835,12 +842,18 @@ def test_synthesis_alone_runs_the_newest_front_end(tmp_path: Path, monkeypatch: 
         assert re.findall(r"^(\S+) \.\.\.", result.output, re.MULTILINE) == steps
         assert log.read_text() == expected
         place("v++", "2024.2")
+    # All kernels are synthesised though one fails, and one table has them.
+    place("v++", "2024.2", fails="*norm.cfg*")
+    capfd.readouterr()
+    result = synthesize()
+    shown = capfd.readouterr()
+    assert result.exit_code == 1
+    assert re.findall(r"^(\S+) \.\.\.", result.output, re.MULTILINE) == steps
+    assert [line.split()[0] for line in shown.out.splitlines() if "C synthesis: ABSENT !" in line] == ["norm"]
+    assert re.search(r"norm, C synthesis: .*ERROR: \[HLS 200-70\] made up", shown.err)
     shown = run("make", "-C", ROOT, "-n", "--no-print-directory", "hls-reports", "BOARD=kv260")
     folder = "build/hls-reports/kv260/kv260"
-    assert re.findall(r"(--synthesis --out|build_report\.py) (\S+)$", shown, re.MULTILINE) == [
-        ("--synthesis --out", folder),
-        ("build_report.py", folder),
-    ]
+    assert re.findall(r"--synthesis --out (\S+)$", shown, re.MULTILINE) == [folder]
 
 
 def test_the_tcl_front_end_stops_after_synthesis_if_asked(tmp_path: Path) -> None:
