@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from rtl import ROOT
+from rtl import ROOT, tool
 
+import bitstream
 import build_report
 from build_report import KERNELS, UNITS, Declared
 from quasar_rt.hardware import Hardware
@@ -208,6 +210,36 @@ def build(folder: Path, vivado: bool = True) -> Path:
 
 def compare(folder: Path, *options: str) -> Result:
     return CliRunner().invoke(build_report.main, [str(folder), *options])
+
+
+VIVADO = """
+proc unknown {name args} {
+  switch $name report_timing_summary { return $::timing } get_board_parts { return part } default { return 100% }
+}
+proc source path { if {![string match */design.tcl $path]} { uplevel #0 [read [open $path]] } }
+proc accelerator_design args {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("report", "error"),
+    [
+        (timing(setup="-0.010"), "not met at 100 MHz: setup slack -0.010 ns (timing.rpt); lower clock_mhz"),
+        (timing(hold="-0.010"), "not met at 100 MHz: hold slack -0.010 ns (timing.rpt)\n"),
+        (timing().replace("2.225", "-0.029", 1), "pulse width slack -0.029 ns (timing.rpt); lower clock_mhz"),
+        (timing().replace("WNS(ns)", "WNS"), "no figures"),
+        (timing(), "accelerator_wrapper.bit"),  # timing is met: the next step takes it
+    ],
+)
+def test_a_bitstream_is_taken_only_if_setup_hold_and_pulse_width_are_met(
+    report: str, error: str, tmp_path: Path
+) -> None:
+    bitstream.prepare(bitstream.read_target("pynq-z2", TINY), tmp_path)
+    (tmp_path / "run.tcl").write_text(
+        f"set timing {{{report}}}\nset argv {{{tmp_path}}}{VIVADO}source {ROOT}/fpga/scripts/bitstream.tcl\n"
+    )
+    done = subprocess.run([tool("tclsh"), tmp_path / "run.tcl"], capture_output=True, text=True, check=False)
+    assert error in done.stderr
 
 
 def csynth(kernel: str) -> str:
