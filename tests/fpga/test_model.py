@@ -86,7 +86,10 @@ def test_model_and_rtl_are_the_same_at_a_boards_size(board: str, tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["tiny", "odd"])
 def test_frames_through_the_rtl_have_the_cpus_bits(name: str) -> None:
-    """Builds the simulated device with the SystemVerilog in it, and runs its tests of frames and of the counters."""
+    """Builds the simulated device with the SystemVerilog in it, and runs its tests of frames and of the counters.
+
+    Two frames are in flight; odd has R = 2.
+    """
     tool("verilator")
     run(
         "make", "-C", ROOT / "fpga", "--silent", "sim", "RTL=1", f"CONFIGS={name}", f"PYTHON={sys.executable}"
