@@ -29,10 +29,8 @@ Intervals (tools/hls_ports/intervals.py):
   are not pipelined state `PIPELINE off`. A list has all marks, so none is lost together with its pragma.
 - A loop that reads and writes an array has a DEPENDENCE pragma for it: a true one, from a write to a later read. Its
   proof is a `distance()` of the same number: the array then fails in simulation where the promise is broken.
-- What an interval hands to the next through a register, and what ends the loop, is computed within a cycle: no
-  multiplier and no divider lies between, nor more than a few additions and comparisons; nor does a memory where
-  the loop's end depends on it. The same holds for the loop's condition, but for products and quotients of numbers that
-  the loop does not change.
+- The condition that ends a loop reads no memory, and multiplies or divides only numbers that the loop does not change.
+  No variable is a product or quotient of what it was in the interval before.
 
 A queue between processes has one reader and one writer, and flows to a later process unless it holds credits. Arrays
 are partitioned completely.
@@ -50,13 +48,11 @@ from pathlib import Path
 
 from hls_ports.intervals import (
     missing_dependences,
-    slow_recurrences,
     wrong_marks,
     wrong_partitions,
     wrong_queues,
 )
 from hls_ports.kernel import Kernel
-from hls_ports.netlist import Netlist
 from hls_ports.syntax import HEADERS, ROOT, Unsupported
 
 
@@ -77,7 +73,6 @@ def main() -> int:
             kernel = Kernel(path.resolve(), arguments.config.resolve())
             problems = [*kernel.errors, *wrong_marks(kernel), *missing_dependences(kernel, path.read_text())]
             problems += [*wrong_queues(kernel), *wrong_partitions(kernel)]
-            problems += slow_recurrences(Netlist(path.resolve(), arguments.config.resolve(), kernel))
         except Unsupported as error:
             print(f"error: {error}", file=sys.stderr)
             errors += 1

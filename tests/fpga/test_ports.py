@@ -208,13 +208,7 @@ FAULTS = {
         "norm",
         "          first += NORM_LANES;\n",
         "          first += unsigned(group) * unsigned(tile_first);\n",
-        "norm.pool: first decides whether the loop ends behind a multiplier",
-    ),
-    "an end behind a memory": (
-        "norm",
-        "          first += NORM_LANES;\n",
-        "          first += word[0] != 1 ? NORM_LANES : 0;\n",
-        "norm.pool: first decides whether the loop ends behind a memory",
+        "norm.pool: the loop's condition is decided behind a multiplier",
     ),
     "a recurrence through a multiplier": (
         "norm",
@@ -241,13 +235,6 @@ FAULTS = {
         "ARRAY_PARTITION variable = radicand complete",
         "ARRAY_PARTITION variable = radicand cyclic factor = 2",
         "the partition of radicand is not complete",
-    ),
-    "a recurrence through many additions": (
-        "softmax",
-        "            total.sum8[lane] += e8;\n",
-        "            total.sum8[lane] += e8 + (total.sum8[lane] + e8 > 7) + (total.sum12[lane] > e12 + 1);\n"
-        "            total.sum8[lane] += (total.sum8[lane] + e8 > 9) + (total.sum8[lane] > e12 + 1);\n",
-        "softmax.exponential: total_sum8_v_0 is handed to the next interval behind 9 operations; 5 fit",
     ),
 }  # fmt: skip
 

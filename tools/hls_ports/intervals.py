@@ -1,4 +1,4 @@
-"""Checks what a loop's declared interval rests on: its pragma, what its arrays promise, its recurrences."""
+"""Checks what a loop's declared interval rests on: its pragma, what its arrays promise, its queues and partitions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .kernel import Kernel
-from .netlist import Netlist
-from .nets import Module, Net
 from .sites import Access, accesses
 from .syntax import INCLUDE
 
@@ -27,9 +25,6 @@ UNPIPELINED = (
 )  # fmt: skip
 #: Values that a DEPENDENCE pragma states with its distance.
 PROMISE = {"type": "inter", "direction": "raw", "dependent": "true"}
-#: Operations that an interval may hand through one after the other: at 150 MHz a cycle has 6.7 ns. Additions,
-#: subtractions, comparisons and shifts by a variable count; wires, masks and multiplexers do not.
-MOST_OPERATIONS = 5
 
 
 def declared(mark: str) -> int | None:
@@ -116,137 +111,3 @@ def missing_dependences(kernel: Kernel, source: str) -> Iterator[str]:
                     f"{at}: the pragma needs type=inter direction=RAW dependent=true, and distance({name}, "
                     f"{promised or '...'}) for simulation"
                 )
-
-
-class Recurrences:
-    """The registers of a loop, and what lies between them."""
-
-    def __init__(self, module: Module) -> None:
-        self.module = module
-        self.old = {net.name: net for net, *_ in module.inputs.values() if net.name in module.registers}
-        self.far: dict[Net, dict[str, int]] = {}
-
-    def sources(self, net: Net) -> dict[str, int]:
-        """Returns the registers and RAMs behind a net: name, and the most operations up to the net."""
-        if net in self.far:
-            return self.far[net]
-        found: dict[str, int] = {}
-        if net.name in self.old:
-            found[net.name] = 0
-        for operand in net.operands:
-            for name, count in self.sources(operand).items():
-                found[name] = max(found.get(name, 0), count + net.weight)
-        self.far[net] = found
-        return found
-
-    def slow(self, net: Net, sources: set[str]) -> Net | None:
-        """Returns a multiplier or divider between registers and a net."""
-        seen: set[Net] = set()
-        stack = [net]
-        while stack:
-            one = stack.pop()
-            if one in seen or not (set(self.sources(one)) & sources):
-                continue
-            seen.add(one)
-            if one.slow:
-                return one
-            stack.extend(one.operands)
-        return None
-
-    def components(self) -> dict[str, int]:
-        """Returns the registers that depend on themselves, by the number of their circle."""
-        near = {name: set(self.sources(next_value)) for name, next_value in self.module.registers.items()}
-        far = {name: set(direct) for name, direct in near.items()}
-        changed = True
-        while changed:
-            changed = False
-            for reached in far.values():
-                more = set().union(*(far.get(other, set()) for other in reached)) - reached
-                if more:
-                    reached |= more
-                    changed = True
-        groups: dict[str, int] = {}
-        for name in sorted(far):
-            if name in far[name]:
-                mates = [other for other in groups if name in far.get(other, set()) and other in far[name]]
-                groups[name] = groups[mates[0]] if mates else len(groups)
-        return groups
-
-    def messages(self) -> Iterator[str]:
-        """Returns the recurrences that a cycle does not hold."""
-        groups = self.components()
-        ends = {name for net in self.module.exits for name in self.sources(net)}
-        changing = self.inputs("ram", "queue") | set(self.old)
-        for net in self.module.exits:
-            late = [one for one in self.cone(net) if one.slow and changing & {n.name for n in self.cone(one)}]
-            if late:
-                yield f"the loop's condition is decided behind a {late[0].slow}"
-            elif any(one.name in self.inputs("ram") for one in self.cone(net)):
-                yield "the loop's condition is decided behind a memory"
-        for name, value in self.module.registers.items():
-            sources = {other for other in groups if groups[other] == groups.get(name)}
-            what = "is handed to the next interval"
-            if name in ends:  # the next interval begins or not: all that decides it is early enough
-                sources = set(self.old)
-                what = "decides whether the loop ends"
-                deep = self.slow_input(value)
-                if deep is not None:
-                    yield f"{self.plain(name)} {what} behind {deep}"
-                    continue
-            if not sources:
-                continue
-            slow = self.slow(value, sources)
-            if slow is not None:
-                yield f"{self.plain(name)} {what} behind a {slow.slow}"
-            else:
-                count = max((n for other, n in self.sources(value).items() if other in sources), default=0)
-                if count > MOST_OPERATIONS:
-                    yield f"{self.plain(name)} {what} behind {count} operations; {MOST_OPERATIONS} fit"
-
-    def slow_input(self, net: Net) -> str | None:
-        """Returns a multiplier, divider or RAM behind a net, whatever feeds it."""
-        for one in self.cone(net):
-            if one.slow:
-                return f"a {one.slow}"
-            if one.name in self.inputs("ram"):
-                return "a memory"
-        return None
-
-    def cone(self, net: Net) -> Iterator[Net]:
-        """Returns a net and all that it depends on within an interval."""
-        seen: set[Net] = set()
-        stack = [net]
-        while stack:
-            one = stack.pop()
-            if one not in seen:
-                seen.add(one)
-                yield one
-                stack.extend(one.operands)
-
-    def inputs(self, *kinds: str) -> set[str]:
-        """Returns the inputs that each interval reads: words of memories (`ram`), items of queues (`queue`)."""
-        found = [
-            (net.name, source.base) for net, source, _ in self.module.inputs.values() if source is not None
-        ]
-        return {name for name, (kind, number) in found if kind in kinds and number > self.module.begin}
-
-    def longest(self) -> int:
-        """Returns the most operations between registers of a circle."""
-        groups = self.components()
-        return max(
-            (n for name, value in self.module.registers.items() for other, n in self.sources(value).items()
-             if name in groups and groups.get(other) == groups[name]),
-            default=0,
-        )  # fmt: skip
-
-    def plain(self, name: str) -> str:
-        """Returns a variable's name."""
-        return re.sub(r"^i\d+_", "", name)
-
-
-def slow_recurrences(netlist: Netlist) -> Iterator[str]:
-    """Returns the recurrences of a kernel's pipelined loops that a cycle does not hold."""
-    for module in netlist.modules:
-        if module.pipelined:
-            for message in Recurrences(module).messages():
-                yield f"{netlist.name}.cpp: {module.name}: {message}"

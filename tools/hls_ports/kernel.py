@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .expressions import Expressions
 from .memories import VERSION
-from .sites import Branch, Place, Region, Row, Value, most_sites
+from .sites import Branch, Place, Region, Row, Value, accesses, most_sites
 from .syntax import (
     LOOPS,
     Node,
     Pragma,
-    Tree,
     Unsupported,
     below,
     is_pointer,
@@ -27,16 +27,43 @@ from .syntax import (
 MOST_TRIPS = 8192
 
 
+def terms(value: Value) -> Iterator[tuple[Any, ...]]:
+    """Returns a term and the terms that it is made of, each once."""
+    seen: set[int] = set()
+    stack = [value]
+    while stack:
+        one = stack.pop()
+        if isinstance(one, tuple) and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            stack.extend(one[1:] if one[0] not in ("held", "unknown") else ())
+
+
+def holds(place: Place, term: tuple[Any, ...]) -> bool:
+    """Returns whether a term is what a place held."""
+    return term[:2] == ("held", place)
+
+
+def slow(value: Value, meant: Callable[[tuple[Any, ...]], bool]) -> str:
+    """Returns "multiplier" or "divider" if a term has one behind a term that is meant."""
+    for operation, *operands in terms(value):
+        if operation in ("*", "/", "%") and any(meant(one) for operand in operands for one in terms(operand)):
+            constant = next((operand for operand in operands if isinstance(operand, int)), None)
+            if operation == "*" and constant is None:
+                return "multiplier"
+            if operation != "*" and (constant is None or constant & (constant - 1)):
+                return "divider"
+    return ""
+
+
 class Kernel(Expressions):
     """Goes through a kernel once, from its top function down, and keeps the access sites of its pipelined loops."""
 
-    #: True if the numbers of constant tables are kept, which are read only by an index.
-    reads_tables = False
-
-    def __init__(self, source: Path, config: Path, tree: Tree | None = None) -> None:
-        super().__init__(source, config, tree)
+    def __init__(self, source: Path, config: Path) -> None:
+        super().__init__(source, config)
         self.seen: set[int] = set()  # lines of PIPELINE pragmas that were reached
         self.around: list[Node] = []  # loops that are not unrolled
+        self.decisions: list[tuple[str, Value]] = []  # the conditions that end a pipelined loop
         #: Marks of intervals: name, line, interval of the loop (0: PIPELINE off, None: no pragma).
         self.marks: list[tuple[str, int, int | None]] = []
         self.enter(self.top, [], None)
@@ -46,14 +73,13 @@ class Kernel(Expressions):
 
     # Functions
 
-    def begin(
-        self, function: Node, arguments: list[Value], this: Value
-    ) -> Iterator[tuple[Node, Place, Value, str]]:
-        """Begins a function; yields each parameter but references to places, its new place, its value and type."""
+    def enter(self, function: Node, arguments: list[Value], this: Value) -> Value:
+        """Runs a function."""
         if function in self.functions:
             raise Unsupported(f"{function['name']} calls itself")
         self.functions.append(function)
         self.this.append(this)
+        self.returned.append(None)
         parameters = [n for n in function["inner"] if n["kind"] == "ParmVarDecl"]
         given = [*arguments, *[None] * (len(parameters) - len(arguments))]
         for parameter, value in zip(parameters, given, strict=True):
@@ -61,12 +87,7 @@ class Kernel(Expressions):
             if is_reference(text) and isinstance(value, Place):
                 self.places[parameter["id"]] = value
                 continue
-            yield parameter, self.declare(parameter), value, text
-
-    def enter(self, function: Node, arguments: list[Value], this: Value) -> Value:
-        """Runs a function."""
-        self.returned.append(None)
-        for _, place, value, text in self.begin(function, arguments, this):
+            place = self.declare(parameter)
             if value is None and is_pointer(text):  # an array argument of the kernel
                 value = Place(place.base, (("index", 0),))
             self.copy(place, self.fresh() if value is None else value, text)
@@ -168,7 +189,7 @@ class Kernel(Expressions):
                 continue
             text = type_of(decl)
             init = next((n for n in decl.get("inner", ()) if "valueCategory" in n), None)
-            if decl.get("constexpr") and not is_scalar(text) and not self.reads_tables:
+            if decl.get("constexpr") and not is_scalar(text):
                 init = None
             if text.endswith("&"):
                 value = self.eval(init) if init else None
@@ -207,10 +228,15 @@ class Kernel(Expressions):
         merged: dict[tuple[str, int], dict[tuple[Any, ...], Value]] = {}
         for base in {base for state in states for base in state}:
             helds = [state.get(base, {}) for state in states]
-            first = helds[0]
-            merged[base] = {p: first[p] for p in first if all(p in h and h[p] == first[p] for h in helds)}
-            if any(held.get(VERSION) != first.get(VERSION) for held in helds):
-                merged[base][VERSION] = self.fresh()
+            merged[base] = {}
+            for path in {VERSION, *(path for held in helds for path in held)}:
+                values = [held.get(path, ("held", Place(base, path), held.get(VERSION))) for held in helds]
+                if all(value == values[0] for value in values):
+                    merged[base][path] = values[0]
+                else:
+                    merged[base][path] = (
+                        self.fresh() if path == VERSION else ("choice", self.fresh(), *values)
+                    )
         self.values = merged
         return None
 
@@ -218,7 +244,8 @@ class Kernel(Expressions):
         inner = list(node["inner"])
         if node.get("hasInit") or node.get("hasVar"):
             raise Unsupported(f"line {node['begin'][1]}: a declaration in an if's condition")
-        condition = self.eval(inner[0])
+        leaves = any(n.get("kind") == "BreakStmt" for n in below(node))
+        condition = self.decide(inner[0]) if leaves and self.region is not None else self.eval(inner[0])
         orelse = inner[2] if node.get("hasElse") else {}
         if isinstance(condition, int):
             return self.run(inner[1] if condition else orelse)
@@ -284,13 +311,16 @@ class Kernel(Expressions):
         self.forget(node)
 
         def once() -> None:
+            begin = self.count
             if condition:
-                self.eval(condition)
+                self.decide(condition) if pragmas else self.eval(condition)
             if pragmas:
                 self.check_widths(node, condition)
             self.run(body)
             if step:
                 self.eval(step)
+            if pragmas:
+                self.check_decisions(condition, begin)
 
         self.around.append(node)
         if pragmas:
@@ -320,6 +350,45 @@ class Kernel(Expressions):
                     f"{self.name}.cpp:{node['begin'][1]}: {written} {named['name']} has no stated range; "
                     "give it a type that has one (up_to, a field's type, uint32_t)"
                 )
+
+    def decide(self, condition: Node) -> Value:
+        """Evaluates a condition that may end a pipelined loop."""
+        before = len(self.items)
+        value = self.eval(condition)
+        read = [access.memory for access in accesses(self.items[before:])]
+        memory = any(one.kind == "array" and one.ports and (one.argument or one.variable) for one in read)
+        self.decisions.append(("memory" if memory else "", value))
+        return value
+
+    def check_decisions(self, condition: Node, begin: int) -> None:
+        """Reports what a cycle does not hold, in an interval of a loop that began at a count.
+
+        A condition that reads a memory, or that has a product or quotient of what the loop changes; a variable that
+        becomes a product or quotient of itself.
+        """
+        before = len(self.items)
+        if condition:  # of the next interval
+            self.decide(condition)
+            del self.items[before:]
+        problems = {
+            ("the loop's condition is decided", memory or slow(value, partial(self.changes, begin)))
+            for memory, value in self.decisions
+        }
+        self.decisions = []
+        for base, held in self.values.items():
+            for path, value in held.items():
+                name = self.tree.decls.get(base[0], {}).get("name", "")
+                behind = slow(value, partial(holds, Place(base, path)))
+                problems.add((f"{name} is handed to the next interval", behind))
+        for what, behind in sorted(problems):
+            if behind and self.region:
+                self.errors.append(f"{self.name}.cpp: {self.region.name}: {what} behind a {behind}")
+
+    def changes(self, begin: int, term: tuple[Any, ...]) -> bool:
+        """Returns whether the loop that began at this count changes a term."""
+        if term[0] == "held":
+            return bool(self.values.get(term[1].base, {}).get(VERSION) != term[2])
+        return bool(term[0] == "unknown" and term[1] > begin)
 
     def forget(self, loop: Node) -> None:
         """Forgets the values of all variables that a loop may change."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ class Storage:
     in the same way from the same values.
     """
 
-    def __init__(self, source: Path, config: Path, tree: Tree | None = None) -> None:
-        self.tree = tree or Tree(source, config)
+    def __init__(self, source: Path, config: Path) -> None:
+        self.tree = Tree(source, config)
         self.name = source.stem
         self.places: dict[str, Place] = {}
         self.values: dict[tuple[str, int], dict[tuple[Any, ...], Value]] = {}
@@ -71,14 +70,8 @@ class Storage:
                     self.partitions.setdefault(place.base, []).append(pragma)
         return place
 
-    def arrays(
-        self, place: Place
-    ) -> Iterator[tuple[Node, tuple[str, ...], list[Value], list[int], tuple[Any, ...]]]:
-        """Yields the arrays on the way to a place.
-
-        Each comes as the variable, the fields that lead to it, its indices, the dimensions that are partitioned
-        completely, and the rest of the path.
-        """
+    def memory(self, place: Place) -> tuple[Memory, tuple[Value, ...]] | None:
+        """Returns the memory that holds a place, and the bank; None: the place is a register."""
         fields: tuple[str, ...] = ()
         at = 0
         decl = self.tree.decls.get(place.base[0], {"name": "temporary"})
@@ -92,29 +85,18 @@ class Storage:
             while at < len(place.path) and place.path[at][0] == "index":
                 indices.append(place.path[at][1])
                 at += 1
-            yield (
-                decl,
-                fields,
-                indices,
-                self.split(place.base, decl, fields, file, len(indices)),
-                place.path[at:],
-            )
+            split = self.split(place.base, decl, fields, file, len(indices))
+            if len(split) < len(indices):
+                memory = self.memories.get((place.base, fields))
+                if memory is None:
+                    argument = decl in self.top["inner"]
+                    memory = Memory(".".join((decl.get("name", ""), *fields)), self.ports(decl, argument))
+                    memory.argument = argument
+                    self.memories[place.base, fields] = memory
+                if not all(isinstance(index, int) for index in indices):
+                    memory.variable = True
+                return memory, tuple(indices[dimension - 1] for dimension in split)
             fields = (*fields, "[]")
-
-    def memory(self, place: Place) -> tuple[Memory, tuple[Value, ...]] | None:
-        """Returns the memory that holds a place, and the bank; None: the place is a register."""
-        for decl, fields, indices, split, _ in self.arrays(place):
-            if len(split) == len(indices):
-                continue
-            memory = self.memories.get((place.base, fields))
-            if memory is None:
-                argument = decl in self.top["inner"]
-                memory = Memory(".".join((decl.get("name", ""), *fields)), self.ports(decl, argument))
-                memory.argument = argument
-                self.memories[place.base, fields] = memory
-            if not all(isinstance(index, int) for index in indices):
-                memory.variable = True
-            return memory, tuple(indices[dimension - 1] for dimension in split)
         return None
 
     def split(
@@ -156,7 +138,7 @@ class Storage:
         else:
             self.items.append(Access(memory, write, bank, self.line))
 
-    def load(self, value: Value, text: str = "") -> Value:
+    def load(self, value: Value) -> Value:
         """Returns what a place holds; any other value as it is."""
         if not isinstance(value, Place):
             return value
