@@ -45,6 +45,10 @@ DEVELOPERS = ("test", "dev")
 #: Steps of `bringup` that read what answers.
 FIRST_STEPS = ("clocks", "identity")
 AS_ROOT = "run as root, or give your group access by a udev rule"
+OVERLAY = (
+    "apply the device-tree overlay (fpga/boards/quasar-*.dtso) and set uio_pdrv_genirq.of_id=generic-uio on the "
+    "kernel's command line; docs/building.md has the steps"
+)
 BUILT_BY = "`make bitstream` writes NAME.bin, NAME.bit, NAME.hwh and NAME.json together"
 
 
@@ -79,9 +83,38 @@ class Machine:
             return None
         return text.replace("\0", "\n").strip()
 
+    def release(self) -> str:
+        """Returns the kernel's release."""
+        return self.read("proc/sys/kernel/osrelease") or platform.release()
+
+    def kernel_options(self) -> set[str]:
+        """Returns the lines of the kernel's configuration; none where it is not told."""
+        import gzip
+
+        text = self.read(f"boot/config-{self.release()}")
+        if text is None:
+            try:
+                packed = (self.root / "proc/config.gz").read_bytes()
+                text = gzip.decompress(packed).decode(errors="replace")
+            except (OSError, EOFError):
+                return set()
+        return set(text.splitlines())
+
     def survey(self) -> Survey:
         """Looks for what the driver needs."""
         return Survey(self.root / "dev", self.root / "sys", self.root / "lib/firmware")
+
+
+def _ok(name: str, detail: str) -> Check:
+    return Check(name, "ok", detail)
+
+
+def _warn(name: str, detail: str, remedy: str) -> Check:
+    return Check(name, "warn", detail, remedy)
+
+
+def _fail(name: str, detail: str, remedy: str) -> Check:
+    return Check(name, "fail", detail, remedy)
 
 
 def examine(
@@ -147,33 +180,28 @@ def _version(name: str) -> str | None:
 
 def _requirements(package: str) -> list[tuple[str, str, str | None]]:
     """Returns a package's requirements: name, versions, and the extra that asks for it."""
-    found = []
     try:
         lines = metadata.requires(package) or []
     except metadata.PackageNotFoundError:
         return []
+    found = []
     for line in lines:
         requirement, _, condition = line.partition(";")
-        name = re.match(r"[\w.-]+", requirement.strip())
-        assert name is not None
+        name, versions = re.match(r"\s*([\w.-]+)(.*)", requirement).groups()  # type: ignore[union-attr]
         extra = re.search(r"extra == ['\"](\w+)['\"]", condition)
-        found.append((name[0], requirement.strip()[len(name[0]) :].strip(" ()"), extra[1] if extra else None))
+        found.append((name, versions.strip(" ()"), extra[1] if extra else None))
     return found
 
 
 def _package() -> Check:
     from . import __version__
 
-    parts = [f"quasar-rt {__version__}", f"Python {platform.python_version()}"]
     needed = [name for name, _, extra in _requirements("quasar-rt") if extra is None]
     versions = {name: _version(name) for name in needed or ["numpy", "pillow", "click", "rich"]}
-    parts += [f"{name} {version}" for name, version in versions.items() if version]
-    missing = [name for name, version in versions.items() if not version]
-    if missing:
-        return Check(
-            "package", "fail", f"{', '.join(missing)} is not installed", f"pip install {' '.join(missing)}"
-        )
-    return Check("package", "ok", ", ".join(parts))
+    if missing := [name for name, version in versions.items() if not version]:
+        return _fail("package", f"{', '.join(missing)} is not installed", f"pip install {' '.join(missing)}")
+    parts = [f"quasar-rt {__version__}", f"Python {platform.python_version()}"]
+    return _ok("package", ", ".join([*parts, *(f"{name} {version}" for name, version in versions.items())]))
 
 
 def _extras() -> Iterator[Check]:
@@ -183,37 +211,30 @@ def _extras() -> Iterator[Check]:
         if extra not in (None, *DEVELOPERS) and (name != "tomli" or sys.version_info < (3, 11)):
             asked.setdefault(extra, {})[name] = None
     for extra, names in asked.items():
-        missing = [name for name in names if _version(name) is None]
-        if missing:
-            yield Check(
-                f"[{extra}]",
-                "skipped",
-                f"not installed: {', '.join(missing)}",
-                f"if a command needs it: pip install 'quasar-rt[{extra}]'",
-            )
+        if missing := [name for name in names if _version(name) is None]:
+            remedy = f"if a command needs it: pip install 'quasar-rt[{extra}]'"
+            yield Check(f"[{extra}]", "skipped", f"not installed: {', '.join(missing)}", remedy)
         else:
-            yield Check(f"[{extra}]", "ok", ", ".join(f"{name} {_version(name)}" for name in names))
+            yield _ok(f"[{extra}]", ", ".join(f"{name} {_version(name)}" for name in names))
 
 
 def _system(machine: Machine) -> Check:
-    release = machine.read("proc/sys/kernel/osrelease") or platform.release()
     named = re.search(r'^PRETTY_NAME="?([^"\n]*)', machine.read("etc/os-release") or "", re.MULTILINE)
     system = named[1] if named else platform.system()
-    return Check("system", "ok", f"{system}, kernel {release}, {platform.machine()}")
+    return _ok("system", f"{system}, kernel {machine.release()}, {platform.machine()}")
 
 
 def _board(machine: Machine) -> tuple[str | None, Check]:
     """Returns the SoC family, a key of `FAMILIES`, and the check."""
     compatible = (machine.read("proc/device-tree/compatible") or "").splitlines()
-    model = machine.read("proc/device-tree/model")
+    if not compatible:
+        return None, _ok("board", "a computer without a device tree")
     family = next((key for key in FAMILIES for name in compatible if name.startswith(key)), None)
     named = machine.environment.get("BOARD")
-    if not compatible:
-        return None, Check("board", "ok", "a computer without a device tree")
-    detail = f"{model or compatible[0]}" + (f" (BOARD={named})" if named else "")
-    if family is None:
-        return None, Check("board", "ok", f"{detail}: no Zynq, so no accelerator")
-    return family, Check("board", "ok", f"{detail}: {FAMILIES[family][0]}")
+    detail = machine.read("proc/device-tree/model") or compatible[0]
+    detail += f" (BOARD={named})" if named else ""
+    kind = "no Zynq, so no accelerator" if family is None else FAMILIES[family][0]
+    return family, _ok("board", f"{detail}: {kind}")
 
 
 def _tiers() -> Check:
@@ -222,7 +243,7 @@ def _tiers() -> Check:
     if found.best_tier == "scalar":
         return Check("cpu", "warn", f"{threads}, no instruction set that the kernels are written for: slow")
     supported = ", ".join(tier.name for tier in found.tiers if tier.supported)
-    return Check("cpu", "ok", f"{threads}, tier {found.best_tier} (of {supported})")
+    return _ok("cpu", f"{threads}, tier {found.best_tier} (of {supported})")
 
 
 def _simulators(device: str) -> Check:
@@ -242,49 +263,45 @@ def _simulators(device: str) -> Check:
 # The FPGA.
 
 
+@dataclass
 class _Fpga:
     """Examines the needs of an accelerator in the FPGA."""
 
-    def __init__(
-        self, machine: Machine, survey: Survey, device: str, family: str | None, subnet: Subnet | None
-    ) -> None:
-        self.machine = machine
-        self.survey = survey
-        self.device = device
-        self.family = family
-        self.subnet = subnet
-        self.hardware: Hardware | None = None
-        self.needed_bytes = 0
+    machine: Machine
+    survey: Survey
+    device: str
+    family: str | None
+    subnet: Subnet | None
+    hardware: Hardware | None = None
+    needed_bytes: int = 0
+
+    @property
+    def named(self) -> str:
+        """The bitstream that the environment names, or ""."""
+        return self.machine.environment.get("QUASAR_BITSTREAM", "")
 
     def checks(self, kind: str) -> Iterator[Check]:
+        way: str | None = kind
         if kind in ("auto", "fpga"):
             way, reason = self.way()
-            if way is None:
-                if kind == "auto":
-                    yield Check("fpga", "skipped", reason)
-                else:
-                    yield Check("fpga", "fail", reason, "docs/devices.md has what each device needs")
-                return
-            yield Check("device", "ok", f"{way}: {reason}")
-        else:
-            way = kind
-        yield from self.bitstream(way)
-        if way == "pynq":
-            yield from self.pynq()
-        elif way == "devmem":
-            yield from self.devmem()
-        else:
-            yield from self.uio()
+            if way is None and kind == "auto":
+                yield Check("fpga", "skipped", reason)
+            elif way is None:
+                yield _fail("fpga", reason, "docs/devices.md has what each device needs")
+            else:
+                yield _ok("device", f"{way}: {reason}")
+        if way is not None:
+            yield from self.bitstream(way)
+            yield from {"pynq": self.pynq, "devmem": self.devmem}.get(way, self.uio)()
 
     def way(self) -> tuple[str | None, str]:
         """Returns the way to the accelerator whose signs are there, and the sign."""
-        environment = self.machine.environment
         if self.survey.uio is not None:
             return "uio", f"the UIO device {self.survey.uio} is named {UIO_NODE}"
-        if "BOARD" in environment or (self.machine.root / PYNQ_PROFILE).exists():
+        if "BOARD" in self.machine.environment or (self.machine.root / PYNQ_PROFILE).exists():
             return "pynq", "this is an image of PYNQ"
-        if named := environment.get("QUASAR_BITSTREAM"):
-            return "pynq" if named.endswith(".bit") else "uio", "QUASAR_BITSTREAM names a bitstream"
+        if self.named:
+            return "pynq" if self.named.endswith(".bit") else "uio", "QUASAR_BITSTREAM names a bitstream"
         if self.survey.memory is not None:
             return "uio", f"there is the u-dma-buf {self.survey.memory}"
         if self.family is not None or self.survey.state is not None:
@@ -292,193 +309,131 @@ class _Fpga:
         return None, "no sign of an FPGA on this machine: engines run on the CPU"
 
     def bitstream(self, way: str) -> Iterator[Check]:
-        name = "bitstream"
-        named = self.machine.environment.get("QUASAR_BITSTREAM", "")
-        if way == "pynq" and ":" in self.device:
-            named = self.device.partition(":")[2]
+        named = self.device.partition(":")[2] if way == "pynq" and ":" in self.device else self.named
         suffix = ".bit" if way == "pynq" else ".bin"
-        if not named:
-            yield Check(
-                name,
-                "fail",
-                "QUASAR_BITSTREAM is not set",
-                f"export QUASAR_BITSTREAM=/path/NAME{suffix} (NAME.json if it is loaded already); {BUILT_BY}",
-            )
-            return
         path = Path(named)
+        if not named:
+            remedy = f"export QUASAR_BITSTREAM=/path/NAME{suffix} (NAME.json if it is loaded already)"
+            yield _fail("bitstream", "QUASAR_BITSTREAM is not set", f"{remedy}; {BUILT_BY}")
+            return
         if problem := why_unreadable(path):
-            yield Check(
-                name,
-                "fail",
-                f"QUASAR_BITSTREAM names {shown(str(path))}, which {problem}",
-                f"correct or unset it; {BUILT_BY}",
-            )
+            detail = f"QUASAR_BITSTREAM names {shown(str(path))}, which {problem}"
+            yield _fail("bitstream", detail, f"correct or unset it; {BUILT_BY}")
             return
         if path.suffix not in (suffix, ".json"):
-            yield Check(
-                name,
-                "fail",
-                f"{path} is not for device '{way}', which takes NAME{suffix}, or NAME.json if it is loaded already",
-                f"export QUASAR_BITSTREAM={path.with_suffix(suffix)}",
-            )
+            detail = f"takes NAME{suffix}, or NAME.json if it is loaded already"
+            remedy = f"export QUASAR_BITSTREAM={path.with_suffix(suffix)}"
+            yield _fail("bitstream", f"{path} is not for device '{way}', which {detail}", remedy)
             return
         try:
             self.hardware, _, load = read_bitstream(path)
         except DeviceError as error:
-            yield Check(
-                name, "fail", str(error), "copy NAME.json and the bitstream of one build to one folder"
+            yield _fail(
+                "bitstream", str(error), "copy NAME.json and the bitstream of one build to one folder"
             )
             return
-        yield self.identity_of(path)
-        if way == "pynq" and not path.with_suffix(".hwh").exists():
-            yield Check(
-                "handoff",
-                "fail",
-                f"there is no {path.with_suffix('.hwh')}, which PYNQ reads",
-                f"copy it there; {BUILT_BY}",
-            )
-        yield from self.fits()
+        yield self.identity_of(path, self.hardware)
+        handoff = path.with_suffix(".hwh")
+        if way == "pynq" and not handoff.exists():
+            yield _fail("handoff", f"there is no {handoff}, which PYNQ reads", f"copy it there; {BUILT_BY}")
+        if self.subnet is not None:
+            yield self.fits(self.subnet, self.hardware)
         if load is not None:
-            yield self.loading(way)
+            yield self.loading()
 
-    def identity_of(self, path: Path) -> Check:
+    def identity_of(self, path: Path, hardware: Hardware) -> Check:
         """Compares a packaged bitstream with the board and with this package."""
         import json
 
-        assert self.hardware is not None
         content = json.loads(read_small_text(path.with_suffix(".json")))
-        array = self.hardware.settings["array"]
-        board = self.hardware.board
+        array, board = hardware.settings["array"], hardware.board
         about = (
             f"{path.name}: {board.name}, array {array['tokens']} x {array['pairs']} x {array.get('cascade', 1)}, "
-            f"{self.hardware.clock_mhz:g} MHz, configuration {content.get('configuration_hash', 'without a hash')}"
+            f"{hardware.clock_mhz:g} MHz, configuration {content.get('configuration_hash', 'without a hash')}"
         )
         if (abi := content.get("abi", ABI)) != ABI:
-            return Check(
-                "bitstream",
-                "fail",
-                f"{about}; it has interface version {abi}, this package drives version {ABI}",
-                "build the bitstream with this version's sources, or install the version that built it",
-            )
+            about += f"; it has interface version {abi}, this package drives version {ABI}"
+            remedy = "build the bitstream with this version's sources, or install the version that built it"
+            return _fail("bitstream", about, remedy)
         kind = board.settings["dsp_kind"]
         if self.family is not None and FAMILIES[self.family][1] != kind:
             name, slices = FAMILIES[self.family]
-            return Check(
-                "bitstream",
-                "fail",
-                f"{about}; it is for {kind} slices, and this {name} has {slices}",
-                "take the bitstream of this board",
-            )
+            about += f"; it is for {kind} slices, and this {name} has {slices}"
+            return _fail("bitstream", about, "take the bitstream of this board")
         named = self.machine.environment.get("BOARD", "")
         if named and re.sub(r"\W", "", named).lower() != re.sub(r"\W", "", board.name).lower():
-            return Check(
-                "bitstream",
-                "warn",
-                f"{about}; this board calls itself {named}",
-                "check that it is the bitstream of this board",
-            )
-        return Check("bitstream", "ok", about)
+            about += f"; this board calls itself {named}"
+            return _warn("bitstream", about, "check that it is the bitstream of this board")
+        return _ok("bitstream", about)
 
-    def fits(self) -> Iterator[Check]:
-        if self.subnet is None:
-            return
+    def fits(self, subnet: Subnet, hardware: Hardware) -> Check:
         from .accelerator import Program
 
-        assert self.hardware is not None
         try:
-            program = Program.compile(self.subnet, self.hardware)
+            self.needed_bytes = len(Program.compile(subnet, hardware).arena)
         except (DoesNotFitError, SettingsError) as error:
-            yield Check(
-                "subnet",
-                "fail",
-                f"{self.subnet.name}: {error}",
-                "run it on the CPU, or search one for this configuration: quasar-rt search --hardware FILE",
+            remedy = (
+                "run it on the CPU, or search one for this configuration: quasar-rt search --hardware FILE"
             )
-            return
-        self.needed_bytes = len(program.arena)
-        yield Check(
-            "subnet",
-            "ok",
-            f"{self.subnet.name} fits; its weights and tables take {_megabytes(self.needed_bytes)} of DMA memory",
-        )
+            return _fail("subnet", f"{subnet.name}: {error}", remedy)
+        needed = _megabytes(self.needed_bytes)
+        return _ok("subnet", f"{subnet.name} fits; its weights and tables take {needed} of DMA memory")
 
-    def loading(self, way: str) -> Check:
+    def loading(self) -> Check:
         """Checks that the bitstream can be loaded."""
         if self.survey.not_loading is not None:
-            return Check(
-                "loading",
-                "fail",
-                self.survey.not_loading,
-                "or set QUASAR_BITSTREAM to NAME.json once it is loaded",
-            )
-        return self.permissions(
-            "loading", [], self.survey.loading, "Linux loads bitstreams, and you may ask it to"
-        )
+            remedy = "or set QUASAR_BITSTREAM to NAME.json once it is loaded"
+            return _fail("loading", self.survey.not_loading, remedy)
+        well = "Linux loads bitstreams, and you may ask it to"
+        return self.permissions("loading", [], self.survey.loading, well)
 
     def permissions(self, name: str, nodes: list[Path], written: list[Path], well: str) -> Check:
         """Checks that files can be read and written, or only written."""
-        absent = [str(path) for path in [*nodes, *written] if not path.exists()]
-        if absent:
-            return Check(
-                name,
-                "fail",
-                f"there is no {', '.join(absent)}",
-                "load the driver's module again; is udev (devtmpfs) running?",
-            )
-        refused = [path for path in nodes if not self.machine.access(path, os.R_OK | os.W_OK)]
-        refused += [path for path in written if not self.machine.access(path, os.W_OK)]
+        if absent := [str(path) for path in [*nodes, *written] if not path.exists()]:
+            remedy = "load the driver's module again; is udev (devtmpfs) running?"
+            return _fail(name, f"there is no {', '.join(absent)}", remedy)
+        access = self.machine.access
+        refused = [str(path) for path in nodes if not access(path, os.R_OK | os.W_OK)]
+        refused += [str(path) for path in written if not access(path, os.W_OK)]
         if refused:
-            return Check(name, "fail", f"no permission to write {', '.join(map(str, refused))}", AS_ROOT)
-        return Check(name, "ok", well)
+            return _fail(name, f"no permission to write {', '.join(refused)}", AS_ROOT)
+        return _ok(name, well)
 
     def state(self) -> Check:
         """Checks that the FPGA is configured, or will be by the driver."""
         state = self.survey.state
-        loads = not self.machine.environment.get("QUASAR_BITSTREAM", "").endswith(".json")
         if self.survey.not_operating is not None:
-            if loads and self.survey.not_loading is None:
-                return Check(
-                    "fpga",
-                    "ok",
-                    f"the FPGA manager's state is {state!r}; the driver loads the bitstream first",
-                )
-            return Check(
-                "fpga", "fail", self.survey.not_operating, "load the bitstream before the first access"
-            )
+            if not self.named.endswith(".json") and self.survey.not_loading is None:
+                detail = f"the FPGA manager's state is {state!r}; the driver loads the bitstream first"
+                return _ok("fpga", detail)
+            return _fail("fpga", self.survey.not_operating, "load the bitstream before the first access")
         if state is None:
-            return Check(
-                "fpga",
-                "warn",
-                "there is no FPGA manager to ask whether a bitstream is loaded",
-                "make sure that it is: where nothing answers, the first access may stop the machine",
-            )
-        return Check("fpga", "ok", f"the FPGA manager's state is {state}")
+            detail = "there is no FPGA manager to ask whether a bitstream is loaded"
+            remedy = "make sure that it is: where nothing answers, the first access may stop the machine"
+            return _warn("fpga", detail, remedy)
+        return _ok("fpga", f"the FPGA manager's state is {state}")
 
     def cma(self, needed: bool) -> Check:
         """Checks the memory that Linux keeps for devices."""
         text = self.machine.read("proc/meminfo") or ""
         found = dict(re.findall(r"^(Cma\w+): +(\d+) kB", text, re.MULTILINE))
         total, free = (1024 * int(found.get(key, 0)) for key in ("CmaTotal", "CmaFree"))
-        bad: Status = "fail" if needed else "warn"
-        more = "give the kernel's command line more of it, such as cma=128M"
-        if total == 0:
-            return Check("cma", bad, "Linux keeps no contiguous memory for devices (CMA)", more)
         detail = f"{_megabytes(free)} free of {_megabytes(total)}"
+        if total == 0:
+            detail = "Linux keeps no contiguous memory for devices (CMA)"
         # A u-dma-buf has taken its own already.
-        if needed and free < self.needed_bytes:
-            return Check(
-                "cma", bad, f"{detail}; the subnet needs more than {_megabytes(self.needed_bytes)}", more
-            )
-        return Check("cma", "ok", detail)
+        elif needed and free < self.needed_bytes:
+            detail += f"; the subnet needs more than {_megabytes(self.needed_bytes)}"
+        else:
+            return _ok("cma", detail)
+        more = "give the kernel's command line more of it, such as cma=128M"
+        return Check("cma", "fail" if needed else "warn", detail, more)
 
     def clocks(self) -> Iterator[Check]:
         """Checks that the clocks' status can be read."""
         if self.survey.no_clocks is not None:
-            yield Check(
-                "clocks",
-                "fail",
-                self.survey.no_clocks,
-                "boot a kernel with both; AMD's and PYNQ's have them",
+            yield _fail(
+                "clocks", self.survey.no_clocks, "boot a kernel with both; AMD's and PYNQ's have them"
             )
 
     def uio(self) -> Iterator[Check]:
@@ -486,55 +441,31 @@ class _Fpga:
         yield self.state()
         yield from self.clocks()
         if survey.uio is None:
-            yield Check(
-                "registers",
-                "fail",
-                f"no UIO device is named {UIO_NODE}",
-                "apply the device-tree overlay (fpga/boards/quasar-*.dtso) and set "
-                "uio_pdrv_genirq.of_id=generic-uio on the kernel's command line; docs/building.md has the steps",
-            )
+            yield _fail("registers", f"no UIO device is named {UIO_NODE}", OVERLAY)
         elif survey.uio_bytes is not None and survey.uio_bytes < REGISTER_BYTES:
-            yield Check(
-                "registers",
-                "fail",
-                f"{survey.uio} has {survey.uio_bytes:#x} bytes, the registers take {REGISTER_BYTES:#x}",
-                "correct `reg` of the node in the device tree",
-            )
+            detail = f"{survey.uio} has {survey.uio_bytes:#x} bytes, the registers take {REGISTER_BYTES:#x}"
+            yield _fail("registers", detail, "correct `reg` of the node in the device tree")
         else:
-            yield Check("registers", "ok", f"{survey.uio}, named {UIO_NODE}")
+            yield _ok("registers", f"{survey.uio}, named {UIO_NODE}")
         yield self.buffer()
         yield self.cma(needed=False)
         if survey.nodes:
-            yield self.permissions(
-                "access", survey.nodes, survey.attributes, "you may use registers and memory"
-            )
+            well = "you may use registers and memory"
+            yield self.permissions("access", survey.nodes, survey.attributes, well)
 
     def buffer(self) -> Check:
         """Checks the u-dma-buf."""
         name, size = self.survey.memory, self.survey.memory_bytes
         if name is None:
-            return Check(
-                "memory",
-                "fail",
-                "there is no u-dma-buf",
-                f"load its module (modprobe u-dma-buf) and apply the overlay with udmabuf-{UIO_NODE}; "
-                "https://github.com/ikwzm/udmabuf",
-            )
+            remedy = f"load its module (modprobe u-dma-buf) and apply the overlay with udmabuf-{UIO_NODE}; "
+            return _fail("memory", "there is no u-dma-buf", remedy + "https://github.com/ikwzm/udmabuf")
         if size is None:
-            return Check(
-                "memory",
-                "fail",
-                f"{name} does not state its size",
-                "is it a u-dma-buf? load its module again",
-            )
+            remedy = "is it a u-dma-buf? load its module again"
+            return _fail("memory", f"{name} does not state its size", remedy)
         if size <= self.needed_bytes:
-            return Check(
-                "memory",
-                "fail",
-                f"{name} has {_megabytes(size)}; the subnet needs more than {_megabytes(self.needed_bytes)}",
-                "raise its `size` in the overlay, and cma= with it",
-            )
-        return Check("memory", "ok", f"{name}, {_megabytes(size)}")
+            detail = f"has {_megabytes(size)}; the subnet needs more than {_megabytes(self.needed_bytes)}"
+            return _fail("memory", f"{name} {detail}", "raise its `size` in the overlay, and cma= with it")
+        return _ok("memory", f"{name}, {_megabytes(size)}")
 
     def devmem(self) -> Iterator[Check]:
         yield self.state()
@@ -542,117 +473,83 @@ class _Fpga:
         try:
             _, base, size = devmem_addresses(self.device.partition(":")[2])
         except InvalidValueError as error:
-            yield Check("addresses", "fail", str(error), "docs/devices.md has the form")
+            yield _fail("addresses", str(error), "docs/devices.md has the form")
             return
         yield self.permissions("access", [self.machine.root / "dev/mem"], [], "you may use /dev/mem")
-        options = self.kernel_options()
-        if "CONFIG_IO_STRICT_DEVMEM=y" in options:
-            yield Check(
-                "kernel",
-                "warn",
-                "the kernel has CONFIG_IO_STRICT_DEVMEM: it refuses registers that a driver has claimed",
-                "remove the accelerator's node from the device tree, or boot with iomem=relaxed",
-            )
+        if "CONFIG_IO_STRICT_DEVMEM=y" in self.machine.kernel_options():
+            detail = "the kernel has CONFIG_IO_STRICT_DEVMEM: it refuses registers that a driver has claimed"
+            remedy = "remove the accelerator's node from the device tree, or boot with iomem=relaxed"
+            yield _warn("kernel", detail, remedy)
         yield self.reserved(base, base + size)
-
-    def kernel_options(self) -> set[str]:
-        import gzip
-
-        release = self.machine.read("proc/sys/kernel/osrelease") or platform.release()
-        text = self.machine.read(f"boot/config-{release}")
-        if text is None:
-            try:
-                packed = (self.machine.root / "proc/config.gz").read_bytes()
-                text = gzip.decompress(packed).decode(errors="replace")
-            except (OSError, EOFError):
-                return set()
-        return set(text.splitlines())
 
     def reserved(self, first: int, end: int) -> Check:
         """Checks that Linux does not use a region of memory."""
-        ranges = re.findall(
-            r"^([0-9a-f]+)-([0-9a-f]+) : System RAM", self.machine.read("proc/iomem") or "", re.MULTILINE
-        )
+        text = self.machine.read("proc/iomem") or ""
+        ranges = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) : System RAM", text, re.MULTILINE)
         bounds = [(int(low, 16), int(high, 16)) for low, high in ranges]
         region = f"{first:#x} to {end:#x}"
         if not any(high for _, high in bounds):
-            return Check(
-                "memory",
-                "skipped",
-                f"/proc/iomem shows no addresses, so {region} was not compared",
-                "run as root",
-            )
+            detail = f"/proc/iomem shows no addresses, so {region} was not compared"
+            return Check("memory", "skipped", detail, "run as root")
         if any(low < end and first <= high for low, high in bounds):
-            return Check(
-                "memory",
-                "fail",
-                f"Linux uses memory of {region}",
-                "reserve it in the device tree (reserved-memory with no-map), or give an address above mem=",
+            remedy = (
+                "reserve it in the device tree (reserved-memory with no-map), or give an address above mem="
             )
-        return Check("memory", "ok", f"Linux leaves {region} alone")
+            return _fail("memory", f"Linux uses memory of {region}", remedy)
+        return _ok("memory", f"Linux leaves {region} alone")
 
     def pynq(self) -> Iterator[Check]:
-        environment = self.machine.environment
         if find_spec("pynq") is None:
-            yield Check(
-                "pynq",
-                "fail",
-                f"pynq is not installed for {sys.executable}",
-                f"use PYNQ's Python (source /{PYNQ_PROFILE}), or pip install pynq",
-            )
+            remedy = f"use PYNQ's Python (source /{PYNQ_PROFILE}), or pip install pynq"
+            yield _fail("pynq", f"pynq is not installed for {sys.executable}", remedy)
         else:
-            yield self.pynq_package()
-        if "BOARD" not in environment or "XILINX_XRT" not in environment:
-            missing = ", ".join(name for name in ("BOARD", "XILINX_XRT") if name not in environment)
-            yield Check(
-                "environment",
-                "fail" if "XILINX_XRT" in missing else "warn",
-                f"not set: {missing}; PYNQ finds no device without XILINX_XRT, and 'auto' no board without BOARD",
-                "work in a login shell (sudo -i keeps one), or: for f in /etc/profile.d/*.sh; do . $f; done",
+            yield _pynq_package()
+        missing = [name for name in ("BOARD", "XILINX_XRT") if name not in self.machine.environment]
+        if missing:
+            detail = (
+                f"not set: {', '.join(missing)}; PYNQ finds no device without XILINX_XRT, and 'auto' no board"
             )
+            remedy = (
+                "work in a login shell (sudo -i keeps one), or: for f in /etc/profile.d/*.sh; do . $f; done"
+            )
+            status: Status = "fail" if "XILINX_XRT" in missing else "warn"
+            yield Check("environment", status, f"{detail} without BOARD", remedy)
         if self.machine.user != 0:
-            yield Check("user", "fail", "PYNQ maps registers for root alone", "work as root: sudo -i")
+            yield _fail("user", "PYNQ maps registers for root alone", "work as root: sudo -i")
         yield from self.clocks()
         yield self.cma(needed=True)
 
-    def pynq_package(self) -> Check:
-        version, numpy = _version("pynq") or "of unknown version", _version("numpy") or "0"
-        limit = next((text for name, text, _ in _requirements("pynq") if name == "numpy"), "")
-        if not limit and version.startswith("3."):
-            limit = "<2.0"  # pynq 3.0 does not declare that NumPy 2 breaks its buffers
-        most = re.search(r"<\s*(\d+)", limit)
-        if most and int(numpy.split(".")[0]) >= int(most[1]):
-            return Check(
-                "pynq",
-                "fail",
-                f"pynq {version} needs numpy {limit}, and {numpy} is installed",
-                "pip uninstall numpy, if the image has its own below it; "
-                f"otherwise pip install --only-binary :all: 'numpy{limit}'",
-            )
-        return Check("pynq", "ok", f"pynq {version}, numpy {numpy}")
+
+def _pynq_package() -> Check:
+    version, numpy = _version("pynq") or "of unknown version", _version("numpy") or "0"
+    limit = next((text for name, text, _ in _requirements("pynq") if name == "numpy"), "")
+    if not limit and version.startswith("3."):
+        limit = "<2.0"  # pynq 3.0 does not declare that NumPy 2 breaks its buffers
+    most = re.search(r"<\s*(\d+)", limit)
+    if most and int(numpy.split(".")[0]) >= int(most[1]):
+        detail = f"pynq {version} needs numpy {limit}, and {numpy} is installed"
+        remedy = "pip uninstall numpy, if the image has its own below it; otherwise "
+        return _fail("pynq", detail, f"{remedy}pip install --only-binary :all: 'numpy{limit}'")
+    return _ok("pynq", f"pynq {version}, numpy {numpy}")
 
 
 def _identity(device: str, failed: bool) -> Iterator[Check]:
     """Reads the clocks' status, then the accelerator's identity: the first steps of `bringup`."""
     if failed:
-        yield Check(
-            "identity",
-            "skipped",
-            "not read: where nothing answers, the first access may stop the machine",
-            "correct the failures first",
-        )
+        detail = "not read: where nothing answers, the first access may stop the machine"
+        yield Check("identity", "skipped", detail, "correct the failures first")
         return
     from .bringup import bringup
 
+    statuses: dict[str, Status] = {"pass": "ok", "fail": "fail", "skipped": "skipped"}
     try:
         steps = list(bringup("fpga" if device == "auto" else device, None, only=FIRST_STEPS))
     except QuasarError as error:
-        yield Check("identity", "fail", str(error), "quasar-rt bringup goes on from here")
+        yield _fail("identity", str(error), "quasar-rt bringup goes on from here")
         return
     for outcome in steps:
         if outcome.step in FIRST_STEPS:
-            status: Status = {"pass": "ok", "fail": "fail", "skipped": "skipped"}[outcome.status]  # type: ignore[assignment]
-            yield Check(outcome.step, status, outcome.detail, "; ".join(outcome.places))
+            yield Check(outcome.step, statuses[outcome.status], outcome.detail, "; ".join(outcome.places))
 
 
 def _megabytes(count: int) -> str:
