@@ -1,6 +1,7 @@
-"""Files that are written whole or not at all, their names, and why a file cannot be read.
+"""Files that are written whole or not at all, what they may replace, and why a file cannot be read.
 
-Depends on the standard library and `quasar_rt.errors`.
+A file that is there is replaced only if this package wrote it and the new one is of its kind (`_BEGINNINGS`); an empty
+file counts as no file. Symbolic links are never followed. Depends on the standard library and `quasar_rt.errors`.
 """
 
 from __future__ import annotations
@@ -9,17 +10,22 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import FileError, MissingFileError
+from .errors import FileError, InvalidValueError, MissingFileError
 
 __all__ = [
     "MOST_TEXT_BYTES",
+    "PNG_METADATA",
+    "check_apart",
+    "check_folder",
     "check_writable",
     "file_name",
+    "kind_of",
     "make_folder",
     "open_regular",
     "read_small_text",
@@ -33,6 +39,29 @@ __all__ = [
 
 #: Most bytes of a text file that a user names (`SECURITY.md`).
 MOST_TEXT_BYTES = 1 << 20
+
+#: How the files of this package begin, by kind.
+_BEGINNINGS = {
+    "subnet": rb'.{8}\{"__metadata__":\{"config":"\{',
+    "checkpoint": rb"PK\x03\x04.{,400}quasar-rt checkpoint",
+    "configuration": rb"# Written by quasar-rt\n",
+    "picture": rb"\x89PNG\r\n\x1a\n.{,200}tEXtSoftware\0quasar-rt",
+    "page": rb'<!DOCTYPE html>.{,200}<meta name="generator" content="quasar-rt">',
+    "search": rb'\{\s+"format": \d+,\s+"quasar_rt": "',
+    "fit": rb'\{\s+"quasar_rt": "[^"]*",\s+"name": "',
+    "report": rb'\{\s+"quasar_rt": "[^"]*",\s+"subnet": "',
+    "confusion matrix": rb"true class,",
+    "front": rb"subnet,board,modelled_fps,",
+    "comparison of boards": rb"board,target_fps,modelled_fps",
+    "log": rb"stage,epoch,steps,",
+    "ONNX model": rb"\x08.\x12\x09quasar_rt",
+    "model card": rb"# Model card: [^\n]*\n\nA Vision Transformer for [^\n]*\nthat runs in integers only",
+    "list of samples": rb'\{\s+"\d{5}-[^"]*\.png": "',
+}
+#: The text in a PNG that makes it a picture of this package.
+PNG_METADATA = {"Software": "quasar-rt"}
+#: Bytes at a file's beginning that show its kind.
+_BEGINNING_BYTES = 1024
 
 
 def file_name(text: str) -> str:
@@ -64,29 +93,25 @@ def refused(what: str, error: OSError, afterwards: str = "") -> FileError:
 
 @contextmanager
 def replacing(path: Path, afterwards: str = "") -> Iterator[BinaryIO]:
-    """Gives a file that takes the place of `path` at the end, synced to disk: no reader sees half of it.
+    """Gives a file that gets the name `path` at the end, synced to disk: no reader sees half of it.
 
     It is a temporary file in the same folder until then. On failure the old file is unchanged, and the temporary file
-    is removed. Symbolic links are followed. An existing file's mode is kept; a new one's follows the process's umask.
+    is removed. A file that is there is replaced by the rule of this module, and its mode is kept; a new one's follows
+    the process's umask.
 
     Args:
         path: the file.
         afterwards: ends the message of an error, as in `refused`.
 
     Raises:
-        quasar_rt.FileError: it cannot be written, or `path` is something other than a regular file.
+        quasar_rt.FileError: it cannot be written, or `path` is a link, no regular file, or not this package's.
     """
     temporary = None
     try:
-        target = Path(os.path.realpath(path))
-        mode = None
-        with suppress(FileNotFoundError):
-            found = target.stat().st_mode
-            if not stat.S_ISREG(found):
-                raise OSError("it exists and is not a regular file")
-            mode = stat.S_IMODE(found)
+        mode = _mode(path)
         # The process's number: `quasar_rt.train.checkpoint` removes what killed processes have left.
-        name = target.parent / f".{target.name}.{os.urandom(4).hex()}.{os.getpid()}.tmp"
+        stem = os.fsdecode(os.fsencode(path.name)[:200])
+        name = path.parent / f".{stem}.{os.urandom(4).hex()}.{os.getpid()}.tmp"
         with open(name, "xb") as file:
             temporary = name
             if mode is not None:
@@ -94,7 +119,11 @@ def replacing(path: Path, afterwards: str = "") -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+        if mode is None:
+            _place(temporary, path)
+        else:
+            _check_kind(path, kind_of(temporary))
+            os.replace(temporary, path)
     except BaseException as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -103,11 +132,51 @@ def replacing(path: Path, afterwards: str = "") -> Iterator[BinaryIO]:
         raise
     # The rename is durable once the folder is synced. If the folder cannot be synced, the file is whole anyway.
     with suppress(OSError):
-        folder = os.open(target.parent, os.O_RDONLY)
+        folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _mode(path: Path) -> int | None:
+    """Returns the mode of a regular file, or None if there is nothing. Anything else is an OSError."""
+    try:
+        found = path.lstat().st_mode
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise OSError(str(error)) from error
+    if stat.S_ISLNK(found):
+        raise OSError("it is a symbolic link, and no link is followed: name the file itself")
+    if not stat.S_ISREG(found):
+        raise OSError("it exists and is not a regular file")
+    return stat.S_IMODE(found)
+
+
+def _place(temporary: Path, path: Path) -> None:
+    """Renames a file, but never over another one that has come in the meantime."""
+    try:
+        os.link(temporary, path)
+        temporary.unlink()
+    except OSError:  # such as that of a file system without hard links
+        if os.path.lexists(path):
+            raise
+        os.replace(temporary, path)
+
+
+def kind_of(path: Path) -> str | None:
+    """Returns the kind of a file of this package, or None if nothing shows that it is one."""
+    with path.open("rb") as file:
+        head = file.read(_BEGINNING_BYTES)
+    return next((kind for kind, begins in _BEGINNINGS.items() if re.match(begins, head, re.DOTALL)), None)
+
+
+def _check_kind(path: Path, kind: str | None) -> None:
+    """Raises an OSError for a file that is neither empty nor of this kind."""
+    if path.stat().st_size and (kind is None or kind_of(path) != kind):
+        wanted = f"{kind or 'file'} that quasar-rt wrote"
+        raise OSError(f"it exists and is no {wanted}: remove it, or give another name")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -142,18 +211,55 @@ def make_folder(path: Path, check_only: bool = False) -> None:
         raise refused(f"nothing can be written to the folder '{path}'", error) from error
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, kind: str) -> None:
     """Checks that a file can be written, before the work whose result it takes.
 
+    Args:
+        path: the file.
+        kind: the kind of file that it becomes, and may be now; a key of `_BEGINNINGS`.
+
     Raises:
-        OSError: there is no such folder, or nothing can be written to it.
+        quasar_rt.FileError: there is no such folder, nothing can be written to it, or `replacing` refuses the file.
     """
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a file")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"{path} cannot be written: the folder {path.parent} is not writable")
+    try:
+        if path.is_dir():
+            raise OSError("it is a folder; name a file")
+        if not path.parent.is_dir():
+            raise OSError(f"there is no folder {path.parent}")
+        if not os.access(path.parent, os.W_OK):
+            raise OSError(f"the folder {path.parent} is not writable")
+        if _mode(path) is not None:
+            _check_kind(path, kind)
+    except OSError as error:
+        raise refused(f"'{path}' cannot be written", error) from error
+
+
+def check_folder(folder: Path, kinds: Mapping[str, str]) -> None:
+    """Checks that files can be written to a folder, which may be missing; `kinds` has them by name (`check_writable`).
+
+    Raises:
+        quasar_rt.FileError: they cannot.
+    """
+    make_folder(folder, check_only=True)
+    for name, kind in kinds.items():
+        if os.path.lexists(folder / name):
+            check_writable(folder / name, kind)
+
+
+def check_apart(folder: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Refuses a folder for results that is an input or holds one, at any depth: the next run would read the results.
+
+    Raises:
+        quasar_rt.InvalidValueError: it is or does.
+    """
+    real = cache(os.path.realpath)
+    for one in map(os.path.abspath, inputs):
+        parent, name = os.path.split(one)
+        places = [Path(real(parent), name), *([Path(real(one))] if os.path.islink(one) else [])]
+        if any(place.is_relative_to(real(folder)) for place in places):
+            raise InvalidValueError(
+                f"the folder '{folder}' is or holds the input '{one}': give the results a folder of their own"
+            )
 
 
 def reason(error: Exception) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .files import write_bytes
+from .files import PNG_METADATA, write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,10 +55,13 @@ def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str], path: P
 def write_figure(figure: Figure, path: Path, dpi: int) -> None:
     """Writes a picture, whole or not at all; the suffix of `path` gives the format (PNG without one).
 
+    It replaces an earlier PNG of this package, and no file of another format.
+
     Raises:
         quasar_rt.FileError: the file cannot be written.
         ValueError: matplotlib does not write that format.
     """
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=dpi, format=path.suffix[1:] or "png")
+    form = path.suffix[1:] or "png"
+    figure.savefig(buffer, dpi=dpi, format=form, metadata=PNG_METADATA if form == "png" else None)
     write_bytes(path, buffer.getvalue())

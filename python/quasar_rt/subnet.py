@@ -223,12 +223,12 @@ class Subnet(NativeObject[NativeSubnet]):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a ``.qvit`` file atomically: to a temporary file in the same folder, which is then renamed.
 
-        Symbolic links are followed, and an existing file's mode is kept.
+        It replaces a subnet, whose mode it keeps, or an empty file.
 
         Raises:
-            quasar_rt.FileError: it cannot be written, or `path` is something other than a regular file.
+            quasar_rt.FileError: it cannot be written, or `path` is a symbolic link or something other than a subnet.
         """
-        self._inner.save(Path(path))
+        write_bytes(Path(path), self.to_bytes())
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, filename: str | None = None) -> Path:
         """Writes the subnet into a folder, from which `from_pretrained` reads it, and returns the file's path.

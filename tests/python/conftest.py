@@ -9,8 +9,10 @@ import signal
 import threading
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from quasar_rt import random_subnet
 
@@ -140,3 +142,30 @@ def digits_supernet(digits_recipe, shared):
 
     torch.set_num_threads(1)
     return shared("digits", lambda folder: train(digits_recipe, folder, log=lambda _: None)) / "supernet.pt"
+
+
+@pytest.fixture(scope="session")
+def small_network(tmp_path_factory):
+    """Returns a folder of transformers with a ViT of 20x20 images, random weights and no classes."""
+    timm, torch = pytest.importorskip("timm"), pytest.importorskip("torch", reason="needs the [host] extra")
+    from hugging_face_folders import as_transformers, write_folder
+
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=20, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=0
+    )
+    return write_folder(
+        tmp_path_factory.mktemp("network"), as_transformers(model, "vit"), {"model_type": "vit"}
+    )
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Makes pictures of two kinds, which even a network of random weights tells apart: warm and cold ones."""
+    root, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for name, colour in (("warm", (210, 90, 40)), ("cold", (40, 90, 210))):
+        (root / name).mkdir()
+        for number in range(12):
+            pixels = np.clip(np.array(colour) + random.integers(-40, 40, (24, 24, 3)), 0, 255)
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{number}.png")
+    return root

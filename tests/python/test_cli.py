@@ -560,7 +560,7 @@ def test_eval_refuses_a_confusion_file_before_the_run(subnet_file, folders, tmp_
 
 def test_an_interrupted_eval_leaves_files_as_they_were(subnet_file, folders, tmp_path, monkeypatch):
     path = tmp_path / "confusion.csv"
-    path.write_text("of an earlier run")
+    path.write_text("true class,of an earlier run")
     infer_batch = quasar_rt.Engine.infer_batch
     calls = []
 
@@ -576,7 +576,7 @@ def test_an_interrupted_eval_leaves_files_as_they_were(subnet_file, folders, tmp
     )
     assert not result.stdout
     assert "Interrupted" in result.stderr
-    assert path.read_text() == "of an earlier run"
+    assert path.read_text() == "true class,of an earlier run"
     assert list(tmp_path.iterdir()) == [path]
 
 

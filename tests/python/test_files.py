@@ -1,14 +1,17 @@
-"""All writers on a full disk: each names the file and the reason, and the old file is unchanged."""
+"""All writers: what they do with a file or a link that is there, with inputs in their folder, and on a full disk."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,7 +20,7 @@ import pytest
 
 from helpers import run
 from quasar_rt import FileError, QuasarError, Subnet
-from quasar_rt.files import MOST_TEXT_BYTES, read_small_text, replacing, write_bytes, write_text
+from quasar_rt.files import MOST_TEXT_BYTES, read_small_text, replacing, write_text
 from quasar_rt.hardware import Board, Hardware, Workload, estimate, replay
 from quasar_rt.image_sets.base import Name, read_class_names
 from quasar_rt.nas import folder as search_folder
@@ -52,23 +55,24 @@ def modelled(path: Path) -> None:
 def timeline(path: Path) -> None:
     from quasar_rt.hardware.pictures import draw_timeline
 
-    draw_timeline(replay(*design()), path, "digits")
+    draw_timeline(replay(*design()), path, "digits", cycles=4000)
 
 
 def command(*arguments: str) -> Callable[[Path], None]:
     """Returns a writer that runs the command, of which an error is one line on stderr."""
 
     def write(path: Path) -> None:
-        ended = run(*arguments, path, status=2)
-        assert ended.output.count("\n") == 1, ended.output
-        raise FileError(ended.output)
+        ended = run(*arguments, path, status=None)
+        if ended.exit_code:
+            assert (ended.exit_code, ended.output.count("\n")) == (2, 1), ended.output
+            raise FileError(ended.output)
 
     return write
 
 
+SEARCH = "search --space digits --fps 18000 --fps-of accelerator --population 8 --generations 2"
 WRITERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
-    "text": ("", lambda path: write_text(path, "new")),
-    "bytes": ("", lambda path: write_bytes(path, b"new")),
+    "text": ("", lambda path: write_text(path, "# Written by quasar-rt\n")),
     "subnet": ("", lambda path: Subnet.load("digits").save(path)),
     "folder of a subnet": (
         "",
@@ -80,19 +84,119 @@ WRITERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "estimate": ("matplotlib", modelled),
     "timeline": ("matplotlib", timeline),
     "ONNX": ("onnx", lambda path: Subnet.load("digits").to_onnx(path)),
+    "onnx": ("onnx", command("onnx", "digits", "--out")),
+}
+
+#: Other commands, which write to OUT, and results whose place a foreign file may have. NETWORK is a folder of a small
+#: network, PHOTOS one of pictures by class, ONE an architecture.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "eval": ("eval digits --data digits --limit 20 --confusion OUT/found.csv", "found.csv"),
+    "export": (
+        "export --model NETWORK --calibration PHOTOS --embedding --images 4 --report --out OUT/mine.qvit",
+        "mine.qvit mine.report.json",
+    ),
+    "teach": ("teach PHOTOS --model NETWORK --image-size 20 --out OUT/mine.qvit", "mine.qvit"),
+    "fit": (
+        "fit --model NETWORK --calibration PHOTOS --embedding --images 8 --curve 2 --out OUT",
+        "report.json hardware.toml fit.png",
+    ),
+    "search": (f"{SEARCH} --board zcu102 --out OUT", "index.html"),
+    "boards": (f"{SEARCH} --board zcu102 --board kv260 --out OUT", "boards.json boards.csv index.html"),
+    "train": (
+        "train --config digits --architecture ONE --threads 1 --set data.subset=200 --set optimizer.batch=32 "
+        "--set float_stage.epochs=1 --set quantized_stage.epochs=1 --set quantization.scoring=64 "
+        "--set quantization.calibration=64 --run OUT/run --out OUT --name mine",
+        "run/log.csv run/curves.png mine.qvit mine/README.md mine/confusion.png",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_full_disk_leaves_the_old_file(name: str, tmp_path: Path, full_disk: FullDisk) -> None:
+def test_a_writer_replaces_its_own_kind_of_file_follows_no_link_and_may_find_the_disk_full(
+    name: str, tmp_path: Path, full_disk: FullDisk
+) -> None:
     needed, write = WRITERS[name]
     if needed:
         pytest.importorskip(needed)
-    path = tmp_path / "old.png"
-    path.write_bytes(b"old")
+    path, link = tmp_path / "a.png", tmp_path / "link.png"
+    path.write_bytes(b"a photograph")
+    with pytest.raises(FileError, match=rf"{path}.*it exists and is no .*: remove it"):
+        write(path)
+    assert contents(tmp_path) == {"a.png": b"a photograph"}
+    path.write_bytes(b"")
+    path.chmod(0o640)
+    write(path)
+    own = path.read_bytes()
+    write(path)
+    assert path.read_bytes()[:64] == own[:64]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    own = path.read_bytes()
     with full_disk(2), pytest.raises(FileError, match=rf"{path}.*{REASON}"):
         write(path)
-    assert contents(tmp_path) == {"old.png": b"old"}
+    link.symlink_to(path.name)
+    with pytest.raises(FileError, match=rf"{link}.*it is a symbolic link, and no link is followed"):
+        write(link)
+    assert link.is_symlink()
+    assert contents(tmp_path) == {"a.png": own, "link.png": own}
+
+
+def test_a_file_of_another_kind_is_not_replaced_and_a_link_to_nothing_makes_nothing(tmp_path: Path) -> None:
+    path, link = tmp_path / "a", tmp_path / "link"
+    write_text(path, "# Written by quasar-rt\n")
+    with pytest.raises(FileError, match="it exists and is no log that quasar-rt wrote"):
+        write_text(path, "stage,epoch,steps,loss\n")
+    link.symlink_to("missing")
+    with pytest.raises(FileError, match="it is a symbolic link"):
+        write_text(link, "new")
+    assert contents(tmp_path) == {"a": b"# Written by quasar-rt\n"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_replaces_only_its_own_results_and_follows_no_link(
+    name: str, tmp_path: Path, small_network: Path, photos: Path
+) -> None:
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    line, results = COMMANDS[name]
+    space, one = Space.load("digits"), tmp_path / "one.json"
+    one.write_text(json.dumps(space.decode(space.smallest).to_dict()))
+    for place, path in {"NETWORK": small_network, "PHOTOS": photos, "ONE": one}.items():
+        line = line.replace(place, str(path))
+    for _ in "first run", "the same again":
+        (tmp_path / "out").mkdir(exist_ok=True)
+        run(*line.replace("OUT", str(tmp_path / "out")).split())
+        assert all((tmp_path / "out" / result).stat().st_size for result in results.split())
+    photograph = tmp_path / "photograph"
+    photograph.write_bytes(b"a photograph")
+    for number, (result, link) in enumerate(product(results.split(), (False, True))):
+        folder = tmp_path / str(number)
+        path = folder / result
+        path.parent.mkdir(parents=True)
+        path.symlink_to(photograph) if link else path.write_bytes(b"a photograph")
+        refused = run(*line.replace("OUT", str(folder)).split(), status=2).stderr
+        assert re.search(rf"'{path}' cannot be written: it|holds other files and no search", refused)
+        assert [found for found in folder.rglob("*") if found.is_file()] == [path]
+        assert path.read_bytes() == b"a photograph"
+        assert path.is_symlink() == link
+
+
+def test_a_search_follows_no_link_in_its_own_folder(tmp_path: Path) -> None:
+    search_folder.Folder(tmp_path, {"seed": 1}).close()
+    (tmp_path / "photograph").write_bytes(b"a photograph")
+    (tmp_path / "scores.jsonl").symlink_to("photograph")
+    with pytest.raises(search_folder.SearchFolderError, match=r"scores\.jsonl' is a symbolic link"):
+        search_folder.Folder(tmp_path, {"seed": 1})
+    assert (tmp_path / "photograph").read_bytes() == b"a photograph"
+
+
+def test_results_do_not_go_among_the_inputs(tmp_path: Path, small_network: Path, photos: Path) -> None:
+    before = contents(photos)
+    for folder in (photos, photos.parent):
+        for words in (
+            ("fit", "--model", small_network, "--calibration", photos, "--embedding", "--out", folder),
+            ("train", "--config", "tiny", "--data", photos, "--run", folder),
+        ):
+            assert f"the folder '{folder}' is or holds the input '{photos}" in run(*words, status=2).stderr
+    assert contents(photos) == before
 
 
 def test_a_disk_that_turns_out_full_when_it_is_synced_leaves_the_old_file(
@@ -130,21 +234,20 @@ def test_what_else_fails_while_a_file_is_written_leaves_the_old_one(tmp_path: Pa
     assert contents(tmp_path) == {"file": b"old"}
 
 
-def test_links_are_followed_and_modes_are_kept(tmp_path: Path) -> None:
-    path, link = tmp_path / "folder" / "file", tmp_path / "link"
-    path.parent.mkdir()
-    link.symlink_to(path)
-    before = os.umask(0o027)
-    try:
-        write_text(link, "new")
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
-    path.chmod(0o600)
-    write_text(link, "newer")
-    assert link.is_symlink()
-    assert path.read_text() == "newer"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+def test_a_new_file_takes_no_place_that_was_taken_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_hard_links(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    for number in range(2):
+        path = tmp_path / f"{number}"
+        with pytest.raises(FileError, match="cannot be written"), replacing(path):
+            path.write_bytes(b"another's")
+        assert path.read_bytes() == b"another's"
+        monkeypatch.setattr(os, "link", without_hard_links)
+    write_text(tmp_path / "2", "new")
+    assert sorted(contents(tmp_path)) == ["0", "1", "2"]
 
 
 def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:

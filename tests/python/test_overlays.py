@@ -53,10 +53,18 @@ def test_a_file_with_another_digest_is_refused_and_leaves_nothing(published: Pat
     assert list((tmp_path / "pynq-z2").iterdir()) == []
 
 
-def test_what_is_there_is_not_downloaded_again_and_a_damaged_file_is(published: Path, tmp_path: Path) -> None:
+def test_what_is_there_is_not_downloaded_again_and_another_file_is_not_replaced(
+    published: Path, tmp_path: Path
+) -> None:
     path = overlays.fetch("pynq-z2", tmp_path)
-    path.write_bytes(b"damaged")
+    path.write_bytes(b"built here")
     (published / "pynq-z2.hwh").unlink()
+    with pytest.raises(
+        quasar_rt.DeviceUnavailableError, match=r"pynq-z2\.bit is not the published file: remove"
+    ):
+        overlays.fetch("pynq-z2", tmp_path)
+    assert path.read_bytes() == b"built here"
+    path.unlink()
     assert overlays.fetch("pynq-z2", tmp_path).read_bytes() == b"bits"
 
 

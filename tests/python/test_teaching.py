@@ -16,36 +16,12 @@ from PIL import Image  # noqa: E402
 
 import quasar_rt  # noqa: E402
 from helpers import json_of, run  # noqa: E402
-from hugging_face_folders import as_transformers, write_folder  # noqa: E402
 from quasar_rt import teaching  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    torch.manual_seed(0)
-    model = timm.create_model(
-        "vit_tiny_patch16_224", img_size=20, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=0
-    )
-    return write_folder(
-        tmp_path_factory.mktemp("network"), as_transformers(model, "vit"), {"model_type": "vit"}
-    )
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Makes pictures of two kinds, which even a network of random weights tells apart: warm and cold ones."""
-    root, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    for name, colour in (("warm", (210, 90, 40)), ("cold", (40, 90, 210))):
-        (root / name).mkdir()
-        for number in range(12):
-            pixels = np.clip(np.array(colour) + random.integers(-40, 40, (24, 24, 3)), 0, 255)
-            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{number}.png")
-    return root
-
-
-def test_a_folder_becomes_a_classifier(network, photos, tmp_path):
+def test_a_folder_becomes_a_classifier(small_network, photos, tmp_path):
     path = tmp_path / "mine.qvit"
-    document = json_of("teach", photos, "--model", network, "--image-size", 20, "--out", path)
+    document = json_of("teach", photos, "--model", small_network, "--image-size", 20, "--out", path)
     assert document["classes"] == ["cold", "warm"]
     assert (document["images"], document["held_out"]) == (20, 4)
     assert document["top1"]["value"] == document["float_top1"]["value"] == 1.0
@@ -57,9 +33,9 @@ def test_a_folder_becomes_a_classifier(network, photos, tmp_path):
         assert [engine.infer(one).label for one in (warm, warm[:, :, ::-1].copy())] == ["warm", "cold"]
 
 
-def test_the_stages_of_a_calibration_have_a_pace_of_their_own(network, photos):
+def test_the_stages_of_a_calibration_have_a_pace_of_their_own(small_network, photos):
     seen = []
-    teaching.teach(photos, network, image_size=20, progress=lambda *report: seen.append(report))
+    teaching.teach(photos, small_network, image_size=20, progress=lambda *report: seen.append(report))
     calibration = [report for report in seen if report[0] == "calibration"]
     assert calibration == [("calibration", done, 3) for done in (1, 2, 3)]
     # The patch embedding, four matrices of each of two blocks, and the head.
@@ -87,14 +63,14 @@ def test_the_head_finds_a_rule_and_ignores_the_scale_of_a_feature():
         ({"cat": 6, "dog": 3}, "4 pictures at least: 'dog' has 3"),
     ],
 )
-def test_a_folder_that_cannot_teach_is_refused(tmp_path, monkeypatch, network, folders, complaint):
+def test_a_folder_that_cannot_teach_is_refused(tmp_path, monkeypatch, small_network, folders, complaint):
     root = tmp_path / "photos"
     for name, count in (folders or {}).items():
         (root / name).mkdir(parents=True)
         for number in range(count):
             Image.new("RGB", (24, 24)).save(root / name / f"{number}.png")
     monkeypatch.setattr(teaching, "backbone", lambda **_: pytest.fail("downloads for nothing"))
-    for model in ([], ["--model", network]):
+    for model in ([], ["--model", small_network]):
         result = run("teach", root, *model, "--out", tmp_path / "x.qvit", status=2)
         assert complaint in result.stderr
     assert not (tmp_path / "x.qvit").exists()

@@ -657,13 +657,17 @@ def test_all_processes_end_cleanly_when_the_first_fills_the_disk(tmp_path: Path,
 def test_samples_on_a_full_disk_leave_the_earlier_ones(tmp_path: Path, full_disk: FullDisk) -> None:
     test = data.load(short(), None, Space.load("digits")).test()
     write_samples(test, "0123456789", tmp_path)
-    (tmp_path / "earlier.png").write_bytes(b"of another data set")
+    (tmp_path / "00000-4.png").rename(tmp_path / "of another data set.png")
+    (tmp_path / "of the user.png").write_bytes(b"a photograph")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with full_disk(3), pytest.raises(FileError, match=r"00000-.*png' cannot be written"):
         write_samples(test, "0123456789", tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     write_samples(test, "0123456789", tmp_path)
-    assert sorted(before) == sorted(["earlier.png", *(path.name for path in tmp_path.iterdir())])
+    assert {path.name for path in tmp_path.iterdir()} ^ set(before) == {
+        "00000-4.png",
+        "of another data set.png",
+    }
 
 
 def test_a_diverged_run_says_so(tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ from typing import NamedTuple
 
 import click
 
-from quasar_rt.files import write_text
 from quasar_rt.hardware import Hardware
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -467,7 +466,7 @@ def main(names: tuple[str, ...], output: Path) -> None:
         click.echo(f"  paths {json.dumps(paths)}")
         click.echo(f"  fan-out {json.dumps(fan_out)} ({seconds:.0f} s, {peak:.1f} GB)")
         output.parent.mkdir(parents=True, exist_ok=True)
-        write_text(output, json.dumps({key: record[key] for key in SIZES if key in record}, indent=1) + "\n")
+        output.write_text(json.dumps({key: record[key] for key in SIZES if key in record}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

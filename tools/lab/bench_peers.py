@@ -27,7 +27,6 @@ import click
 from peer_models import CONTESTANTS, Shape
 from quasar_rt.bench import RANDOM_SHAPES
 from quasar_rt.cli.output import print_table
-from quasar_rt.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = Path(__file__).with_name("peer_models.py")
@@ -283,7 +282,7 @@ def main(
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         document = {"machine": machine, "onednn_isa": onednn_isa, "measured": measured}
-        write_text(output, json.dumps(document, indent=1) + "\n")
+        output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

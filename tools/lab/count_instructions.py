@@ -29,7 +29,6 @@ import click
 from quasar_rt.bench import RANDOM_SHAPES
 from quasar_rt.build import random_subnet
 from quasar_rt.cli.output import print_table
-from quasar_rt.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = ROOT / "tools/lab/instructions.c"
@@ -158,7 +157,7 @@ def report_camera(counted: dict[str, dict[str, dict[str, int]]], checks: bool) -
     recorded = json.loads(CAMERA.read_text("utf-8")) if CAMERA.exists() else {}
     name = CAMERA.relative_to(ROOT)
     if not checks:
-        write_text(CAMERA, json.dumps({**recorded, **counted}, indent=1) + "\n")
+        CAMERA.write_text(json.dumps({**recorded, **counted}, indent=1) + "\n", encoding="utf-8")
         click.echo(f"wrote {name}")
         return
     for board, frames in counted.items():

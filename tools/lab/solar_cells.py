@@ -31,7 +31,6 @@ from pages import markdown, splice
 from quasar_rt import Engine
 from quasar_rt.bench import measure
 from quasar_rt.evaluate import wilson
-from quasar_rt.files import write_text
 from zoo import machine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -438,8 +437,8 @@ def main(wheels: Path, count: int, peers: Path | None) -> None:
     if count < 10_000:
         click.echo("\n\n".join(tables(record).values()))
         return
-    write_text(RECORD, json.dumps(record, indent=1) + "\n")
-    write_text(PAGE, splice(PAGE.read_text("utf-8"), tables(record)))
+    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(splice(PAGE.read_text("utf-8"), tables(record)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from pages import markdown, splice
 from quasar_rt import DoesNotFitError, Engine, Subnet
 from quasar_rt.bench import measure
 from quasar_rt.evaluate import wilson
-from quasar_rt.files import write_text
 from quasar_rt.hardware import Hardware, Workload, replay
 from quasar_rt.packaged import subnet_names, subnet_path
 
@@ -215,8 +214,8 @@ def main(anew: bool, busy: bool) -> None:
     if anew:
         record = {name: entry | {"measured": measured(name)} for name, entry in record.items()}
     page = splice(PAGE.read_text("utf-8"), tables(record))
-    write_text(RECORD, json.dumps(record, indent=1) + "\n")
-    write_text(PAGE, page)
+    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page, encoding="utf-8")
     for name in (name for name, entry in record.items() if "measured" not in entry):
         click.echo(f"{name}: the CPU's time is not measured: python tools/lab/zoo.py --measure", err=True)
 

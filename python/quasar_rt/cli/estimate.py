@@ -105,9 +105,9 @@ def command(
             f"name a SUBNET: a .qvit file, a packaged subnet, one of {', '.join(DEIT_HEADS)}, or a search space"
         )
     try:
-        for path in (png, timeline, save):
+        for path, kind in ((png, "picture"), (timeline, "picture"), (save, "configuration")):
             if path is not None:
-                check_writable(path)
+                check_writable(path, kind)
         for path in (png, timeline):
             if path is not None and not _can_draw():
                 raise Failure(f"{path}: pictures need matplotlib: pip install 'quasar-rt[host]'")

@@ -265,7 +265,7 @@ def _check_confusion(path: Path) -> None:
         raise Failure(
             f"--confusion {path}: pictures need matplotlib: pip install 'quasar-rt[host]'; FILE.csv needs nothing"
         )
-    check_writable(path)
+    check_writable(path, "picture" if path.suffix == ".png" else "confusion matrix")
 
 
 def _write_confusion(answers: Confusion, path: Path) -> None:

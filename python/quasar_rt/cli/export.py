@@ -9,6 +9,7 @@ Needs the [host] extra: pip install 'quasar-rt[host]'.
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -56,9 +57,12 @@ def command(
         from ..export.post_training import calibration_apart, export_timm
     except ImportError as error:
         raise Failure(f"{error}; install the host extra: pip install 'quasar-rt[host]'") from error
+    details = out.with_suffix(".report.json")
     try:
-        check_writable(out)
-    except OSError as error:
+        check_writable(out, "subnet")
+        if report:
+            check_writable(details, "report")
+    except QuasarError as error:
         raise Failure(str(error)) from error
     network, files, options = open_float_network(**source)
     layers: list[Any] = []
@@ -93,7 +97,7 @@ def command(
         "Errors are root mean squares on the calibration images, as shares of the outputs' standard deviation."
     )
     if report:
-        _write_report(out.with_suffix(".report.json"), subnet, layers)
+        _write_report(details, subnet, layers)
     click.echo(f"{out}: {out.stat().st_size / 1e6:.2f} MB, {len(files)} calibration images")
     resizing = " ".join(str(value) for value in subnet.config["preprocess"]["resize"].values())
     recorded = subnet.config["provenance"]
@@ -110,6 +114,7 @@ def command(
 
 def _write_report(path: Path, subnet: Subnet, layers: list[Any]) -> None:
     document = {
+        "quasar_rt": version("quasar-rt"),
         "subnet": subnet.name,
         "sha256": subnet.sha256,
         "provenance": subnet.config["provenance"],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..files import file_name
+from ..files import check_writable, file_name
 from .output import Failure, echo
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def command(subnet: str, out: Path | None, form: Form) -> None:
 
     loaded = Subnet.load(subnet)
     path = out or Path(f"{file_name(loaded.name)}.onnx")
+    check_writable(path, "ONNX model")
     try:
         loaded.to_onnx(path, form)
     except ImportError as error:

@@ -60,7 +60,7 @@ def command(
     except ImportError as error:
         raise Failure(f"{error}; install the extras: pip install 'quasar-rt[host,onnx]'") from error
     try:
-        check_writable(out)
+        check_writable(out, "subnet")
         with bars() as report:
             taught = teach(
                 photos,

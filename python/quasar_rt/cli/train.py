@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,7 @@ def command(
     try:
         import torch
 
-        from ..files import make_folder
+        from ..files import check_folder
         from ..space import Space
         from ..train import distributed, train, train_architecture
         from ..train.architecture_file import load_architecture
@@ -142,21 +143,23 @@ def command(
                 if out
                 else "--embedding goes with one network: give it to `quasar-rt search` with this supernet"
             )
-        if out:
-            group.from_first(lambda: make_folder(out, check_only=True))
         search = None
         if architecture:
             network, search, found = load_architecture(architecture)
             embedding = embedding or found
             digest = hashlib.sha256(json.dumps(network.to_dict(), sort_keys=True).encode()).hexdigest()
             name = name or f"{recipe.name}-{digest[:8]}"
-            run = run or Path("runs") / name
+        name = name or recipe.name
+        run = run or Path("runs") / name
+        if architecture or Space.load(recipe.space).size == 1:
+            kinds = {".qvit": "subnet", "/README.md": "model card", "/confusion.png": "picture"}
+            results = {f"{name}{ending}": kind for ending, kind in kinds.items()}
+            group.from_first(partial(check_folder, out or run, results))
+        if architecture:
             trained = train_architecture(
                 network, recipe, run, log=click.echo, group=group, inherit=inherit, **options
             )
         else:
-            name = name or recipe.name
-            run = run or Path("runs") / name
             trained = train(recipe, run, log=click.echo, group=group, **options)
         if trained.path is None and group.first:
             machine = machine or f"{os.cpu_count()} {platform.machine()} cores"

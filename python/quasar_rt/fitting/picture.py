@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..files import replacing
+from ..pictures import write_figure
 from .result import MATRICES, Fit
 
 __all__ = ["draw"]
@@ -51,5 +51,4 @@ def draw(fit: Fit, path: Path) -> None:
             panel.tick_params("y", labelsize=6)
             panel.set_ylabel("block", size=8)
     figure.colorbar(image, ax=figure.axes[1:], label="share of 8-bit rows", shrink=0.8)
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=120)
+    write_figure(figure, path, dpi=120)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,7 @@ class Fit:
     def as_dict(self) -> dict[str, Any]:
         """Returns the report, for JSON."""
         return {
+            "quasar_rt": version("quasar-rt"),
             "name": self.name,
             "board": self.board,
             "fps_of": self.fps_of,

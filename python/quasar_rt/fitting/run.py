@@ -22,7 +22,7 @@ from ..errors import DoesNotFitError, FileError, InvalidValueError
 from ..export.layerwise import LayerReport
 from ..export.network import Calibrated, measure_worth
 from ..export.post_training import Prepared, prepare
-from ..files import make_folder, open_regular, replacing
+from ..files import check_apart, check_folder, make_folder, open_regular, replacing
 from ..hardware import Board, Hardware, RatesOf, Workload, rates
 from ..images import ImageLike
 from ..nas.options import DEFAULT_BOARD
@@ -66,6 +66,8 @@ def run(
         raise InvalidValueError(f"tune must be 0 or more steps, not {tune}")
     if len(images) < 2:
         raise InvalidValueError(f"a fit needs two images or more, better 32; {len(images)} were given")
+    check_apart(Path(out), (one for one in images if isinstance(one, (str, os.PathLike))))
+    check_folder(Path(out), {"report.json": "fit", "hardware.toml": "configuration", "fit.png": "picture"})
     # Of two or three images the last one.
     first = min(HELD_OUT, len(images)) - 1
     held_out = images[first::HELD_OUT]
@@ -161,7 +163,6 @@ class _Job:
         self._identity = _identity(model, prepared)
         self._exact = _float_outputs(model, prepared, held_out)
         self._calibrations: dict[bool, Calibrated] = {}
-        make_folder(folder, check_only=True)
 
     def run(self, wanted: Sequence[float], curve: int) -> Fit:
         worth = self._worth()

@@ -134,7 +134,7 @@ class Hardware(SettingsFile[NativeHardware]):
         Raises:
             quasar_rt.FileError: the file cannot be written.
         """
-        write_text(Path(path), self.to_toml())
+        write_text(Path(path), f"# Written by quasar-rt\n{self.to_toml()}")
 
     @property
     def board(self) -> Board:

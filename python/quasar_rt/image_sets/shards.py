@@ -322,6 +322,7 @@ def _index(path: str, group: Any) -> list[_Sample]:
         # Without a cache the next start makes the index again.
         with contextlib.suppress(OSError):
             kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.unlink(missing_ok=True)
             write_bytes(kept, json.dumps(found).encode())
     except DatasetError:
         raise

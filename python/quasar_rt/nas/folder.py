@@ -35,7 +35,8 @@ class Folder:
             added to the list later.
 
     Raises:
-        SearchFolderError: the folder belongs to another search; the message names the differences.
+        SearchFolderError: the folder belongs to another search (the message names the differences), or one of its
+            files is a link.
         quasar_rt.FileError: the folder cannot be made or read.
     """
 
@@ -58,6 +59,11 @@ class Folder:
     @staticmethod
     def _claim(path: Path, identity: dict[str, Any]) -> None:
         file = path / "search.json"
+        for one in (file, path / "scores.jsonl"):
+            if one.is_symlink():
+                raise SearchFolderError(
+                    f"'{one}' is a symbolic link, and no link is followed; give another folder"
+                )
         if not file.exists():
             # Other files would be mixed with the results of this search.
             if any(path.iterdir()):

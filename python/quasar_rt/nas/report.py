@@ -1,7 +1,7 @@
 """Writes the results of a search: front.json, front.csv, front.png and index.html.
 
 All four come from one document, the contents of front.json (`docs/searching.md`), so that they cannot disagree.
-Depends on the standard library; on matplotlib for the picture alone.
+Depends on `quasar_rt.files`; on matplotlib for the picture alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from ..files import PNG_METADATA
 
 __all__ = [
     "Cloud",
@@ -187,8 +189,7 @@ def draw(document: Mapping[str, Any], cloud: Cloud) -> bytes:
     )
     axes.legend(fontsize=8.5, loc="lower left", framealpha=0.9)
     buffer = io.BytesIO()
-    # Without the software's version the same search gives the same bytes.
-    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=130, metadata=PNG_METADATA)
     return buffer.getvalue()
 
 

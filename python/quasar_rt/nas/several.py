@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DoesNotFitError, InfeasibleError, InvalidValueError
-from ..files import file_name, make_folder, write_text
+from ..files import check_folder, file_name, make_folder, write_text
 from ..hardware import Board
 from ..options import takes
 from . import report
@@ -114,6 +114,9 @@ def search_boards(options: BoardsOptions) -> BoardsResult:
         results: dict[str, SearchResult] = {}
         folders: list[Folder] = []
         out = None if options.out is None else Path(options.out)
+        if out is not None:
+            kinds = {"index.html": "page", "boards.csv": "comparison of boards", "boards.json": "search"}
+            check_folder(out, kinds)
         with ExitStack() as stack:
             for run in runs:
                 stack.enter_context(run.started(out and out / _folder_name(run.settings.board), folders))

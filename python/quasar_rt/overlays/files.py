@@ -74,8 +74,8 @@ def bitstream(board: str | None = None, folder: str | os.PathLike[str] | None = 
 def fetch(board: str | None = None, folder: str | os.PathLike[str] | None = None) -> Path:
     """Downloads the published bitstream of a board and compares the SHA-256 of its files.
 
-    Files that are there already with the right digest are not downloaded again. A file gets its name only when all of
-    it is there and right.
+    Files that are there already with the right digest are not downloaded again, and others are not replaced. A file
+    gets its name only when all of it is there and right.
 
     Args:
         board: a board's name; if None, that of PYNQ's environment variable ``BOARD``.
@@ -114,8 +114,10 @@ def fetch(board: str | None = None, folder: str | os.PathLike[str] | None = None
 
 
 def _fetch(url: str, path: Path, digest: str) -> None:
-    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
-        return
+    if path.is_file() and path.stat().st_size:
+        if hashlib.sha256(path.read_bytes()).hexdigest() == digest:
+            return
+        raise DeviceUnavailableError(f"{path} is not the published file: remove it, or name another folder")
     if urlsplit(url).scheme not in ("https", "file"):
         raise DeviceUnavailableError(f"{url} is not fetched: only https is")
     try:

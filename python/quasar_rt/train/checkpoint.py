@@ -42,7 +42,8 @@ def save(state: Mapping[str, Any], path: Path) -> None:
     Raises:
         quasar_rt.FileError: it cannot be written (a full disk); the file that was there before is unchanged.
     """
-    body = {**state, "format": _FORMAT}
+    # The format first: `quasar_rt.files` knows a checkpoint by its beginning.
+    body = {"format": _FORMAT, **state}
     body["sha256"] = _digest(body, TIMES)
     with write_atomically(path) as file:
         try:

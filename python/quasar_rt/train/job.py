@@ -19,7 +19,7 @@ import torch
 
 from ..datasets import DatasetError
 from ..errors import InvalidValueError, QuasarError
-from ..files import make_folder
+from ..files import check_apart, check_folder, make_folder
 from ..space import Space
 from ..tracking import Tracker, open_tracker
 from . import checkpoint
@@ -84,10 +84,12 @@ class Job:
         Raises:
             DatasetError: the data is missing, or differs between the processes.
             quasar_rt.InvalidValueError: the batch is larger than the training set, or smaller than the group; the
-                teacher does not fit.
+                teacher does not fit; the run's folder is or holds that of the data.
             quasar_rt.FileError: the teacher cannot be read.
         """
         recipe, folder, group = options.recipe, Path(options.run), options.group or Group()
+        if options.root is not None and Path(options.root).is_dir():
+            check_apart(folder, [options.root])
         keep_freed_memory()
         log: Log = options.log if group.first else lambda _: None
         job = cls(recipe, space, folder, datasets.load(recipe, options.root, space), group, log)
@@ -118,9 +120,10 @@ class Job:
         """Makes the folder, and opens the trackers of these names.
 
         Raises:
-            quasar_rt.FileError: the folder cannot be written to.
+            quasar_rt.FileError: the folder cannot be written to, or a file that no run wrote has a result's name.
         """
         self.group.from_first(lambda: make_folder(self.folder))
+        self.group.from_first(lambda: check_folder(self.folder, {"log.csv": "log", "curves.png": "picture"}))
         if self.group.first:
             settings = self.recipe.as_dict()
             self._trackers = [open_tracker(name, self.folder, settings) for name in dict.fromkeys(track)]

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 
+from ..files import PNG_METADATA
 from . import checkpoint
 
 mpl.use("Agg")
@@ -74,6 +75,6 @@ def draw_curves(history: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, 
     figure.suptitle(title, size=11)
     try:
         with checkpoint.write_atomically(path) as file:
-            figure.savefig(file, dpi=90, format="png")
+            figure.savefig(file, dpi=90, format="png", metadata=PNG_METADATA)
     finally:
         plt.close(figure)

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ..build import build_subnet
 from ..engine import Engine
-from ..files import make_folder, write_bytes, write_text
+from ..files import PNG_METADATA, kind_of, make_folder, write_bytes, write_text
 from ..pictures import FEW_CLASSES, draw_confusion
 from ..subnet import Subnet
 from .architecture_file import search_line
@@ -184,6 +185,9 @@ def write_samples(test: AnySplit, classes: Sequence[str], folder: Path) -> None:
     further = (index for index in range(len(labels)) if index not in chosen)
     chosen |= {index for index, _ in zip(further, range(EXTRA_SAMPLES), strict=False)}
     listing = {}
+    marked = PngInfo()
+    for key, value in PNG_METADATA.items():
+        marked.add_text(key, value)
     for index in sorted(chosen):
         name = classes[labels[index]]
         plain = name.lower().replace("/", "-").replace(" ", "-")
@@ -191,13 +195,13 @@ def write_samples(test: AnySplit, classes: Sequence[str], folder: Path) -> None:
         planes = test.first(1, index)[0][0].numpy()
         image = planes[0] if len(planes) == 1 else planes.transpose(1, 2, 0)
         buffer = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(image)).save(buffer, "png", optimize=True)
+        Image.fromarray(np.ascontiguousarray(image)).save(buffer, "png", optimize=True, pnginfo=marked)
         write_bytes(folder / file, buffer.getvalue())
         listing[file] = name
     write_text(folder / "labels.json", json.dumps(listing, indent=2) + "\n")
     # Last: on a full disk the earlier samples remain.
     for old in folder.glob("*.png"):
-        if old.name not in listing:
+        if old.name not in listing and not old.is_symlink() and kind_of(old) == "picture":
             old.unlink()
 
 

@@ -68,10 +68,6 @@ impl Subnet {
         Ok(PyBytes::new(py, &bytes.map_err(to_py)?))
     }
 
-    fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        py.detach(|| self.subnet.save(path)).map_err(to_py)
-    }
-
     fn config(&self) -> &str {
         self.subnet.config_json()
     }

@@ -154,18 +154,6 @@ impl Subnet {
         Self::of_contents(contents)
     }
 
-    /// Writes a subnet file atomically: see [`file::replace`].
-    ///
-    /// # Errors
-    /// [`Error::Io`] and [`Error::TooLarge`].
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        file::replace(path, &self.to_bytes()?).map_err(|source| Error::Io {
-            path: path.to_owned(),
-            source,
-        })
-    }
-
     /// Returns the configuration.
     pub fn config(&self) -> &Config {
         &self.config
