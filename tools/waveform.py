@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TextIO
 
 from quasar_rt import Engine, Subnet, UntrainedWarning, random_subnet
-from quasar_rt.files import make_folder, write_text
+from quasar_rt.files import make_folder
 from quasar_rt.hardware import Hardware
 from quasar_rt.testing import random_image
 
@@ -84,7 +84,7 @@ def main(name: str, file: str | None = None) -> None:
         halves = 2 * settings["array"].get("clock_ratio", 1) * settings["clock_mhz"]
         text = joined(Path(folder), 1e6 / halves)
     make_folder(out.parent)
-    write_text(out, text)
+    out.write_text(text, encoding="utf-8")
     shown = out.relative_to(ROOT)
     print(
         f"{shown}: {text.count('$var')} signals, {len(text) / 1e6:.1f} MB. To look at it: gtkwave {shown} (or surfer)"

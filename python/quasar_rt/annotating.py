@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import chain, count
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -50,14 +51,13 @@ def annotated(pixels: Pixels, prediction: Prediction, subnet: str) -> Image.Imag
     return whole
 
 
-def save_as(picture: Image.Image, folder: Path, name: str, taken: set[str]) -> Path:
-    """Writes a picture as a PNG, whole or not at all, under a name that no other one of `taken` has, and returns it.
+def save_as(picture: Image.Image, folder: Path, name: str) -> Path:
+    """Writes a picture as a PNG, whole or not at all, and returns its path. Numbers a name that is there already.
 
     Args:
         picture: the picture.
         folder: an existing folder.
         name: the name of the picture's source; its last part gives the file's name.
-        taken: the names of files so far, to which the new one is added.
 
     Raises:
         quasar_rt.FileError: it cannot be written.
@@ -66,11 +66,8 @@ def save_as(picture: Image.Image, folder: Path, name: str, taken: set[str]) -> P
     if ending.lower() not in IMAGE_SUFFIXES:  # of a video, with the time of the frame
         stem += ending
     stem = file_name(stem).lstrip(".") or "picture"
-    unique, number = f"{stem}.png", 1
-    while unique in taken:
-        number += 1
-        unique = f"{stem}-{number}.png"
-    taken.add(unique)
-    with replacing(folder / unique) as file:
+    names = chain([f"{stem}.png"], (f"{stem}-{number}.png" for number in count(2)))
+    path = next(folder / one for one in names if not os.path.lexists(folder / one))
+    with replacing(path) as file:
         picture.save(file, "PNG")
-    return folder / unique
+    return path

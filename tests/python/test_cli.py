@@ -194,6 +194,20 @@ def test_infer_saves_pictures_with_their_answers(subnet_file, picture, tmp_path)
     result = run("infer", "--subnet", subnet_file, "--save", out, picture, picture)
     assert "wrote 2 pictures to" in result.stderr
     assert sorted(path.name for path in out.iterdir()) == ["noise-2.png", "noise.png"]
+    # Neither what is there already nor a link is written over, and no input may be there.
+    before = picture.read_bytes()
+    (out / "noise-3.png").symlink_to(picture)
+    run("infer", "--subnet", subnet_file, "--save", out, picture)
+    assert (out / "noise-3.png").is_symlink()
+    assert (out / "noise-4.png").is_file()
+    (tmp_path / "deep").symlink_to(out)
+    for folder in (picture.parent, picture.parent.parent):
+        for one in (picture, picture.parent):
+            refused = run("infer", "--subnet", subnet_file, "--save", folder, one, status=2).stderr
+            assert f"the folder '{folder}' is or holds the input '{picture}'" in refused
+    refused = run("infer", "--subnet", subnet_file, "--save", out, tmp_path / "deep" / "noise.png", status=2)
+    assert "is or holds the input" in refused.stderr
+    assert picture.read_bytes() == before
     with Image.open(picture) as before, Image.open(out / "noise.png") as after:
         factor = 240 // before.width
         assert after.size[0] == before.width * factor
@@ -202,6 +216,56 @@ def test_infer_saves_pictures_with_their_answers(subnet_file, picture, tmp_path)
         assert (np.asarray(corner)[::factor, ::factor] == np.asarray(before.convert("RGB"))).all()
         below = after.crop((0, before.height * factor, *after.size))
         assert len(below.getcolors(1 << 16)) > 2, "there is no text"
+
+
+def test_infer_leaves_the_answers_of_the_others_on_a_full_disk_and_after_faults(
+    subnet_file, tmp_path, full_disk, monkeypatch
+):
+    for number in range(4):
+        Image.fromarray(np.full((28, 28), 60 * number, np.uint8)).save(tmp_path / f"{number}.png")
+    infer, command = quasar_rt.Engine.infer, ("infer", "--subnet", subnet_file, tmp_path)
+    full = tmp_path.parent / "full"
+    with full_disk(100):
+        text = run(*command, "--save", full, status=1)
+        images = json_of(*command, "--save", full, status=1)["images"]
+    assert len(text.stdout.splitlines()) == 3 + 4
+    *errors, last = text.stderr.splitlines()[1:]
+    assert [error.endswith("png' cannot be written: File too large") for error in errors] == [True] * 4
+    assert last == f"4 of 4 pictures failed: {', '.join(str(tmp_path / f'{i}.png') for i in range(4))}"
+    assert all({"label", "error"} <= set(image) for image in images)
+    assert not list(full.iterdir())
+
+    def faulty(engine, image, **options):
+        if image.max() == 60:
+            raise quasar_rt.DeviceFaultError("the array has stopped")
+        return infer(engine, image, **options)
+
+    monkeypatch.setattr(quasar_rt.Engine, "infer", faulty)
+    images = json_of(*command, status=1)["images"]
+    assert ["label" in image for image in images] == [True, False, True, True]
+    error = f"Error: '{tmp_path / '1.png'}': the array has stopped\n"
+    assert run(*command, status=1).stderr.endswith(f"{error}1 of 4 pictures failed: {tmp_path / '1.png'}\n")
+    # A device that fails again and again.
+    monkeypatch.setattr(quasar_rt.Engine, "infer", lambda *_, **__: faulty(None, np.array([60])))
+    ended = run(*command, *[tmp_path] * 3, status=2).stderr
+    assert re.search("10 of 10 pictures failed: .* and 5 more\nError: the array has stopped\n$", ended)
+
+
+def test_infer_prints_answers_as_they_come(subnet_file, picture):
+    for as_json in ([], ["--json"]):
+        command = [*COMMAND, "infer", *as_json, "--subnet", str(subnet_file), str(picture), "-"]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as one:
+            limit = threading.Timer(60, one.kill)
+            limit.start()
+            # The second picture has not come yet.
+            assert any(b"noise.png" in line for line in one.stdout)
+            assert one.poll() is None
+            rest = one.communicate(picture.read_bytes())[0]
+            limit.cancel()
+        assert one.returncode == 0
+        assert b"-  " in rest or b'"image": "-"' in rest
 
 
 def test_infer_prints_json(subnet_file, picture):

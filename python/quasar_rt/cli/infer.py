@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ImageError
+from ..errors import DeviceError, FileError, ImageError
 from . import complete
 from .options import as_json, described, engine_options, open_engine
-from .output import Failure, echo, print_json, print_records, progress
+from .output import Failure, Lines, echo, json_list, progress
 
 if TYPE_CHECKING:
+    from ..engine import Engine
     from ..images import Pixels
+
+#: Columns that the table keeps for labels, at most.
+_LONGEST_LABEL = 30
+#: Pictures that failed, of which the last line has the names.
+_MOST_NAMES = 5
 
 
 @click.command("infer", short_help="Classify image files, folders of them, and videos.")
@@ -49,7 +56,8 @@ if TYPE_CHECKING:
     "--save",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Write each picture with its answer below it into FOLDER.",
+    help="Write each picture with its answer below it into FOLDER, which holds no input. Names that are there already "
+    "get a number.",
 )
 @engine_options
 @as_json
@@ -67,68 +75,92 @@ def command(
 ) -> None:
     """Classify image files, folders of them with their sub-folders, and videos; - is an image from stdin.
 
-    An image that cannot be read is reported on stderr; the others are classified all the same, and the exit code is 1.
-    Videos need OpenCV (the [camera] extra).
+    Answers are printed as they come. A picture that cannot be read or saved, or in which a device fails, is reported on
+    stderr; the others are classified all the same, and the exit code is 1. Videos need OpenCV (the [camera] extra).
     """
-    from ..files import make_folder
+    from ..files import check_apart, make_folder
+    from ..watch.sources import MOST_FAILURES
 
     sources = [one for image in images for one in _expanded(image)]
-    results: list[dict[str, Any]] = []
-    failures = coloured = 0
-    saved: set[str] = set()
     if save is not None:
+        check_apart(save, (source for source in sources if source != "-"))
         make_folder(save)
-    with open_engine(subnet, **options) as engine:
+    total = done = coloured = saved = on_end = 0
+    failed: list[str] = []
+
+    def sum_up() -> None:
+        if coloured:
+            for line in _note(coloured, done):
+                echo(line, err=True)
+        if saved:
+            echo(f"wrote {saved:,} picture{'' if saved == 1 else 's'} to {save}", err=True)
+        if failed and total > 1:
+            more = f" and {len(failed) - _MOST_NAMES:,} more" if len(failed) > _MOST_NAMES else ""
+            names = ", ".join(failed[:_MOST_NAMES]) + more
+            echo(f"{len(failed):,} of {total:,} pictures failed: {names}", err=True)
+
+    with ExitStack() as stack:
+        stack.callback(sum_up)
+        engine = stack.enter_context(open_engine(subnet, **options))
         gray = engine.subnet.config["image"]["channels"] == 1
+        show = stack.enter_context(_answers(engine, sources, as_json))
         shown = progress(sources, len(sources), "infer") if len(sources) > 1 else sources
         for source in shown:
             for name, picture in _pictures(source, step):
-                if isinstance(picture, ImageError):
-                    failures += 1
-                    echo(f"Error: {picture}", err=True)
-                    results.append({"image": name, "error": str(picture)})
-                    continue
-                pixels, decode_ms = picture
+                total += 1
+                document: dict[str, Any] = {"image": name}
                 try:
+                    if isinstance(picture, ImageError):
+                        raise picture
+                    pixels, decode_ms = picture
                     prediction = engine.infer(pixels, top_k=top_k)
-                except ImageError as error:  # such as one that is too small
-                    failures += 1
-                    echo(f"Error: '{name}': {error}", err=True)
-                    results.append({"image": name, "error": str(error)})
-                    continue
-                coloured += gray and _is_coloured(pixels)
-                document = {"image": name, **prediction.to_dict()}
-                document["timings"]["decode_ms"] = decode_ms
-                results.append(document)
-                if save is not None:
-                    from ..annotating import annotated, save_as
+                    document |= prediction.to_dict()
+                    document["timings"]["decode_ms"] = decode_ms
+                    done += 1
+                    coloured += gray and _is_coloured(pixels)
+                    on_end = 0
+                    if save is not None:
+                        from ..annotating import annotated, save_as
 
-                    save_as(annotated(pixels, prediction, engine.subnet.name), save, name, saved)
-        about = described(engine)
-        what = engine.subnet.about
-        if coloured:
-            for line in _note(coloured, len(results) - failures):
-                echo(line, err=True)
-    if as_json:
-        print_json({**about, "images": results})
-    elif failures < len(results):
-        print_records(
-            [result for result in results if "error" not in result],
-            {
-                "image": lambda result: result["image"],
-                "label": lambda result: result["label"],
-                ">probability": lambda result: f"{result['probability']:.1%}",
-                "then": lambda result: ", ".join(
-                    f"{score['label']} {score['probability']:.1%}" for score in result["top_k"][1:]
-                ),
-                ">time": lambda result: f"{sum(result['timings'].values()):.2f} ms",
-            },
-            what,
-        )
-    if saved:
-        echo(f"wrote {len(saved):,} picture{'' if len(saved) == 1 else 's'} to {save}", err=True)
-    if failures:
+                        save_as(annotated(pixels, prediction, engine.subnet.name), save, name)
+                        saved += 1
+                # Such as an image that is too small, a fault in one frame, a full disk.
+                except (ImageError, DeviceError, FileError) as error:
+                    failed.append(name)
+                    document["error"] = str(error)
+                    echo(f"Error: {error}" if name in str(error) else f"Error: '{name}': {error}", err=True)
+                    on_end += isinstance(error, DeviceError)
+                show(document)
+                if on_end == MOST_FAILURES:
+                    raise Failure(document["error"])
+    if failed:
         ctx.exit(1)
+
+
+@contextmanager
+def _answers(
+    engine: Engine, sources: Sequence[str], as_json: bool
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Yields the function that prints an answer; with JSON, the document is whole whatever happens."""
+    if as_json:
+        with json_list(described(engine), "images") as add:
+            yield add
+        return
+    image, label = (max(map(len, names)) for names in (sources, engine.subnet.classes))
+    widths = {"image": image, "label": min(label, _LONGEST_LABEL), ">probability": 0, ">time": 11, "then": 0}
+    table = Lines(widths, engine.subnet.about)
+
+    def show(document: dict[str, Any]) -> None:
+        if "label" in document:
+            table.add(
+                document["image"],
+                document["label"],
+                f"{document['probability']:.1%}",
+                f"{sum(document['timings'].values()):,.2f} ms",
+                ", ".join(f"{score['label']} {score['probability']:.1%}" for score in document["top_k"][1:]),
+            )
+
+    yield show
 
 
 def _expanded(name: str) -> Iterator[str]:
@@ -162,19 +194,15 @@ def _pictures(source: str, step: float) -> Iterator[tuple[str, tuple[Pixels, flo
             yield source, (pixels, decode_ms)  # type: ignore[misc]
         return
     try:
-        video = CameraSource(source)
+        with closing(CameraSource(source)) as video:
+            every = max(1, round(step * video.fps))
+            for number, frame in enumerate(video):
+                if number % every == 0:
+                    size = (frame.height, frame.width, 3)
+                    pixels = preprocess(frame, size, {"resize": {"mode": "none"}})
+                    yield f"{source} {number / video.fps:.2f} s", (pixels, 0.0)
     except CameraError as error:
         yield source, ImageError(str(error))
-        return
-    try:
-        every = max(1, round(step * video.fps))
-        for number, frame in enumerate(video):
-            if number % every == 0:
-                size = (frame.height, frame.width, 3)
-                pixels = preprocess(frame, size, {"resize": {"mode": "none"}})
-                yield f"{source} {number / video.fps:.2f} s", (pixels, 0.0)
-    finally:
-        video.close()
 
 
 #: The mean distance between the channels of a picture in colour, at least. Gray ones have noise of their files' format.

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from textwrap import indent
 from typing import Any, TypeVar
 
 import click
@@ -19,10 +20,12 @@ from ..files import refused
 
 __all__ = [
     "Failure",
+    "Lines",
     "Pace",
     "Unmet",
     "bars",
     "echo",
+    "json_list",
     "name_stdout_in_errors",
     "print_json",
     "print_records",
@@ -101,8 +104,33 @@ class _Stdout(io.TextIOWrapper):
 
 def print_json(value: Any) -> None:
     """Prints `value` as the one JSON document on stdout."""
+    click.echo(_as_json(value))
+
+
+def _as_json(value: Any) -> str:
     # json.dumps escapes all but ASCII, and leaves DEL.
-    click.echo(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))
+    return json.dumps(value, indent=2).replace("\x7f", "\\u007f")
+
+
+@contextmanager
+def json_list(value: Mapping[str, Any], name: str) -> Iterator[Callable[[Any], None]]:
+    """Prints a JSON document as `print_json` does, whose last value is a list with the given name.
+
+    Yields the function that adds to the list: it prints at once. An error ends the list, too.
+    """
+    before, after = _as_json({**value, name: []}).rsplit("[]", 1)
+    click.echo(before + "[", nl=False)
+    separator = ""
+
+    def add(one: Any) -> None:
+        nonlocal separator
+        click.echo(f"{separator}\n{indent(_as_json(one), 4 * ' ')}", nl=False)
+        separator = ","
+
+    try:
+        yield add
+    finally:
+        click.echo(("\n  ]" if separator else "]") + after)
 
 
 def printable(text: str) -> str:
@@ -171,6 +199,35 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
             click.echo(line.rstrip())
 
 
+class Lines:
+    """Prints a table line by line, as its rows come; `print_table` waits for all rows, whose widths it needs.
+
+    Args:
+        columns: widths by name; a wider cell moves the rest of its line. A column named ``>...`` is aligned to the
+            right; the last one is not filled up.
+        title: a line above the first row.
+    """
+
+    def __init__(self, columns: Mapping[str, int], title: str) -> None:
+        self._widths = {name: max(width, len(name.lstrip(">"))) for name, width in columns.items()}
+        self._title = title
+
+    def add(self, *cells: str) -> None:
+        """Prints a row, the first one below the title and the columns' names."""
+        from rich.cells import cell_len
+
+        if self._title:
+            echo(self._title)
+            self._title = ""
+            self.add(*(name.lstrip(">") for name in self._widths))
+            echo("─" * (sum(self._widths.values()) + 2 * len(self._widths) - 2))
+        line = []
+        for (name, width), cell in zip(self._widths.items(), map(printable, cells), strict=True):
+            gap = " " * (width - cell_len(cell))
+            line.append(gap + cell if name.startswith(">") else cell + gap)
+        click.echo("  ".join(line).rstrip())
+
+
 def print_records(
     records: Iterable[Record], columns: Mapping[str, Callable[[Record], object]], title: str | None = None
 ) -> None:
@@ -206,7 +263,9 @@ def bars(show: bool = True) -> Iterator[Any]:
 
         times = TextColumn("{task.fields[times]}")
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), times)
-        with Progress(*columns, console=console, transient=True) as progress:
+        # Answers go above the bar, but not those for a file or a pipe.
+        above = sys.stdout is not None and sys.stdout.isatty()
+        with Progress(*columns, console=console, transient=True, redirect_stdout=above) as progress:
             tasks: dict[str, Any] = {}
             paces: dict[str, Pace] = {}
 

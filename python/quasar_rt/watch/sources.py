@@ -24,8 +24,8 @@ __all__ = ["VIDEO_SUFFIXES", "CameraError", "CameraSource", "FolderSource", "ope
 #: The endings of the names of videos, in lower case.
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mjpeg"})
 
-#: Number of failures of an accelerator on end that end a watch.
-_MOST_FAILURES = 10
+#: Number of failures of an accelerator on end that end a watch, or a command.
+MOST_FAILURES = 10
 
 
 class CameraError(QuasarError, OSError):
@@ -282,7 +282,7 @@ def sightings(engine: Engine, source: FolderSource | CameraSource, *, top_k: int
                     yield Sighting(name, None, str(error))
             except DeviceError as error:
                 failures += 1
-                if failures == _MOST_FAILURES:
+                if failures == MOST_FAILURES:
                     raise
                 yield Sighting(name, None, str(error), source=path)
             else:
@@ -301,7 +301,7 @@ def sightings(engine: Engine, source: FolderSource | CameraSource, *, top_k: int
                 return
             except DeviceError as error:  # the stream has ended; another one goes on
                 failures += 1
-                if failures == _MOST_FAILURES:
+                if failures == MOST_FAILURES:
                     raise
                 dropped += stream.dropped
                 position += (stream.position or 0) + 1
