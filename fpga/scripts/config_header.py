@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 try:
-    from quasar_rt.files import write_text
     from quasar_rt.hardware import Hardware
 except ImportError as error:
     sys.exit(
@@ -17,4 +16,4 @@ except ImportError as error:
 configuration, out = map(Path, sys.argv[1:])
 text = Hardware.load(configuration).build_files["config.hpp"]
 if not out.exists() or out.read_text(encoding="utf-8") != text:
-    write_text(out, text)
+    out.write_text(text, encoding="utf-8")

@@ -70,6 +70,10 @@ struct Bench {
   uint64_t opens = 0; // cycle from which credits are taken
 
   Bench(Verdict& v, uint64_t seed) : verdict(v), random(seed) {
+    clear(*query);
+    clear(*hidden);
+    clear(*key);
+    clear(*value);
     expected_residual.assign(size_t(config::FRAMES) * config::RESIDUAL_WORDS,
                              std::vector<int64_t>(TOKENS));
     for (unsigned frame = 0; frame < config::FRAMES; ++frame)
@@ -240,6 +244,15 @@ struct Bench {
     expect_code(name, word[lane], code);
     for (const code_t& other : word.v)
       written.insert(&other);
+  }
+
+  // Fills a memory with zeros: ap_int has no value of its own at first.
+  template <typename T, unsigned BANKS, unsigned WORDS>
+  static void clear(bench::Ram<T, BANKS, WORDS>& ram) {
+    for (unsigned bank = 0; bank < BANKS; ++bank)
+      for (unsigned word = 0; word < WORDS; ++word)
+        for (code_t& code : ram.at(bank, word).v)
+          code = 0;
   }
 
   // Expects that a memory holds codes only where they were expected.
