@@ -370,7 +370,7 @@ def tables(record: Record) -> dict[str, str]:
         for entry in targets
         for name, found in entry["accuracy"].items()
     ]
-    subnets, accuracies, harder = [], [], []
+    subnets, accuracies = [], []
     for entry in targets:
         fit = entry["fit"]
         size = f"{fit['bytes'] / 1e6:.1f}"
@@ -385,22 +385,14 @@ def tables(record: Record) -> dict[str, str]:
         ]
         subnets.append(row)
     for name, found, exact in networks:
-        usual, doubtful = found["folds"], found["weighted"]
-        row, other = [name, over(usual["top1"]), over(usual["balanced"])], [name, over(doubtful["top1"])]
+        usual = found["folds"]
+        row = [name, over(usual["top1"]), over(usual["balanced"])]
         if found is exact:
-            row += ["–"] * 4
-            other += ["–"]
+            row += ["–"] * 3
         else:
-            ridges = [less(found["ridges"][r], exact["ridges"][r]) for r in exact["ridges"]]
             head = f"{100 * statistics.fmean(found['float_head']['top1']):.1f}"
-            row += [less(usual["top1"], exact["folds"]["top1"]), ", ".join(ridges)]
-            row += [f"{found['relative_error']:.3f}", head]
-            other += [less(doubtful["top1"], exact["weighted"]["top1"])]
-        for kind in ("mono_to_poly", "poly_to_mono"):
-            one = found["types"][kind]
-            other.append(f"{100 * one['value']:.1f} ({100 * one['low']:.1f} to {100 * one['high']:.1f})")
+            row += [less(usual["top1"], exact["folds"]["top1"]), f"{found['relative_error']:.3f}", head]
         accuracies.append(row)
-        harder.append(other)
     return {
         "subnets": markdown(
             ["image", "FPS asked", "FPS, modelled", "8-bit weights", "MB", "CPU ms, measured"], subnets
@@ -408,12 +400,9 @@ def tables(record: Record) -> dict[str, str]:
         "folds": markdown(
             [
                 *("network", "top-1, %", "balanced, %", "less float's top-1, points"),
-                *("the same with ridge 0.001, 0.01, 0.1", "relative error", "top-1 with float's head, %"),
+                *("relative error", "top-1 with float's head, %"),
             ],
             accuracies,
-        ),
-        "harder": markdown(
-            ["network", "weighted top-1, %", "less float's", "mono to poly, %", "poly to mono, %"], harder
         ),
     }
 
