@@ -402,7 +402,7 @@ def test_an_ila_watches_commands_sums_credits_and_memory(tmp_path: Path) -> None
     assert watched.cells.keys() - plain.cells.keys() == {"ila_streams", "ila_memory"}
     added = [bus for bus in watched.buses if bus not in plain.buses]
     assert [bus for bus in watched.buses if bus not in added] == plain.buses
-    documented = (ROOT / "docs" / "building.md").read_text()
+    documented = " ".join((ROOT / "docs" / "building.md").read_text().split())
     for name, suffix in (("ila_streams", "AXIS"), ("ila_memory", "AXI")):
         slots = [source for source, to in added if to.startswith(f"{name}/")]
         ends = [to for _, to in added if to.startswith(f"{name}/")]
@@ -410,8 +410,7 @@ def test_an_ila_watches_commands_sums_credits_and_memory(tmp_path: Path) -> None
         assert watched.properties[name]["CONFIG.C_NUM_MONITOR_SLOTS"] == str(len(slots))
         assert len(slots) <= 16  # the most that the IP has
         assert watched.to(f"{name}/clk") == watched.to("fetch/ap_clk")
-        for i, source in enumerate(slots):
-            assert f"| `{name}` | {i} | `{source}` |" in documented
+        assert f"- `{name}`: " + ", ".join(f"`{source}`" for source in slots) in documented
     assert watched.lines[-2:] == ["validate", "save"]
 
 
