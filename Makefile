@@ -348,8 +348,9 @@ lint-fpga: $(STAMPS)/dev ## clang-format, and that the kernels' pipelined loops 
 	else echo 'note: clang++ is absent (Debian: clang); memory ports of the kernels are not checked'; fi
 
 .PHONY: docs
-docs: develop $(STAMPS)/dev ## Build the documentation into build/docs; a warning is an error
+docs: develop $(STAMPS)/dev ## Build the documentation into build/docs; a warning or a dead link is an error
 	sphinx-build --quiet --fail-on-warning --keep-going -b html docs build/docs
+	@python tools/check_links.py build/docs
 
 .PHONY: fmt
 fmt: $(STAMPS)/dev toolchain ## Format everything [by hand: changes files on purpose]

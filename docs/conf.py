@@ -96,8 +96,28 @@ def keep_options_plain(app: Any, ctx: Any, lines: list[str]) -> None:
             lines[i] = re.sub(r"(?<![`\w-])(--[a-z][a-z-]*)", r"``\1``", line)
 
 
+def mend_source_links(app: Any, pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Lets a module's source lead back to all its names, and the list of modules to those that have a page.
+
+    Sphinx takes the module under which the first of a module's names is documented for the module of all.
+    """
+    if not pagename.startswith("_modules/"):
+        return
+    objects = app.env.get_domain("py").objects
+
+    def mended(link: re.Match[str]) -> str:
+        found = [n for n, entry in objects.items() if n.endswith(f".{link[2]}") and not entry.aliased]
+        return link[0] if link[1] + link[2] in objects or len(found) != 1 else f"#{found[0]}"
+
+    body = re.sub(r"#((?:[a-z_]+\.)+)([A-Z]\w*(?:\.\w+)*)", mended, context["body"])
+    for name in [name for name, entry in app.env._viewcode_modules.items() if not entry]:
+        body = re.sub(rf'<li><a href="[^"]*">{re.escape(name)}</a></li>\n', "", body)
+    context["body"] = body
+
+
 def setup(app: Any) -> None:
     for part in ("description", "options", "epilog"):
         app.connect(f"sphinx-click-process-{part}", keep_options_plain)
     app.connect("doctree-read", keep_shapes_plain)
     app.connect("missing-reference", resolve_by_name)
+    app.connect("html-page-context", mend_source_links)
