@@ -75,7 +75,7 @@ IMAGE_SUFFIXES = frozenset(
 _ENVIRONMENT = "QUASAR_RT_FASHION_MNIST"
 _PLACES = (
     "/usr/share/datasets/fashion-mnist",
-    "~/.cache/quasar_rt/FashionMNIST/raw",
+    "~/.cache/quasar-rt/FashionMNIST/raw",
     "data/FashionMNIST/raw",
 )
 _PREFIX = {"train": "train", "test": "t10k"}

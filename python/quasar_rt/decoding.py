@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .arguments import shown, type_name
 from .arrays import Pixels
 from .errors import ImageError, MissingImageError
-from .files import open_regular, reason
+from .files import is_url, open_regular, reason
 
 __all__ = ["from_bytes", "from_file", "from_pillow", "load_formats"]
 
@@ -43,6 +43,10 @@ def from_file(path: Path) -> Pixels:
     except ImageError:
         raise
     except FileNotFoundError:
+        if is_url(path):
+            # A Path has one slash left.
+            url = what.replace(":/", "://", 1)
+            raise ImageError(f"{url} is a URL: download it, and give the file or its bytes") from None
         raise MissingImageError(f"there is no file {what}") from None
     except IsADirectoryError:
         raise ImageError(f"{what} is a directory; give the image files in it") from None

