@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Union, cast
 
 import numpy as np
 
+from ._native import check_frame
 from .arguments import shown
 from .arrays import contiguous
 from .errors import ImageError
@@ -62,8 +63,8 @@ class Frame:
 
     Raises:
         quasar_rt.ImageError: there is no such format or matrix, a size is no whole number from 1 on, or `data` gives no
-            bytes. That the bytes do not hold the rows, or that an attribute was overwritten with a wrong value, is
-            found when the frame is used.
+            bytes or does not hold the rows. That an attribute was overwritten with a wrong value is found when the
+            frame is used.
 
     Example:
         >>> frame = Frame(bytes(32 * 8), width=28, height=8, format="gray", stride=32)
@@ -98,6 +99,7 @@ class Frame:
         """uint8 [bytes]: the first plane, or all of them."""
         self.chroma = None if chroma is None else _bytes(chroma, "chroma")
         """uint8 [bytes], or None."""
+        check_frame(self)
 
     @classmethod
     def from_array(cls, array: npt.NDArray[np.uint8], format: str, *, matrix: str = "bt601") -> Frame:

@@ -83,6 +83,30 @@ impl<'py> CameraFrame<'py> {
     }
 }
 
+impl CameraFrame<'_> {
+    /// Borrows the pixels.
+    fn view(&self) -> PyResult<ImageView<'_>> {
+        let chroma = self.chroma.as_ref().map(|chroma| chroma.as_slice());
+        let view = ImageView::frame(
+            self.data.as_slice()?,
+            chroma.transpose()?,
+            (self.height, self.width),
+            self.format,
+            self.stride,
+        );
+        Ok(view.map_err(to_py)?.with_matrix(self.matrix))
+    }
+}
+
+/// Checks that a `quasar_rt.Frame` holds its rows.
+///
+/// # Errors
+/// `ImageError`.
+#[pyfunction]
+pub fn check_frame(frame: &Bound<'_, PyAny>) -> PyResult<()> {
+    CameraFrame::extract(frame)?.view().map(drop)
+}
+
 const BYTES: &str = "a contiguous uint8 array of one dimension (numpy.frombuffer makes one)";
 const BYTES_OR_NONE: &str =
     "None or a contiguous uint8 array of one dimension (numpy.frombuffer makes one)";
@@ -172,17 +196,7 @@ impl Input<'_> {
                 ImageView::packed(pixels.as_slice()?, height, width, channels)
             }
             Self::Prepared(prepared) => ImageView::preprocessed(&prepared.get().pixels, image),
-            Self::Camera(frame) => {
-                let chroma = frame.chroma.as_ref().map(|chroma| chroma.as_slice());
-                ImageView::frame(
-                    frame.data.as_slice()?,
-                    chroma.transpose()?,
-                    (frame.height, frame.width),
-                    frame.format,
-                    frame.stride,
-                )
-                .map(|view| view.with_matrix(frame.matrix))
-            }
+            Self::Camera(frame) => return frame.view(),
         }
         .map_err(to_py)
     }

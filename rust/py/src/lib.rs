@@ -66,7 +66,7 @@ mod _native {
     #[pymodule_export]
     use crate::hardware::{estimate, Board, CostTable, Designs, Hardware, WidthChoices, Workload};
     #[pymodule_export]
-    use crate::image::{is_decoded, preprocess, Prepared};
+    use crate::image::{check_frame, is_decoded, preprocess, Prepared};
     #[pymodule_export]
     use crate::output::Output;
     #[pymodule_export]
