@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .engine import Engine
 from .errors import ImageError, InvalidValueError
-from .evaluate import Estimate, bootstrap, decode, wilson
+from .evaluate import Estimate, bootstrap, decode, distances, wilson
 from .images import ImageLike, preprocess
 from .prediction import NO_EMBEDDING
 
@@ -126,8 +126,7 @@ def embedding_quality(
     lengths = np.linalg.norm(expected, axis=1, keepdims=True)
     units = expected / np.maximum(lengths, 1e-30)
     theirs, float_nearest = probes(units, truths)
-    distance = np.abs(values - expected).mean(axis=1, dtype=np.float64)
-    spread = np.abs(expected - expected.mean(axis=0)).mean(axis=1, dtype=np.float64)
+    distance, spread = distances(values, expected)
     cosine, error = bootstrap(
         np.vstack([(vectors * units).sum(axis=1), distance, spread]),
         lambda means: np.stack([means[..., 0], means[..., 1] / np.maximum(means[..., 2], 1e-30)], axis=-1),

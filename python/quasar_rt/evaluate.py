@@ -364,8 +364,7 @@ def _estimates(
 ) -> tuple[Estimate, Estimate, Estimate, Estimate, Estimate]:
     """Returns top-1 of both, their difference, the agreement and the logit error, with intervals of a bootstrap."""
     right, float_right = (logits.argmax(axis=1) == labels for logits in (found, expected))
-    error = np.abs(found - expected).mean(axis=1, dtype=np.float64)
-    spread = np.abs(expected - expected.mean(axis=0)).mean(axis=1, dtype=np.float64)
+    error, spread = distances(found, expected)
     # The last two rows make the logit error.
     same = found.argmax(axis=1) == expected.argmax(axis=1)
     difference = right.astype(float) - float_right
@@ -377,6 +376,26 @@ def _estimates(
 
     top1, float_top1, change, agreement, logit_error = bootstrap(columns, ratio)
     return top1, float_top1, change, agreement, logit_error
+
+
+def distances(
+    found: NDArray[np.float32], expected: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns the parts of the relative error: the mean of the first over the mean of the second.
+
+    Args:
+        found: outputs of a subnet, float32 [images, values]: logits or embeddings.
+        expected: those of the float network.
+
+    Returns:
+        the length of each image's difference, and the distance of its float outputs from their mean over the images,
+        float64 [images] each.
+    """
+    difference, spread = found - expected, expected - expected.mean(axis=0)
+    return (
+        np.linalg.norm(difference.astype(np.float64), axis=1).astype(np.float64),
+        np.linalg.norm(spread.astype(np.float64), axis=1).astype(np.float64),
+    )
 
 
 def bootstrap(

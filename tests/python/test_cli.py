@@ -742,6 +742,11 @@ def test_class_names_of_a_known_data_set_are_compared_in_order(monkeypatch, chan
         (["eval", "nowhere.qvit", "--data", "fashion-mnist"], "nowhere.qvit"),
         (["info", "nowhere.qvit"], "nowhere.qvit"),
         (["info", "no-such-name"], "packaged"),
+        pytest.param(
+            ["export", "--model", "deit_tinny", "--calibration", "{pictures}", "--out", "a.qvit"],
+            "timm has no architecture 'deit_tinny'; did you mean",
+            marks=NEEDS_TORCH,
+        ),
         (["search", "--board", "vu9p"], "vu9p"),
         pytest.param(["search", "--supernet", "nowhere.pt"], "nowhere.pt", marks=NEEDS_TORCH),
         (["verify", "{picture}"], "subnet"),
@@ -752,7 +757,7 @@ def test_class_names_of_a_known_data_set_are_compared_in_order(monkeypatch, chan
     ],
 )
 def test_unusable_input_is_one_line_on_stderr_and_2(subnet_file, picture, tmp_path, arguments, message):
-    places = {"subnet": subnet_file, "picture": picture, "empty": tmp_path}
+    places = {"subnet": subnet_file, "picture": picture, "pictures": picture.parent, "empty": tmp_path}
     result = run(*(argument.format(**places) for argument in arguments), status=2)
     assert not result.stdout
     assert message in result.stderr

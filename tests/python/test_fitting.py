@@ -23,8 +23,9 @@ from quasar_rt import DoesNotFitError, FileError, InvalidValueError, Subnet  # n
 from quasar_rt.cli.fit import command  # noqa: E402
 from quasar_rt.export.timm_reader import read  # noqa: E402
 from quasar_rt.export.widths import products_of, widths_of_share  # noqa: E402
-from quasar_rt.fitting.choice import Choices  # noqa: E402
+from quasar_rt.fitting.choice import CLOSE, Choices  # noqa: E402
 from quasar_rt.fitting.result import Errors  # noqa: E402
+from quasar_rt.fitting.run import _label  # noqa: E402
 from quasar_rt.hardware import Board, Hardware, Workload, rates  # noqa: E402
 from quasar_rt.space import Space  # noqa: E402
 
@@ -223,6 +224,13 @@ def test_a_curve_has_one_subnet_where_the_processor_is_the_bound(
     assert found.fitted[0].rates.fps == found.fitted[0].rates.host_fps
 
 
+def test_each_rate_names_another_file() -> None:
+    rates = 0.9 * (1 + CLOSE) ** np.arange(5000)
+    assert len({_label(rate, None) for rate in rates}) == len(rates)
+    wanted = np.linspace(101, 101.001, 999)
+    assert len({_label(100, rate) for rate in wanted}) == len(wanted)
+
+
 def test_rates_beyond_the_board_are_refused_before_any_work(
     network: Any, pictures: Any, tmp_path: Path
 ) -> None:
@@ -275,8 +283,8 @@ def test_errors_by_hand() -> None:
     found = Errors.between(exact + np.float32(0.1), exact, classes=True)
     spread = np.linalg.norm(exact - exact.mean(axis=0), axis=1).mean()
     assert found.relative == pytest.approx(np.sqrt(2) * 0.1 / spread, rel=1e-5)
-    assert found.agreement == 1
-    assert Errors.between(exact[::-1], exact, classes=False).agreement < 1
+    assert (found.agreement.value, found.agreement.high) == (1, 1)
+    assert Errors.between(exact[::-1], exact, classes=False).agreement.value < 1
 
 
 def test_the_command_prints_a_table(network: Any, pictures: Any, tmp_path: Path) -> None:
@@ -284,11 +292,14 @@ def test_the_command_prints_a_table(network: Any, pictures: Any, tmp_path: Path)
     (tmp_path / "images").mkdir()
     for i, picture in enumerate(pictures[:8]):
         Image.fromarray(picture).save(tmp_path / "images" / f"{i}.png")
+    (tmp_path / "images" / "torn.png").write_bytes(b"\x89PNG")
     arguments = ["--model", "vit_tiny_patch16_224", "--checkpoint", str(tmp_path / "net.pth")]
     arguments += ["--model-arg", "img_size=32", "--model-arg", "patch_size=8", "--model-arg", "depth=2"]
     arguments += ["--calibration", str(tmp_path / "images"), "--out", str(tmp_path / "out"), "--fps", "100"]
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 0, result.output
+    assert "1 of 9 calibration images cannot be read and are left out" in result.output
+    assert "torn.png" in result.output
     assert "net-zcu102-100fps.qvit" in result.output
     assert "100%" in result.output
     assert quasar_rt.Engine(tmp_path / "out" / "net-zcu102-100fps.qvit").infer(pictures[0]).label

@@ -233,7 +233,16 @@ def test_dinov2_gets_the_size_of_its_preprocessing(tmp_path: Path) -> None:
         ({"model_type": "siglip_vision_model"}, "", "pooling by attention"),
         ({"model_type": "swin"}, "", "attention in windows"),
         ({"model_type": "vit", "hidden_act": "mish"}, "", "activation function 'mish'"),
-        ({"model_type": "vit"}, "vit.encoder.layer.1.output.dense.weight", "lacks tensors of a vit"),
+        (
+            {"model_type": "vit"},
+            "vit.encoder.layer.1.output.dense.weight",
+            r"lacks tensors of a vit.*vit\.encoder\.layer\.1\.output\.dense\.weight",
+        ),
+        (
+            {"model_type": "vit"},
+            "vit.encoder.layer.1.attention.attention.key.weight",
+            r"vit\.encoder\.layer\.1\.attention\.attention\.query\.weight' has no k beside it",
+        ),
         ({"model_type": "vit"}, "vit.embeddings.cls_token", "no class token"),
         ({"model_type": "vit", "patch_size": 5}, "", "do not fit images"),
         ({"model_type": "vit", "num_attention_heads": "x"}, "", "no usable 'num_attention_heads'"),
@@ -255,6 +264,11 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="no JSON object"):
         load_network(tmp_path)
     _, weights, config = a_vit()
+    positions = weights["vit.embeddings.position_embeddings"]
+    for wrong in (positions.flatten()[:-1], positions[..., :-1], positions[:, :0]):
+        damaged = weights | {"vit.embeddings.position_embeddings": wrong.contiguous()}
+        with pytest.raises(NetworkError, match="position"):
+            load_network(write_folder(tmp_path / "mine", damaged, config))
     weights["vit.layernorm.bias"] = weights["vit.layernorm.bias"] + torch.inf
     with pytest.raises(NetworkError, match="not finite"):
         load_network(write_folder(tmp_path / "mine", weights, config))
@@ -337,6 +351,7 @@ def test_a_source_without_weights_or_architecture_is_refused(tmp_path: Path) -> 
         (tmp_path / "mine.pth", "no architecture in it"),
         (tmp_path / "none.pth", "does not exist"),
         ("nosuch", "neither a file, a folder nor the name of a timm model"),
+        ("deit_tinny_patch16_224", "did you mean deit_tiny_patch16_224"),
     ):
         with pytest.raises(QuasarError, match=message):
             load_network(source)

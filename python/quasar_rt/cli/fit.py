@@ -142,12 +142,13 @@ def _show(found: Fit, out: Path, asked: int) -> None:
             ">accelerator": lambda one: f"{one.rates.accelerator_fps:,.1f}",
             ">8-bit weights": lambda one: f"{one.eight_bit_weights:.0%}",
             ">error": lambda one: f"{one.errors.relative:.3f}",
-            f">{agreement}": lambda one: f"{one.errors.agreement:.1%}",
+            f">{agreement}": lambda one: "{:.1%} ({:.0%} to {:.0%})".format(*one.errors.agreement),
         },
     )
     echo(
         f"On {found.board}, modelled: frames a second with the host's gaps, and of the accelerator alone. Measured on "
-        f"{found.held_out_images} images held out: relative error of the outputs, agreement with the float network."
+        f"{found.held_out_images} images held out: relative error of the outputs, and agreement with the float network "
+        "with its 95 % interval."
     )
     if len(found.fitted) < asked:
         reason = "no other choice of rows has another rate."

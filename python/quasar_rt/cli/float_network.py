@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import QuasarError
+from ..evaluate import decode
 from ..files import read_small_text, reason
 from ..image_sets import folder_classes, images_of
 from .network_loading import load_network, model_arguments
@@ -143,8 +144,21 @@ def open_float_network(
         raise click.UsageError("give a network: --model, or --model and --checkpoint")
     try:
         files = images_of(calibration).spread(images)
+        kept = [
+            index
+            for index, image in enumerate(files)
+            if decode(image, lambda error: echo(f"Error: {error}", err=True)) is not None
+        ]
     except QuasarError as error:
         raise Failure(str(error)) from error
+    if not kept:
+        raise Failure(f"no image of {calibration} can be read")
+    if len(kept) < len(files):
+        echo(
+            f"{len(files) - len(kept)} of {len(files)} calibration images cannot be read and are left out",
+            err=True,
+        )
+        files = files.subset(kept)
     network = load_network(model, checkpoint, pretrained, model_arg, image_size)
     try:
         names = read_small_text(classes).splitlines() if classes else network.classes

@@ -57,6 +57,8 @@ def load_network(
     named = model is not None and ":" not in model and (len(Path(model).parts) > 1 or model.endswith(".onnx"))
     path = model is not None and (named or Path(model).exists())
     if checkpoint is None and not pretrained and not path:
+        if model is not None:
+            _require_architecture(model)
         what = "--model FOLDER|FILE, --checkpoint FILE or --pretrained"
         raise click.UsageError(
             f"give the weights: {what}" if model is None else f"give the weights of {model}: {what}"
@@ -65,12 +67,9 @@ def load_network(
         raise click.UsageError(f"'{model}' has its own weights: leave --checkpoint out")
     source = model if checkpoint is None else checkpoint
     assert source is not None
+    networks = _networks()
     try:
-        from .. import networks
-    except ImportError as error:
-        raise Failure(f"{error}; install the host extra: pip install 'quasar-rt[host]'") from error
-    try:
-        network = networks.load_network(
+        network: LoadedNetwork = networks.load_network(
             source,
             architecture=None if checkpoint is None else model,
             pretrained=pretrained,
@@ -82,6 +81,21 @@ def load_network(
     for notice in network.notices:
         echo(f"{source}: {notice}", err=True)
     return network
+
+
+def _networks() -> Any:
+    try:
+        from .. import networks
+    except ImportError as error:
+        raise Failure(f"{error}; install the host extra: pip install 'quasar-rt[host]'") from error
+    return networks
+
+
+def _require_architecture(name: str) -> None:
+    try:
+        _networks().loading.require_architecture(name, f"timm has no architecture '{name}'")
+    except QuasarError as error:
+        raise Failure(str(error)) from error
 
 
 def _size(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..evaluate import Estimate, distances, wilson
 from ..files import write_text
 from ..hardware import Hardware, Rates, RatesOf
 from ..subnet import Subnet
@@ -34,17 +35,18 @@ class Errors:
     """
 
     relative: float
-    """Mean length of the difference over the mean distance of the float outputs from their mean."""
-    agreement: float
-    """The share of images with the float network's class or, without classes, with its nearest neighbour among them."""
+    """The relative error (`quasar_rt.evaluate.distances`)."""
+    agreement: Estimate
+    """The share of images with the float network's class or, without classes, with its nearest neighbour among them,
+    with its 95 % interval (Wilson)."""
 
     @classmethod
     def between(cls, found: NDArray[np.float32], exact: NDArray[np.float32], classes: bool) -> Errors:
         """Measures outputs, float32 [images, values], against those of the float network."""
-        spread = np.linalg.norm(exact - exact.mean(axis=0), axis=1).mean()
-        relative = np.linalg.norm(found - exact, axis=1).mean() / max(float(spread), 1e-30)
+        distance, spread = distances(found, exact)
         of = (lambda outputs: outputs.argmax(axis=1)) if classes else _nearest_neighbours
-        return cls(float(relative), float((of(found) == of(exact)).mean()))
+        same = int((of(found) == of(exact)).sum())
+        return cls(float(distance.mean() / max(spread.mean(), 1e-30)), wilson(same, len(exact)))
 
 
 def _nearest_neighbours(outputs: NDArray[np.float32]) -> NDArray[np.intp]:
@@ -93,7 +95,7 @@ class Fitted:
             "sha256": self.subnet.sha256,
             "wanted_fps": self.wanted_fps,
             "modelled": asdict(self.rates),
-            "measured": asdict(self.errors),
+            "measured": {"relative": self.errors.relative, "agreement": self.errors.agreement._asdict()},
             "eight_bit_weights": round(self.eight_bit_weights, 4),
             "eight_bit_rows": self.eight_bit,
             "layers": self.subnet.config["provenance"]["layers"],

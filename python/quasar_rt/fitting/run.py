@@ -238,9 +238,7 @@ class _Job:
         digest = hashlib.sha256(b"".join(bits.tobytes() for bits in choice.widths.values())).hexdigest()
         mark = {"identity": self._identity, "widths_sha256": digest, "tuning_steps": self._tune}
         rate = choice.rates.of(target.reading)
-        label = f"{rate:.4g}" if rate < 100 else f"{rate:.0f}"
-        label = label if wanted is None else np.format_float_positional(wanted, 6, fractional=False, trim="-")
-        path = self._folder / f"{prepared.name}-{target.hardware.board.name}-{label}fps.qvit"
+        path = self._folder / f"{prepared.name}-{target.hardware.board.name}-{_label(rate, wanted)}fps.qvit"
         subnet = _left(path, mark)
         if subnet is None:
             layers: list[LayerReport] = []
@@ -329,6 +327,13 @@ def _errors(subnet: Subnet, images: list[ImageLike], exact: NDArray[np.float32])
                 assert prediction.embedding is not None
                 outputs.append(prediction.embedding.values)
     return Errors.between(np.stack(outputs), exact, classes)
+
+
+def _label(rate: float, wanted: float | None) -> str:
+    """Returns a rate's part of a file name, which no other wanted rate has, and none of a curve (`CLOSE`)."""
+    if wanted is not None:
+        return np.format_float_positional(wanted, trim="-")
+    return f"{rate:.4g}" if rate < 1000 else f"{rate:.0f}"
 
 
 def _left(path: Path, fit: dict[str, Any]) -> Subnet | None:

@@ -125,11 +125,14 @@ def load_folder(folder: Path, size: tuple[int, int] | None) -> LoadedNetwork:
         return _Folder(folder, config).load(size)
     except QuasarError:
         raise
-    # Of values of other kinds than transformers writes.
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    # Of values of other kinds, and of tensors of other shapes, than transformers writes.
+    except (
+        ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError
+    ) as error:  # fmt: skip
         problem = " ".join(str(error).split())[:200]
         raise NetworkError(
-            f"'{folder}' cannot be loaded: config.json or the preprocessing has an unusable value ({problem})"
+            f"'{folder}' cannot be loaded: config.json, the preprocessing or a tensor has an unusable value or shape "
+            f"({problem})"
         ) from error
 
 
@@ -139,6 +142,9 @@ class _Folder:
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         self.folder, self.labels = folder, config.get("id2label")
         self.notices: list[str] = []
+        #: The tensors' names in the file by timm's, and what stands in front of them.
+        self.names: dict[str, str] = {}
+        self.prefix = ""
         kind = config.get("model_type")
         if kind == "clip":
             projection = config.get("projection_dim")
@@ -187,11 +193,28 @@ class _Folder:
             )
         # torch names the tensors that are missing or of another shape.
         except (AssertionError, IndexError, KeyError, RuntimeError) as error:
-            problem = " ".join(str(error).split())[:400]
+            problem = re.sub(r"\b[a-z]\w*(\.\w+)+|\b(pos_embed|cls_token)\b", self._own_name, str(error))
+            problem = " ".join(problem.split())[:400]
             raise NetworkError(
                 f"'{self.folder}' lacks tensors of a {self.kind}, or has others: {problem}"
             ) from error
         return LoadedNetwork(model, name, self._classes(getattr(model, "num_classes", 0)), self.notices)
+
+    def _own_name(self, found: re.Match[str]) -> str:
+        """Returns the file's own name of a tensor that torch names as timm does, also of one that the file lacks."""
+        name = found[0].replace("attn.qkv", "attn.q")
+        block = re.match(r"blocks\.(\d+)\.", name)
+        if block is None:
+            stem, dot, end = name.rpartition(".")
+            outer = [key for key, value in _OUTER.items() if value in (name, stem)]
+            if not outer:
+                return found[0]
+            key = outer[-1 if self.kind == "clip_vision_model" else 0]
+            return f"{self.prefix}{key}{dot + end if _OUTER[key] == stem else ''}"
+        for known, own in self.names.items():
+            if re.sub(r"^blocks\.\d+", block[0][:-1], known) == name:
+                return re.sub(r"(layers?\.)\d+", rf"\g<1>{block[1]}", own, count=1)
+        return name
 
     def _renamed(self, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Returns the tensors of the tower with timm's names, and those behind it with transformers'."""
@@ -200,7 +223,7 @@ class _Folder:
             None,
         )
         self.require(token is not None, "its weights have no class token")
-        prefix = re.sub(r"embeddings\.\w+$", "", str(token))
+        self.prefix = prefix = re.sub(r"embeddings\.\w+$", "", str(token))
         state, behind, unknown = {}, {}, []
         for key, tensor in weights.items():
             self.require(bool(tensor.isfinite().all()), f"'{key}' has values that are not finite numbers")
@@ -208,7 +231,7 @@ class _Folder:
                 continue
             name = _name(key.removeprefix(prefix)) if key.startswith(prefix) else None
             if name is not None:
-                state[name] = tensor
+                state[name], self.names[name] = tensor, key
             elif not prefix or not key.startswith(prefix):
                 behind[key] = tensor
             else:
@@ -220,7 +243,9 @@ class _Folder:
         """Returns the tensors with q, k and v in one, and with the shapes of timm's tokens."""
         for key in [key for key in state if key.endswith(".attn.q.weight")]:
             block = key.removesuffix(".q.weight")
-            parts = [state.pop(f"{block}.{part}.weight", torch.zeros(0)) for part in "qkv"]
+            missing = [part for part in "qkv" if f"{block}.{part}.weight" not in state]
+            self.require(not missing, f"'{self.names[key]}' has no {' and no '.join(missing)} beside it")
+            parts = [state.pop(f"{block}.{part}.weight") for part in "qkv"]
             biases = [
                 state.pop(f"{block}.{part}.bias", torch.zeros(len(w)))
                 for part, w in zip("qkv", parts, strict=True)
@@ -229,7 +254,12 @@ class _Folder:
             state[f"{block}.qkv.weight"], state[f"{block}.qkv.bias"] = torch.cat(parts), torch.cat(biases)
         state["cls_token"] = state["cls_token"].reshape(1, 1, -1)
         self.require("pos_embed" in state, "its weights have no positions")
-        position = state["pos_embed"].reshape(-1, state["cls_token"].shape[-1])
+        embed, found = state["cls_token"].shape[-1], state["pos_embed"]
+        self.require(
+            bool(found.numel()) and found.numel() % embed == 0,
+            f"'{self.names['pos_embed']}' has {found.numel()} values, no multiple of the {embed} of a token",
+        )
+        position = found.reshape(-1, embed)
         if "reg_token" in state:  # they have no positions
             registers = torch.zeros(state["reg_token"].shape[1], position.shape[1])
             position = torch.cat([position[:1], registers, position[1:]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from .hugging_face import load_folder
 from .timm_files import load_checkpoint, load_named
 from .vit import LoadedNetwork, NetworkError, Size, require, size_of, unread_pixels
 
-__all__ = ["load_network"]
+__all__ = ["load_network", "require_architecture"]
 
 #: Suffixes of checkpoints: a name with one of them is that of a file, even if there is none.
 _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".tar", ".npz", ".npy")
@@ -86,10 +87,22 @@ def _load(
             "deit_tiny_patch16_224 (architecture=, or --model)",
         )
         assert architecture is not None
+        require_architecture(architecture, f"timm has no architecture '{architecture}'")
         return load_checkpoint(path, architecture, options)
-    if ":" not in name and not timm.is_model(name.split(".")[0]):
-        raise NetworkError(f"'{name}' is neither a file, a folder nor the name of a timm model")
+    require_architecture(name, f"'{name}' is neither a file, a folder nor the name of a timm model")
     return load_named(name, pretrained, options)
+
+
+def require_architecture(name: str, otherwise: str) -> None:
+    """Raises a `NetworkError` with the nearest names unless timm has the architecture.
+
+    timm itself looks for a name with a place in front (``hf_hub:``).
+    """
+    model = name.partition(".")[0]
+    if ":" in name or timm.is_model(model):
+        return
+    near = difflib.get_close_matches(model, timm.list_models(), n=3, cutoff=0.6)
+    raise NetworkError(f"{otherwise}{'; did you mean ' + ', '.join(near) + '?' if near else ''}")
 
 
 def _require_file(path: Path) -> None:
