@@ -300,7 +300,7 @@ hls-reports: named-board develop ## C synthesis alone of BOARD's kernels (HARDWA
 	@python tools/bitstream.py $(BOARD) $(if $(HARDWARE),--hardware $(HARDWARE)) --synthesis --out $(BITSTREAM:build/bitstream/%=build/hls-reports/%)
 
 .PHONY: bitstream
-bitstream: named-board develop ## Build and package BOARD's bitstream (HARDWARE=FILE: its configuration; ILA=1: with logic analyzers) with AMD Vitis and Vivado; compare their reports with the model [by hand: needs AMD Vitis and Vivado]
+bitstream: named-board develop ## Build and package BOARD's bitstream (HARDWARE=FILE: its configuration; ILA=1: with logic analyzers) with AMD Vitis and Vivado; compare the kernels' reports with the model [by hand: needs AMD Vitis and Vivado]
 	@python tools/bitstream.py $(BOARD) $(if $(HARDWARE),--hardware $(HARDWARE)) $(if $(ILA),--ila) --out $(BITSTREAM)
 	@python tools/build_report.py $(BITSTREAM)
 

@@ -806,7 +806,7 @@ def test_synthesis_alone_runs_the_newest_front_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "made").mkdir()
-    reports = build(tmp_path / "made", vivado=False) / "kernels"
+    reports = build(tmp_path / "made") / "kernels"
 
     def place(name: str, version: str, fails: str = "nothing") -> None:
         printed = f"case $1 in *-version) echo 'tool v{version} (64-bit)'; exit;; esac\n"
@@ -853,6 +853,47 @@ def test_synthesis_alone_runs_the_newest_front_end(
     shown = run("make", "-C", ROOT, "-n", "--no-print-directory", "hls-reports", "BOARD=kv260")
     folder = "build/hls-reports/kv260/kv260"
     assert re.findall(r"--synthesis --out (\S+)$", shown, re.MULTILINE) == [folder]
+
+
+TIMING = """
+      WNS(ns)  TNS(ns)  Failing  Total      WHS(ns)  THS(ns)  Failing  Total     WPWS(ns)  TPWS(ns)
+      -------  -------  -------  -----      -------  -------  -------  -----     --------  --------
+        {0}      0.000        0    723        {1}      0.000        0    723        {2}       0.000
+"""
+VIVADO = """
+proc unknown {name args} {
+  switch $name report_timing_summary { return $::timing } get_board_parts { return part } default { return 100% }
+}
+proc source path { if {![string match */design.tcl $path]} { uplevel #0 [read [open $path]] } }
+proc accelerator_design args {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("report", "error"),
+    [
+        (
+            TIMING.format(-0.01, 0.022, 2.225),
+            "not met at 100 MHz: setup slack -0.01 ns (timing.rpt); lower clock_mhz",
+        ),
+        (TIMING.format(0.31, -0.01, 2.225), "not met at 100 MHz: hold slack -0.01 ns (timing.rpt)\n"),
+        (TIMING.format(0.31, 0.022, -0.029), "pulse width slack -0.029 ns (timing.rpt); lower clock_mhz"),
+        ("no table", "no figures"),
+        (
+            TIMING.format(0.31, 0.022, 2.225),
+            "accelerator_wrapper.bit",
+        ),  # timing is met: the next step takes it
+    ],
+)
+def test_a_bitstream_is_taken_only_if_setup_hold_and_pulse_width_are_met(
+    report: str, error: str, tmp_path: Path
+) -> None:
+    bitstream.prepare(bitstream.read_target("pynq-z2", TINY), tmp_path)
+    (tmp_path / "run.tcl").write_text(
+        f"set timing {{{report}}}\nset argv {{{tmp_path}}}{VIVADO}source {ROOT}/fpga/scripts/bitstream.tcl\n"
+    )
+    done = subprocess.run([tool("tclsh"), tmp_path / "run.tcl"], capture_output=True, text=True, check=False)
+    assert error in done.stderr
 
 
 def test_the_tcl_front_end_stops_after_synthesis_if_asked(tmp_path: Path) -> None:
