@@ -3,7 +3,7 @@
 
     make check-all                                      # CHECK_ALL_ARGS='--resume', or names of targets
     python tools/check_all.py [--resume] [TARGET ...]
-    python tools/check_all.py --table                   # the table of CONTRIBUTING.md: what runs each target
+    python tools/check_all.py --table                   # what runs each target
 
 The list is the Makefile: a target runs unless its text ends with `[by hand: REASON]`. `[needs: TOOL ...]` names what
 must be installed, `[small: NAME=VALUE ...]` the sizes of a run. A target that another one of the list runs is not run
@@ -137,7 +137,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="run these alone")
     parser.add_argument("--resume", action="store_true", help="leave out what passed with these sources")
-    parser.add_argument("--table", action="store_true", help="print CONTRIBUTING.md's table alone")
+    parser.add_argument("--table", action="store_true", help="print what runs each target, as a table, alone")
     options = parser.parse_args(arguments)
     files = [ROOT / name for name in ("Makefile", ".ci/run", ".github/workflows/release.yml")]
     if options.table:
