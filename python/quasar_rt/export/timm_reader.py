@@ -15,7 +15,7 @@ from .limits import beyond_limits
 
 __all__ = ["UnsupportedModelError", "read", "require"]
 
-#: Popular classes of timm that the integer model lacks, with the reason (docs/exporting.md has the cost of each).
+#: Popular classes of timm that the integer model lacks, with the reason.
 _REFUSED = {
     "Eva": "rotary positions, and SwiGLU in EVA-02",
     "NaFlexVit": "images of any size",
