@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from browser import CHROMIUM, Browser
 from quasar_rt import random_subnet
 
 # A shell's background job ignores Ctrl-C, and so do all its children: the tests of Ctrl-C would wait in vain.
@@ -45,6 +46,22 @@ def shared(tmp_path_factory):
         return base / name
 
     return folder
+
+
+@pytest.fixture(scope="module")
+def _chromium(tmp_path_factory):
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium (Debian: apt install chromium, or `make browser`)")
+    with Browser(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(_chromium):
+    """Returns headless Chromium, without the problems and requests of other tests."""
+    _chromium.problems.clear()
+    _chromium.requests.clear()
+    return _chromium
 
 
 @pytest.fixture

@@ -8,15 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from browser import CHROMIUM, Browser
 from quasar_rt import search
 from quasar_rt.nas import report
 from quasar_rt.nas.boards import Modelled
 from quasar_rt.nas.layers import linear_layers
-
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs Chromium (Debian: apt install chromium, or `make browser`)"
-)
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +27,9 @@ def page(found, tmp_path_factory):
     return folder / "index.html"
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with Browser(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
-
-
 @pytest.fixture(autouse=True)
 def without_problems(browser):
     """Fails if the page throws, logs an error or fetches anything."""
-    browser.problems.clear()
-    browser.requests.clear()
     yield
     assert browser.problems == []
     assert [url for url in browser.requests if not url.startswith(("file:", "data:", "about:"))] == []
