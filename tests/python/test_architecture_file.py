@@ -14,7 +14,7 @@ from quasar_rt.train.architecture_file import load_architecture, search_line
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """Runs a small search on a proxy; returns its folder."""
     out = tmp_path_factory.mktemp("search") / "out"
     search("digits", fps=[19000, 21000], population=8, generations=2, out=out)
@@ -22,12 +22,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def record(folder: Path) -> dict[str, Any]:
+def record(folder):
     table: dict[str, Any] = Subnet.load(folder / "digits-zcu102-21000fps.qvit").config["provenance"]["search"]
     return table
 
 
-def test_a_searchs_subnet_gives_its_architecture_and_its_record(folder: Path, record: dict[str, Any]) -> None:
+def test_a_searchs_subnet_gives_its_architecture_and_its_record(folder, record):
     path = folder / "digits-zcu102-21000fps.qvit"
     found = load_architecture(path)
     assert found.search == record
@@ -43,21 +43,17 @@ def test_a_searchs_subnet_gives_its_architecture_and_its_record(folder: Path, re
     assert "`digits` (proxy score, seed 0)" in line
 
 
-def test_the_record_may_be_json(tmp_path: Path, record: dict[str, Any]) -> None:
+def test_the_record_or_an_architecture_alone_may_be_json(tmp_path, record):
     path = tmp_path / "found.json"
     path.write_text(json.dumps(record), encoding="utf-8")
     assert load_architecture(path) == load_architecture(path)._replace(search=record)
     assert load_architecture(path).architecture.to_dict() == record["architecture"]
+    smallest = Space.load("digits").decode(Space.load("digits").smallest)
+    path.write_text(json.dumps(smallest.to_dict()), encoding="utf-8")
+    assert load_architecture(path) == (smallest, None, False)
 
 
-def test_an_architecture_alone_has_no_record(tmp_path: Path) -> None:
-    space = Space.load("digits")
-    path = tmp_path / "network.json"
-    path.write_text(json.dumps(space.decode(space.smallest).to_dict()), encoding="utf-8")
-    assert load_architecture(path) == (space.decode(space.smallest), None, False)
-
-
-def test_a_subnet_without_a_record_is_refused(tmp_path: Path) -> None:
+def test_a_subnet_without_a_record_is_refused(tmp_path):
     path = tmp_path / "plain.qvit"
     random_subnet(embed=16, depth=1, heads=1, image_size=8, channels=1, kernel=4, classes=2, seed=1).save(
         path
@@ -84,7 +80,7 @@ def test_a_subnet_without_a_record_is_refused(tmp_path: Path) -> None:
         ('{"architecture": {"embed": 16, "blocks": []}}', "a search record has .*'settings'"),
     ],
 )
-def test_other_json_is_refused_with_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+def test_other_json_is_refused_with_what_is_wrong(tmp_path, text, message):
     path = tmp_path / "x.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(QuasarError, match=rf"x\.json'.*{message}"):
@@ -112,22 +108,20 @@ def test_other_json_is_refused_with_what_is_wrong(tmp_path: Path, text: str, mes
         ({"architecture": {"embed": 16}}, "an architecture is"),
     ],
 )
-def test_a_record_of_wrong_form_is_refused(
-    tmp_path: Path, record: dict[str, Any], changes: dict[str, Any], message: str
-) -> None:
+def test_a_record_of_wrong_form_is_refused(tmp_path, record, changes, message):
     path = tmp_path / "x.json"
     path.write_text(json.dumps({**record, **changes}), encoding="utf-8")
     with pytest.raises(QuasarError, match=rf"x\.json'.*{message}"):
         load_architecture(path)
 
 
-def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_missing_is_named(tmp_path):
     for name in ("none.json", "none.qvit"):
         with pytest.raises(QuasarError, match=name):
             load_architecture(tmp_path / name)
 
 
-def test_the_packaged_record_is_of_its_space_and_reached_its_target_then() -> None:
+def test_the_packaged_record_is_of_its_space_and_reached_its_target_then():
     found = load_architecture(Path(train.__file__).parent / "recipes" / "fashion-mnist.json")
     assert found.search is not None
     space = Space.load("fashion-mnist")

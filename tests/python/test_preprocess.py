@@ -70,7 +70,7 @@ channels = st.sampled_from([1, 3])
 filters = st.sampled_from(sorted(FILTERS))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(sides, sides, channels, targets, targets, channels, filters, st.integers(0, 9), st.integers(0, 9))
 @example(1, 1, 1, 70, 70, 3, "bicubic", 0, 0)
 @example(130, 1, 3, 1, 1, 1, "hamming", 1, 2)
@@ -79,7 +79,7 @@ def test_exact_resizes_are_pillows(h, w, c, height, width, out_channels, name, m
     is_pillows(pixels, (height, width, out_channels), exact(height + more_h, width + more_w, name))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(sides, sides, channels, targets, targets, channels, filters, st.integers(0, 9))
 def test_shorter_edge_resizes_are_torchvisions(h, w, c, height, width, out_channels, name, more):
     pixels = noise(h, w, c, seed=h * 1000 + w)
@@ -115,7 +115,7 @@ def photographs():
 
 
 @pytest.mark.parametrize("name", sorted(FILTERS))
-@pytest.mark.parametrize("edge", [28, 224, 256, 248, 384, 641])
+@pytest.mark.parametrize("edge", [28, 248, 256, 641])
 def test_photographs(photographs, name, edge):
     assert len(photographs) == 2
     crop = min(edge, 384)
@@ -146,12 +146,6 @@ def test_jpeg_files_are_what_pillow_decodes(photographs, tmp_path):
     with Image.open(path) as image:
         expected = by_pillow(np.asarray(image), (224, 224, 3), document)
     np.testing.assert_array_equal(preprocess(path, (224, 224, 3), document), expected)
-
-
-def test_large_pictures_are_resized_in_bounded_time():
-    pixels = np.zeros((3000, 4000, 3), np.uint8)
-    pixels[::7, ::5] = 255
-    is_pillows(pixels, (224, 224, 3), shorter(256, "bicubic"))
 
 
 @pytest.mark.parametrize(

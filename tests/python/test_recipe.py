@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from quasar_rt import SettingsError
@@ -14,7 +12,7 @@ DIGITS = find_recipe("digits")
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_packaged_recipes_are_sound_and_have_the_stage_that_their_space_needs(name: str) -> None:
+def test_packaged_recipes_are_sound_and_have_the_stage_that_their_space_needs(name):
     recipe = load_recipe(name)
     assert recipe.name == name
     space = Space.load(recipe.space)
@@ -27,13 +25,13 @@ def test_packaged_recipes_are_sound_and_have_the_stage_that_their_space_needs(na
     assert len(recipe.data.mean) in (1, space.settings["image"]["channels"])
 
 
-def test_a_recipe_survives_its_dictionary() -> None:
+def test_a_recipe_survives_its_dictionary():
     for name in recipe_names():
         recipe = load_recipe(name)
         assert Recipe.from_dict(recipe.as_dict()) == recipe
 
 
-def test_all_missing_keys_are_named_at_once() -> None:
+def test_all_missing_keys_are_named_at_once():
     table = load_recipe("digits").as_dict()
     del table["seed"], table["data"]["validation"], table["quantization"]
     names = r"'quantization\.percentile', 'quantization\.calibration', 'quantization\.scoring'"
@@ -59,23 +57,11 @@ def test_all_missing_keys_are_named_at_once() -> None:
         ("mean = 0.305", "mean = [0.1, 0.2]", r"data\.mean must be in"),
         ("seed = 0", "seed = ", "digits.toml"),
         ("seed = 0", "seed = -1", "seed must be in"),
-        (
-            'name = "digits"\nvalidation',
-            'name = "cifar"\nvalidation',
-            r"data\.name must be one of fashion-mnist",
-        ),
+        ('name = "digits"\nvalidation', 'name = "cifar"\nvalidation', r"data\.name must be one of fashion"),
         ("validation = 297", "validation = 0", r"data\.validation must be at least 1"),
         ("validation = 297", 'validation = 297\nrandaugment = "rand-m9"', "for folders of images"),
-        (
-            "validation = 297",
-            'validation = 297\nrandaugment = "rand-mxyz"',
-            r"data\.randaugment must be as timm",
-        ),
-        (
-            "validation = 297",
-            'validation = 297\nrandaugment = "augmix-m3"',
-            r"data\.randaugment must be as timm",
-        ),
+        ("validation = 297", 'validation = 297\nrandaugment = "rand-mxyz"', r"data\.randaugment must be as"),
+        ("validation = 297", 'validation = 297\nrandaugment = "augmix-m3"', r"data\.randaugment must be as"),
         ('criterion = "loss"', 'criterion = "lost"', r"quantization\.criterion must be one of"),
         ("percentile = 0.999", "percentile = 0.5", r"quantization\.percentile must be in"),
         ("random = 2", "random = -1", r"sandwich\.random must be in"),
@@ -95,7 +81,7 @@ def test_all_missing_keys_are_named_at_once() -> None:
         ("seed = 0", "seed = " + 10_000 * "[", "digits.toml is not TOML"),
     ],
 )
-def test_a_faulty_recipe_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_a_faulty_recipe_is_named(tmp_path, old, new, message):
     text = DIGITS.read_text(encoding="utf-8")
     assert old in text
     path = tmp_path / "digits.toml"
@@ -104,7 +90,7 @@ def test_a_faulty_recipe_is_named(tmp_path: Path, old: str, new: str, message: s
         load_recipe(path)
 
 
-def test_files_that_are_no_text_are_refused_by_name_and_a_mark_of_the_encoding_is_not(tmp_path: Path) -> None:
+def test_files_that_are_no_text_are_refused_by_name_and_a_mark_of_the_encoding_is_not(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_bytes(b"\xff\xfe" + DIGITS.read_bytes())
     with pytest.raises(SettingsError, match=r"mine\.toml is not TOML: 'utf-8'"):
@@ -113,12 +99,12 @@ def test_files_that_are_no_text_are_refused_by_name_and_a_mark_of_the_encoding_i
     assert load_recipe(path) == load_recipe("digits")
 
 
-def test_an_unknown_recipe_is_an_error_that_lists_the_packaged_ones() -> None:
+def test_an_unknown_recipe_is_an_error_that_lists_the_packaged_ones():
     with pytest.raises(FileNotFoundError, match="digits, fashion-mnist"):
         load_recipe("digit")
 
 
-def test_changes_are_toml_values() -> None:
+def test_changes_are_toml_values():
     recipe = load_recipe("digits", ["optimizer.batch=32", 'quantization.criterion = "random"', "seed=3"])
     assert (recipe.optimizer.batch, recipe.quantization.criterion, recipe.seed) == (32, "random", 3)
     assert load_recipe("digits", ["optimizer.batch=32 # half"]).optimizer.batch == 32
@@ -140,18 +126,18 @@ def test_changes_are_toml_values() -> None:
         (["sandwich=3"], r"'sandwich=3': 'sandwich' must be a table"),
         (
             ['data.randaugment="rand"'],
-            r"""'data\.randaugment="rand"': data\.randaugment and data\.crop are for""",
+            r"""'data\.randaugment="rand"': data\.randaugment and data\.crop are""",
         ),
         (['data.randaugment="rand"', "data.crop=[0.5, 1]"], r"'data\.crop=\[0\.5, 1\]': data\.randaugment"),
     ],
 )
-def test_a_faulty_change_is_named_and_not_the_file(changes: list[str], message: str) -> None:
+def test_a_faulty_change_is_named_and_not_the_file(changes, message):
     with pytest.raises(SettingsError, match=message) as raised:
         load_recipe("digits", changes)
     assert "digits.toml" not in str(raised.value)
 
 
-def test_a_fault_of_the_file_is_not_put_on_a_change(tmp_path: Path) -> None:
+def test_a_fault_of_the_file_is_not_put_on_a_change(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(DIGITS.read_text(encoding="utf-8").replace("batch = 64", "batch = 0"), encoding="utf-8")
     with pytest.raises(SettingsError, match=r"mine\.toml: optimizer\.batch must"):
@@ -159,7 +145,7 @@ def test_a_fault_of_the_file_is_not_put_on_a_change(tmp_path: Path) -> None:
     assert load_recipe(path, ["optimizer.batch=8"]).optimizer.batch == 8
 
 
-def test_a_space_is_looked_for_next_to_its_recipe(tmp_path: Path) -> None:
+def test_a_space_is_looked_for_next_to_its_recipe(tmp_path):
     path = tmp_path / "mine.toml"
     text = DIGITS.read_text(encoding="utf-8").replace('space = "digits"', 'space = "space.toml"')
     path.write_text(text, encoding="utf-8")
@@ -167,11 +153,9 @@ def test_a_space_is_looked_for_next_to_its_recipe(tmp_path: Path) -> None:
     assert Space.load(load_recipe(path).space) == Space.load("digits")
 
 
-def test_the_digest_is_of_what_changes_the_weights() -> None:
+def test_the_digest_is_of_what_changes_the_weights():
     digest = load_recipe("digits").digest()
-    assert (
-        load_recipe("digits", ["checkpoint_every=7", "checkpoint_minutes=1", "data.workers=1"]).digest()
-        == digest
-    )
+    others = ["checkpoint_every=7", "checkpoint_minutes=1", "data.workers=1"]
+    assert load_recipe("digits", others).digest() == digest
     for change in ("seed=1", "optimizer.beta2=0.98", "sandwich.random=1", "quantization.calibration=3"):
         assert load_recipe("digits", [change]).digest() != digest

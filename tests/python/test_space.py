@@ -13,7 +13,7 @@ from quasar_rt.space import Architecture, BlockShape, Space, eight_bit_rows, spa
 
 
 @pytest.mark.parametrize("name", space_names())
-def test_shipped_spaces_decode_encode_and_survive_pickling(name: str) -> None:
+def test_shipped_spaces_decode_encode_and_survive_pickling(name):
     space = Space.load(name)
     assert space.name == name
     assert pickle.loads(pickle.dumps(space)) == space
@@ -25,22 +25,17 @@ def test_shipped_spaces_decode_encode_and_survive_pickling(name: str) -> None:
         assert Architecture.from_dict(json.loads(json.dumps(architecture.to_dict()))) == architecture
 
 
-def test_the_tiny_space_is_the_papers_kind() -> None:
+def test_the_tiny_space_is_the_papers_kind():
     space = Space.load("tiny")
     assert len(space.genes) == 44
-    assert [name for name, _ in space.genes[:5]] == [
-        "embed",
-        "depth",
-        "blocks.0.heads",
-        "blocks.0.mlp_ratio",
-        "blocks.0.eight_bit",
-    ]
+    block = ["blocks.0.heads", "blocks.0.mlp_ratio", "blocks.0.eight_bit"]
+    assert [name for name, _ in space.genes[:5]] == ["embed", "depth", *block]
     smallest = space.decode(space.smallest)
     assert smallest == Architecture(192, (BlockShape(3, 64, 672, (0.0,) * 6),) * 12)
     assert smallest.blocks[0].eight_bit_rows(192) == (0,) * 6
 
 
-def test_unused_blocks_do_not_count() -> None:
+def test_unused_blocks_do_not_count():
     space = Space.load("digits")
     genome = space.largest
     genome[1] = 0
@@ -50,7 +45,7 @@ def test_unused_blocks_do_not_count() -> None:
     assert np.array_equal(space.encode(space.decode(genome)), canonical)
 
 
-def test_refusals_name_what_is_wrong() -> None:
+def test_refusals_name_what_is_wrong():
     space = Space.load("digits")
     with pytest.raises(FileError, match=r"shipped spaces: .*digits"):
         Space.load("diggits")
@@ -74,7 +69,7 @@ def test_refusals_name_what_is_wrong() -> None:
         )
 
 
-def test_old_records_of_four_fractions_give_qkvs_to_queries_keys_and_values() -> None:
+def test_old_records_of_four_fractions_give_qkvs_to_queries_keys_and_values():
     block = {"heads": 2, "head_dim": 8, "hidden": 16, "eight_bit": [0.5, 1.0, 0.0, 0.25]}
     old = Architecture.from_dict({"embed": 16, "blocks": [block]})
     assert old.blocks[0].eight_bit == (0.5, 0.5, 0.5, 1.0, 0.0, 0.25)
@@ -84,7 +79,7 @@ def test_old_records_of_four_fractions_give_qkvs_to_queries_keys_and_values() ->
             Architecture.from_dict({"embed": 16, "blocks": [block | {"eight_bit": wrong}]})
 
 
-def test_the_count_of_eight_bit_rows_fills_row_pairs() -> None:
+def test_the_count_of_eight_bit_rows_fills_row_pairs():
     assert eight_bit_rows(192, 0.25) == 48
     assert eight_bit_rows(10, 0.25) == 2
     assert eight_bit_rows(5, 0.0) == 1

@@ -107,23 +107,11 @@ def test_differences_beyond_both_bounds_are_marked():
     assert not hand_made(blocked=650).differences()[0].marked
     assert hand_made(blocked=701).differences()[0].marked
     assert hand_made(starved=3_000).differences()[0].marked
+    found = hand_made(commands=39, busy=12_000, blocked=0, starved=9_000).differences()
+    assert [difference.what for difference in found] == ["commands", "starved", "busy", "blocked"]
     (command,) = hand_made(commands=41).differences()
     assert command.marked
     assert "41/40*" in str(hand_made(commands=41))
-
-
-def test_the_largest_difference_comes_first():
-    found = hand_made(commands=39, busy=12_000, blocked=0, starved=9_000).differences()
-    assert [difference.what for difference in found] == ["commands", "starved", "busy", "blocked"]
-
-
-def test_large_counts_fit_a_terminal():
-    large = UnitCounts(1_234, 87_654_321, 99_999_999, 98_765_432)
-    small = UnitCounts(1_234, 1, 0, 1_234_567)
-    units = [UnitProfile("softmax", large, small), UnitProfile("drain", small, large)]
-    profile = AcceleratorProfile("simulated, intervals declared", 10, 123_456_789, 99_999_999, units)
-    lines = str(profile).splitlines()
-    assert max(map(len, lines)) <= 80, "\n".join(lines)
 
 
 def test_the_device_s_counts_stand_next_to_the_model_s(counting, picture):
