@@ -182,7 +182,7 @@ constexpr unsigned IDLE = 4;
 // Receiver of a transfer's beats (`Load`).
 namespace target {
 constexpr unsigned WEIGHTS = 0;
-constexpr unsigned ROWS = 1;
+constexpr unsigned PARAMETERS = 1;
 constexpr unsigned GAINS = 2;
 constexpr unsigned TABLE = 3;
 constexpr unsigned RESIDUAL = 4;

@@ -199,7 +199,7 @@ void load(Bus<port_t> memory0, Bus<port_t> memory1, Bus<port_t> memory2, Bus<por
       case isa::target::WEIGHTS:
         send_item(weights, beat);
         break;
-      case isa::target::ROWS:
+      case isa::target::PARAMETERS:
       case isa::target::TABLE:
       case isa::target::RESIDUAL:
         send_item(rows, beat);

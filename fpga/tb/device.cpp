@@ -139,7 +139,7 @@ void load_matrix(Arena& arena, std::vector<command_t>& list, const std::vector<M
                  unsigned frame) {
   for (const RowTile& tile : row_tiles(rows)) {
     load_data(arena, list, isa::target::WEIGHTS, frame, tile.weights);
-    load_data(arena, list, isa::target::ROWS, frame, tile.parameters);
+    load_data(arena, list, isa::target::PARAMETERS, frame, tile.parameters);
   }
 }
 

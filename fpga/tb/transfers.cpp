@@ -82,8 +82,8 @@ void load_moves_beats_as_they_are(Verdict& verdict, uint64_t seed) {
   const size_t sizes[] = {1, 3, 200, 66, 1, 40};
   std::vector<std::vector<uint8_t>> data;
   std::vector<command_t> list;
-  const unsigned targets[] = {target::WEIGHTS, target::ROWS,     target::GAINS,
-                              target::TABLE,   target::RESIDUAL, target::WEIGHTS};
+  const unsigned targets[] = {target::WEIGHTS, target::PARAMETERS, target::GAINS,
+                              target::TABLE,   target::RESIDUAL,   target::WEIGHTS};
   for (unsigned i = 0; i < 6; ++i) {
     data.push_back(noise(random, sizes[i] * BEAT));
     list.push_back(load_command(targets[i], arena.add(data[i], i), uint32_t(sizes[i])));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::buffer::Buffer;
 use crate::tier::simd_tiers;
-use crate::tiled::{self, Layout, Rows, Tiles};
+use crate::tiled::{self, Layout, RowKernels, Tiles};
 use crate::weights::Weights;
 use crate::{
     scalar, HeadParams, KvHead, LayerNorm, Linear, LinearParams, LinearRows, MatrixView,

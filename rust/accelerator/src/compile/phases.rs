@@ -124,7 +124,7 @@ impl<'a> Phases<'a> {
         self.push(rows);
         for &(weights, parameters) in &matrix.tiles {
             self.load(Target::Weights, weights);
-            self.load(Target::Rows, parameters);
+            self.load(Target::Parameters, parameters);
         }
         credits(rows.into(), self.shape)
     }

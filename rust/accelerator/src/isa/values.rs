@@ -130,7 +130,7 @@ values! {
         /// Weights of a tile of row pairs, to the array.
         Weights = 0,
         /// Parameters of a tile's rows, to the drain.
-        Rows = 1,
+        Parameters = 1,
         /// Gains and offsets of a `LayerNorm`, to the norm.
         Gains = 2,
         /// GELU's table, to the drain.

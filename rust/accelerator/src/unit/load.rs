@@ -8,7 +8,7 @@ pub(super) fn load(c: Load, s: Shape) -> impl Iterator<Item = Step> {
     let (queue, contents) = match c.target {
         Target::Weights => (Some(QueueName::Weights), Contents::Loaded),
         Target::Gains => (Some(QueueName::Gains), Contents::Loaded),
-        Target::Rows | Target::Table | Target::Residual => {
+        Target::Parameters | Target::Table | Target::Residual => {
             (Some(QueueName::Rows), Contents::Loaded)
         }
         Target::Patches => (None, Contents::PatchesAt { address: c.address }),

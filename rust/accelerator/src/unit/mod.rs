@@ -308,7 +308,7 @@ impl BufferHalf {
     pub const fn contents(&self) -> Contents {
         let target = match self.queue {
             QueueName::Weights => Target::Weights,
-            QueueName::Rows => Target::Rows,
+            QueueName::Rows => Target::Parameters,
             _ => Target::Gains,
         };
         Contents::Transfer {

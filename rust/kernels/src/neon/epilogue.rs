@@ -8,8 +8,8 @@ use super::{layer_norm_row, saturate, softmax_row, store_codes, Sizes, PANEL};
 use crate::layers::WINDOW;
 use crate::matrix::{on_whole_row, Out};
 use crate::tiled::{
-    copy_accumulators, row_by_row, Epilogue, Layout, Requant, RowScale, RowSums, Rows, Staged,
-    UnfinishedTile,
+    copy_accumulators, row_by_row, Epilogue, Layout, Requant, RowKernels, RowScale, RowSums,
+    Staged, UnfinishedTile,
 };
 use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
@@ -72,7 +72,7 @@ fn lookup(parts: [int8x16x4_t; 4], codes: int8x16_t) -> int8x16_t {
 /// `64 * zero_point + 32`.
 ///
 /// # Safety
-/// As [`Rows::finish`].
+/// As [`RowKernels::finish`].
 #[target_feature(enable = "neon")]
 unsafe fn requant8(
     acc: *const i32,
@@ -101,7 +101,7 @@ unsafe fn requant8(
 /// Requantizes rows to updates, and adds them to the residual or stores them.
 ///
 /// # Safety
-/// As [`Rows::finish`].
+/// As [`RowKernels::finish`].
 #[target_feature(enable = "neon")]
 unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: &Requant, x: Out<i16>) {
     let min = vdupq_n_s16(-i16::MAX);
@@ -128,7 +128,7 @@ unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: &Requant, x: Out<
 
 // SAFETY: each function does what the trait's comment says, for any sizes within the trait's
 // bounds; `tests/tiers.rs` compares them with the scalar tier.
-unsafe impl<T: Sizes> Rows for T {
+unsafe impl<T: Sizes> RowKernels for T {
     row_by_row!(softmax_row, layer_norm_row, "neon");
 
     #[inline]

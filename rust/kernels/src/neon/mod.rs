@@ -140,7 +140,7 @@ fn sums(x: &[i16]) -> (i32, i64) {
 /// Computes the probabilities of one query row. Returns the sums of e12 and e8.
 ///
 /// # Safety
-/// As `Rows::softmax`, for one row.
+/// As `RowKernels::softmax`, for one row.
 #[target_feature(enable = "neon")]
 unsafe fn softmax_row(logits: *const i32, tokens: usize, mult: i32, probs: *mut i8) -> (i32, i32) {
     const LANES: [u32; 4] = [0, 1, 2, 3];

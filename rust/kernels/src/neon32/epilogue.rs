@@ -8,8 +8,8 @@ use super::{neon, Neon32};
 use crate::layers::WINDOW;
 use crate::matrix::{on_whole_row, Out};
 use crate::tiled::{
-    copy_accumulators, row_by_row, Epilogue, Layout, Requant, RowScale, RowSums, Rows, Staged,
-    UnfinishedTile,
+    copy_accumulators, row_by_row, Epilogue, Layout, Requant, RowKernels, RowScale, RowSums,
+    Staged, UnfinishedTile,
 };
 use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
@@ -248,7 +248,7 @@ unsafe fn row_output(acc: *const i32, means: *const i32, scale: &RowScale, out: 
 
 // SAFETY: each function does what the trait's comment says, for any sizes within the trait's
 // bounds; `tests/tiers.rs` compares them with the scalar tier.
-unsafe impl Rows for Neon32 {
+unsafe impl RowKernels for Neon32 {
     row_by_row!(softmax_row, layer_norm_row);
 
     #[inline]

@@ -163,7 +163,7 @@ unsafe fn weights(exponents: &[u16], probs: *mut i8) -> (i32, i32) {
 /// Computes the probabilities of one query row. Returns the sums of e12 and e8.
 ///
 /// # Safety
-/// As `Rows::softmax`, for one row.
+/// As `RowKernels::softmax`, for one row.
 pub(super) unsafe fn softmax_row(
     logits: *const i32,
     tokens: usize,

@@ -29,7 +29,7 @@ pub(crate) type RowScales = [RowScale; MAX_QUERIES];
 /// `PAD`; `strides` are those of both. The probabilities may start where the logits do, and take no
 /// more bytes: `softmax` writes row by row, each from left to right, and writes over no logit that
 /// it still has to read.
-pub(crate) unsafe trait Rows: Layout {
+pub(crate) unsafe trait RowKernels: Layout {
     /// Runs a tile's epilogue.
     unsafe fn finish(tile: &UnfinishedTile);
 
@@ -46,10 +46,10 @@ pub(crate) unsafe trait Rows: Layout {
         }
     }
 
-    /// Computes [`Rows::reorder`] for codes.
+    /// Computes [`RowKernels::reorder`] for codes.
     unsafe fn reorder_codes(staged: Staged, out: Out<i8>);
 
-    /// Computes [`Rows::reorder`] for updates of the residual.
+    /// Computes [`RowKernels::reorder`] for updates of the residual.
     unsafe fn reorder_updates(staged: Staged, x: Out<i16>);
 
     /// Computes the probabilities of some query rows, 1 to `QUERIES`, and the sums of each. `sizes`
@@ -90,7 +90,7 @@ pub(crate) unsafe trait Rows: Layout {
     unsafe fn layer_norm(norm: &LayerNorm, x: MatrixView<i16>, out: MatrixViewMut<i8>);
 }
 
-/// The functions of [`Rows`] that most tiers compute row by row: `$softmax` computes the
+/// The functions of [`RowKernels`] that most tiers compute row by row: `$softmax` computes the
 /// probabilities of one query row and returns the sums of e12 and e8, `$layer_norm` one row of
 /// `LayerNorm`. Both need the feature `$feature`, where the language has one for the tier.
 macro_rules! row_by_row {
@@ -125,8 +125,8 @@ macro_rules! row_by_row {
 pub(crate) use row_by_row;
 
 /// Tiles during whose multiplication other instructions can run, so that they finish the tile
-/// before. Sums then start at 0, and [`Rows::finish`] adds the biases; those of attention are 0,
-/// since nothing has an offset.
+/// before. Sums then start at 0, and [`RowKernels::finish`] adds the biases; those of attention are
+/// 0, since nothing has an offset.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // no other tier overlaps tiles
 pub(crate) struct Overlap<L: Layout> {
     /// Computes [`Tiles::tile`] into `acc`, which has room for a tile. Meanwhile finishes the tile
@@ -144,7 +144,7 @@ pub(crate) struct Overlap<L: Layout> {
 /// tier's features. `tile` reads what [`Product`](super::Product) says and writes `width` sums to
 /// each row of `out`; there are 1 to `ROWS` rows, `k` is a positive multiple of `STEP`, `width` a
 /// multiple of `LANES` up to `PANEL`.
-pub(crate) unsafe trait Tiles: Rows {
+pub(crate) unsafe trait Tiles: RowKernels {
     /// The functions of tiles that overlap, if the tier has such tiles.
     const OVERLAP: Option<Overlap<Self>> = None;
 

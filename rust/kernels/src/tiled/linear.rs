@@ -20,7 +20,7 @@ impl PendingTile<'_> {
     /// Puts the outputs in order once the epilogue has run.
     ///
     /// # Safety
-    /// As [`Rows::reorder`](super::Rows::reorder).
+    /// As [`RowKernels::reorder`](super::RowKernels::reorder).
     unsafe fn reorder<I: Tiles>(&self) {
         if let Some((staged, to)) = self.reorder {
             // SAFETY: the caller's promise.

@@ -1,5 +1,5 @@
 //! Packs weights, cuts products into tiles and handles edges for all SIMD tiers. A tier implements
-//! [`Layout`], [`Rows`] and [`Tiles`], and nothing else.
+//! [`Layout`], [`RowKernels`] and [`Tiles`], and nothing else.
 //!
 //! A matrix of weights is cut into *panels* of up to `PANEL` rows; the last panel may be narrower,
 //! a multiple of `LANES`. Inside a panel, `GROUP` consecutive k of one row come first, then those
@@ -46,7 +46,7 @@ pub(crate) use epilogue::lookup;
 pub(crate) use epilogue::{copy_accumulators, Epilogue, Requant, RowScale, Staged, UnfinishedTile};
 #[cfg(target_arch = "x86_64")] // no other tier overlaps tiles
 pub(crate) use inputs::PanelTiles;
-pub(crate) use isa::{row_by_row, RowSums, Rows, Tiles};
+pub(crate) use isa::{row_by_row, RowKernels, RowSums, Tiles};
 #[cfg(target_arch = "x86_64")] // other tiers finish each tile, and scale row by row
 pub(crate) use isa::{Overlap, RowScales};
 #[cfg(not(target_arch = "x86_64"))]

@@ -8,8 +8,8 @@ use super::{bytes, layer_norm_row, softmax_row, store_codes, words, Avx2};
 use crate::layers::WINDOW;
 use crate::matrix::{on_whole_row, Out};
 use crate::tiled::{
-    copy_accumulators, row_by_row, Epilogue, Layout, Requant, RowScale, RowSums, Rows, Staged,
-    UnfinishedTile,
+    copy_accumulators, row_by_row, Epilogue, Layout, Requant, RowKernels, RowScale, RowSums,
+    Staged, UnfinishedTile,
 };
 use crate::{LayerNorm, MatrixView, MatrixViewMut};
 
@@ -60,7 +60,7 @@ unsafe fn requantized(acc: *const i32, requant: &Requant) -> __m256i {
 /// Requantizes rows to codes; `offset` is `64 * zero_point + 32`.
 ///
 /// # Safety
-/// As [`Rows::finish`].
+/// As [`RowKernels::finish`].
 #[target_feature(enable = "avx2")]
 unsafe fn requant8(acc: *const i32, requant: &Requant, offset: i16, out: Out<i8>) {
     let offset = _mm256_set1_epi16(offset);
@@ -77,7 +77,7 @@ unsafe fn requant8(acc: *const i32, requant: &Requant, offset: i16, out: Out<i8>
 /// Looks each code up in the table, in place.
 ///
 /// # Safety
-/// As [`Rows::finish`].
+/// As [`RowKernels::finish`].
 #[target_feature(enable = "avx2")]
 unsafe fn lookup(table: &[i8; 256], out: Out<i8>) {
     if out.cols < 16 {
@@ -115,7 +115,7 @@ unsafe fn lookup(table: &[i8; 256], out: Out<i8>) {
 /// Requantizes rows to updates, and adds them to the residual or stores them.
 ///
 /// # Safety
-/// As [`Rows::finish`].
+/// As [`RowKernels::finish`].
 #[target_feature(enable = "avx2")]
 unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: &Requant, x: Out<i16>) {
     let min = _mm256_set1_epi16(-i16::MAX);
@@ -140,7 +140,7 @@ unsafe fn requant16<const ADD: bool>(acc: *const i32, requant: &Requant, x: Out<
 
 // SAFETY: each function does what the trait's comment says, for any sizes within the trait's
 // bounds; `tests/tiers.rs` compares them with the scalar tier.
-unsafe impl Rows for Avx2 {
+unsafe impl RowKernels for Avx2 {
     row_by_row!(softmax_row, layer_norm_row, "avx2");
 
     #[inline]

@@ -217,7 +217,7 @@ fn sums(x: &[i16]) -> (i32, i64) {
 /// Computes the probabilities of one query row. Returns the sums of e12 and e8.
 ///
 /// # Safety
-/// As `Rows::softmax`, for one row.
+/// As `RowKernels::softmax`, for one row.
 #[target_feature(enable = "avx2")]
 unsafe fn softmax_row(logits: *const i32, tokens: usize, mult: i32, probs: *mut i16) -> (i32, i32) {
     // SAFETY: the caller promises tokens rounded up to 64 logits and probabilities; an index into

@@ -330,7 +330,7 @@ impl AccumulatorRows for InMemory {
 /// Requantizes rows to codes.
 ///
 /// # Safety
-/// As [`Rows::finish`] and [`AccumulatorRows::for_each`].
+/// As [`RowKernels::finish`] and [`AccumulatorRows::for_each`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn codes<R: AccumulatorRows>(rows: R, requant: &Requant, offset: i16, out: &Out<i8>) {
     let out = R::constant_cols(*out);
@@ -344,7 +344,7 @@ unsafe fn codes<R: AccumulatorRows>(rows: R, requant: &Requant, offset: i16, out
 /// Requantizes rows to codes and looks them up.
 ///
 /// # Safety
-/// As [`Rows::finish`] and [`AccumulatorRows::for_each`]; the CPU has VBMI.
+/// As [`RowKernels::finish`] and [`AccumulatorRows::for_each`]; the CPU has VBMI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi")]
 unsafe fn table_codes<R: AccumulatorRows>(
     rows: R,
@@ -364,7 +364,7 @@ unsafe fn table_codes<R: AccumulatorRows>(
 /// Requantizes rows to updates, and adds them to the residual or stores them.
 ///
 /// # Safety
-/// As [`Rows::finish`] and [`AccumulatorRows::for_each`].
+/// As [`RowKernels::finish`] and [`AccumulatorRows::for_each`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn updates<R: AccumulatorRows, const ADD: bool>(rows: R, requant: &Requant, x: &Out<i16>) {
     let x = R::constant_cols(*x);
@@ -378,7 +378,7 @@ unsafe fn updates<R: AccumulatorRows, const ADD: bool>(rows: R, requant: &Requan
 /// Copies rows.
 ///
 /// # Safety
-/// As [`Rows::finish`] and [`AccumulatorRows::for_each`].
+/// As [`RowKernels::finish`] and [`AccumulatorRows::for_each`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn copies<R: AccumulatorRows>(rows: R, out: &Out<i32>) {
     // SAFETY: the caller's promise.
@@ -391,7 +391,7 @@ unsafe fn copies<R: AccumulatorRows>(rows: R, out: &Out<i32>) {
 /// until all earlier writes are in the cache, with AMX until earlier tiles are multiplied.
 ///
 /// # Safety
-/// As [`Rows::finish`] and [`AccumulatorRows::for_each`].
+/// As [`RowKernels::finish`] and [`AccumulatorRows::for_each`].
 pub(super) unsafe fn run<R: AccumulatorRows>(rows: R, requant: &Requant, epilogue: &Epilogue) {
     // SAFETY: the caller's promise; VBMI is detected.
     unsafe {
@@ -413,7 +413,7 @@ pub(super) unsafe fn run<R: AccumulatorRows>(rows: R, requant: &Requant, epilogu
     }
 }
 
-/// Computes [`Rows::finish`].
+/// Computes [`RowKernels::finish`].
 ///
 /// # Safety
 /// As there.
@@ -426,7 +426,7 @@ pub(super) unsafe fn finish(tile: &UnfinishedTile) {
 /// Puts staged codes in order.
 ///
 /// # Safety
-/// As [`Rows::reorder`].
+/// As [`RowKernels::reorder`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn reorder_codes<L: Layout>(staged: Staged, out: Out<i8>) {
     // SAFETY: the caller promises WINDOW values in each row of staged, as many places, and the rows
@@ -452,7 +452,7 @@ pub(super) unsafe fn reorder_codes<L: Layout>(staged: Staged, out: Out<i8>) {
 /// Puts staged updates in order and adds them to the residual.
 ///
 /// # Safety
-/// As [`Rows::reorder`].
+/// As [`RowKernels::reorder`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn reorder_updates<L: Layout>(staged: Staged, x: Out<i16>) {
     // SAFETY: as in reorder_codes.
@@ -476,7 +476,7 @@ pub(super) unsafe fn reorder_updates<L: Layout>(staged: Staged, x: Out<i16>) {
     }
 }
 
-/// Computes [`Rows::attention_output`].
+/// Computes [`RowKernels::attention_output`].
 ///
 /// # Safety
 /// As there.

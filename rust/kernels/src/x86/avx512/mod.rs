@@ -8,8 +8,8 @@ mod pack;
 mod softmax;
 mod vectors;
 
-/// The functions and constants of [`crate::tiled::Layout`] or [`crate::tiled::Rows`] that both
-/// tiers share.
+/// The functions and constants of [`crate::tiled::Layout`] or [`crate::tiled::RowKernels`] that
+/// both tiers share.
 macro_rules! shared {
     (Layout) => {
         type Weight = i8;
@@ -47,7 +47,7 @@ macro_rules! shared {
             unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
         }
     };
-    (Rows) => {
+    (RowKernels) => {
         unsafe fn reorder_codes(staged: Staged, out: Out<i8>) {
             // SAFETY: the caller's promise.
             unsafe { epilogue::reorder_codes::<Self>(staged, out) }

@@ -183,7 +183,7 @@ fn normalized(norm: &LayerNorm, moments: &Moments, i: usize, x: &[i16], out: &mu
     }
 }
 
-/// Computes [`crate::tiled::Rows::layer_norm`].
+/// Computes [`crate::tiled::RowKernels::layer_norm`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) fn layer_norm(norm: &LayerNorm, x: MatrixView<i16>, mut out: MatrixViewMut<i8>) {
     for first in (0..x.rows()).step_by(GROUP) {

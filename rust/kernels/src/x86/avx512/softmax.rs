@@ -249,7 +249,7 @@ fn add_pairs(a: __m512i, b: __m512i) -> __m512i {
     )
 }
 
-/// Computes [`crate::tiled::Rows::softmax`], and calls `after_row` after each row.
+/// Computes [`crate::tiled::RowKernels::softmax`], and calls `after_row` after each row.
 ///
 /// # Safety
 /// As there.
@@ -355,7 +355,7 @@ fn each_of_four(x: __m512i) -> [__m512i; 4] {
     ]
 }
 
-/// Computes [`crate::tiled::Rows::row_scales`], for all rows at once.
+/// Computes [`crate::tiled::RowKernels::row_scales`], for all rows at once.
 ///
 /// # Safety
 /// As there.

@@ -7,7 +7,7 @@ use super::epilogue::{self, AccumulatorRows, FinishRow};
 use super::{norm, pack, softmax};
 use crate::matrix::Out;
 use crate::tiled::{
-    Layout, Product, RowScale, RowScales, RowSums, Rows, Staged, Tiles, UnfinishedTile,
+    Layout, Product, RowKernels, RowScale, RowScales, RowSums, Staged, Tiles, UnfinishedTile,
 };
 use crate::{HeadParams, LayerNorm, MatrixView, MatrixViewMut};
 
@@ -168,8 +168,8 @@ unsafe impl Layout for Vnni {
 }
 
 // SAFETY: as above.
-unsafe impl Rows for Vnni {
-    shared!(Rows);
+unsafe impl RowKernels for Vnni {
+    shared!(RowKernels);
 
     unsafe fn finish(tile: &UnfinishedTile) {
         // SAFETY: the caller's promise.

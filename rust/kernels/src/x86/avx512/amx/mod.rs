@@ -15,7 +15,7 @@ use super::epilogue::{self, accumulators, AccumulatorRows, Accumulators, FinishR
 use super::{norm, pack, softmax};
 use crate::matrix::Out;
 use crate::tiled::{
-    panels, Layout, Overlap, PanelTiles, Product, RowScale, RowScales, RowSums, Rows, Staged,
+    panels, Layout, Overlap, PanelTiles, Product, RowKernels, RowScale, RowScales, RowSums, Staged,
     Tiles, UnfinishedTile,
 };
 use crate::{HeadParams, LayerNorm, MatrixView, MatrixViewMut};
@@ -408,8 +408,8 @@ unsafe impl Layout for Amx {
 }
 
 // SAFETY: as above.
-unsafe impl Rows for Amx {
-    shared!(Rows);
+unsafe impl RowKernels for Amx {
+    shared!(RowKernels);
 
     unsafe fn finish(tile: &UnfinishedTile) {
         let rows = StoredTile::new(tile);
