@@ -2,7 +2,7 @@
 //! named in it.
 //!
 //! Depends on [`crate::array_timing`], [`crate::boards`], [`crate::settings`] and
-//! [`crate::workload`], and on the limits of [`crate::design`].
+//! [`crate::workload`]. `crate::checked` makes checked hardware of it.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,13 @@ use quasar_core::subnet::config::{within, MAX_COLUMNS, MAX_TOKENS};
 use serde::{Deserialize, Serialize};
 
 use crate::boards::{Board, MAX_CLOCK_MHZ};
-use crate::design;
 use crate::settings;
 use crate::workload::{Setting, Workload};
+
+/// The kernels of Vitis HLS: name in the block design, and of the top function.
+pub const KERNELS: [&str; 8] = [
+    "fetch", "load", "plan", "scores", "drain", "norm", "softmax", "store",
+];
 
 /// The packing of weights into the array: a slice holds two 4-bit rows or one 8-bit row. The
 /// configuration file names it.
@@ -308,12 +312,12 @@ pub struct Hardware {
 }
 
 impl Hardware {
-    /// Parses and checks a configuration file for the board that it names.
-    ///
-    /// # Errors
-    /// [`Error::InvalidSettings`] names the key; [`Error::TooLarge`] beyond 1 MiB.
-    pub fn from_toml(text: &str, board: Board) -> Result<Self> {
-        Self::new(settings::parse(DOCUMENT, text)?, board)
+    /// Joins a board and a configuration that nothing has checked yet.
+    pub(crate) const fn unchecked(configuration: Configuration, board: Board) -> Self {
+        Self {
+            board,
+            configuration,
+        }
     }
 
     /// Returns the board's name in a configuration file.
@@ -322,21 +326,6 @@ impl Hardware {
     /// As [`Self::from_toml`].
     pub fn board_name(text: &str) -> Result<String> {
         Ok(settings::parse::<Configuration>(DOCUMENT, text)?.board)
-    }
-
-    /// Checks a configuration. `Resources::check` of `quasar-cost` checks that it fits the board.
-    ///
-    /// # Errors
-    /// [`Error::InvalidSettings`] names the key.
-    pub fn new(configuration: Configuration, board: Board) -> Result<Self> {
-        let of_document = |e| settings::of_config(DOCUMENT, e);
-        configuration.check(&board).map_err(of_document)?;
-        let hardware = Self {
-            board,
-            configuration,
-        };
-        design::check_limits(&hardware).map_err(of_document)?;
-        Ok(hardware)
     }
 
     /// Writes the configuration as TOML, for [`Self::from_toml`].
@@ -362,16 +351,6 @@ impl Hardware {
     /// Returns the configuration.
     pub const fn configuration(&self) -> &Configuration {
         &self.configuration
-    }
-
-    /// Returns the same configuration at another clock.
-    ///
-    /// # Errors
-    /// [`Error::InvalidSettings`].
-    pub fn with_clock(&self, clock_mhz: f64) -> Result<Self> {
-        let mut configuration = self.configuration.clone();
-        configuration.clock_mhz = clock_mhz;
-        Self::new(configuration, self.board.clone())
     }
 
     /// Returns the clock in Hz.
@@ -435,10 +414,10 @@ impl Hardware {
     }
 }
 
-const DOCUMENT: &str = "hardware configuration";
+pub(crate) const DOCUMENT: &str = "hardware configuration";
 
 impl Configuration {
-    fn check(&self, board: &Board) -> Result<()> {
+    pub(crate) fn check(&self, board: &Board) -> Result<()> {
         if self.board != board.name {
             return Err(Error::config(
                 "board",
@@ -475,10 +454,10 @@ impl Configuration {
             within(key, value, least, most)?;
         }
         for (kernel, margin) in &self.margins {
-            if !design::KERNELS.contains(&kernel.as_str()) {
+            if !KERNELS.contains(&kernel.as_str()) {
                 return Err(Error::config(
                     format!("margins.{kernel}"),
-                    format!("no such kernel; known: {}", design::KERNELS.join(", ")),
+                    format!("no such kernel; known: {}", KERNELS.join(", ")),
                 ));
             }
             for (resource, percent) in [("lut", margin.lut), ("ff", margin.ff)] {

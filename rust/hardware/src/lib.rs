@@ -6,6 +6,7 @@
 //! | [`settings`] | reads settings files in TOML |
 //! | [`boards`] | reads boards: resources, memory, processor |
 //! | [`configuration`] | describes array, lanes, buffers and clock |
+//! | `checked` | makes checked hardware of a board and a configuration |
 //! | [`workload`] | holds a network's sizes and row widths |
 //! | [`packing`] | packs two products into one DSP slice |
 //! | [`tiling`] | divides a product into the tiles that the array works on |
@@ -17,6 +18,7 @@
 
 pub mod array_timing;
 pub mod boards;
+mod checked;
 pub mod configuration;
 pub mod declared;
 pub mod design;

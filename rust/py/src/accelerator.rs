@@ -15,7 +15,7 @@ use quasar_core::Error;
 use quasar_hardware::declared::segment_gap;
 
 use crate::errors::to_py;
-use crate::hardware::{Hardware, Workload};
+use crate::hardware::{period, period_with_gaps, Hardware, Workload};
 use crate::space::Space;
 use crate::subnet::Subnet;
 
@@ -99,23 +99,6 @@ type Span = (&'static str, u8, u16, &'static str, u64, u64, u64, Vec<u64>);
 /// frame; cycles of one frame alone, causes, the commands of the steady state, the number of their
 /// frames.
 type Replay = (u64, u64, u64, u64, Vec<&'static str>, Vec<Span>, u64);
-
-/// Returns the cycles between two frames of a network, event by event; `gap` as in [`steady`].
-fn period(
-    workload: &quasar_hardware::Workload,
-    hardware: &quasar_hardware::Hardware,
-    gap: Option<u64>,
-) -> Result<u64, Error> {
-    Ok(steady(hardware, &schedule(workload, hardware)?, gap)?.period)
-}
-
-/// Returns the same with the host's gaps between segments.
-pub fn period_with_gaps(
-    workload: &quasar_hardware::Workload,
-    hardware: &quasar_hardware::Hardware,
-) -> Result<u64, Error> {
-    period(workload, hardware, Some(segment_gap(hardware)))
-}
 
 /// Returns the cycles between two frames of a network, event by event, without and with the host's
 /// gaps between segments.

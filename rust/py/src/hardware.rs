@@ -6,16 +6,19 @@ use std::sync::Arc;
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::prelude::*;
+use quasar_accelerator::compile::schedule;
 use quasar_accelerator::header;
 use quasar_accelerator::identity::configuration_hash;
+use quasar_accelerator::run::time::steady;
+use quasar_core::Error;
 use quasar_cost::{explore_by, Resources};
+use quasar_hardware::declared::segment_gap;
 use quasar_hardware::design;
 use quasar_search::designs::OnDesign;
 use quasar_search::explore_space_by;
 use quasar_search::space::{Architecture, BlockShape};
 use quasar_search::widths::{with_eight_bit_rows, PRODUCTS};
 
-use crate::accelerator::period_with_gaps;
 use crate::errors::{invalid_value, to_py};
 use crate::space::Space;
 use crate::subnet::Subnet;
@@ -44,6 +47,23 @@ type Extreme<'py> = (Bound<'py, PyArray1<u8>>, f64, f64);
 
 fn json(value: &impl serde::Serialize) -> PyResult<String> {
     serde_json::to_string(value).map_err(|e| invalid_value(e.to_string()))
+}
+
+/// Returns the cycles between two frames of a network, event by event; `gap` as in [`steady`].
+pub fn period(
+    workload: &quasar_hardware::Workload,
+    hardware: &quasar_hardware::Hardware,
+    gap: Option<u64>,
+) -> Result<u64, Error> {
+    Ok(steady(hardware, &schedule(workload, hardware)?, gap)?.period)
+}
+
+/// Returns the same with the host's gaps between segments.
+pub fn period_with_gaps(
+    workload: &quasar_hardware::Workload,
+    hardware: &quasar_hardware::Hardware,
+) -> Result<u64, Error> {
+    period(workload, hardware, Some(segment_gap(hardware)))
 }
 
 /// A checked board, immutable.

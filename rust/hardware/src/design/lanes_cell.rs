@@ -6,8 +6,8 @@ use std::fmt::Write;
 use crate::configuration::{key_banks, value_banks, Hardware};
 use crate::packing::DspKind;
 
-use super::memories::{max_tiles, memories, Memory};
-use super::queues::{Queue, QUEUES};
+use super::memories::{memories, Memory};
+use super::queues::{max_tiles, Queue, QUEUES};
 
 /// Returns the parameters of `lanes` (`fpga/rtl/lanes.sv`).
 pub fn lanes_parameters(hardware: &Hardware) -> Vec<(String, String)> {

@@ -102,12 +102,6 @@ const MODERATE: u64 = 128;
 /// Bits of a word, at most, of a LUT RAM that the array reads.
 const NARROW: u64 = 120;
 
-/// Returns the tiles of tokens of a frame, at most: the words of a score bank bound the tokens.
-pub(super) fn max_tiles(hardware: &Hardware) -> u64 {
-    let c = hardware.configuration();
-    c.buffers.score.div_ceil(c.array.tokens)
-}
-
 /// Columns of the largest `LayerNorm` of a configuration.
 pub fn max_embed(hardware: &Hardware) -> u64 {
     hardware.configuration().buffers.norm.min(MAX_EMBED as u64)

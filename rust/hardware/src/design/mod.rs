@@ -15,6 +15,7 @@ mod multipliers;
 mod queues;
 mod ram;
 
+pub use crate::configuration::KERNELS;
 pub use array_cell::{array_cell, array_parameters};
 pub use counters::{CountedUnit, Counter, MainInput};
 pub use counters_cell::counters_cell;
@@ -32,11 +33,6 @@ pub use ram::{Family, Ram, RamCount};
 use std::fmt::Write;
 
 use crate::configuration::Hardware;
-
-/// The kernels of Vitis HLS: name in the block design, and of the top function.
-pub const KERNELS: [&str; 8] = [
-    "fetch", "load", "plan", "scores", "drain", "norm", "softmax", "store",
-];
 
 /// Writes the lists that `fpga/scripts/design.tcl` reads, as a Tcl dictionary.
 pub fn block_design(hardware: &Hardware) -> String {

@@ -4,7 +4,6 @@ use crate::configuration::Hardware;
 use crate::declared::DRAIN_JOBS;
 
 use super::lane_items::{LANE_JOB_BITS, LANE_ROW_BITS, MOMENT_BITS, SCALE_BITS};
-use super::memories::max_tiles;
 use super::ram::{Family, Ram, RamCount};
 
 /// Bits of an AXI port's beat.
@@ -189,6 +188,12 @@ pub const QUEUES: &[Queue] = &[
     queue("norm_to_array", "norm", "plan", 2048, Item::Credit),
     queue("softmax_to_array", "softmax", "plan", 4, Item::Credit),
 ];
+
+/// Returns the tiles of tokens of a frame, at most: the words of a score bank bound the tokens.
+pub(super) fn max_tiles(hardware: &Hardware) -> u64 {
+    let c = hardware.configuration();
+    c.buffers.score.div_ceil(c.array.tokens)
+}
 
 /// Returns the groups of a frame, an item of moments each. The words of a score bank bound the
 /// tokens of a network.
