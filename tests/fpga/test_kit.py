@@ -8,14 +8,13 @@ import os
 import re
 import struct
 import subprocess
-import time
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from rtl import ROOT, run, tool
 from test_build_report import build
 
@@ -83,17 +82,17 @@ class Design(NamedTuple):
     addresses: dict[str, int]
     lines: list[str]
 
-    def to(self, pin: str) -> str:
+    def to(self, pin):
         (source,) = [a for a, b in self.nets if b == pin]
         return source
 
 
-def constants(path: Path, scope: str) -> dict[str, int]:
+def constants(path, scope):
     text = path.read_text().split(f"namespace {scope} {{")[1].split("} // namespace")[0]
     return {name: int(value, 0) for name, value in re.findall(r"constexpr unsigned (\w+) = (\w+?)u?;", text)}
 
 
-def record(hardware: str, folder: Path, missing: tuple[str, ...] = (), ila: int = 0) -> Design:
+def record(hardware, folder, missing=(), ila=0):
     """Runs the block design of a configuration on commands that only record, without the ``missing`` IPs."""
     loaded = Hardware.from_toml(hardware)
     for name, text in loaded.build_files.items():
@@ -122,14 +121,14 @@ def record(hardware: str, folder: Path, missing: tuple[str, ...] = (), ila: int 
 
 
 @pytest.fixture(scope="module", params=["zcu102", "pynq-z2"])
-def design(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Design:
+def design(request, tmp_path_factory):
     return record(DESIGNS[f"unseen on {request.param}"], tmp_path_factory.mktemp("kit"))
 
 
 UTILITIES = {"xlconstant": "ilconstant", "xlconcat": "ilconcat", "util_reduced_logic": "ilreduced_logic"}
 
 
-def test_inline_hdl_replaces_utility_ips_that_vivado_lacks(design: Design, tmp_path: Path) -> None:
+def test_inline_hdl_replaces_utility_ips_that_vivado_lacks(design, tmp_path):
     names = tuple(f"xilinx.com:ip:{name}" for name in UTILITIES)
     board = "zcu102" if "ps/pl_clk0" in {source for source, _ in design.nets} else "pynq-z2"
     newer = record(DESIGNS[f"unseen on {board}"], tmp_path, names)
@@ -142,7 +141,7 @@ def test_inline_hdl_replaces_utility_ips_that_vivado_lacks(design: Design, tmp_p
     assert (newer.nets, newer.buses, newer.properties) == (design.nets, design.buses, design.properties)
 
 
-def kernel_arguments() -> dict[str, dict[str, str]]:
+def kernel_arguments():
     """Returns the types of fpga/include/kernels.hpp, by kernel and argument."""
     text = re.sub(r"//.*", "", (ROOT / "fpga" / "include" / "kernels.hpp").read_text())
     functions = re.findall(r"^void (\w+)\((.*?)\);", text, re.MULTILINE | re.DOTALL)
@@ -155,7 +154,7 @@ def kernel_arguments() -> dict[str, dict[str, str]]:
     }
 
 
-def test_all_tcl_is_complete(tmp_path: Path) -> None:
+def test_all_tcl_is_complete(tmp_path):
     files = [*SCRIPTS.glob("*.tcl"), *(ROOT / "fpga" / "boards").glob("*.tcl")]
     assert len(files) >= 10
     script = tmp_path / "check.tcl"
@@ -163,7 +162,7 @@ def test_all_tcl_is_complete(tmp_path: Path) -> None:
     run(tool("tclsh"), script, *files)
 
 
-def test_every_kernel_is_there_with_clock_and_reset(design: Design) -> None:
+def test_every_kernel_is_there_with_clock_and_reset(design):
     for cell in ("array_cell", "lanes"):
         assert design.cells[cell] == f"{cell.removesuffix('_cell')}_cell"
         assert design.to(f"{cell}/clk") == design.to("fetch/ap_clk")
@@ -189,7 +188,7 @@ KEYWORDS = (
 )
 
 
-def test_no_cell_or_module_reference_is_named_by_a_keyword(design: Design) -> None:
+def test_no_cell_or_module_reference_is_named_by_a_keyword(design):
     assert not [name for pair in design.cells.items() for name in pair if f" {name.lower()} " in KEYWORDS]
 
 
@@ -197,12 +196,12 @@ def test_no_cell_or_module_reference_is_named_by_a_keyword(design: Design) -> No
 OWN = re.compile(r"counters/(s_axi|\w+_retired)$")
 
 
-def watches(bus: tuple[str, str]) -> bool:
+def watches(bus):
     """Returns whether a connection adds a watcher to a bus."""
     return bus[1].startswith("ila_") or (bus[1].startswith("counters/") and not OWN.match(bus[1]))
 
 
-def test_no_pin_or_interface_is_driven_or_used_twice(design: Design) -> None:
+def test_no_pin_or_interface_is_driven_or_used_twice(design):
     sinks = Counter(to for _, to in design.nets)
     assert [pin for pin, count in sinks.items() if count > 1] == []
     buses = [pair for pair in design.buses if not watches(pair)]
@@ -212,7 +211,7 @@ def test_no_pin_or_interface_is_driven_or_used_twice(design: Design) -> None:
         assert pin.split("/")[0] in design.cells, pin
 
 
-def test_queues_join_the_units_that_are_declared_and_are_deep_enough(design: Design) -> None:
+def test_queues_join_the_units_that_are_declared_and_are_deep_enough(design):
     depths = constants(ROOT / "fpga" / "include" / "isa.hpp", "depth")
     source = (ROOT / "rust" / "hardware" / "src" / "design" / "queues.rs").read_text()
     declared = {q: ends for q, *ends in re.findall(r'queue\(\s*"(\w+)",\s*"(\w+)",\s*"(\w+)"', source)}
@@ -229,7 +228,7 @@ def test_queues_join_the_units_that_are_declared_and_are_deep_enough(design: Des
         assert design.to(f"{queue}_queue/s_axis_aresetn") == "kernel_reset/peripheral_aresetn"
 
 
-def test_every_argument_of_a_kernel_is_connected(design: Design) -> None:
+def test_every_argument_of_a_kernel_is_connected(design):
     pins = {pin for pair in [*design.nets, *design.buses] for pin in pair}
     arguments = kernel_arguments()
     assert arguments.keys() == set(bitstream.KERNELS)
@@ -251,7 +250,7 @@ def test_every_argument_of_a_kernel_is_connected(design: Design) -> None:
 
 
 @pytest.mark.parametrize("source", sorted((ROOT / "fpga" / "src").glob("*.cpp")), ids=lambda path: path.stem)
-def test_sources_give_their_arguments_the_interfaces_that_are_connected(source: Path) -> None:
+def test_sources_give_their_arguments_the_interfaces_that_are_connected(source):
     text = re.sub(r" *= *", "=", source.read_text())
     pragmas = [
         set(line.split()) - {"#pragma", "HLS"} for line in text.splitlines() if line.startswith("#pragma HLS")
@@ -271,7 +270,7 @@ def test_sources_give_their_arguments_the_interfaces_that_are_connected(source: 
             assert not any({"AGGREGATE", f"variable={name}"} <= pragma for pragma in pragmas), name
 
 
-def test_memories_have_the_banks_that_the_kernels_address(design: Design) -> None:
+def test_memories_have_the_banks_that_the_kernels_address(design):
     banks = Counter(re.sub(r"_\d+$", "", name) for name, source in design.cells.items() if source == "bank")
     # 3 groups of 3 tokens, 2 of 4 for the exponentials; two frames.
     assert banks == dict(residual=6, norm_residual=6, score=4)
@@ -289,7 +288,7 @@ def test_memories_have_the_banks_that_the_kernels_address(design: Design) -> Non
     assert written == {f"array_cell/{name}": count for name, count in expected.items()}
 
 
-def test_a_pin_without_a_number_is_that_of_a_single_bank(tmp_path: Path) -> None:
+def test_a_pin_without_a_number_is_that_of_a_single_bank(tmp_path):
     """A port that lost its partition would be wired to all banks."""
     script = tmp_path / "pins.tcl"
     script.write_text(
@@ -307,7 +306,7 @@ def test_a_pin_without_a_number_is_that_of_a_single_bank(tmp_path: Path) -> None
         )
 
 
-def test_counters_watch_each_unit_s_queues_and_take_what_the_kernels_write(design: Design) -> None:
+def test_counters_watch_each_unit_s_queues_and_take_what_the_kernels_write(design):
     text = (ROOT / "rust/hardware/src/design/queues.rs").read_text()
     ends = {q: pair for q, *pair in re.findall(r'queue\(\s*"(\w+)",\s*"(\w+)",\s*"(\w+)"', text)}
     sources = {to: source for source, to in design.buses if to.startswith("counters/")}
@@ -335,7 +334,7 @@ def test_counters_watch_each_unit_s_queues_and_take_what_the_kernels_write(desig
     assert design.to("counters/array_starved") == "array_cell/starved"
 
 
-def test_the_counters_cell_has_what_is_connected(design: Design, tmp_path: Path) -> None:
+def test_the_counters_cell_has_what_is_connected(design, tmp_path):
     board = "zcu102" if "ps/pl_clk0" in {source for source, _ in design.nets} else "pynq-z2"
     cell = Hardware.from_toml(DESIGNS[f"unseen on {board}"]).build_files["counters_cell.v"]
     names = re.findall(r"^ {4}(?:in|out)put +wire (?:\[\d+:0\] )?(\w+)", cell, re.MULTILINE)
@@ -348,13 +347,13 @@ def test_the_counters_cell_has_what_is_connected(design: Design, tmp_path: Path)
     assert cell.count('X_INTERFACE_MODE = "monitor"') == len(watched)
 
 
-def cell_ports(text: str) -> set[str]:
+def cell_ports(text):
     """Returns the ports of a generated Verilog module."""
     return set(re.findall(r"^ {4}(?:in|out)put +wire +(?:\[\d+:0\] )?(\w+)", text, re.MULTILINE))
 
 
 @pytest.mark.parametrize("name", DESIGNS)
-def test_the_lanes_cell_has_what_is_connected(name: str, tmp_path: Path) -> None:
+def test_the_lanes_cell_has_what_is_connected(name, tmp_path):
     design = record(DESIGNS[name], tmp_path)
     ports = cell_ports((tmp_path / "lanes_cell.v").read_text())
     queues = {port.removesuffix("_tvalid") for port in ports if port.endswith("_tvalid")}
@@ -371,7 +370,7 @@ def test_the_lanes_cell_has_what_is_connected(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", DESIGNS)
-def test_the_lanes_cell_gives_the_lanes_ports_their_widths(name: str, tmp_path: Path) -> None:
+def test_the_lanes_cell_gives_the_lanes_ports_their_widths(name, tmp_path):
     for file, text in Hardware.from_toml(DESIGNS[name]).build_files.items():
         (tmp_path / file).write_text(text)
     sources = " ".join(str(ROOT / "fpga" / "rtl" / name) for name in LANES)
@@ -383,7 +382,7 @@ def test_the_lanes_cell_gives_the_lanes_ports_their_widths(name: str, tmp_path: 
     assert "Resizing cell port" not in done
 
 
-def test_without_counters_the_kernels_still_write(tmp_path: Path) -> None:
+def test_without_counters_the_kernels_still_write(tmp_path):
     text = DESIGNS["unseen on zcu102"].replace("frames = 2", "frames = 2\ncounters = false")
     without = record(text, tmp_path)
     assert "counters" not in without.cells
@@ -393,7 +392,7 @@ def test_without_counters_the_kernels_still_write(tmp_path: Path) -> None:
     assert len(without.addresses) == 4
 
 
-def test_an_ila_watches_commands_sums_credits_and_memory(tmp_path: Path) -> None:
+def test_an_ila_watches_commands_sums_credits_and_memory(tmp_path):
     plain_folder, watched_folder = tmp_path / "plain", tmp_path / "watched"
     plain_folder.mkdir()
     watched_folder.mkdir()
@@ -414,13 +413,13 @@ def test_an_ila_watches_commands_sums_credits_and_memory(tmp_path: Path) -> None
     assert watched.lines[-2:] == ["validate", "save"]
 
 
-def block_rams(words: int, bits: int) -> int:
+def block_rams(words, bits):
     """Blocks of 18 kbit in the best of their shapes (AMD UG573, UG473)."""
     shapes = {512: 36, 1024: 18, 2048: 9, 4096: 4, 8192: 2, 16384: 1}
     return min(-(-words // deep) * -(-bits // wide) for deep, wide in shapes.items())
 
 
-def primitives(style: str, words: int, bits: int, zynqmp: bool) -> tuple[int, int, int]:
+def primitives(style, words, bits, zynqmp):
     """Returns LUTs, blocks of 18 kbit and UltraRAMs of a RAM with a port to write and one to read."""
     if style == "ultra":
         return 0, 0, -(-bits // 72) * -(-words // 4096)
@@ -434,8 +433,10 @@ def primitives(style: str, words: int, bits: int, zynqmp: bool) -> tuple[int, in
 
 
 @pytest.mark.parametrize("name", DESIGNS)
-def test_what_the_tcl_builds_is_what_the_model_counts(name: str, tmp_path: Path) -> None:
+def test_what_the_tcl_builds_is_what_the_model_counts(name, tmp_path):
     recorded, hardware = record(DESIGNS[name], tmp_path), Hardware.from_toml(DESIGNS[name])
+    if not name.startswith("unseen"):
+        hardware.check_board()
     zynqmp = hardware.board.settings["dsp_kind"] == "DSP48E2"
     counted = {part.name: (part.lut, part.bram18, part.uram) for part in hardware.parts}
 
@@ -495,12 +496,7 @@ def test_what_the_tcl_builds_is_what_the_model_counts(name: str, tmp_path: Path)
     assert blocks == counted["queues"][1]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "fpga/configs").glob("*.toml")), ids=lambda path: path.stem)
-def test_every_shipped_configuration_fits_its_board(path: Path) -> None:
-    Hardware.load(path).check_board()
-
-
-def queue_bits(hardware: Hardware) -> dict[str, int]:
+def queue_bits(hardware):
     """Bits of an item of each queue, as fpga/include/kernels.hpp declares its type."""
     lanes, array = hardware.settings["lanes"], hardware.settings["array"]
     beat = 128 * hardware.settings["axi_ports"]
@@ -526,7 +522,7 @@ def queue_bits(hardware: Hardware) -> dict[str, int]:
     }
 
 
-def test_the_address_map_is_that_of_the_registers(design: Design) -> None:
+def test_the_address_map_is_that_of_the_registers(design):
     registers = constants(ROOT / "fpga" / "include" / "isa.hpp", "reg")
     base = min(design.addresses.values())
     assert base == (0x4000_0000 if design.to("clocks/clk_in1") == "ps/FCLK_CLK0" else 0xA000_0000)
@@ -538,7 +534,7 @@ def test_the_address_map_is_that_of_the_registers(design: Design) -> None:
     assert registers["reset"] & 0xFFFF == 0  # GPIO_DATA
 
 
-def test_the_kernels_are_reset_only_when_all_memory_ports_are_idle(design: Design) -> None:
+def test_the_kernels_are_reset_only_when_all_memory_ports_are_idle(design):
     assert design.to("kernel_reset/aux_reset_in") == "all_idle/Res"
     gates = {name for name, source in design.cells.items() if ":dfx_axi_shutdown_manager:" in source}
     assert len(gates) == 4  # fetch, store, two ports of load
@@ -556,13 +552,13 @@ def test_the_kernels_are_reset_only_when_all_memory_ports_are_idle(design: Desig
 
 
 @pytest.fixture
-def hardware(tmp_path: Path) -> Path:
+def hardware(tmp_path):
     path = tmp_path / "hardware.toml"
     path.write_text(HARDWARE.format(board="zcu102"))
     return path
 
 
-def bit_file(part: str, data: bytes = b"\xff" * 64 + b"\xaa\x99\x55\x66" + bytes(60)) -> bytes:
+def bit_file(part, data=b"\xff" * 64 + b"\xaa\x99\x55\x66" + bytes(60)):
     out = struct.pack(">H", 9) + bytes.fromhex("0ff00ff00ff00ff000") + struct.pack(">H", 1)
     for key, text in (
         (b"a", "accelerator_wrapper;Version=2023.2"),
@@ -574,7 +570,7 @@ def bit_file(part: str, data: bytes = b"\xff" * 64 + b"\xaa\x99\x55\x66" + bytes
     return out + b"e" + struct.pack(">I", len(data)) + data
 
 
-def handoff(*instances: str) -> str:
+def handoff(*instances):
     modules = "".join(f'<MODULE INSTANCE="{name}"/>' for name in instances)
     pins = '<PORT NAME="pl_clk0" CLKFREQUENCY="149985016"/><PORT NAME="FCLK_CLK0" CLKFREQUENCY="90909092"/>'
     return f"<EDKSYSTEM><MODULES>{modules}<PORTS>{pins}</PORTS></MODULES></EDKSYSTEM>"
@@ -583,9 +579,7 @@ def handoff(*instances: str) -> str:
 @pytest.mark.parametrize(
     ("family", "base", "interrupt"), [("zynqmp", 0xA000_0000, 89), ("zynq7000", 0x4000_0000, 29)]
 )
-def test_device_tree_overlays_name_the_registers_and_compile(
-    family: str, base: int, interrupt: int, tmp_path: Path
-) -> None:
+def test_device_tree_overlays_name_the_registers_and_compile(family, base, interrupt, tmp_path):
     source = ROOT / "fpga" / "boards" / f"quasar-{family}.dtso"
     text = source.read_text()
     node = text[text.index(f"quasar@{base:x} {{") :]
@@ -600,7 +594,7 @@ def test_device_tree_overlays_name_the_registers_and_compile(
 ALL = (*bitstream.KERNELS, "array_cell", "lanes", "reset_register", "counters", "ps")
 
 
-def test_packaging_writes_what_the_driver_compares(hardware: Path, tmp_path: Path) -> None:
+def test_packaging_writes_what_the_driver_compares(hardware, tmp_path):
     (tmp_path / "zcu102.bit").write_bytes(bit_file("xczu9eg-ffvb1156-2-e"))
     (tmp_path / "zcu102.hwh").write_text(handoff(*ALL))
     out = bitstream.package(bitstream.read_target("zcu102", hardware), tmp_path)
@@ -621,9 +615,7 @@ def test_packaging_writes_what_the_driver_compares(hardware: Path, tmp_path: Pat
     ("board", "part", "root"),
     [("kv260", "xck26-sfvc784-2lv-c", "a0000000"), ("pynq-z2", "xc7z020clg400-1", "40000000")],
 )
-def test_packaging_leaves_a_folder_for_dfx_mgr(
-    board: str, part: str, root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_packaging_leaves_a_folder_for_dfx_mgr(board, part, root, tmp_path, capsys):
     target = bitstream.read_target(board, None)
     assert bitstream.same_part(part, target.part)
     (tmp_path / f"{board}.bit").write_bytes(bit_file(part))
@@ -654,16 +646,6 @@ def test_packaging_leaves_a_folder_for_dfx_mgr(
     )
 
 
-def test_without_dtc_packaging_shows_how_to_compile_the_overlay(
-    hardware: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    target = bitstream.read_target("zcu102", hardware)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    folder = bitstream.write_firmware(target, tmp_path, b"", 150_000_000)
-    assert "dtc -@ -q -I dts -O dtb -o quasar-zcu102.dtbo quasar-zcu102.dtso" in capsys.readouterr().out
-    assert not list(folder.glob("*.dtbo"))
-
-
 @pytest.mark.parametrize(
     ("bit", "hwh", "complaint"),
     [
@@ -682,9 +664,7 @@ def test_without_dtc_packaging_shows_how_to_compile_the_overlay(
         ),
     ],
 )
-def test_packaging_refuses_what_is_wrong(
-    bit: bytes | None, hwh: str | None, complaint: str, hardware: Path, tmp_path: Path
-) -> None:
+def test_packaging_refuses_what_is_wrong(bit, hwh, complaint, hardware, tmp_path):
     if bit is not None:
         (tmp_path / "zcu102.bit").write_bytes(bit)
     if hwh is not None:
@@ -694,9 +674,7 @@ def test_packaging_refuses_what_is_wrong(
     assert not (tmp_path / "zcu102.json").exists()
 
 
-def test_missing_tools_boards_and_configurations_are_named(
-    hardware: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_tools_boards_and_configurations_are_named(hardware, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
         click.ClickException, match=r"2023\.2 or later.*v\+\+ .*vitis-run .*vivado .*not on PATH"
@@ -718,9 +696,16 @@ def test_missing_tools_boards_and_configurations_are_named(
         bitstream.read_target("kv260", tmp_path / "none.toml")
 
 
-def test_prepared_settings_name_this_configuration(hardware: Path, tmp_path: Path) -> None:
+def test_prepared_settings_name_this_configuration(hardware, tmp_path, monkeypatch, capsys):
     target = bitstream.read_target("zcu102", hardware)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no tool, not even cargo
     bitstream.prepare(target, tmp_path / "work")
+    shown = [line.removeprefix("wrote ") for line in capsys.readouterr().out.splitlines()]
+    assert sorted(shown) == sorted(str(path) for path in (tmp_path / "work").iterdir())
+    # Without dtc the command that compiles the overlay is shown.
+    folder = bitstream.write_firmware(target, tmp_path, b"", 150_000_000)
+    assert "dtc -@ -q -I dts -O dtb -o quasar-zcu102.dtbo quasar-zcu102.dtso" in capsys.readouterr().out
+    assert not list(folder.glob("*.dtbo"))
     header = constants(tmp_path / "work" / "config.hpp", "config")
     assert f"{header['HASH_HIGH']:08x}{header['HASH_LOW']:08x}" == target.configuration_hash
     assert {name: header[name] for name in CONFIG} == CONFIG
@@ -734,12 +719,14 @@ def test_prepared_settings_name_this_configuration(hardware: Path, tmp_path: Pat
         assert f"package.ip.name={kernel}\n" in cfg
     settings = (tmp_path / "work" / "settings.tcl").read_text()
     assert "set board [dict create processor zynq_ultra_ps_e clock_mhz 150 ila 0]" in settings
+    bitstream.prepare(bitstream.read_target("zcu102", hardware, ila=True), tmp_path / "watched")
+    assert " clock_mhz 150 ila 1]\n" in (tmp_path / "watched" / "settings.tcl").read_text()
     assert (
         f"ports {target.hardware.settings['axi_ports']}\n" in (tmp_path / "work" / "design.txt").read_text()
     )
 
 
-def test_each_configuration_builds_in_a_folder_of_its_own(hardware: Path) -> None:
+def test_each_configuration_builds_in_a_folder_of_its_own(hardware):
     folders = {
         bitstream.read_target("pynq-z2", None).folder: "BOARD=pynq-z2",
         bitstream.read_target("pynq-z2", TINY).folder: f"BOARD=pynq-z2 HARDWARE={TINY}",
@@ -755,32 +742,14 @@ def test_each_configuration_builds_in_a_folder_of_its_own(hardware: Path) -> Non
         assert re.findall(r"build_report\.py (\S+)$", shown, re.MULTILINE) == [name]
 
 
-def test_an_ila_is_asked_for_in_the_settings(hardware: Path, tmp_path: Path) -> None:
-    bitstream.prepare(bitstream.read_target("zcu102", hardware, ila=True), tmp_path / "work")
-    assert " clock_mhz 150 ila 1]\n" in (tmp_path / "work" / "settings.tcl").read_text()
-
-
 TOOL = """#!/bin/sh
 echo "$(basename "$0") $*"
 case "$*" in {fails}) echo 'ERROR: [HLS 200-70] made up'; exit 1;; esac
 """
 
 
-def test_preparing_takes_seconds_and_shows_what_it_writes(
-    hardware: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))  # no tool, not even cargo
-    began = time.monotonic()
-    bitstream.prepare(bitstream.read_target("zcu102", hardware), tmp_path / "work")
-    assert time.monotonic() - began < 5
-    shown = [line.removeprefix("wrote ") for line in capsys.readouterr().out.splitlines()]
-    assert sorted(shown) == sorted(str(path) for path in (tmp_path / "work").iterdir())
-
-
-def test_a_build_shows_its_steps_and_the_end_of_a_failed_one(
-    hardware: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def place(fails: str) -> None:
+def test_a_build_shows_its_steps_and_the_end_of_a_failed_one(hardware, tmp_path, monkeypatch, capsys):
+    def place(fails):
         for name in ("v++", "vitis-run", "vivado"):
             (tmp_path / name).write_text(TOOL.format(fails=fails))
             (tmp_path / name).chmod(0o755)
@@ -802,20 +771,18 @@ def test_a_build_shows_its_steps_and_the_end_of_a_failed_one(
         bitstream.build(target, tmp_path)
 
 
-def test_synthesis_alone_runs_the_newest_front_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_synthesis_alone_runs_the_newest_front_end(tmp_path, monkeypatch, capfd):
     (tmp_path / "made").mkdir()
     reports = build(tmp_path / "made") / "kernels"
 
-    def place(name: str, version: str, fails: str = "nothing") -> None:
+    def place(name, version, fails="nothing"):
         printed = f"case $1 in *-version) echo 'tool v{version} (64-bit)'; exit;; esac\n"
         end = '\n[ -z "$KERNEL_CFG" ] || echo $KERNEL_CFG $KERNEL_FOLDER $ONLY_SYNTHESIS\n'
         end += f"kernel=${{KERNEL_FOLDER:-$7}}\nmkdir -p kernels\ncp -r {reports}/${{kernel#*/}} kernels\n"
         (tmp_path / name).write_text(TOOL.format(fails=fails).replace("\n", f"\n{printed}", 1) + end)
         (tmp_path / name).chmod(0o755)
 
-    def synthesize() -> Result:
+    def synthesize():
         options = ["--hardware", str(TINY), "--synthesis", "--out", str(tmp_path / "work")]
         return CliRunner().invoke(bitstream.main, ["pynq-z2", *options])
 
@@ -885,9 +852,7 @@ proc accelerator_design args {}
         ),  # timing is met: the next step takes it
     ],
 )
-def test_a_bitstream_is_taken_only_if_setup_hold_and_pulse_width_are_met(
-    report: str, error: str, tmp_path: Path
-) -> None:
+def test_a_bitstream_is_taken_only_if_setup_hold_and_pulse_width_are_met(report, error, tmp_path):
     bitstream.prepare(bitstream.read_target("pynq-z2", TINY), tmp_path)
     (tmp_path / "run.tcl").write_text(
         f"set timing {{{report}}}\nset argv {{{tmp_path}}}{VIVADO}source {ROOT}/fpga/scripts/bitstream.tcl\n"
@@ -896,7 +861,7 @@ def test_a_bitstream_is_taken_only_if_setup_hold_and_pulse_width_are_met(
     assert error in done.stderr
 
 
-def test_the_tcl_front_end_stops_after_synthesis_if_asked(tmp_path: Path) -> None:
+def test_the_tcl_front_end_stops_after_synthesis_if_asked(tmp_path):
     bitstream.prepare(bitstream.read_target("pynq-z2", TINY), tmp_path)
     (tmp_path / "kernels" / "drain").mkdir(parents=True)
     commands = (
@@ -926,7 +891,7 @@ def test_the_tcl_front_end_stops_after_synthesis_if_asked(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("ratio", [1, 2])
 @pytest.mark.parametrize("board", ["zcu102", "pynq-z2"])
-def test_the_clocks_status_is_behind_no_clock_that_may_stop(board: str, ratio: int, tmp_path: Path) -> None:
+def test_the_clocks_status_is_behind_no_clock_that_may_stop(board, ratio, tmp_path):
     text = DESIGNS[f"unseen on {board}"].replace("clock_ratio = 2", f"clock_ratio = {ratio}")
     design = record(text, tmp_path)
     zynqmp = board == "zcu102"
@@ -947,7 +912,7 @@ def test_the_clocks_status_is_behind_no_clock_that_may_stop(board: str, ratio: i
     assert design.to("clock_status/locked") == ("clocks/locked" if ratio == 2 else reset)
 
 
-def test_two_clocks_have_one_source_matched_routes_and_a_watchdog(design: Design) -> None:
+def test_two_clocks_have_one_source_matched_routes_and_a_watchdog(design):
     clock = design.to("clocks/clk_in1")
     assert clock in ("ps/pl_clk0", "ps/FCLK_CLK0")
     assert design.cells["watchdog"] == "clock_watchdog"
