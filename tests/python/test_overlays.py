@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +16,7 @@ CONTENT = {"pynq-z2.bit": b"bits", "pynq-z2.hwh": b"<hwh/>", "pynq-z2.json": b"{
 
 
 @pytest.fixture
-def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def published(tmp_path, monkeypatch):
     """A folder with a published bitstream, and the list that names it."""
     source = tmp_path / "published"
     source.mkdir()
@@ -30,15 +29,13 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return source
 
 
-def test_a_fetched_bitstream_is_found(published: Path, tmp_path: Path) -> None:
+def test_a_fetched_bitstream_is_found(published, tmp_path):
     path = overlays.fetch("Pynq-Z2", tmp_path)
     assert path == tmp_path / "pynq-z2" / "pynq-z2.bit" == overlays.bitstream("pynq-z2", tmp_path)
     assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == CONTENT
 
 
-def test_the_board_of_a_pynq_image_is_the_default(
-    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_board_of_a_pynq_image_is_the_default(published, tmp_path, monkeypatch):
     monkeypatch.setenv("BOARD", "Pynq-Z2")
     assert overlays.fetch(folder=tmp_path).name == "pynq-z2.bit"
     monkeypatch.delenv("BOARD")
@@ -46,16 +43,14 @@ def test_the_board_of_a_pynq_image_is_the_default(
         overlays.fetch(folder=tmp_path)
 
 
-def test_a_file_with_another_digest_is_refused_and_leaves_nothing(published: Path, tmp_path: Path) -> None:
+def test_a_file_with_another_digest_is_refused_and_leaves_nothing(published, tmp_path):
     (published / "pynq-z2.bit").write_bytes(b"other")
     with pytest.raises(quasar_rt.DeviceUnavailableError, match="not the published file"):
         overlays.fetch("pynq-z2", tmp_path)
     assert list((tmp_path / "pynq-z2").iterdir()) == []
 
 
-def test_what_is_there_is_not_downloaded_again_and_another_file_is_not_replaced(
-    published: Path, tmp_path: Path
-) -> None:
+def test_what_is_there_is_not_downloaded_again_and_another_file_is_not_replaced(published, tmp_path):
     path = overlays.fetch("pynq-z2", tmp_path)
     path.write_bytes(b"built here")
     (published / "pynq-z2.hwh").unlink()
@@ -68,13 +63,13 @@ def test_what_is_there_is_not_downloaded_again_and_another_file_is_not_replaced(
     assert overlays.fetch("pynq-z2", tmp_path).read_bytes() == b"bits"
 
 
-def test_a_source_that_does_not_answer_is_named(published: Path, tmp_path: Path) -> None:
+def test_a_source_that_does_not_answer_is_named(published, tmp_path):
     (published / "pynq-z2.json").unlink()
     with pytest.raises(quasar_rt.DeviceUnavailableError, match=r"pynq-z2\.json cannot be downloaded"):
         overlays.fetch("pynq-z2", tmp_path)
 
 
-def test_only_https_is_fetched(published: Path, tmp_path: Path) -> None:
+def test_only_https_is_fetched(published, tmp_path):
     listing = json.loads(files.PUBLISHED.read_text())
     listing["pynq-z2"]["url"] = "http://example.org"
     files.PUBLISHED.write_text(json.dumps(listing))
@@ -82,7 +77,7 @@ def test_only_https_is_fetched(published: Path, tmp_path: Path) -> None:
         overlays.fetch("pynq-z2", tmp_path)
 
 
-def test_a_board_without_a_published_bitstream_says_what_to_do(tmp_path: Path) -> None:
+def test_a_board_without_a_published_bitstream_says_what_to_do(tmp_path):
     with pytest.raises(quasar_rt.DeviceUnavailableError, match="make bitstream BOARD=kv260"):
         overlays.fetch("kv260", tmp_path)
     assert not (tmp_path / "kv260").exists()
@@ -90,7 +85,7 @@ def test_a_board_without_a_published_bitstream_says_what_to_do(tmp_path: Path) -
         overlays.fetch("de10", tmp_path)
 
 
-def test_the_packaged_list_names_files_with_digests_only() -> None:
+def test_the_packaged_list_names_files_with_digests_only():
     for board, entry in json.loads(files.PUBLISHED.read_text()).items():
         assert overlays.board_name(board) == board
         assert entry["url"].startswith("https://")
@@ -98,6 +93,6 @@ def test_the_packaged_list_names_files_with_digests_only() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pynq") is not None, reason="PYNQ is here")
-def test_without_pynq_the_class_says_what_is_missing() -> None:
+def test_without_pynq_the_class_says_what_is_missing():
     with pytest.raises(ImportError, match="needs PYNQ"):
         overlays.QuasarOverlay  # noqa: B018

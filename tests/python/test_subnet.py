@@ -61,7 +61,7 @@ def test_a_file_has_the_oldest_version_that_is_enough(path):
         Subnet.from_bytes(container(header, body))
     header["__metadata__"]["version"] = "5"
     with pytest.raises(
-        SubnetError, match=r'version "5" is not supported \(this build reads versions "1" to "4"\)'
+        quasar_rt.UnsupportedVersionError, match=r'"5" .*\(this build reads versions "1" to "4"\)'
     ):
         Subnet.from_bytes(container(header, body))
 
@@ -254,7 +254,7 @@ def test_every_flipped_byte_is_a_named_error(tiny_subnet):
         (struct.pack("<Q", 2) + b"{}", SubnetError),
         (struct.pack("<Q", 2) + b"[]", SubnetError),
         (
-            container({"a": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}}, b"1234"),
+            container({"a": {"dtype": "F32", "shape": [2**40] * 2, "data_offsets": [0, 4]}}, b"1234"),
             SubnetError,
         ),
         (struct.pack("<Q", 10**5) + b"[" * 10**5, SubnetError),
@@ -266,19 +266,9 @@ def test_bytes_of_other_things_are_named_errors(data, error):
         Subnet.from_bytes(data)
 
 
-def test_an_unsound_file_is_named(tiny_subnet, tmp_path):
-    path = tmp_path / "cut.qvit"
-    path.write_bytes(tiny_subnet.to_bytes()[:-1])
-    with pytest.raises(quasar_rt.TruncatedError, match=r"cut\.qvit"):
-        Subnet.load(path)
-
-
-def test_another_version_is_named(tiny_subnet):
+def test_another_digest_and_format_are_named(tiny_subnet):
     header, body = parts(tiny_subnet.to_bytes())
-    header["__metadata__"]["version"] = "5"
-    with pytest.raises(quasar_rt.UnsupportedVersionError, match="5"):
-        Subnet.from_bytes(container(header, body))
-    header["__metadata__"].update(version="1", sha256="0" * 64)
+    header["__metadata__"].update(sha256="0" * 64)
     with pytest.raises(quasar_rt.ChecksumError):
         Subnet.from_bytes(container(header, body))
     header["__metadata__"].update(format="gguf")
