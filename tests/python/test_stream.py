@@ -633,6 +633,18 @@ def test_a_closed_engine_gives_no_prediction_of_a_group(gray_subnet, monkeypatch
         next(stream)
 
 
+def test_an_image_prepared_by_another_thread_hands_its_error_on():
+    failed = streaming._Shared(0, lambda decoded: 1 // decoded)
+    thread = threading.Thread(target=failed.prepare)
+    thread.start()
+    with pytest.raises(ZeroDivisionError):
+        failed.result()
+    thread.join()
+    shared = streaming._Shared(3, lambda decoded: decoded + 4)
+    shared.prepare()
+    assert [shared.claim(), shared.done, shared.result()] == [None, True, 7]
+
+
 def test_a_stream_left_half_way_does_not_keep_python_alive(tmp_path, gray_subnet):
     gray_subnet.save(tmp_path / "gray.qvit")
     code = (
