@@ -10,7 +10,7 @@
 //! | [`counts`] | declares what counters count | [`counts::Counts`] |
 //! | [`disasm`] | lists commands for people | text |
 //! | `unit` | lists the steps of each command | `Step`s |
-//! | [`run`] | walks these steps: checks, clocks, computes | [`run::check::Report`], [`run::time::Trace`] |
+//! | [`run`] | walks these steps: checks, clocks | [`run::check::Report`], [`run::time::Trace`] |
 //! | [`host`] | reaches the accelerator and runs frames on it | [`host::driver::FrameQueue`] |
 //! | [`shape`] | holds the sizes of the array and its memories | [`shape::Shape`] |
 //!

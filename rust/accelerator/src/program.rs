@@ -504,9 +504,39 @@ impl Program {
 mod tests {
     use std::sync::Arc;
 
+    use proptest::prelude::*;
+    use quasar_core::preprocess::patches_channels_first;
+    use quasar_core::Tier;
+
     use super::*;
     use crate::host::mock;
-    use crate::testing::{golden, hardware};
+    use crate::testing::{cascade, cascaded, design, golden, hardware, shape, Random};
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn every_tier_packs_an_image_as_its_codes(
+            design in design(), (board, shape) in shape(), cascade in cascade(), seed: u64,
+        ) {
+            let subnet = design.subnet();
+            let hardware = cascaded(&subnet, board, shape, cascade);
+            let program = Program::compile(&subnet, &hardware).unwrap();
+            let (config, mut random) = (subnet.config(), Random::new(seed));
+            let (size, patch, columns) = (config.image, config.patch, config.grid().1);
+            let pixels = (0..size.bytes()).map(|_| random.within(0, 255) as u8);
+            let image: Vec<u8> = pixels.collect();
+            let mut codes = vec![0; program.patch_codes()];
+            patches_channels_first(&image, size, patch, columns, 0, &mut codes);
+            let mut expected = vec![0; program.input_bytes()];
+            program.pack_input(&codes, &mut expected);
+            for kernels in Tier::ALL.into_iter().filter_map(Kernels::new) {
+                let mut packed = vec![1; expected.len()];
+                program.pack_image(kernels, &image, size, patch, columns, &mut packed);
+                prop_assert!(packed == expected, "{}", kernels.tier());
+            }
+        }
+    }
 
     /// Load recognises another driver's segment by its key, so every segment must have a command
     /// for load.

@@ -50,7 +50,7 @@ pub fn subnet_bytes(bytes: &[u8]) {
 }
 
 /// Returns an image of a subnet's size.
-pub fn image(config: &Config) -> Vec<u8> {
+fn image(config: &Config) -> Vec<u8> {
     let bytes = 0..config.image.bytes();
     bytes.map(|i| (i * 37 % 256) as u8).collect()
 }
@@ -59,7 +59,7 @@ pub fn image(config: &Config) -> Vec<u8> {
 ///
 /// # Panics
 /// On a bug.
-pub fn scalar_logits(subnet: &Subnet) -> Vec<i32> {
+fn scalar_logits(subnet: &Subnet) -> Vec<i32> {
     logits(Network::new(subnet, Tier::Scalar).expect("every CPU has it"))
 }
 

@@ -230,6 +230,36 @@ fn a_matrix_of_more_transfers_than_the_load_queue_holds_needs_its_commands_first
 }
 
 #[test]
+fn products_of_more_columns_than_a_slice_adds_take_the_fewest_passes() {
+    // Patches of 1728 columns, and a context of 548 keys, just what a pass takes.
+    for (side, kernel, prefix) in [(24, 24, 1), (23, 1, 19)] {
+        let subnet = Design {
+            side,
+            kernel,
+            channels: 3,
+            embed: 4,
+            prefix,
+            blocks: vec![(1, 2, 5)],
+            pool: "mean",
+            embed_norm: false,
+            patch_tokens: false,
+            classes: 2,
+            eight_bit: 4,
+            seed: 3,
+        }
+        .subnet();
+        for cascade in [[1, 1, 1], [8, 2, 1]] {
+            let hardware = cascaded(&subnet, "pynq-z2", [50, 3, 2, 1, 1, 3, 2], cascade);
+            let program = Program::compile(&subnet, &hardware).unwrap();
+            let divided = |c: &Command| matches!(c, Command::Gemm(c) if c.pass < c.columns);
+            let start = program.commands(Segment::Start(0));
+            assert_eq!(start.iter().any(divided), kernel == 24);
+            check_schedule(&program).unwrap();
+        }
+    }
+}
+
+#[test]
 fn a_changed_arena_is_noticed() {
     let subnet = golden("token");
     let program = Program::compile(&subnet, &hardware(&subnet, "zcu102", SHAPES[0].1)).unwrap();
