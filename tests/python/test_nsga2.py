@@ -20,7 +20,7 @@ from quasar_rt.hardware import CostTable, Hardware
 from quasar_rt.nas.best_front import proxy_front
 from quasar_rt.nas.knapsack import knapsack, knapsack_front
 from quasar_rt.nas.nsga2 import Candidates, Search
-from quasar_rt.nas.scores import Predictor, proxy_scores
+from quasar_rt.nas.scores import proxy_scores
 from quasar_rt.nas.stats import hypervolume, kendall_tau
 from quasar_rt.space import Space
 
@@ -277,7 +277,6 @@ def test_a_cost_table_of_another_space_is_refused():
         dict(generations=10**12),
         dict(seed=-1),
         dict(seed=2**64),
-        dict(oversample=0),
         dict(targets=[np.nan]),
         dict(targets=[-1.0]),
     ],
@@ -311,29 +310,6 @@ def test_history_grows_and_agrees_with_the_archive():
     reference = (first.fps[:20].min(), first.scores[:20].min())
     front = np.column_stack([search.front().fps, search.front().scores])
     assert volumes[-1] == pytest.approx(hypervolume(front, reference), rel=1e-12)
-
-
-def test_a_predictor_learns_reports_and_scores_a_search():
-    genomes = [space().encode(space().sample(1, k)) for k in range(400)]
-    known = scores(np.array(genomes))
-    predictor = Predictor.fit(space(), genomes, known)
-    assert predictor.samples == 400
-    assert predictor.tau > 0.8
-    assert predictor.rmse < 0.5 * known.std()
-    unseen = np.array([space().encode(space().sample(2, k)) for k in range(200)])
-    assert kendall_tau(predictor.predict(unseen), scores(unseen)).tau > 0.8
-    inside, outside = new(), new()
-    inside.run(predictor)
-    outside.run(predictor.predict)
-    assert same_search(inside, outside)
-    with pytest.raises(InvalidValueError, match="another space"):
-        new("tiny").run(predictor)
-    with pytest.raises(InvalidValueError):
-        Predictor.fit(space(), genomes[:9], known[:9])
-    with pytest.raises(InvalidValueError):
-        Predictor.fit(space(), genomes, known[:-1])
-    with pytest.raises(InvalidValueError):
-        predictor.predict([[0, 0]])
 
 
 # The knapsack against all combinations.

@@ -21,7 +21,7 @@ from ..space import Architecture, Space
 from .best_front import BestFront
 from .objectives import Objective, further_objectives
 from .options import EFFORT, Strategy
-from .scores import Predictor, as_genomes, as_numbers
+from .scores import as_genomes, as_numbers
 
 __all__ = ["Candidate", "Candidates", "Generation", "GuideReport", "Search"]
 
@@ -132,8 +132,6 @@ class Search:
         targets: frame rates for which the network of highest score is wanted, in FPS.
         seed: the seed of all random choices; 0 to 2^64 - 1.
         strategy: ``"guided"`` or ``"evolution"``.
-        oversample: of an evolution: above 1, that many candidates for each place of a generation are bred, and a
-            predictor fitted on all networks evaluated so far chooses among them.
         objectives: besides frames a second, which is always one: ``latency``, ``energy``. Each is weighed against the
             score alone, and they share the budget.
 
@@ -154,22 +152,13 @@ class Search:
         targets: Sequence[float] = (),
         seed: int = 0,
         strategy: Strategy = "guided",
-        oversample: int = 1,
         objectives: Sequence[Objective] = (),
     ) -> None:
         if strategy not in get_args(Strategy):
             raise InvalidValueError(
                 f"strategy is {strategy!r}; it must be one of {', '.join(get_args(Strategy))}"
             )
-        if oversample != 1 and strategy != "evolution":
-            raise InvalidValueError("oversample goes with the strategy 'evolution'")
-        numbers = {
-            "population": population,
-            "generations": generations,
-            "seed": seed,
-            "oversample": oversample,
-        }
-        for name, number in numbers.items():
+        for name, number in {"population": population, "generations": generations, "seed": seed}.items():
             if not 0 <= number < 2**64:
                 raise InvalidValueError(f"{name} is {number}; it is a whole number from 0 to 2^64 - 1")
         self._targets = tuple(float(target) for target in targets)
@@ -182,7 +171,6 @@ class Search:
             list(self._targets),
             seed,
             strategy == "guided",
-            oversample,
             list(further_objectives(objectives)),
         )
 
@@ -233,7 +221,7 @@ class Search:
 
     def run(
         self,
-        score: Scorer | Predictor | None = None,
+        score: Scorer | None = None,
         *,
         limit: int | None = None,
         progress: Callable[[Search], object] | None = None,
@@ -241,26 +229,16 @@ class Search:
         """Runs the search to its end.
 
         Args:
-            score: gives the scores of genomes; a `Predictor`; or None for the proxy score. With the latter two the
-                whole search runs in Rust.
+            score: gives the scores of genomes; None for the proxy score, by which the whole search runs in Rust.
             limit: the largest number of genomes in a portion; None for a generation.
             progress: called after each portion.
 
         Raises:
             quasar_rt.InvalidValueError: as `tell`. Errors of `score` are passed on; `run` can then be called again.
         """
-        if progress is None:
-            if score is None:
-                return self._inner.run_proxy()
-            if isinstance(score, Predictor):
-                return self._inner.run_predictor(score._inner)
-        scorer: Scorer
-        if score is None:
-            scorer = lambda genomes: proxy_scores(self._space._inner, genomes)  # noqa: E731
-        elif isinstance(score, Predictor):
-            scorer = score.predict
-        else:
-            scorer = score
+        if progress is None and score is None:
+            return self._inner.run_proxy()
+        scorer = score or (lambda genomes: proxy_scores(self._space._inner, genomes))
         while len(genomes := self.ask(limit)):
             self.tell(scorer(genomes))
             if progress is not None:

@@ -75,8 +75,7 @@ mod _native {
     use crate::rows::{pack_rows, quantize_rows, row_pairs, unpack_rows};
     #[pymodule_export]
     use crate::search::{
-        hypervolume, kendall_tau, knapsack, knapsack_front, proxy_front, proxy_scores, Predictor,
-        Search,
+        hypervolume, kendall_tau, knapsack, knapsack_front, proxy_front, proxy_scores, Search,
     };
     #[pymodule_export]
     use crate::space::{eight_bit_rows, Space};

@@ -1,4 +1,4 @@
-//! Binds the search, the predictor, the knapsack and the statistics; `nsga2.py`, `scores.py`,
+//! Binds the search, the knapsack and the statistics; `nsga2.py`, `scores.py`,
 //! `knapsack.py` and `stats.py` of `python/quasar_rt/nas` are the public faces and have checked
 //! dtypes, dimensions and contiguity.
 
@@ -12,9 +12,9 @@ use numpy::{
 use pyo3::prelude::*;
 use quasar_core::Error;
 use quasar_search::{
-    self as search, additive::Member, best_front, knapsack::Knapsack, pareto,
-    predictor::CrossValidation, proxy::ProxyTable, statistics, BestFront, Candidate, CostModel,
-    Genomes, Genotype, Nsga2, Objective, Settings, Strategy,
+    self as search, additive::Member, best_front, knapsack::Knapsack, pareto, proxy::ProxyTable,
+    statistics, BestFront, Candidate, CostModel, Genomes, Genotype, Nsga2, Objective, Settings,
+    Strategy,
 };
 
 use crate::errors::{invalid_value, to_py};
@@ -49,7 +49,7 @@ pub struct Search {
 impl Search {
     #[new]
     #[pyo3(signature = (
-        space, costs, population, generations, targets, seed, guided, oversample, objectives
+        space, costs, population, generations, targets, seed, guided, objectives
     ))]
     #[allow(clippy::too_many_arguments)] // keyword arguments of the Python class
     fn new(
@@ -61,7 +61,6 @@ impl Search {
         targets: Vec<f64>,
         seed: u64,
         guided: bool,
-        oversample: usize,
         objectives: Vec<String>,
     ) -> PyResult<Self> {
         if costs.space() != &space.space {
@@ -81,7 +80,6 @@ impl Search {
             } else {
                 Strategy::Evolution
             },
-            oversample,
         };
         let table = Arc::clone(&costs.designs);
         let genotype = Genotype::of(&space.space);
@@ -129,15 +127,6 @@ impl Search {
     fn run_proxy(&self, py: Python<'_>) -> PyResult<()> {
         let table = ProxyTable::new(&self.space);
         self.run(py, |genome| table.score(genome))
-    }
-
-    /// Runs to the end, scored by a predictor.
-    fn run_predictor(&self, py: Python<'_>, predictor: &Predictor) -> PyResult<()> {
-        let genotype = Genotype::of(&self.space);
-        if genotype != predictor.genotype {
-            return Err(invalid_value("the predictor is of another space".into()));
-        }
-        self.run(py, |genome| predictor.fitted.predict(&genotype, genome))
     }
 
     /// Returns tau, root mean squared error and number of the guide's predictions.
@@ -305,67 +294,6 @@ pub fn proxy_front<'py>(
 /// Borrows the rows of a C-contiguous array.
 fn view<'a>(genomes: &'a PyReadonlyArray2<'_, u8>) -> PyResult<Genomes<'a>> {
     Genomes::new(genomes.as_slice()?, genomes.shape()[1]).map_err(to_py)
-}
-
-/// A fitted accuracy predictor.
-#[pyclass(frozen, module = "quasar_rt._native")]
-pub struct Predictor {
-    fitted: search::Predictor,
-    genotype: Genotype,
-    report: CrossValidation,
-}
-
-#[pymethods]
-impl Predictor {
-    #[staticmethod]
-    fn fit(
-        py: Python<'_>,
-        space: &Space,
-        genomes: PyReadonlyArray2<'_, u8>,
-        accuracies: PyReadonlyArray1<'_, f64>,
-        seed: u64,
-    ) -> PyResult<Self> {
-        let genotype = Genotype::of(&space.space);
-        let genomes = view(&genomes)?;
-        let accuracies = accuracies.as_slice()?;
-        let (predictor, report) = py
-            .detach(|| search::Predictor::fit(&genotype, genomes, accuracies, seed))
-            .map_err(to_py)?;
-        Ok(Self {
-            fitted: predictor,
-            genotype,
-            report,
-        })
-    }
-
-    fn predict<'py>(
-        &self,
-        py: Python<'py>,
-        genomes: PyReadonlyArray2<'py, u8>,
-    ) -> PyResult<Bound<'py, PyArray1<f64>>> {
-        let genomes = view(&genomes)?;
-        let predicted = py
-            .detach(|| {
-                let predict = |genome: &[u8]| {
-                    self.genotype.check(genome)?;
-                    Ok(self.fitted.predict(&self.genotype, genome))
-                };
-                genomes.rows().map(predict).collect::<Result<Vec<_>, _>>()
-            })
-            .map_err(to_py)?;
-        Ok(predicted.into_pyarray(py))
-    }
-
-    /// Returns cross-validated tau and root mean squared error, the ridge's strength, samples.
-    fn report(&self) -> (f64, f64, f64, usize) {
-        let CrossValidation {
-            tau,
-            rmse,
-            ridge,
-            samples,
-        } = self.report;
-        (tau, rmse, ridge, samples)
-    }
 }
 
 /// Returns the proxy score of each genome.

@@ -11,7 +11,6 @@
 //! | [`nsga2`] | runs NSGA-II as ask and tell: the caller scores, a [`CostModel`] gives FPS |
 //! | [`pareto`] | computes fronts, crowding and hypervolume of two objectives |
 //! | [`genome`] | holds genomes and sets of them |
-//! | [`predictor`] | predicts accuracy from genes, by ridge regression |
 //! | [`surface`] | predicts scores from few samples, by polynomials of genes and positions |
 //! | [`additive`] | computes the front of scores and costs that add up, exactly or quickly |
 //! | [`proxy`] | computes a score without a checkpoint |
@@ -30,7 +29,6 @@ pub mod genome;
 pub mod knapsack;
 pub mod nsga2;
 pub mod pareto;
-pub mod predictor;
 pub mod proxy;
 mod random;
 pub mod space;
@@ -45,6 +43,5 @@ pub use designs::{Design, Designs, Limits};
 pub use explore::{explore_space, explore_space_by};
 pub use genome::{Genomes, Genotype};
 pub use nsga2::{Candidate, Cost, CostModel, Nsga2, Settings, Strategy};
-pub use predictor::Predictor;
 pub use space::Space;
 pub use tables::CostTable;

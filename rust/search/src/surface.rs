@@ -3,20 +3,18 @@
 //!
 //! Choices of a gene are ordered, and blocks are alike. So a gene's effect is a polynomial of its
 //! choice and of the block's position, and effects of two genes of a part multiply. One sample
-//! informs about all blocks and all choices, which one-hot genes ([`crate::predictor`]) leave to
-//! chance; it takes fewer samples and averages more noise. The model adds up over parts, so its
+//! informs about all blocks and all choices. The model adds up over parts, so its
 //! exact front is known ([`crate::additive`]).
 //!
 //! The ridge is a normal prior of the weights, narrower for those of a higher degree. Its strength,
 //! and how fast the scales fall with the degree, are those that make the samples likeliest (the
 //! evidence). From the same formula follow the noise of the scores and the uncertainty of each
-//! weight ([`Fit::draw`]). Depends on [`crate::genome`], [`crate::predictor`], [`crate::random`].
+//! weight ([`Fit::draw`]). Depends on [`crate::genome`], [`crate::random`].
 
 use std::sync::Arc;
 
 use crate::additive::{Additive, Choice};
 use crate::genome::Genotype;
-use crate::predictor::{solve, solve_upper};
 use crate::random::SplitMix64;
 
 /// Strengths of the ridge, in units of one sample.
@@ -450,6 +448,45 @@ impl Additive for Surface {
                 .sum()
         };
         choices.iter().map(value).collect()
+    }
+}
+
+/// Solves a symmetric positive definite system in place (Cholesky, upper triangle); leaves the
+/// factor in the upper triangle.
+fn solve(matrix: &mut [f64], right: &mut [f64]) {
+    let n = right.len();
+    for i in 0..n {
+        let (above, row) = matrix.split_at_mut(i * n);
+        let row = &mut row[i..n];
+        for k in 0..i {
+            let factor = above[k * n + i];
+            if factor != 0.0 {
+                for (value, other) in row.iter_mut().zip(&above[k * n + i..(k + 1) * n]) {
+                    *value -= factor * other;
+                }
+            }
+        }
+        let scale = 1.0 / row[0].sqrt();
+        for value in row {
+            *value *= scale;
+        }
+    }
+    for i in 0..n {
+        right[i] /= matrix[i * n + i];
+        let value = right[i];
+        for j in i + 1..n {
+            right[j] -= matrix[i * n + j] * value;
+        }
+    }
+    solve_upper(matrix, right);
+}
+
+/// Solves a system of an upper triangle in place.
+fn solve_upper(matrix: &[f64], right: &mut [f64]) {
+    let n = right.len();
+    for i in (0..n).rev() {
+        let known: f64 = (i + 1..n).map(|j| matrix[i * n + j] * right[j]).sum();
+        right[i] = (right[i] - known) / matrix[i * n + i];
     }
 }
 

@@ -169,7 +169,6 @@ fn a_search_keeps_its_limits() {
         targets: vec![],
         seed: 1,
         strategy: Strategy::Guided,
-        oversample: 1,
         objectives: vec![],
     };
     let mut search = Nsga2::new(Genotype::of(&space), Arc::clone(&costs), settings).unwrap();

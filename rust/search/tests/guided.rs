@@ -43,7 +43,6 @@ fn settings(
         targets: vec![],
         seed,
         strategy,
-        oversample: 1,
         objectives,
     }
 }

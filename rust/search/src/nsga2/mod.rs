@@ -9,7 +9,7 @@
 //! its own, keyed by seed and generation. So a new search that gets the scores of an earlier one
 //! ([`Nsga2::add_known_scores`]) breeds the same genomes: it resumes without any other state.
 //!
-//! `variation` breeds the children of a generation. Depends on `genome`, `pareto`, `predictor`,
+//! `variation` breeds the children of a generation. Depends on `genome`, `pareto`,
 //! `random`. Source: Deb et al. 2002; `docs/search-core.md` lists the differences.
 
 mod proposals;
@@ -24,7 +24,6 @@ use quasar_core::error::{Error, Result};
 use crate::additive::{BestFront, CostShares, Objective};
 use crate::genome::{GenomeSet, Genomes, Genotype};
 use crate::pareto::{self, Point};
-use crate::predictor::Samples;
 pub use proposals::GuideReport;
 use proposals::{Aim, Guide};
 
@@ -34,8 +33,6 @@ pub const MAX_POPULATION: usize = 100_000;
 pub const MAX_EVALUATIONS: usize = 100_000_000;
 /// Frame-rate targets, at most.
 pub const MAX_TARGETS: usize = 64;
-/// Candidates for each place of a generation that a predictor chooses from, at most.
-pub const MAX_OVERSAMPLE: usize = 64;
 
 /// The cost of a network on the hardware.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -114,9 +111,6 @@ pub struct Settings {
     pub seed: u64,
     /// The choice of networks.
     pub strategy: Strategy,
-    /// Candidates for each place of a generation of [`Strategy::Evolution`]. Above 1, a predictor
-    /// that is fitted to the evaluated networks chooses among them.
-    pub oversample: usize,
     /// Objectives besides [`Objective::Period`], each once.
     pub objectives: Vec<Objective>,
 }
@@ -135,12 +129,6 @@ impl Settings {
             return invalid(format!(
                 "generations is {}; with a population of {}, 1 to {most} are allowed",
                 self.generations, self.population
-            ));
-        }
-        if !(1..=MAX_OVERSAMPLE).contains(&self.oversample) {
-            return invalid(format!(
-                "oversample is {}; 1 to {MAX_OVERSAMPLE} are allowed",
-                self.oversample
             ));
         }
         if self.targets.len() > MAX_TARGETS {
@@ -228,7 +216,6 @@ pub struct Nsga2<C> {
     history: Vec<Generation>,
     /// All genomes of a space that is no larger than the budget, shuffled: each is evaluated once.
     exhaustive: Option<Vec<u8>>,
-    samples: Option<Samples>,
     guide: Option<Guide>,
 }
 
@@ -251,13 +238,7 @@ impl<C: CostModel> Nsga2<C> {
                 )));
             }
         }
-        let evolution = settings.strategy == Strategy::Evolution;
-        let samples = if evolution && settings.oversample > 1 {
-            Some(Samples::new(&genotype)?)
-        } else {
-            None
-        };
-        let guide = (!evolution).then(|| Guide::new(&genotype));
+        let guide = (settings.strategy == Strategy::Guided).then(|| Guide::new(&genotype));
         let objectives = std::iter::once(Objective::Period).chain(settings.objectives.clone());
         let shares = |objective| match settings.strategy {
             Strategy::Guided => costs.shares(objective),
@@ -283,7 +264,6 @@ impl<C: CostModel> Nsga2<C> {
             generation: 0,
             history: Vec::new(),
             exhaustive,
-            samples,
             guide,
         })
     }
@@ -542,12 +522,6 @@ impl<C: CostModel> Nsga2<C> {
                     values.fold(f64::INFINITY, f64::min)
                 };
                 aim.reference = (least(|p| p.rate), least(|p| p.score));
-            }
-        }
-        if let Some(samples) = &mut self.samples {
-            for &id in &self.children {
-                let score = self.points[id as usize].score;
-                samples.add(&self.genotype, self.known.get(id), score);
             }
         }
         if let Some(guide) = &mut self.guide {

@@ -63,7 +63,6 @@ fn settings(population: usize, generations: usize, seed: u64) -> Settings {
         targets: vec![],
         seed,
         strategy: super::Strategy::Evolution,
-        oversample: 1,
         objectives: vec![],
     }
 }
@@ -294,12 +293,11 @@ fn scores_that_cannot_be_are_refused_and_nothing_is_taken() {
 #[test]
 fn settings_out_of_range_are_refused() {
     let genotype = deep();
-    let bad: [fn(&mut Settings); 7] = [
+    let bad: [fn(&mut Settings); 6] = [
         |s| s.population = 3,
         |s| s.population = MAX_POPULATION + 1,
         |s| s.generations = 0,
         |s| s.generations = usize::MAX,
-        |s| s.oversample = 0,
         |s| s.targets = vec![f64::NAN],
         |s| s.targets = vec![1.0; MAX_TARGETS + 1],
     ];
@@ -313,21 +311,6 @@ fn settings_out_of_range_are_refused() {
         let error = Nsga2::new(genotype.clone(), costs, wanted).unwrap_err();
         assert_eq!(error.kind(), "InvalidValue");
     }
-}
-
-#[test]
-fn a_predictor_that_chooses_candidates_finds_more_with_few_evaluations() {
-    let genotype = deep();
-    let covered = |oversample, seed| {
-        let mut wanted = settings(20, 10, seed);
-        wanted.oversample = oversample;
-        let mut search = search(&genotype, wanted, f64::INFINITY);
-        run(&mut search);
-        assert_eq!(search.evaluated.len(), 200);
-        search.aims[0].front.hypervolume((400.0, 0.0))
-    };
-    let better = (0..9).filter(|&s| covered(8, s) > covered(1, s)).count();
-    assert!(better >= 8, "{better} of 9 seeds");
 }
 
 proptest! {

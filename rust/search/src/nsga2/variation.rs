@@ -1,9 +1,8 @@
 //! Breeds the children of a generation: the first generation, crossover, mutation, and the choice
 //! of parents. Depends on the parent module, `genome` and `random`.
 
-use super::{survivors_of_all, Cost, CostModel, Nsga2, Settings};
-use crate::genome::{GenomeSet, Genotype};
-use crate::pareto::Point;
+use super::{CostModel, Nsga2, Settings};
+use crate::genome::Genotype;
 use crate::random::SplitMix64;
 
 /// Share of the children that have two parents; the others have one.
@@ -21,8 +20,6 @@ const NEIGHBOURS: usize = 8;
 /// Tries for each place of a generation before random genomes fill it, and again before it stays
 /// empty.
 const TRIES: usize = 20;
-/// Strength of the predictor that chooses among candidates.
-const RIDGE: f64 = 1.0;
 
 impl<C: CostModel> Nsga2<C> {
     /// Makes the current generation's children: up to `population` canonical genomes that were
@@ -43,8 +40,6 @@ impl<C: CostModel> Nsga2<C> {
             self.first_generation(&mut random);
         } else if self.guide.is_some() {
             self.breed_guided(&mut random);
-        } else if self.settings.oversample > 1 {
-            self.breed_chosen(&mut random);
         } else {
             let mut child = vec![0; genes];
             for _ in 0..TRIES * self.settings.population {
@@ -94,37 +89,6 @@ impl<C: CostModel> Nsga2<C> {
             let width = radical_inverse(place as u64);
             mix(&self.genotype, size, width, || random.unit(), &mut genome);
             self.add_child(&genome);
-        }
-    }
-
-    /// Breeds more candidates than there are places, and keeps the best by rank and crowding under
-    /// predicted scores.
-    fn breed_chosen(&mut self, random: &mut SplitMix64) {
-        let samples = self.samples.as_ref().expect("made with oversample");
-        let predictor = samples.fit(RIDGE).expect("a generation was evaluated");
-        let mut child = vec![0; self.genotype.genes()];
-        let mut candidates = GenomeSet::new(self.genotype.genes());
-        let mut points = vec![Vec::new(); self.aims.len()];
-        let wanted = self.settings.population * self.settings.oversample;
-        for _ in 0..TRIES * wanted {
-            if candidates.len() == wanted {
-                break;
-            }
-            self.offspring(random, &mut child);
-            if !self.is_bred(&child) && candidates.insert(&child).1 {
-                let score = predictor.predict(&self.genotype, &child);
-                for (aim, points) in self.aims.iter().zip(&mut points) {
-                    let Cost { rate, violation } = self.costs.cost(&child, aim.objective);
-                    points.push(Point {
-                        rate,
-                        score,
-                        violation,
-                    });
-                }
-            }
-        }
-        for member in survivors_of_all(&points, self.settings.population) {
-            self.add_child(candidates.get(member.id));
         }
     }
 
