@@ -4,95 +4,28 @@
 //! It does not multiply: a frame's logits are checksums of its input and of the arena in the
 //! device's copy of memory. It records every violation of the protocol by the driver.
 
+mod fault;
+mod program;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use quasar_core::error::{Error, Result};
-use quasar_core::subnet::config::Pool;
 
 use crate::arena_layout::words;
 use crate::host::transport::{register, Buffer, Transport, CACHE_LINE};
 use crate::identity::configuration_hash;
 use crate::isa::{
-    check, check_after, command_check, Command, Fill, Load, LoadEnd, Target, ABI, AP_DONE, AP_IDLE,
-    AP_START, BLOCK_BYTES, CHECK_WORD, COMMAND_BYTES, COMMAND_WORDS, COUNTERS_IDENTITY,
-    COUNTERS_RUN, FIELD_WORDS, MAGIC, PORT_BYTES,
+    check, command_check, Command, Load, LoadEnd, ABI, AP_DONE, AP_IDLE, AP_START, BLOCK_BYTES,
+    CHECK_WORD, COMMAND_BYTES, COMMAND_WORDS, COUNTERS_IDENTITY, COUNTERS_RUN, FIELD_WORDS, MAGIC,
+    PORT_BYTES,
 };
-use crate::program::{List, NetworkSizes, Place, Program, Segment};
-use crate::testing::{golden, hardware};
+use crate::program::{Program, Segment};
 
-/// A fault of the mock. Each happens once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Fault {
-    /// The frame is done, without an interrupt.
-    LostInterrupt,
-    /// Interrupts without a reason.
-    SpuriousInterrupts,
-    /// All kernels stop.
-    Hang,
-    /// Store stops.
-    StoreHangs,
-    /// The frame is done after the deadline; the mock writes its output after the reset.
-    Late,
-    /// Registers read as all ones until the reset.
-    BusError,
-    /// One register access fails.
-    BrokenTransport,
-    /// A transfer was cut short, and the output's status reports it.
-    ShortDma,
-    /// A bit of the logits is wrong.
-    CorruptLogits,
-    /// A bit of the trailer is wrong.
-    CorruptTrailer,
-    /// The identity is wrong until the reset.
-    WrongIdentity,
-    /// The frame is done, but nothing was written.
-    NoOutput,
-    /// The host's cache keeps its old lines.
-    StaleCache,
-    /// The segment's last command has an unknown unit.
-    NoUnit,
-    /// A bit of a segment's commands is wrong until the driver writes them again.
-    FlippedCommand,
-}
-
-impl Fault {
-    pub(crate) const ALL: [Self; 15] = [
-        Self::LostInterrupt,
-        Self::SpuriousInterrupts,
-        Self::Hang,
-        Self::StoreHangs,
-        Self::Late,
-        Self::BusError,
-        Self::BrokenTransport,
-        Self::ShortDma,
-        Self::CorruptLogits,
-        Self::CorruptTrailer,
-        Self::WrongIdentity,
-        Self::NoOutput,
-        Self::StaleCache,
-        Self::NoUnit,
-        Self::FlippedCommand,
-    ];
-
-    /// Returns the kind of error that a frame gets; `None` if no frame fails.
-    pub(crate) const fn error(self) -> Option<&'static str> {
-        match self {
-            Self::LostInterrupt | Self::SpuriousInterrupts => None,
-            Self::Hang | Self::StoreHangs | Self::Late => Some("DeviceTimeout"),
-            Self::BusError | Self::BrokenTransport | Self::NoUnit | Self::FlippedCommand => {
-                Some("DeviceFault")
-            }
-            Self::ShortDma
-            | Self::CorruptLogits
-            | Self::CorruptTrailer
-            | Self::NoOutput
-            | Self::StaleCache => Some("CorruptOutput"),
-            Self::WrongIdentity => Some("WrongBitstream"),
-        }
-    }
-}
+pub(crate) use self::fault::Fault;
+pub(crate) use self::program::{expected, program};
+use self::program::{frames_of, key_of, logits, CLASSES};
 
 /// Forwards methods of [`Transport`] to the field `mock`, for transports that override the others.
 macro_rules! forward_to_mock {
@@ -149,114 +82,6 @@ macro_rules! forward_to_mock {
     };
 }
 pub(crate) use forward_to_mock;
-
-const CLASSES: usize = 3;
-/// Beats of the arena, without its check.
-const ARENA_BEATS: usize = 4;
-
-/// Makes a program without a network. A segment that starts a frame loads its patches; a segment
-/// that finishes a frame loads the arena and ends the frame's transfers. The last command of a
-/// segment is for another unit.
-pub(crate) fn program(frames: u64, ports: u64) -> Arc<Program> {
-    let hardware = hardware(&golden("token"), "zcu102", [8, 8, 1, 1, 1, ports, frames]);
-    let segments = Segment::all(frames as usize);
-    let list = |&segment| {
-        let (finishes, starts) = frames_of(segment);
-        let mut commands: Vec<Command> = Vec::new();
-        if let Some(slot) = starts {
-            let patches = Load {
-                target: Target::Patches,
-                input: true,
-                frame: slot.into(),
-                begins: true,
-                ..Load::default()
-            };
-            commands.push(patches.into());
-        }
-        if let Some(slot) = finishes {
-            let weights = Load {
-                target: Target::Weights,
-                frame: slot.into(),
-                beats: ARENA_BEATS as u32,
-                ..Load::default()
-            };
-            let end = LoadEnd {
-                frame: slot.into(),
-                transfers: 1,
-            };
-            commands.extend([Command::from(weights), end.into()]);
-        }
-        commands.push(Fill::default().into());
-        let place = Place {
-            slot: 0,
-            phase: 0,
-            stage: "mock",
-        };
-        List {
-            segment,
-            places: vec![place; commands.len()],
-            commands,
-        }
-    };
-    Arc::new(Program {
-        hardware,
-        name: "mock".into(),
-        sizes: NetworkSizes {
-            tokens: 8,
-            prefix: 0,
-            patch_len: 2,
-            embed: 1,
-            pool: Pool::Mean,
-            patch_tokens: false,
-            embed_norm: false,
-            phases: 2,
-        },
-        lists: segments.iter().map(list).collect(),
-        arena: arena(ports as usize * PORT_BYTES),
-        arena_checks: vec![ARENA_BEATS * ports as usize * PORT_BYTES],
-        output_of_logit: (0..CLASSES as u32).collect(),
-        outputs: CLASSES,
-        head_rows: CLASSES,
-        first_code: CLASSES,
-    })
-}
-
-/// Returns the slots of the frames that a segment finishes and starts.
-fn frames_of(segment: Segment) -> (Option<u8>, Option<u8>) {
-    match segment {
-        Segment::Start(slot) => (None, Some(slot)),
-        Segment::Step(slot) => (Some(slot), Some(1 - slot)),
-        Segment::End(slot) => (Some(slot), None),
-    }
-}
-
-/// Makes an arena of one transfer and its check.
-fn arena(beat: usize) -> Vec<u8> {
-    let mut arena: Vec<u8> = (0..ARENA_BEATS * beat).map(|i| (i * 37) as u8).collect();
-    arena.extend(check(&arena).to_le_bytes());
-    arena.resize((ARENA_BEATS + 1) * beat, 0);
-    arena
-}
-
-/// Splits a transfer into its data and the key of its check.
-fn key_of(transfer: &[u8], beat: usize) -> (&[u8], u32) {
-    let (data, last) = transfer.split_at(transfer.len().saturating_sub(beat));
-    let stated = words(last).next().unwrap_or_default();
-    (data, stated ^ check(data))
-}
-
-/// Returns the logits of a packed input.
-pub(crate) fn expected(program: &Program, input: &[u8]) -> Vec<i32> {
-    let data = |transfer| key_of(transfer, program.beat_bytes()).0;
-    logits(data(program.arena()), data(input))
-}
-
-fn logits(arena: &[u8], input: &[u8]) -> Vec<i32> {
-    let sum = check_after(check(input), arena);
-    (0..CLASSES as u32)
-        .map(|class| sum.wrapping_mul(2 * class + 1) as i32)
-        .collect()
-}
 
 /// The record of a mock, checked by a test afterwards.
 #[derive(Clone, Debug, Default)]
