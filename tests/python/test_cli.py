@@ -23,6 +23,7 @@ from quasar_rt import cli as cli_module
 from quasar_rt import device, packaged
 from quasar_rt.cli import cli
 from quasar_rt.cli.output import Pace, print_table
+from quasar_rt.evaluate import wilson
 from quasar_rt.packaged import sample_images
 
 NEEDS_TORCH = pytest.mark.skipif(find_spec("torch") is None, reason="needs the [host] extra")
@@ -53,27 +54,19 @@ def script(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
 
-@pytest.mark.parametrize("command", ["demo", "infer", "eval", "bench", "info", "disasm", "devices", "verify"])
-def test_every_command_has_help_with_json(command):
-    result = run(command, "--help")
-    assert "--json" in result.stdout
-    assert command in run("--help").stdout
-
-
-def test_help_documents_the_exit_codes():
-    result = run("--help")
-    assert "Exit codes: 0" in result.stdout
-    assert run("--version").stdout.startswith("quasar-rt, version ")
-
-
 def test_help_is_in_groups_and_within_80_columns():
     text = run("--help").stdout
     places = [text.index(f"{title}:") for title in cli_module._GROUPS]
     assert places == sorted(places)
     assert run("help").stdout == text
+    assert "Exit codes: 0" in text
+    assert run("--version").stdout.startswith("quasar-rt, version ")
+    with_json = {"demo", "infer", "eval", "bench", "info", "disasm", "devices", "verify"}
     for command in cli_module._COMMANDS:
         shown = run(command, "--help").stdout
         assert run("help", command).stdout == shown
+        assert command in text
+        assert "--json" in shown or command not in with_json
         wide = [line for line in shown.splitlines() if len(line) > 80]
         assert not wide, command
 
@@ -141,12 +134,6 @@ def test_a_terminal_of_any_width_breaks_no_number(monkeypatch, width):
     assert text.startswith("A table\n")
     least = 10 + sum(map(len, numbers[0][1:-1])) + 10 + len(names) + 2
     assert max(map(len, text.splitlines())) <= max(width, least)
-
-
-def test_a_missing_subnet_is_named_with_what_there_is():
-    result = run("info", "nope.qvit", status=2)
-    assert "no file 'nope.qvit'" in result.stderr
-    assert "fashion-mnist" in result.stderr
 
 
 def test_infer_prints_a_table(subnet_file, picture):
@@ -273,12 +260,8 @@ def test_infer_prints_json(subnet_file, picture):
         "infer", "--json", "--top-k", 4, "--threads", 1, "--tier", "scalar", "--subnet", subnet_file, picture
     )
     document = json.loads(result.stdout)
-    assert (document["subnet"], document["device"], document["tier"], document["threads"]) == (
-        "gray",
-        "cpu",
-        "scalar",
-        1,
-    )
+    about = [document[key] for key in ("subnet", "device", "tier", "threads")]
+    assert about == ["gray", "cpu", "scalar", 1]
     (entry,) = document["images"]
     with pytest.warns(quasar_rt.UntrainedWarning):
         expected = quasar_rt.Engine(subnet_file).infer(picture)
@@ -341,10 +324,7 @@ def test_info_shows_the_subnet(subnet_file, gray_subnet):
             {"mode": "shorter", "size": [16], "filter": "bicubic"},
             "to 16, then cropped at the centre (bicubic)",
         ),
-        (
-            {"mode": "shorter", "size": [18], "filter": "box"},
-            "(box); images of 16 x 16 too, which takes time",
-        ),
+        ({"mode": "shorter", "size": [18], "filter": "box"}, "(box); images of 16 x 16 too, which takes"),
         ({"mode": "exact", "size": [16, 16], "filter": "bilinear"}, "to 16 x 16 (bilinear)"),
         (
             {"mode": "exact", "size": [20, 16], "filter": "box"},
@@ -411,19 +391,7 @@ def test_bench_tells_each_stages_share_of_the_roof(subnet_file):
     assert "Where a frame's time goes" in run("bench", subnet_file, *arguments).stdout
     (measured,) = json_of("bench", subnet_file, *arguments)["measured"]
     stages = {stage["name"]: stage for stage in measured["stages"]}
-    assert list(stages) == [
-        "preprocess",
-        "embed",
-        "norm1",
-        "qkv",
-        "attention",
-        "proj",
-        "norm2",
-        "fc1",
-        "fc2",
-        "pool",
-        "head",
-    ]
+    assert " ".join(stages) == "preprocess embed norm1 qkv attention proj norm2 fc1 fc2 pool head"
     for name, stage in stages.items():
         assert (stage["roof_ms"] > 0) == (name != "pool")
 
@@ -496,25 +464,15 @@ def folders(tmp_path_factory, gray_subnet):
 
 def test_eval_on_folders(subnet_file, folders):
     result = run("eval", subnet_file, "--data", folders, "--batch", 7)
-    assert "100.00%" in result.stdout
+    assert f"{wilson(30, 30).low:.2%} to 100.00%" in result.stdout
+    assert "Intervals: Wilson's." in result.stdout
     document = json_of("eval", subnet_file, "--data", folders)
     assert document["top1"] == document["top5"] == 1.0
     assert document["images"] == 30
+    assert document["top1_interval"] == {"low": wilson(30, 30).low, "high": 1.0}
     assert document["images_per_second"] > 0
     assert document["unreadable"] == 0
     assert json_of("eval", subnet_file, "--data", folders, "--limit", 4)["images"] == 4
-
-
-def test_eval_counts_what_is_right(gray_subnet, folders, tmp_path):
-    # With the class names turned by one, every label is wrong.
-    names = gray_subnet.classes
-    turned = quasar_rt.Subnet.from_parts(
-        {**gray_subnet.config, "classes": names[1:] + names[:1]}, gray_subnet.tensors()
-    )
-    turned.save(tmp_path / "turned.qvit")
-    document = json_of("eval", tmp_path / "turned.qvit", "--data", folders)
-    assert document["top1"] == 0
-    assert document["images"] == 30
 
 
 def test_eval_leaves_out_what_cannot_be_read(subnet_file, folders, tmp_path):
@@ -530,27 +488,12 @@ def test_eval_leaves_out_what_cannot_be_read(subnet_file, folders, tmp_path):
     assert copy.name in result.stderr
 
 
-def test_eval_gives_wilson_intervals(subnet_file, folders):
-    from quasar_rt.evaluate import wilson
-
-    document = json_of("eval", subnet_file, "--data", folders)
-    expected = wilson(30, 30)
-    assert document["top1_interval"] == {"low": expected.low, "high": 1.0}
-    # Brown, Cai and DasGupta 2001: with all n right, the interval begins at n / (n + z^2).
-    assert expected.low == pytest.approx(30 / (30 + 1.959964**2))
-    table = run("eval", subnet_file, "--data", folders).stdout
-    assert f"{expected.low:.2%} to 100.00%" in table
-    assert "Intervals: Wilson's." in table
-
-
 @pytest.mark.parametrize(
     ("right", "count", "low", "high"),
     # Published examples: Newcombe 1998, table I.
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
 def test_wilson_intervals_are_the_published_ones(right, count, low, high):
-    from quasar_rt.evaluate import wilson
-
     found = wilson(right, count)
     assert found.value == right / count
     assert (round(found.low, 4), round(found.high, 4)) == (low, high)
@@ -664,23 +607,6 @@ def test_the_remaining_time_leaves_out_what_was_done_before():
     assert pace.left(110.0, 640, 640) is None
 
 
-def test_eval_on_fashion_mnist(subnet_file):
-    from quasar_rt import datasets
-
-    try:
-        images, labels = datasets.load_fashion_mnist("test")
-    except OSError:
-        pytest.skip("Fashion-MNIST is not on this machine (Debian: dataset-fashion-mnist)")
-    document = json.loads(
-        run("eval", subnet_file, "--data", "fashion-mnist", "--limit", 200, "--json").stdout
-    )
-    with pytest.warns(quasar_rt.UntrainedWarning):
-        predictions = quasar_rt.Engine(subnet_file).infer_batch(list(images[:200]))
-    right = sum(prediction.index == label for prediction, label in zip(predictions, labels, strict=False))
-    assert document["top1"] == right / 200
-    assert document["images"] == 200
-
-
 def test_eval_on_the_digits(subnet_file, colour_subnet, tmp_path, monkeypatch):
     from quasar_rt import datasets
 
@@ -741,14 +667,12 @@ def test_class_names_of_a_known_data_set_are_compared_in_order(monkeypatch, chan
         (["eval", "{subnet}", "--data", "{empty}"], "no image"),
         (["eval", "nowhere.qvit", "--data", "fashion-mnist"], "nowhere.qvit"),
         (["info", "nowhere.qvit"], "nowhere.qvit"),
-        (["info", "no-such-name"], "packaged"),
+        (["info", "no-such-name"], "fashion-mnist"),
         pytest.param(
             ["export", "--model", "deit_tinny", "--calibration", "{pictures}", "--out", "a.qvit"],
             "timm has no architecture 'deit_tinny'; did you mean",
             marks=NEEDS_TORCH,
         ),
-        (["search", "--board", "vu9p"], "vu9p"),
-        pytest.param(["search", "--supernet", "nowhere.pt"], "nowhere.pt", marks=NEEDS_TORCH),
         (["verify", "{picture}"], "subnet"),
         (["bench", "deit-huge"], "deit-huge"),
         (["infer", "--subnet", "{picture}", "{picture}"], "subnet"),
@@ -764,14 +688,6 @@ def test_unusable_input_is_one_line_on_stderr_and_2(subnet_file, picture, tmp_pa
     lines = [line for line in result.stderr.splitlines() if not line.startswith("Warning: ")]
     assert len(lines) == 1
     assert lines[0].startswith("Error: ")
-
-
-def test_a_search_whose_target_no_network_reaches_ends_with_1(tmp_path):
-    result = run("search", "--space", "digits", "--fps", "1e9", "--out", tmp_path / "found", status=1)
-    assert not result.stdout
-    assert result.stderr.startswith("Error: no network of this space reaches 1000000000 FPS")
-    assert result.stderr.count("\n") == 1
-    assert not (tmp_path / "found").exists()
 
 
 # completion
@@ -880,29 +796,6 @@ def test_the_installed_script_works(subnet_file, picture):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images"][0]["label"].startswith("class")
     assert script("info", "nowhere.qvit").returncode == 2
-
-
-def test_quasar_tier_is_obeyed(subnet_file, picture):
-    arguments = ["infer", "--json", "--subnet", subnet_file, picture]
-    done = script(*arguments, env={**os.environ, "QUASAR_TIER": "scalar"})
-    assert json.loads(done.stdout)["tier"] == "scalar"
-    done = script(*arguments, env={**os.environ, "QUASAR_TIER": "mmx"})
-    assert done.returncode == 2
-    assert "mmx" in done.stderr
-
-
-def test_ctrl_c_is_130(tmp_path):
-    command = [*COMMAND, "bench", "deit-tiny", "--tier", "scalar", "--seconds", "60"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            threading.Event().wait(4)
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=30)
-        finally:
-            process.kill()
-    assert process.returncode == 130
-    assert not out
-    assert err == "Interrupted\n"
 
 
 def test_bench_compares_threads_in_turns(subnet_file):

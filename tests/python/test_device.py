@@ -99,12 +99,13 @@ def bitstream(tiny, tmp_path):
 def test_a_bitstream_is_checked_against_its_description(bitstream):
     hardware, hertz, path = device.read_bitstream(bitstream)
     assert (hardware.board.name, hertz, path) == ("ultra96v2", 149985016, bitstream)
-    assert device.read_bitstream(bitstream.with_suffix(".json"))[2] is None
+    description = bitstream.with_suffix(".json")
+    assert device.read_bitstream(description)[2] is None
     bitstream.write_bytes(b"other bits")
     with pytest.raises(DeviceUnavailableError, match="different builds"):
         device.read_bitstream(bitstream)
-    bitstream.with_suffix(".json").write_text("[]")
-    with pytest.raises(DeviceUnavailableError, match="does not describe"):
+    description.write_text(description.read_text().replace("ultra96v2", "ultra97"))
+    with pytest.raises(DeviceUnavailableError, match="there is no board 'ultra97'"):
         device.read_bitstream(bitstream)
     with pytest.raises(DeviceUnavailableError, match="make bitstream"):
         device.read_bitstream(bitstream.with_name("none.bit"))
@@ -127,8 +128,6 @@ def test_auto_takes_a_working_fpga_only(tiny, bitstream, tmp_path, monkeypatch):
 def test_uio_says_what_is_missing(tiny, bitstream, tmp_path):
     hardware, _, _ = device.read_bitstream(bitstream)
     roots = tuple(str(tmp_path / root) for root in ("dev", "sys", "firmware"))
-    with pytest.raises(DeviceUnavailableError, match="no UIO device is named quasar"):
-        quasar_rt._native.Engine.uio(tiny._inner, hardware._inner, None, None, roots, None)
     with pytest.raises(DeviceUnavailableError, match=r"fpga0|firmware"):
         quasar_rt._native.Engine.uio(tiny._inner, hardware._inner, None, (bitstream, 150e6), roots, None)
 
@@ -291,14 +290,6 @@ def test_sim_takes_the_smallest_that_fits(tiny, simulated):
         assert "smallest" in engine.device_reason
 
 
-def test_an_unknown_fault_is_named(tiny, simulated):
-    with Engine(tiny, simulated) as engine:
-        engine._engine.inject("no_such_fault", 0)
-        with pytest.raises(InvalidValueError, match="no_such_fault"):
-            engine.infer(pictures(tiny, 1)[0])
-        engine.infer(pictures(tiny, 1)[0])
-
-
 def test_verify_runs_devices_too(tiny, simulated):
     checks = verify(tiny, images=1, accelerators=[simulated])
     assert (checks[-1].backend, checks[-1].status) == (simulated, "equal")
@@ -314,13 +305,6 @@ def test_the_command_lists_devices(simulated):
     assert document["auto"] == {"device": "cpu", "reason": "no accelerator was found in an FPGA"}
     (entry,) = [entry for entry in found if entry["name"] == simulated]
     assert entry["about"].startswith("simulated accelerator")
-
-
-def test_a_bitstream_that_is_not_there_is_no_reason_for_the_cpu(tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("QUASAR_BITSTREAM", str(tmp_path / "none.bit"))
-    with pytest.raises(DeviceUnavailableError, match=r"QUASAR_BITSTREAM names .*none\.bit"):
-        Engine(tiny)
-    assert Engine(tiny, "cpu").device == "cpu"
 
 
 @pytest.fixture(params=["missing", "below a file", "too long", "directory", "pipe"])
@@ -351,19 +335,13 @@ def test_a_named_bitstream_that_is_no_file_is_named(tiny, no_file, board, monkey
         assert len(str(raised.value)) < 400
     result = run("devices", status=2)
     assert f"which {problem}; " in " ".join(result.output.split())
-    for name in ("uio", "pynq", *(["fpga"] if board else [])):
+    for name in ("uio", "pynq", f"pynq:{path}", *(["fpga"] if board else [])):
         with pytest.raises(DeviceUnavailableError, match=r"bitstream '/") as raised:
             Engine(tiny, name)
         assert problem in str(raised.value)
         assert "Errno" not in str(raised.value)
         assert len(str(raised.value)) < 500
     assert Engine(tiny, "cpu").device == "cpu"
-
-
-def test_a_bitstream_in_the_devices_name_that_is_no_file_is_named(tiny, no_file):
-    path, problem = no_file
-    with pytest.raises(DeviceUnavailableError, match=r"^bitstream '.*' " + re.escape(problem)):
-        Engine(tiny, f"pynq:{path}")
 
 
 def test_a_bitstream_without_a_files_name_or_a_description_is_named(tiny, bitstream):
@@ -429,13 +407,6 @@ def test_a_description_of_other_fields_names_them(tiny, bitstream, monkeypatch, 
     monkeypatch.setenv("QUASAR_BITSTREAM", str(bitstream))
     with pytest.raises(DeviceUnavailableError, match=re.escape(f"does not describe a bitstream ({problem})")):
         Engine(tiny, "uio")
-
-
-def test_a_description_of_an_unknown_board_names_it(bitstream):
-    description = bitstream.with_suffix(".json")
-    description.write_text(description.read_text().replace("ultra96v2", "ultra97"))
-    with pytest.raises(DeviceUnavailableError, match="there is no board 'ultra97'"):
-        device.read_bitstream(bitstream)
 
 
 def test_no_fpga_is_explained_by_what_the_environment_has(tiny, bitstream, monkeypatch, tmp_path):
