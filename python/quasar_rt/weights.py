@@ -1,7 +1,6 @@
 """Weights that others trained: their files, and the models of timm. No code in a file is run.
 
-All files with weights of others are read here, since timm runs the code in them in some versions. Depends on: torch,
-timm.
+All files with weights of others are read here. Depends on: torch, timm.
 """
 
 from __future__ import annotations
@@ -10,13 +9,14 @@ import argparse
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from timm.models import _builder
 from torch import Tensor
 
 from .errors import FileError
@@ -30,6 +30,9 @@ _REMEDY = (
     "code in a file is not run: where it was made, save the state dict alone with "
     "torch.save(model.state_dict(), FILE), or with safetensors"
 )
+
+# timm asks for tensors only, but where that raises a TypeError, which a file can cause, it asks again for everything.
+_builder.load_state_dict_from_url = partial(torch.hub.load_state_dict_from_url, weights_only=True)
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -85,25 +88,9 @@ def make_timm(name: str, **options: Any) -> Any:
         Others: as ``timm.create_model`` does.
     """
     try:
-        with _weights_only():
-            return timm.create_model(name, **options)
+        return timm.create_model(name, **options)
     except Exception as error:
         # torch and timm refuse code in errors of several kinds, which advise to run it.
         if not any(advice in str(error) for advice in ("weights_only", "allow_pickle")):
             raise
         raise FileError(f"the file of its weights holds more than tensors ({_REMEDY})") from error
-
-
-@contextmanager
-def _weights_only() -> Iterator[None]:
-    """Makes each ``torch.load`` read tensors only, as timm's own calls of it leave this out or turn it off."""
-    variable = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(variable)
-    os.environ[variable] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[variable]
-        else:
-            os.environ[variable] = before

@@ -6,7 +6,6 @@ import argparse
 import gc
 import io
 import json
-import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 torch = pytest.importorskip("torch", reason="needs the [host] extra")
-pytest.importorskip("timm", reason="needs the [host] extra")
+timm = pytest.importorskip("timm", reason="needs the [host] extra")
 from safetensors.torch import save_file  # noqa: E402
 
 import quasar_rt  # noqa: E402
@@ -158,7 +157,16 @@ def test_a_folder_that_timm_takes_for_a_model_runs_no_code(tmp_path, pictures):
     with pytest.raises(QuasarError, match=r"holds more than tensors .code in a file is not run"):
         run(place, pictures)
     assert not (tmp_path / "made").exists()
-    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+def test_a_checkpoint_that_timm_downloads_runs_no_code(tmp_path):
+    archive(Code(tmp_path / "made"), tmp_path / "evil.pth")
+    # As timm does after a TypeError.
+    with pytest.raises(pickle.UnpicklingError):
+        timm.models._builder.load_state_dict_from_url(
+            (tmp_path / "evil.pth").as_uri(), model_dir=tmp_path / "cache"
+        )
+    assert not (tmp_path / "made").exists()
 
 
 def hostile_program(path, evil):
