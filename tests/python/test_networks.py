@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ safetensors = pytest.importorskip("safetensors.torch")
 
 from timm.models.deit import VisionTransformerDistilled  # noqa: E402
 from timm.models.vision_transformer import VisionTransformer  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+from torch import nn  # noqa: E402
 
 from hugging_face_folders import CONFIG, LABELS, PROCESSOR, as_transformers, write_folder  # noqa: E402
 from quasar_rt.errors import FileError, QuasarError  # noqa: E402
@@ -30,7 +28,7 @@ from quasar_rt.networks import NetworkError, load_network  # noqa: E402
 SHAPE: dict[str, Any] = dict(img_size=20, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=3)
 
 
-def random(model: nn.Module) -> nn.Module:
+def random(model):
     """Gives every parameter random values, so that none can be left out unseen."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -39,15 +37,15 @@ def random(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def pictures(*size: int) -> Tensor:
+def pictures(*size):
     return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
 
 
-def vit(**changes: Any) -> nn.Module:
+def vit(**changes):
     return random(VisionTransformer(**SHAPE | {"norm_layer": partial(nn.LayerNorm, eps=1e-6)} | changes))
 
 
-def head_of(model: nn.Module, **names: str) -> dict[str, Tensor]:
+def head_of(model, **names):
     """Returns the tensors of a model's heads by transformers' names."""
     return {
         f"{theirs}.{part}": getattr(model.get_submodule(ours), part).detach()
@@ -56,48 +54,45 @@ def head_of(model: nn.Module, **names: str) -> dict[str, Tensor]:
     }
 
 
-def a_vit() -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
+def a_vit():
     model = vit()
     weights = as_transformers(model, "vit", "vit.") | head_of(model, head="classifier")
     return model, weights, {"model_type": "vit", "hidden_act": "gelu"} | LABELS
 
 
-def a_headless_vit() -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
+def a_headless_vit():
     model = vit(num_classes=0, act_layer="gelu_tanh", qkv_bias=False)
     pooler = {"pooler.dense.weight": torch.zeros(32, 32), "pooler.dense.bias": torch.zeros(32)}
-    return (
-        model,
-        as_transformers(model, "vit") | pooler,
-        {"model_type": "vit", "hidden_act": "gelu_pytorch_tanh"},
-    )
+    weights = as_transformers(model, "vit") | pooler
+    return model, weights, {"model_type": "vit", "hidden_act": "gelu_pytorch_tanh"}
 
 
-def a_deit() -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
+def a_deit():
     model = vit(reg_tokens=1)
     weights = as_transformers(model, "deit", "deit.") | head_of(model, head="classifier")
     return model, weights, {"model_type": "deit"} | LABELS
 
 
-def a_distilled_deit() -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
+def a_distilled_deit():
     model = random(VisionTransformerDistilled(**SHAPE, norm_layer=partial(nn.LayerNorm, eps=1e-6)))
     heads = head_of(model, head="cls_classifier", head_dist="distillation_classifier")
     return model, as_transformers(model, "deit", "deit.") | heads, {"model_type": "deit"} | LABELS
 
 
-def a_dinov2() -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
+def a_dinov2():
     model = vit(num_classes=0, init_values=0.5)
     mask = {"embeddings.mask_token": torch.zeros(1, 32)}
     return model, as_transformers(model, "dinov2") | mask, {"model_type": "dinov2", "mlp_ratio": 4}
 
 
-def a_dinov2_with_registers() -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
+def a_dinov2_with_registers():
     model = vit(num_classes=0, init_values=0.5, reg_tokens=4)
     with torch.no_grad():
         model.pos_embed[:, 1:5] = 0
     return model, as_transformers(model, "dinov2"), {"model_type": "dinov2_with_registers"}
 
 
-def a_clip() -> tuple[nn.Module, dict[str, Tensor], dict[str, Any]]:
+def a_clip():
     model = vit(pre_norm=True, act_layer="quick_gelu", norm_layer=partial(nn.LayerNorm, eps=1e-5))
     with torch.no_grad():
         model.head.bias.zero_()
@@ -115,7 +110,7 @@ KINDS = (a_vit, a_headless_vit, a_deit, a_distilled_deit, a_dinov2, a_dinov2_wit
 
 
 @pytest.mark.parametrize("make", KINDS)
-def test_a_folder_of_transformers_computes_the_same(make: Callable[[], Any], tmp_path: Path) -> None:
+def test_a_folder_of_transformers_computes_the_same(make, tmp_path):
     model, weights, config = make()
     found = load_network(write_folder(tmp_path / "mine", weights, config))
     x = pictures(20, 20)
@@ -126,7 +121,7 @@ def test_a_folder_of_transformers_computes_the_same(make: Callable[[], Any], tmp
 
 
 @pytest.mark.parametrize("make", KINDS)
-def test_transformers_computes_the_same(make: Callable[[], Any], tmp_path: Path) -> None:
+def test_transformers_computes_the_same(make, tmp_path):
     transformers = pytest.importorskip("transformers")
     _, weights, config = make()
     folder = write_folder(tmp_path / "mine", weights, config)
@@ -155,7 +150,7 @@ def test_transformers_computes_the_same(make: Callable[[], Any], tmp_path: Path)
         torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_weights_in_shards_are_joined(tmp_path: Path) -> None:
+def test_weights_in_shards_are_joined(tmp_path):
     model, weights, config = a_vit()
     found = load_network(write_folder(tmp_path / "mine", weights, config, shards=3)).model
     with torch.no_grad():
@@ -169,46 +164,35 @@ def test_weights_in_shards_are_joined(tmp_path: Path) -> None:
         load_network(tmp_path / "mine")
 
 
-def test_the_class_names_of_a_folder_are_taken(tmp_path: Path) -> None:
+def test_the_class_names_of_a_folder_are_taken(tmp_path):
     _, weights, config = a_vit()
     labels = {"id2label": {"0": "cat", "1": "dog", "2": "owl"}}
-    assert load_network(write_folder(tmp_path / "a", weights, config | labels)).classes == [
-        "cat",
-        "dog",
-        "owl",
-    ]
-    assert load_network(write_folder(tmp_path / "b", weights, config | LABELS)).classes is None
-    assert (
-        load_network(write_folder(tmp_path / "c", weights, config | {"id2label": {"0": "cat"}})).classes
-        is None
-    )
+    for place, (more, expected) in enumerate(
+        [(labels, ["cat", "dog", "owl"]), (LABELS, None), ({"id2label": {"0": "cat"}}, None)]
+    ):
+        folder = write_folder(tmp_path / f"{place}", weights, config | more)
+        assert load_network(folder).classes == expected
+
+
+EXACT = {"mode": "exact", "size": [20, 20], "filter": "bilinear"}
+SHORTER = {"mode": "shorter", "size": [23], "filter": "bicubic"}
 
 
 @pytest.mark.parametrize(
     ("processor", "resize", "mean"),
     [
-        (PROCESSOR, {"mode": "shorter", "size": [23], "filter": "bicubic"}, [0.1, 0.2, 0.3]),
+        (PROCESSOR, SHORTER, [0.1, 0.2, 0.3]),
         (
             PROCESSOR | {"size": {"height": 23, "width": 23}, "resample": 2},
-            {"mode": "exact", "size": [23, 23], "filter": "bilinear"},
+            EXACT | {"size": [23, 23]},
             [0.1, 0.2, 0.3],
         ),
-        (
-            {"size": 20, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2},
-            {"mode": "exact", "size": [20, 20], "filter": "bilinear"},
-            [0.5] * 3,
-        ),
-        (
-            PROCESSOR | {"do_normalize": False},
-            {"mode": "shorter", "size": [23], "filter": "bicubic"},
-            [0.0] * 3,
-        ),
-        (None, {"mode": "exact", "size": [20, 20], "filter": "bilinear"}, [0.5] * 3),
+        ({"size": 20, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2}, EXACT, [0.5] * 3),
+        (PROCESSOR | {"do_normalize": False}, SHORTER, [0.0] * 3),
+        (None, EXACT, [0.5] * 3),
     ],
 )
-def test_preprocessing_is_that_of_the_folder(
-    processor: dict[str, Any] | None, resize: dict[str, Any], mean: list[float], tmp_path: Path
-) -> None:
+def test_preprocessing_is_that_of_the_folder(processor, resize, mean, tmp_path):
     _, weights, config = a_vit()
     found = load_network(write_folder(tmp_path / "mine", weights, config, processor))
     document, means, deviations = preprocessing_of(found.model, read(found.model), None, None, None)
@@ -218,7 +202,7 @@ def test_preprocessing_is_that_of_the_folder(
     assert bool([note for note in found.notices if "preprocessor_config.json" in note]) == (processor is None)
 
 
-def test_dinov2_gets_the_size_of_its_preprocessing(tmp_path: Path) -> None:
+def test_dinov2_gets_the_size_of_its_preprocessing(tmp_path):
     _, weights, config = a_dinov2()
     smaller = PROCESSOR | {"crop_size": 12, "size": {"shortest_edge": 14}}
     found = load_network(write_folder(tmp_path / "mine", weights, config, smaller))
@@ -248,16 +232,14 @@ def test_dinov2_gets_the_size_of_its_preprocessing(tmp_path: Path) -> None:
         ({"model_type": "vit", "num_attention_heads": "x"}, "", "no usable 'num_attention_heads'"),
     ],
 )
-def test_other_folders_are_refused_by_name(
-    config: dict[str, Any], without: str, message: str, tmp_path: Path
-) -> None:
+def test_other_folders_are_refused_by_name(config, without, message, tmp_path):
     _, weights, _ = a_vit()
     weights.pop(without, None)
     with pytest.raises(NetworkError, match=message):
         load_network(write_folder(tmp_path / "mine", weights, config))
 
 
-def test_damaged_folders_are_refused(tmp_path: Path) -> None:
+def test_damaged_folders_are_refused(tmp_path):
     with pytest.raises(NetworkError, match=r"no config.json"):
         load_network(tmp_path)
     (tmp_path / "config.json").write_text("[1]")
@@ -285,13 +267,13 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
         ({"rescale_factor": 1 / 127.5}, "scales pixels by 0.0078"),
     ],
 )
-def test_other_preprocessing_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_other_preprocessing_is_refused(changes, message, tmp_path):
     _, weights, config = a_vit()
     with pytest.raises(NetworkError, match=message):
         load_network(write_folder(tmp_path / "mine", weights, config, PROCESSOR | changes))
 
 
-def test_a_folder_of_timm_is_loaded(tmp_path: Path) -> None:
+def test_a_folder_of_timm_is_loaded(tmp_path):
     weights = random(load_network("vit_tiny_patch16_224", pretrained=False, arguments={"depth": 1}).model)
     document = {"architecture": "vit_tiny_patch16_224", "model_args": {"depth": 1}, "pretrained_cfg": {}}
     (tmp_path / "config.json").write_text(json.dumps(document))
@@ -301,7 +283,7 @@ def test_a_folder_of_timm_is_loaded(tmp_path: Path) -> None:
         torch.testing.assert_close(load_network(tmp_path).model(x), weights(x))
 
 
-def test_positions_of_a_checkpoint_are_resampled_as_timm_does_it(tmp_path: Path) -> None:
+def test_positions_of_a_checkpoint_are_resampled_as_timm_does_it(tmp_path):
     shape = {"embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 3, "reg_tokens": 2}
     own = random(VisionTransformer(img_size=64, patch_size=16, **shape))
     torch.save(own.state_dict(), tmp_path / "mine.pth")
@@ -324,7 +306,7 @@ def test_positions_of_a_checkpoint_are_resampled_as_timm_does_it(tmp_path: Path)
         )
 
 
-def test_checkpoints_keep_their_heads_and_metas_names_are_converted(tmp_path: Path) -> None:
+def test_checkpoints_keep_their_heads_and_metas_names_are_converted(tmp_path):
     shape = {"depth": 1, "embed_dim": 32, "num_heads": 2}
     for architecture, own, extra in (
         ("deit_tiny_distilled_patch16_224", random(VisionTransformerDistilled(**shape, num_classes=4)), {}),
@@ -345,7 +327,7 @@ def test_checkpoints_keep_their_heads_and_metas_names_are_converted(tmp_path: Pa
         load_network(tmp_path, arguments=shape)
 
 
-def test_a_source_without_weights_or_architecture_is_refused(tmp_path: Path) -> None:
+def test_a_source_without_weights_or_architecture_is_refused(tmp_path):
     torch.save({}, tmp_path / "mine.pth")
     for source, message in (
         (tmp_path / "mine.pth", "no architecture in it"),
@@ -360,7 +342,7 @@ def test_a_source_without_weights_or_architecture_is_refused(tmp_path: Path) -> 
             load_network("vit_tiny_patch16_224", image_size=size)
 
 
-def test_an_image_size_that_the_patches_do_not_fill_is_reported(tmp_path: Path) -> None:
+def test_an_image_size_that_the_patches_do_not_fill_is_reported(tmp_path):
     model = random(
         VisionTransformer(img_size=20, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=0)
     )
@@ -378,8 +360,8 @@ def test_an_image_size_that_the_patches_do_not_fill_is_reported(tmp_path: Path) 
             load(image_size=(3, 64))
 
 
-def test_too_many_tokens_are_refused_before_the_calibration() -> None:
-    def images() -> Any:
+def test_too_many_tokens_are_refused_before_the_calibration():
+    def images():
         raise AssertionError("a calibration image was read")
         yield
 
@@ -396,7 +378,7 @@ def test_too_many_tokens_are_refused_before_the_calibration() -> None:
         export_timm(large, images())
 
 
-def test_a_folder_becomes_a_subnet(tmp_path: Path) -> None:
+def test_a_folder_becomes_a_subnet(tmp_path):
     model, weights, config = a_clip()
     found = load_network(write_folder(tmp_path / "tower", weights, config))
     images = np.random.default_rng(0).integers(0, 256, (8, 30, 40, 3), np.uint8)
