@@ -250,7 +250,10 @@ class _Folder:
                 state.pop(f"{block}.{part}.bias", torch.zeros(len(w)))
                 for part, w in zip("qkv", parts, strict=True)
             ]
-            self.require(len({w.shape for w in parts}) == 1, f"q, k and v of {block} have different shapes")
+            self.require(
+                len({w.shape for w in parts}) == 1,
+                f"q, k and v have different shapes: '{self.names[key]}' and those beside it",
+            )
             state[f"{block}.qkv.weight"], state[f"{block}.qkv.bias"] = torch.cat(parts), torch.cat(biases)
         state["cls_token"] = state["cls_token"].reshape(1, 1, -1)
         self.require("pos_embed" in state, "its weights have no positions")
