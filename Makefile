@@ -314,8 +314,9 @@ lint-commits: ## Subjects of commits: imperative, within 72 columns, no full sto
 	@$(PYTHON) tools/check_commits.py
 
 .PHONY: lint-style
-lint-style: ## Line lengths, and how comments open
+lint-style: ## Line lengths, how comments open, and that no area is beyond its ceiling of lines
 	@$(PYTHON) tools/check_style.py
+	@$(PYTHON) tools/check_weight.py
 
 .PHONY: lint-rust
 lint-rust: $(STAMPS)/venv toolchain ## rustfmt and clippy
