@@ -338,6 +338,23 @@ def test_an_attribute_that_was_overwritten_is_named(gray_subnet, name, value, me
             next(engine.stream([frame]))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("width", 9), ("stride", 9), ("format", "rgb"), ("data", np.zeros(63, np.uint8))]
+)
+def test_sizes_that_no_longer_fit_the_bytes_are_errors(gray_subnet, name, value):
+    frame = Frame(bytes(64), 8, 8, "gray")
+    setattr(frame, name, value)
+    with pytest.raises(ImageError):
+        preprocess(frame, (8, 8, 1), AS_IT_IS)
+    with Engine(gray_subnet, threads=1) as engine:
+        with pytest.raises(ImageError):
+            engine.infer(frame)
+        with pytest.raises(ImageError, match="image 1 of the batch"):
+            engine.infer_batch([np.zeros((28, 28), np.uint8), frame])
+        with pytest.raises(ImageError):
+            next(engine.stream([frame]))
+
+
 def test_an_attribute_that_was_deleted_is_named():
     frame = Frame(bytes(64), 8, 8, "gray")
     del frame.stride
