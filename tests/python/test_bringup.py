@@ -8,6 +8,9 @@ import pytest
 import simulated
 from helpers import json_of, run
 from quasar_rt import bringup, random_subnet
+from quasar_rt._native import Trials
+from quasar_rt.bringup import networks
+from quasar_rt.bringup.board import Board
 from quasar_rt.errors import DeviceError, InvalidValueError
 
 FIRST = ("clocks", "identity", "registers", "memory", "transfers", "interrupt")
@@ -54,8 +57,8 @@ def faulty(monkeypatch):
 
 
 def test_every_step_passes_on_a_sound_device(monkeypatch):
-    monkeypatch.setattr(bringup, "NETWORKS", 2)
-    monkeypatch.setattr(bringup, "MOST_RAGGED", 5)
+    monkeypatch.setattr(networks, "NETWORKS", 2)
+    monkeypatch.setattr(networks, "MOST_RAGGED", 5)
     subnet = random_subnet(embed=16, depth=2, heads=2, image_size=16, kernel=8, hidden=24, classes=5)
     outcomes = list(bringup.bringup(tiny(), subnet, frames=3))
     assert [outcome.step for outcome in outcomes] == [step.name for step in bringup.STEPS]
@@ -119,7 +122,7 @@ def test_a_lost_interrupt_of_fetch_fails_its_own_step(monkeypatch):
                 super().write(register, value)
 
     accelerator = bringup.find_accelerator(tiny())
-    trials = lambda limit: bringup.Trials.attached(accelerator.hardware._inner, Deaf(tiny()), limit)  # noqa: E731
+    trials = lambda limit: Trials.attached(accelerator.hardware._inner, Deaf(tiny()), limit)  # noqa: E731
     monkeypatch.setattr(bringup, "find_accelerator", lambda name: replace(accelerator, trials=trials))
     outcomes = list(bringup.bringup("sim:tiny", only=["interrupt"]))
     failure = first_failure(outcomes)
@@ -130,7 +133,7 @@ def test_a_lost_interrupt_of_fetch_fails_its_own_step(monkeypatch):
 def test_another_bitstream_fails_the_identity(monkeypatch):
     accelerator = bringup.find_accelerator(tiny())
     other = accelerator.hardware.with_clock(90)
-    trials = lambda limit: bringup.Trials.simulated(other._inner, tiny(), 0, limit)  # noqa: E731
+    trials = lambda limit: Trials.simulated(other._inner, tiny(), 0, limit)  # noqa: E731
     monkeypatch.setattr(bringup, "find_accelerator", lambda name: replace(accelerator, trials=trials))
     outcomes = list(bringup.bringup("sim:tiny"))
     failure = first_failure(outcomes)
@@ -188,33 +191,33 @@ def test_only_accelerators_are_brought_up(monkeypatch):
 
 def test_the_silenced_parts_do_not_change_the_logits():
     """Each network's logits depend on the part that its step is for, and on no later part."""
-    board = bringup._Board(bringup.find_accelerator(tiny()), None, 1, None)
+    board = Board(bringup.find_accelerator(tiny()), None, 1, None)
 
     def logits(change, embed_norm=lambda _: False):
         from quasar_rt._native import Engine
 
-        for name, _, subnet in board.networks(change, embed_norm=embed_norm):
+        for name, _, subnet in networks.step_networks(board, change, embed_norm=embed_norm):
             if name == "network 0":
                 engine = Engine(subnet._inner, 1, None, None)
-                return [engine.infer(image).outputs().tolist() for image in bringup._images(subnet)]
+                return [engine.infer(image).outputs().tolist() for image in networks.images(subnet)]
         raise AssertionError("no network")
 
-    assert logits(bringup._only_embedding) != logits(bringup._only_embedding, lambda _: True), (
+    assert logits(networks.only_embedding) != logits(networks.only_embedding, lambda _: True), (
         "a norm in front"
     )
-    for change in (bringup._only_bias, bringup._only_head, bringup._only_norm):
+    for change in (networks.only_bias, networks.only_head, networks.only_norm):
         first, second = logits(change)
         assert first == second, "these networks see no image"
     parts = [
-        bringup._only_bias,
-        bringup._only_head,
-        bringup._only_norm,
-        bringup._only_embedding,
-        bringup._only_mlp(None),
-        bringup._only_attention(1),
-        bringup._only_attention(1 << 24),
-        bringup._only_attention(None),
-        bringup._everything,
+        networks.only_bias,
+        networks.only_head,
+        networks.only_norm,
+        networks.only_embedding,
+        networks.only_mlp(None),
+        networks.only_attention(1),
+        networks.only_attention(1 << 24),
+        networks.only_attention(None),
+        networks.everything,
     ]
     results = [logits(change) for change in parts]
     assert all(results.count(result) == 1 for result in results)
@@ -222,27 +225,29 @@ def test_the_silenced_parts_do_not_change_the_logits():
 
 def test_the_steps_have_networks_of_every_kind():
     """A feature of networks that no step tries would be seen on a board first."""
-    board = bringup._Board(bringup.find_accelerator(tiny()), None, 1, None)
+    board = Board(bringup.find_accelerator(tiny()), None, 1, None)
     kinds = [
         (subnet.config["pool"], subnet.config["prefix_tokens"], subnet.config.get("embed_norm", False))
-        for _, _, subnet in board.networks(bringup._everything, embed_norm=lambda number: number % 3 == 2)
+        for _, _, subnet in networks.step_networks(
+            board, networks.everything, embed_norm=lambda number: number % 3 == 2
+        )
     ]
     assert {pool for pool, _, _ in kinds} == {"token", "mean", "mean_after_norm", "token_pair"}
     assert {prefix for _, prefix, _ in kinds} == {0, 1, 2}
     assert {pool for pool, _, normed in kinds if normed} == {pool for pool, _, _ in kinds}
     pairs = [
         name
-        for name, _, subnet in board.networks(bringup._only_bias)
+        for name, _, subnet in networks.step_networks(board, networks.only_bias)
         if "head_dist.weight" in dict(subnet.tensors())
     ]
     assert pairs == [f"network {number}" for number in range(32, 40)]
-    for _, _, subnet in board.networks(bringup._only_bias):
+    for _, _, subnet in networks.step_networks(board, networks.only_bias):
         weights = [
             value for name, value in subnet.tensors().items() if name in ("head.weight", "head_dist.weight")
         ]
         assert not any(np.asarray(value).any() for value in weights)
-    again = [subnet.sha256 for _, _, subnet in board.networks(bringup._everything)]
-    assert again == [subnet.sha256 for _, _, subnet in board.networks(bringup._everything)]
+    again = [subnet.sha256 for _, _, subnet in networks.step_networks(board, networks.everything)]
+    assert again == [subnet.sha256 for _, _, subnet in networks.step_networks(board, networks.everything)]
 
 
 class Altered:

@@ -1,5 +1,5 @@
 //! Opens accelerators: simulated, through Linux devices, through a Python object. `_native.Trials`
-//! is for a board seen for the first time; `python/quasar_rt/bringup.py` uses it.
+//! is for a board seen for the first time; `python/quasar_rt/bringup` uses it.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
