@@ -476,8 +476,8 @@ struct Rows {
   u<2> kind = 0;
   // Frame slot of the residual.
   u<1> frame = 0;
-  // Codes go through GELU's table.
-  u<1> table = 0;
+  // Codes go through the activation's table.
+  u<1> activation = 0;
   // Sends the moments to the norm.
   u<1> moments = 0;
   // Gives the array a credit after each tile of tokens in the last tile of row pairs.
@@ -504,7 +504,7 @@ struct Rows {
     Rows fields;
     fields.kind = u<2>(bits(command, 0, 6, 2));
     fields.frame = u<1>(bits(command, 0, 8, 1));
-    fields.table = u<1>(bits(command, 0, 9, 1));
+    fields.activation = u<1>(bits(command, 0, 9, 1));
     fields.moments = u<1>(bits(command, 0, 10, 1));
     fields.post_tiles = u<1>(bits(command, 0, 11, 1));
     fields.post = u<1>(bits(command, 0, 12, 1));
@@ -523,7 +523,7 @@ struct Rows {
     command.word[0] = UNIT | CODE << HEAD_BITS;
     put_bits(command, 0, 6, 2, uint64_t(int64_t(kind)));
     put_bits(command, 0, 8, 1, uint64_t(int64_t(frame)));
-    put_bits(command, 0, 9, 1, uint64_t(int64_t(table)));
+    put_bits(command, 0, 9, 1, uint64_t(int64_t(activation)));
     put_bits(command, 0, 10, 1, uint64_t(int64_t(moments)));
     put_bits(command, 0, 11, 1, uint64_t(int64_t(post_tiles)));
     put_bits(command, 0, 12, 1, uint64_t(int64_t(post)));
@@ -601,7 +601,7 @@ struct Fill {
   }
 };
 
-// Loads GELU's table from memory.
+// Loads the table of an activation from memory.
 struct Table {
   static constexpr unsigned UNIT = unit::DRAIN;
   static constexpr unsigned CODE = 3;

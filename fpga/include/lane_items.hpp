@@ -15,8 +15,8 @@ struct lane_job_t {
   u<1> logits;
   // Frame slot of the residual.
   u<1> frame;
-  // Codes go through GELU's table.
-  u<1> gelu;
+  // Codes go through the activation's table.
+  u<1> activation;
   // Moments go to the norm.
   u<1> moments;
   // The array gets a credit at the end of each tile of tokens.
@@ -45,7 +45,7 @@ template <typename F> void each_number(F& f, lane_job_t& item) {
   f(item.residual);
   f(item.logits);
   f(item.frame);
-  f(item.gelu);
+  f(item.activation);
   f(item.moments);
   f(item.post_tiles);
   f(item.post);

@@ -11,6 +11,8 @@ package lane_types;
     localparam int ZERO_POINT_BITS = 8;
     localparam int RECIPROCAL_BITS = 21;
     localparam int FILL_BITS = 20;
+    localparam int LANE_BANK_BITS = 8;
+    localparam int LANE_ADDRESS_BITS = 24;
 
     // Commands.
     localparam logic [1:0] JOB_ROWS = 0;
@@ -46,8 +48,8 @@ package lane_types;
         logic post_tiles;
         // Moments go to the norm.
         logic moments;
-        // Codes go through GELU's table.
-        logic gelu;
+        // Codes go through the activation's table.
+        logic activation;
         // Frame slot of the residual.
         logic frame;
         // Results are logits.

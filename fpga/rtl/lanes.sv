@@ -1,7 +1,7 @@
 // The requantizing lanes. For each row of a tile of tokens, `drain` (fpga/src/drain.cpp) sends an
 // item: the row's parameters and addresses. The lanes take the sums of L tokens in a slow cycle,
-// add the bias, requantize, apply GELU's table, add the residual and sum its moments, and store the
-// results ("Commands" in docs/accelerator.md; "Requantize", "Attention" and "Residual" in
+// add the bias, requantize, apply the activation's table, add the residual and sum its moments, and
+// store the results ("Commands" in docs/accelerator.md; "Requantize", "Attention" and "Residual" in
 // docs/integer-model.md). At R = 2 half as many lanes work in each cycle of the array's clock.
 //
 // An item never waits: it starts only when its results have room.
@@ -38,7 +38,7 @@ module lanes #(
     input  wire logic [lane_types::LANE_ROW_BITS-1:0] rows,
     input  wire logic                            attention_tiles_valid,
     output logic                                 attention_tiles_ready,
-    input  wire logic [10:0]                     attention_tiles,   // their tokens
+    input  wire logic [lane_types::TOKEN_BITS-1:0] attention_tiles,   // their tokens
     input  wire logic                            scales_valid,
     output logic                                 scales_ready,
     input  wire logic [lane_types::SCALE_BITS-1:0] scales,
@@ -77,6 +77,13 @@ module lanes #(
 );
 
     localparam int LANES = (L + R - 1) / R; // requantize_lane
+    // Widths of numbers in items.
+    localparam int TOKEN = lane_types::TOKEN_BITS;
+    localparam int COLUMN = lane_types::COLUMN_BITS;
+    localparam int RECIPROCAL = lane_types::RECIPROCAL_BITS;
+    localparam int ZERO_POINT = lane_types::ZERO_POINT_BITS;
+    localparam int BANK = lane_types::LANE_BANK_BITS;
+    localparam int ADDRESS = lane_types::LANE_ADDRESS_BITS;
     localparam int MOMENT = lane_types::MOMENT_BITS;
     localparam int COMMAND_GAP = 16;        // declared::COMMAND_GAP
     // Slow cycles from an item's operands to its codes, its residual, its moments and its end.
@@ -100,13 +107,8 @@ module lanes #(
     localparam int INDEX_BITS = P > 1 ? $clog2(2 * P) : 1;
     localparam int MEAN_BITS = MEANS > 1 ? $clog2(MEANS) : 1;
     localparam int USED_BITS = $clog2(OUTPUTS + 1);
-    localparam int WORD_BEATS = (2 * T + BEAT - 1) / BEAT;
-    localparam int STEPS = WORD_BEATS > G ? WORD_BEATS : G; // of a word of a fill
-    localparam int STEP_BITS = STEPS > 1 ? $clog2(STEPS) : 1;
-    // Eight tokens, or 16 bytes of a beat, share a copy of a control signal.
-    localparam int TILE_PARTS = (T + 7) / 8;
+    // Eight tokens share a copy of a control signal.
     localparam int ITEM_PARTS = (L + 7) / 8;
-    localparam int BEAT_PARTS = BEAT / 16;
 
     if (T < 1 || L < 1 || L > T || R < 1 || R > 2 || FRAMES < 1 || FRAMES > 2) begin : gen_refused
         $error("lanes: L must be 1 to T, R and FRAMES 1 or 2");
@@ -148,9 +150,10 @@ module lanes #(
     lane_types::lane_row_t next_row, row;
     logic row_valid;
     logic [GROUP_BITS-1:0] group;
-    logic [10:0] left, first;
-    logic [7:0] key_bank, value_bank, logit;
-    logic [23:0] key_address;
+    logic [TOKEN-1:0] left, first;
+    logic [BANK-1:0] key_bank, value_bank;
+    logic [7:0] logit;
+    logic [ADDRESS-1:0] key_address;
     assign next_row = rows;
 
     wire last_group = G == 1 || 32'(left) <= L;
@@ -171,12 +174,12 @@ module lanes #(
     assign sums_ready = fire && logit == '0;
     assign rows_ready = !row_valid || end_row;
 
-    wire [8:0] first_value_bank = {1'b0, next_row.tile_value_bank} + {1'b0, next_row.value_bank};
-    wire [8:0] next_key_bank = {1'b0, key_bank} + 9'(L);
+    wire [BANK:0] first_value_bank = {1'b0, next_row.tile_value_bank} + {1'b0, next_row.value_bank};
+    wire [BANK:0] next_key_bank = {1'b0, key_bank} + (BANK + 1)'(L);
     // A value word later if the lanes end beyond the word's last byte.
-    wire [4:0] next_byte = 5'(first & 11'(C - 1)) + 5'(L % C);
-    wire [8:0] next_value_bank = {1'b0, value_bank} + 9'(L / C % VALUE_BANKS)
-        + (32'(next_byte) >= C ? 9'd1 : 9'd0);
+    wire [4:0] next_byte = 5'(first & TOKEN'(C - 1)) + 5'(L % C);
+    wire [BANK:0] next_value_bank = {1'b0, value_bank} + (BANK + 1)'(L / C % VALUE_BANKS)
+        + (BANK + 1)'(32'(next_byte) >= C);
     always_ff @(posedge clk) begin
         if (rows_valid && rows_ready) begin
             row <= next_row;
@@ -185,17 +188,17 @@ module lanes #(
             first <= next_row.first;
             key_bank <= next_row.key_bank;
             key_address <= next_row.key_address;
-            value_bank <= 8'(32'(first_value_bank) >= VALUE_BANKS
-                ? first_value_bank - 9'(VALUE_BANKS) : first_value_bank);
+            value_bank <= BANK'(32'(first_value_bank) >= VALUE_BANKS
+                ? first_value_bank - (BANK + 1)'(VALUE_BANKS) : first_value_bank);
         end else if (item) begin
             group <= group + 1'b1;
-            left <= left - 11'(L);
-            first <= first + 11'(L);
-            key_bank <= 8'(32'(next_key_bank) >= KEY_BANKS ? next_key_bank - 9'(KEY_BANKS)
-                : next_key_bank);
-            if (32'(next_key_bank) >= KEY_BANKS) key_address <= key_address + 24'(job.stride);
-            value_bank <= 8'(32'(next_value_bank) >= VALUE_BANKS ? next_value_bank - 9'(VALUE_BANKS)
-                : next_value_bank);
+            left <= left - TOKEN'(L);
+            first <= first + TOKEN'(L);
+            key_bank <= BANK'(32'(next_key_bank) >= KEY_BANKS
+                ? next_key_bank - (BANK + 1)'(KEY_BANKS) : next_key_bank);
+            if (32'(next_key_bank) >= KEY_BANKS) key_address <= key_address + ADDRESS'(job.stride);
+            value_bank <= BANK'(32'(next_value_bank) >= VALUE_BANKS
+                ? next_value_bank - (BANK + 1)'(VALUE_BANKS) : next_value_bank);
         end
         if (fire) logit <= last_logit ? '0 : logit + 1'b1;
         if (reset_here) begin
@@ -205,28 +208,28 @@ module lanes #(
     end
 
     // Fills and tables.
-    logic [19:0] word;
-    logic [STEP_BITS-1:0] step;
-    logic [7:0] table_index;
-    wire takes_word = word != job.words && 32'(step) < WORD_BEATS;
-    wire fill_step = state == FILL && (!takes_word || beats_valid);
-    wire last_step = 32'(step) == STEPS - 1;
-    wire stores_group = fill_step && word != '0 && 32'(step) < G;
-    wire fill_ends = fill_step && last_step && word == job.words;
-    localparam int TABLE_PARTS = BEAT > 256 ? 256 : BEAT; // codes of a beat
-    wire table_beat = 32'(table_index) % TABLE_PARTS == 0;
-    wire table_step = state == TABLE && (!table_beat || beats_valid);
-    wire table_ends = table_step && table_index == 8'd255;
-    assign beats_ready = (fill_step && takes_word) || (table_step && table_beat);
+    logic fill_step, fill_ends, table_ends, filled;
+    logic [ITEM_PARTS-1:0] filled_lanes;
+    logic [RESIDUAL_BITS-1:0] fill_address;
+    logic [GROUP_BITS-1:0] fill_group;
+    logic [L*16-1:0] fill_d;
+    logic table_write;
+    logic [7:0] table_address, table_d;
+    lane_fill #(
+        .T(T), .L(L), .BEAT(BEAT), .RESIDUAL_BITS(RESIDUAL_BITS), .PRIMITIVES(PRIMITIVES)
+    ) fill (
+        .clk, .reset(reset_here), .starts(state == IDLE), .fills(state == FILL),
+        .tables(state == TABLE), .words(job.words), .beats_valid, .beats_ready, .beats,
+        .step(fill_step), .ends(fill_ends), .table_ends, .write(filled),
+        .write_lanes(filled_lanes), .address(fill_address), .group(fill_group), .d(fill_d),
+        .table_write, .table_address, .table_d
+    );
 
     always_ff @(posedge clk) begin
         unique case (state)
             IDLE: begin
                 job <= jobs;
                 left_to_wait <= 5'(COMMAND_GAP - 1);
-                word <= '0;
-                step <= '0;
-                table_index <= '0;
                 if (jobs_valid) state <= GAP;
             end
             GAP: begin
@@ -237,16 +240,10 @@ module lanes #(
             ROWS: if (ends_rows) state <= IDLE;
             FILL:
             if (fill_step) begin
-                step <= last_step ? '0 : step + 1'b1;
-                if (last_step) word <= word + 1'b1;
                 left_to_wait <= 5'(DEPTH);
                 if (fill_ends) state <= job.words == '0 ? IDLE : WAIT;
             end
-            TABLE:
-            if (table_step) begin
-                table_index <= table_index + 1'b1;
-                if (table_ends) state <= IDLE;
-            end
+            TABLE: if (table_ends) state <= IDLE;
             // The next command reads the filled residual.
             WAIT: begin
                 left_to_wait <= left_to_wait - 1'b1;
@@ -257,116 +254,17 @@ module lanes #(
         if (reset_here) state <= IDLE;
     end
 
-    // The residual's word arrives while the previous one leaves. A beat that is not valid is
-    // stored, too, until the next one replaces it.
-    wire [STEP_BITS-1:0] next_step = state != FILL ? '0 : !fill_step ? step
-        : last_step ? '0 : step + 1'b1;
-    logic [WORD_BEATS-1:0] next_arrives;
-    logic [WORD_BEATS*BEAT_PARTS-1:0] arrives;
-    logic [TILE_PARTS-1:0] leaves;
-    always_comb for (int i = 0; i < WORD_BEATS; i++) next_arrives[i] = 32'(next_step) == i;
-    registers #(.BITS(WORD_BEATS * BEAT_PARTS), .PRIMITIVES(PRIMITIVES)) arrives_copies (
-        .clk, .d({BEAT_PARTS{next_arrives}}), .q(arrives)
-    );
-    registers #(.BITS(TILE_PARTS), .PRIMITIVES(PRIMITIVES)) leaves_copies (
-        .clk, .d({TILE_PARTS{fill_step && last_step}}), .q(leaves)
-    );
-    logic [WORD_BEATS*BEAT*8-1:0] arriving;
-    logic [G*L*16-1:0] leaving;
-    for (genvar i = 0; i < WORD_BEATS; i++) begin : gen_arriving
-        for (genvar j = 0; j < BEAT; j++) begin : gen_bytes
-            always_ff @(posedge clk)
-                if (arrives[j/16*WORD_BEATS+i]) arriving[(i*BEAT+j)*8+:8] <= beats[j*8+:8];
-        end
-    end
-    for (genvar i = 0; i < G * L; i++) begin : gen_leaving
-        if (i >= T) begin : gen_none
-            always_ff @(posedge clk) leaving[i*16+:16] <= '0;
-        end else begin : gen_token
-            always_ff @(posedge clk) if (leaves[i/8]) leaving[i*16+:16] <= arriving[i*16+:16];
-        end
-    end
-
-    logic filled_0, filled;
-    logic [ITEM_PARTS-1:0] filled_lanes;
-    logic [RESIDUAL_BITS-1:0] fill_address_0, fill_address;
-    logic [GROUP_BITS-1:0] fill_group_0, fill_group;
-    logic [L*16-1:0] fill_d;
-    registers #(.BITS(ITEM_PARTS), .PRIMITIVES(PRIMITIVES)) filled_copies (
-        .clk, .d({ITEM_PARTS{filled_0}}), .q(filled_lanes)
-    );
-    always_ff @(posedge clk) begin
-        filled_0 <= !reset_here && stores_group;
-        fill_address_0 <= RESIDUAL_BITS'(word - 1'b1);
-        fill_group_0 <= GROUP_BITS'(step);
-        filled <= filled_0;
-        fill_address <= fill_address_0;
-        fill_group <= fill_group_0;
-        fill_d <= leaving[32'(G == 1 ? '0 : fill_group_0)*L*16+:L*16];
-    end
-
-    logic [BEAT*8-1:0] table_codes;
-    logic [BEAT_PARTS-1:0] takes_codes;
-    wire [7:0] next_index = state == TABLE ? table_index + 8'(table_step) : '0;
-    registers #(.BITS(BEAT_PARTS), .PRIMITIVES(PRIMITIVES)) takes_codes_copies (
-        .clk, .d({BEAT_PARTS{32'(next_index) % TABLE_PARTS == 0}}), .q(takes_codes)
-    );
-    for (genvar i = 0; i < BEAT; i++) begin : gen_codes
-        always_ff @(posedge clk) if (takes_codes[i/16]) table_codes[i*8+:8] <= beats[i*8+:8];
-    end
-    logic table_write_0, table_write;
-    logic [7:0] table_index_0, table_address, table_d;
-    always_ff @(posedge clk) begin
-        table_index_0 <= table_index;
-        table_write_0 <= table_step;
-        table_write <= table_write_0;
-        table_address <= table_index_0;
-        table_d <= table_codes[32'(table_index_0)%TABLE_PARTS*8+:8];
-    end
-
-    // Scales of attention tiles: each goes to its token's lane.
-    logic gathers, gather_half, use_half;
-    logic [1:0] gathered;
-    logic [10:0] gather_left;
-    logic [GROUP_BITS-1:0] gather_group;
-    logic [7:0] gather_lane;
-    wire take_scale = scales_ready && scales_valid;
-    wire last_scale = gather_left == 11'd1;
-    assign scales_ready = gathers && !gathered[gather_half];
-    assign attention_tiles_ready = !gathers;
-    assign scales_here = gathered[use_half] || (gather_half == use_half && gather_group > group);
+    // Scales of attention tiles.
+    logic scale_half;
     logic [LANES*R-1:0] scale_write;
     logic [SCALE_ADDRESS_BITS-1:0] scale_write_address;
     logic [lane_types::SCALE_BITS-1:0] scale_d;
-    always_ff @(posedge clk) begin
-        for (int i = 0; i < LANES * R; i++) scale_write[i] <= take_scale && 32'(gather_lane) == i;
-        scale_write_address <=
-            SCALE_ADDRESS_BITS'(G == 1 ? {gather_half} : {gather_half, gather_group});
-        scale_d <= scales;
-        if (!gathers) begin
-            gather_left <= attention_tiles;
-            gather_group <= '0;
-            gather_lane <= '0;
-        end else if (take_scale) begin
-            gather_left <= gather_left - 1'b1;
-            gather_lane <= 32'(gather_lane) == L - 1 ? '0 : gather_lane + 1'b1;
-            if (32'(gather_lane) == L - 1) gather_group <= gather_group + 1'b1;
-        end
-        if (reset_here) begin
-            {gathers, gather_half, use_half} <= '0;
-            gathered <= '0;
-        end else begin
-            gathers <= gathers ? !(take_scale && last_scale) : attention_tiles_valid;
-            if (take_scale && last_scale) begin
-                gathered[gather_half] <= 1'b1;
-                gather_half <= !gather_half;
-            end
-            if (ends_rows && attends) begin
-                gathered[use_half] <= 1'b0;
-                use_half <= !use_half;
-            end
-        end
-    end
+    lane_scales #(.T(T), .L(L), .LANES(LANES * R)) gather (
+        .clk, .reset(reset_here), .tiles_valid(attention_tiles_valid),
+        .tiles_ready(attention_tiles_ready), .tiles(attention_tiles), .scales_valid,
+        .scales_ready, .scales, .group, .ends(ends_rows && attends), .here(scales_here),
+        .half(scale_half), .write(scale_write), .address(scale_write_address), .d(scale_d)
+    );
 
     // The item's operands. A logit has its own way, below.
     localparam int COPIES = (LANES + 7) / 8; // eight lanes share one
@@ -391,31 +289,31 @@ module lanes #(
     logic [4:0] shift_0;
     logic [12:0] mean, mean_0;
     logic [SCALE_ADDRESS_BITS-1:0] scale_address_0;
-    logic [7:0] zero_point_0;
-    logic table_0, fresh_0, sums_up_0, moments_0, ends_0, adds_0;
+    logic [ZERO_POINT-1:0] zero_point_0;
+    logic activation_0, fresh_0, sums_up_0, moments_0, ends_0, adds_0;
     logic [1:0] credits_0;
-    logic [10:0] tile_0, first_0, skip_0;
+    logic [TOKEN-1:0] tile_0, first_0, skip_0;
     logic [GROUP_BITS-1:0] group_0;
     logic frame_0;
     logic [2:0] destination_0;
     logic [7:0] lanes_0;
     logic [15:0] column_0, value_block_0;
-    logic [23:0] address_0, key_address_0;
-    logic [7:0] key_bank_0, value_bank_0;
-    logic [12:0] key_stride_0;
-    logic [10:0] value_words_0;
+    logic [ADDRESS-1:0] address_0, key_address_0;
+    logic [BANK-1:0] key_bank_0, value_bank_0;
+    logic [COLUMN-1:0] key_stride_0;
+    logic [TOKEN-1:0] value_words_0;
     logic [INDEX_BITS-1:0] index_0;
     logic finishes_0;
-    logic [20:0] reciprocal_0;
+    logic [RECIPROCAL-1:0] reciprocal_0;
     always_ff @(posedge clk) begin
         logit_0 <= logit;
         bias_0 <= attends ? '0 : row.bias;
         mult_0 <= row.mult;
         shift_0 <= row.shift;
         mean_0 <= attends ? mean : '0;
-        scale_address_0 <= SCALE_ADDRESS_BITS'(G == 1 ? {use_half} : {use_half, group});
+        scale_address_0 <= SCALE_ADDRESS_BITS'(G == 1 ? {scale_half} : {scale_half, group});
         zero_point_0 <= attends ? '0 : job.zero_point;
-        table_0 <= job.gelu;
+        activation_0 <= job.activation;
         // Each row of a tile adds to the moments of the earlier rows.
         fresh_0 <= row.begin_tile && row.first_rows;
         tile_0 <= row.tile;
@@ -431,8 +329,8 @@ module lanes #(
         key_bank_0 <= key_bank;
         key_address_0 <= key_address;
         value_bank_0 <= value_bank;
-        key_stride_0 <= 13'((14'(job.stride) + 14'(C - 1)) >> SHIFT_C);
-        value_words_0 <= 11'((12'(job.tokens) + 12'(C - 1)) >> SHIFT_C);
+        key_stride_0 <= COLUMN'(((COLUMN + 1)'(job.stride) + (COLUMN + 1)'(C - 1)) >> SHIFT_C);
+        value_words_0 <= TOKEN'(((TOKEN + 1)'(job.tokens) + (TOKEN + 1)'(C - 1)) >> SHIFT_C);
         index_0 <= INDEX_BITS'(row.index);
         reciprocal_0 <= job.reciprocal;
         if (reset_here) begin
@@ -452,17 +350,17 @@ module lanes #(
     end
 
     // Addresses: one cycle, then two more for a wrapped key and a value.
-    logic [23:0] at_1;
+    logic [ADDRESS-1:0] at_1;
     logic [ROW_BITS-1:0] key_at_1, key_at_2, key_at_3, key_wrapped_2, key_wrapped_3;
-    logic [12:0] key_stride_1;
-    logic [10:0] first_1;
+    logic [COLUMN-1:0] key_stride_1;
+    logic [TOKEN-1:0] first_1;
     logic signed [29:0] value_at_3;
     logic [STATE_BITS-1:0] state_1;
     logic [7:0] skip_lanes_1;
-    wire [11:0] skip_left = {1'b0, skip_0} - {1'b0, first_0};
+    wire [TOKEN:0] skip_left = {1'b0, skip_0} - {1'b0, first_0};
     always_ff @(posedge clk) begin
-        at_1 <= address_0 + 24'(column_0);
-        key_at_1 <= ROW_BITS'((key_address_0 + 24'(column_0)) >> SHIFT_C);
+        at_1 <= address_0 + ADDRESS'(column_0);
+        key_at_1 <= ROW_BITS'((key_address_0 + ADDRESS'(column_0)) >> SHIFT_C);
         key_stride_1 <= key_stride_0;
         first_1 <= first_0;
         key_at_2 <= key_at_1;
@@ -470,10 +368,10 @@ module lanes #(
         {key_at_3, key_wrapped_3} <= {key_at_2, key_wrapped_2};
         state_1 <= STATE_BITS'(32'(tile_0) * G + 32'(group_0));
         // Lanes whose residual stays.
-        skip_lanes_1 <= skip_left[11] ? '0 : 32'(skip_left) > L ? 8'(L) : skip_left[7:0];
+        skip_lanes_1 <= skip_left[TOKEN] ? '0 : 32'(skip_left) > L ? 8'(L) : skip_left[7:0];
     end
     multiply_add #(
-        .A(17), .B(12), .P(30), .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)
+        .A(17), .B(TOKEN + 1), .P(30), .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)
     ) value_address (
         .clk, .a({1'b0, value_block_0}), .b({1'b0, value_words_0}), .c(30'(first_1 >> SHIFT_C)),
         .p(value_at_3)
@@ -482,18 +380,20 @@ module lanes #(
     // Control of the lanes' stages.
     logic [26:0] bias_fast;
     logic [12:0] mean_fast;
-    logic [7:0] zero_point_fast;
+    logic [ZERO_POINT-1:0] zero_point_fast;
     logic sums_up_fast;
-    logic [LANES-1:0] table_fast, fresh_fast;
+    logic [LANES-1:0] activation_fast, fresh_fast;
     logic [LANES*STATE_BITS-1:0] state_fast;
     lane_control #(.BITS(40), .STAGE(1), .R(R), .PRIMITIVES(PRIMITIVES)) operand_control (
         .clk, .clk_array, .in({bias_0, mean_0}), .out({bias_fast, mean_fast})
     );
-    lane_control #(.BITS(8), .STAGE(12), .R(R), .PRIMITIVES(PRIMITIVES)) code_control (
+    lane_control #(.BITS(ZERO_POINT), .STAGE(12), .R(R), .PRIMITIVES(PRIMITIVES)) code_control (
         .clk, .clk_array, .in(zero_point_0), .out(zero_point_fast)
     );
-    lane_control #(.STAGE(17), .COPIES(LANES), .R(R), .PRIMITIVES(PRIMITIVES)) table_control (
-        .clk, .clk_array, .in(table_0), .out(table_fast)
+    lane_control #(
+        .STAGE(17), .COPIES(LANES), .R(R), .PRIMITIVES(PRIMITIVES)
+    ) activation_control (
+        .clk, .clk_array, .in(activation_0), .out(activation_fast)
     );
     lane_control #(.STAGE(18), .COPIES(LANES), .R(R), .PRIMITIVES(PRIMITIVES)) fresh_control (
         .clk, .clk_array, .in(fresh_0), .out(fresh_fast)
@@ -557,15 +457,15 @@ module lanes #(
         logic [R*8-1:0] lane_code;
         logic [R*lane_types::MOMENT_BITS-1:0] lane_moments;
         for (genvar i = 0; i < R; i++) begin : gen_tokens
-            localparam int TOKEN = i * LANES + j;
-            localparam int FROM = TOKEN < L ? TOKEN : 0;
+            localparam int PLACE = i * LANES + j;
+            localparam int FROM = PLACE < L ? PLACE : 0;
             assign lane_sums[i*27+:27] = sums_0[FROM*27+:27];
             assign lane_held[i*16+:16] = held[FROM*16+:16];
             assign lane_skip[i] = skip[FROM];
-            assign lane_scale_write[i] = scale_write[TOKEN];
-            assign code[TOKEN*8+:8] = lane_code[i*8+:8];
-            assign residual[TOKEN*16+:16] = lane_residual[i*16+:16];
-            assign all_moments[TOKEN*MOMENT+:MOMENT] = lane_moments[i*MOMENT+:MOMENT];
+            assign lane_scale_write[i] = scale_write[PLACE];
+            assign code[PLACE*8+:8] = lane_code[i*8+:8];
+            assign residual[PLACE*16+:16] = lane_residual[i*16+:16];
+            assign all_moments[PLACE*MOMENT+:MOMENT] = lane_moments[i*MOMENT+:MOMENT];
         end
         requantize_lane #(
             .R(R), .SCALES(1 << SCALE_ADDRESS_BITS), .STATES(STATES),
@@ -577,7 +477,7 @@ module lanes #(
             .sums(lane_sums), .attends(attends_0[j/8]), .scale_address(scale_address_0),
             .mult(mult_0), .shift(shift_0), .bias(bias_fast), .mean(mean_fast),
             .held(lane_held), .skip(lane_skip), .zero_point(zero_point_fast),
-            .table_on(table_fast[j]), .fresh(fresh_fast[j]), .sums_up(sums_up_fast),
+            .activation(activation_fast[j]), .fresh(fresh_fast[j]), .sums_up(sums_up_fast),
             .state(state_fast[j*STATE_BITS+:STATE_BITS]),
             .code(lane_code), .residual(lane_residual), .moments(lane_moments)
         );
@@ -687,16 +587,16 @@ module lanes #(
     logic mean_written, mean_stands;
     logic [INDEX_BITS-1:0] index_late;
     logic [MEAN_BITS-1:0] column_late;
-    logic [20:0] reciprocal_late;
+    logic [RECIPROCAL-1:0] reciprocal_late;
     delay #(.CYCLES(CODE_AT), .RESET(1)) finish_delay (
         .clk, .reset(reset_late), .in(finishes_0), .out(finish_late)
     );
     wire [MEAN_BITS-1:0] mean_column_0 = MEAN_BITS'(column_0);
     delay #(
-        .BITS(2 + INDEX_BITS + MEAN_BITS + 21), .CYCLES(CODE_AT), .PRIMITIVES(PRIMITIVES)
+        .BITS(2 + INDEX_BITS + MEAN_BITS + RECIPROCAL), .CYCLES(CODE_AT), .PRIMITIVES(PRIMITIVES)
     ) column_delay (
         .clk, .reset(1'b0),
-        .in({group_0 == '0, first_0 < 11'(T), index_0, mean_column_0, reciprocal_0}),
+        .in({group_0 == '0, first_0 < TOKEN'(T), index_0, mean_column_0, reciprocal_0}),
         .out({first_group_late, first_tile_late, index_late, column_late, reciprocal_late})
     );
     value_means #(.L(L), .ROWS(2 * P), .WORDS(MEANS), .PRIMITIVES(PRIMITIVES)) value_means (
@@ -728,48 +628,14 @@ module lanes #(
         .valid(moments_valid), .ready(moments_ready), .out(moments)
     );
 
-    // Logits: one token's sum in each cycle.
-    logic [ITEM_PARTS*27-1:0] part_1;
-    logic [4:0] part_index_1;
-    logic [26:0] sum_2, bias_2, acc_3;
-    logic [15:0] mult_3;
-    logic signed [43:0] logit_6;
     logic logit_late;
-    logic [31:0] logit_d;
     logic [USED_BITS-1:0] logits_used;
-    logic [ITEM_PARTS*8*27-1:0] sums_padded;
-    assign sums_padded = (ITEM_PARTS * 8 * 27)'(sums_0);
-    logic [ITEM_PARTS*3-1:0] logit_lane_0; // of each part
-    registers #(.BITS(ITEM_PARTS * 3), .PRIMITIVES(PRIMITIVES)) logit_lane_copies (
-        .clk, .d({ITEM_PARTS{logit[2:0]}}), .q(logit_lane_0)
-    );
-    always_ff @(posedge clk) begin
-        for (int i = 0; i < ITEM_PARTS; i++)
-            part_1[i*27+:27] <= sums_padded[(i*8+32'(logit_lane_0[i*3+:3]))*27+:27];
-        part_index_1 <= logit_0[7:3];
-        sum_2 <= part_1[32'(ITEM_PARTS == 1 ? 5'd0 : part_index_1)*27+:27];
-        acc_3 <= sum_2 + bias_2;
-    end
-    delay #(.BITS(27), .CYCLES(2), .PRIMITIVES(PRIMITIVES)) logit_bias_delay (
-        .clk, .reset(1'b0), .in(bias_0), .out(bias_2)
-    );
-    delay #(.BITS(16), .CYCLES(3), .PRIMITIVES(PRIMITIVES)) logit_mult_delay (
-        .clk, .reset(1'b0), .in(mult_0), .out(mult_3)
-    );
-    multiply_add #(
-        .A(27), .B(16), .P(44), .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)
-    ) logit_product (
-        .clk, .a(acc_3), .b(mult_3), .c(44'sd16384), .p(logit_6)
-    );
-    delay #(.BITS(32), .CYCLES(DEPTH - 8), .PRIMITIVES(PRIMITIVES)) logit_delay (
-        .clk, .reset(1'b0), .in(32'($signed(logit_6[43:15]))), .out(logit_d)
-    );
-    delay #(.CYCLES(DEPTH - 2), .RESET(1)) logit_valid_delay (
-        .clk, .reset(reset_late), .in(logit_valid_0), .out(logit_late)
-    );
-    queue #(.BITS(32), .DEPTH(OUTPUTS), .PRIMITIVES(PRIMITIVES)) logits_queue (
-        .clk, .reset(reset_queues), .write(logit_late), .in(logit_d),
-        .valid(logits_valid), .ready(logits_ready), .out(logits)
+    lane_logits #(
+        .L(L), .DEPTH(DEPTH), .OUTPUTS(OUTPUTS), .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)
+    ) lane_logits (
+        .clk, .reset(reset_late), .reset_queue(reset_queues), .next(logit), .valid(logit_valid_0),
+        .index(logit_0), .sums(sums_0), .bias(bias_0), .mult(mult_0), .stored(logit_late),
+        .logits_valid, .logits_ready, .logits
     );
 
     // Room for results, credits and the ends of commands, after the item is stored.
@@ -818,7 +684,6 @@ module lanes #(
             results_find_room: assert (32'(moments_used) <= OUTPUTS && 32'(logits_used) <= OUTPUTS);
             credits_are_counted: assert (credits <= 6'd60);
             tiles_have_a_place: assert (!(fire && job.moments) || 32'(row.tile) < TILES);
-            scales_are_of_a_tile: assert (!take_scale || 32'(gather_group) < G);
             a_command_ends_in_a_row:
             assert (!ends_rows || logit == 8'(lanes_here - 1'b1) || !job.logits);
             a_credit_follows_its_results:

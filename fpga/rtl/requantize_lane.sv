@@ -1,7 +1,7 @@
 // A lane on the array's clock. It serves R tokens of each item, one in each fast cycle: adds the
 // bias, or the rounding residue times the value's mean; shifts, multiplies and rounds
-// (fpga/include/leaves.hpp: requantize, code_of); applies GELU's table; adds the residual and sums
-// its moments. No stage has more than three LUTs between two registers.
+// (fpga/include/leaves.hpp: requantize, code_of); applies the activation's table; adds the residual
+// and sums its moments. No stage has more than three LUTs between two registers.
 //
 // An item's operands stand in slow registers. Stage k is the k-th fast cycle after the first of
 // these; a control signal of stage k arrives then, for R fast cycles. Results stand in slow
@@ -73,7 +73,7 @@ module requantize_lane #(
     // Stage 12.
     input  wire logic [7:0]                    zero_point,
     // Stage 17.
-    input  wire logic                          table_on,
+    input  wire logic                          activation,
     // Stage 18.
     input  wire logic                          fresh,         // the first row of a tile
     input  wire logic                          sums_up,
@@ -205,7 +205,7 @@ module requantize_lane #(
         looked_up_17 <= looked_up_16;
         code_16 <= code_15;
         code_17 <= code_16;
-        code_18 <= table_on ? looked_up_17 : code_17;
+        code_18 <= activation ? looked_up_17 : code_17;
     end
 
     // 18: the square. 19: the moments.

@@ -104,7 +104,7 @@ stored_t end_alone() {
 // State of the lanes between commands. Each value dimension is a column of the projection's
 // weights, so WEIGHT_WORDS bounds the means too.
 using Means = Memory<s<13>, 1, least(config::QUERY_WORDS, config::WEIGHT_WORDS)>;
-using Lookup = Memory<code_t, LANES, 256>; // GELU's table, one copy for each lane
+using Lookup = Memory<code_t, LANES, 256>; // the activation's table, one copy for each lane
 using Saved = Memory<moments_t, 1, ceil_div(config::SCORE_WORDS, TOKENS) * GROUPS>;
 
 // Requantizes the sums of Rows or Attend. In an Attend each lane has its own scale, and the
@@ -187,7 +187,7 @@ void drain_rows(const lane_job_t& job, LaneRows& rows, ScaleWords& words, Sums& 
       const s<18> z = requantize(s<31>(sum[lane] * 16 + added), factor.shift, mult);
       const s<8> y = code_of(z, zero_point);
       s<8> code = y;
-      if (job.gelu == 1)
+      if (job.activation == 1)
         code = lookup[lane][unsigned(int(y) + 128)];
       item.code[lane] = code;
       if (lane < lanes)

@@ -57,7 +57,7 @@ lane_job_t lane_job(const fields_t& command) {
   job.residual = is_rows && rows.kind == kind::RESIDUAL;
   job.logits = is_rows && rows.kind == kind::LOGITS;
   job.frame = is_rows ? rows.frame : fill.frame;
-  job.gelu = is_rows ? rows.table : u<1>(0);
+  job.activation = is_rows ? rows.activation : u<1>(0);
   job.moments = is_rows ? rows.moments : u<1>(0);
   job.post_tiles = is_rows ? rows.post_tiles : u<1>(0);
   job.post = attends ? attend.post : is_rows ? rows.post : u<1>(0);

@@ -219,7 +219,7 @@ struct Bench {
       return;
     }
     int64_t code = clamp8(rshift(z, 6) + int64_t(task.zero_point));
-    if (task.table == 1)
+    if (task.activation == 1)
       code = table[size_t(code + 128)];
     const std::string name = "destination " + std::to_string(row.destination) + ", token " +
                              std::to_string(token) + ", column " + std::to_string(c);
@@ -501,7 +501,7 @@ uint64_t hidden(Verdict& verdict, uint64_t seed) {
   const bool wild = random.between(0, 1);
   bench.take_table();
   bench.rows(
-      {.table = 1,
+      {.activation = 1,
        .post_tiles = 1,
        .tokens = tokens,
        .zero_point = zero_point,

@@ -303,7 +303,7 @@ class Network : public sim::Fabric {
     bench::feed(scheduler(), rows_, beats);
     run();
     product(layer + ".fc1", source::NORMED, embed,
-            {.table = 1,
+            {.activation = 1,
              .tokens = tokens,
              .zero_point = vectors[config + ".fc1_zero_point"][0],
              .stride = bench::padded(hidden)},

@@ -144,12 +144,16 @@ MORE_FAULTS = [
     ("lanes", "mean_0 <= attends ? mean : '0;", "mean_0 <= mean;"),
     ("lane_store", "query_write[i] <= on_query &&", "query_write[i] <= (on_query || on_hidden) &&"),
     ("lanes", "assign credits_room = credits < 6'd16;", "assign credits_room = 1'b1;"),
-    ("lanes", "assign scales_ready = gathers && !gathered[gather_half];", "assign scales_ready = gathers;"),
-    ("lanes", "(32'(next_byte) >= C ? 9'd1 : 9'd0)", "9'd0"),
+    (
+        "lane_scales",
+        "assign scales_ready = gathers && !gathered[gather_half];",
+        "assign scales_ready = gathers;",
+    ),
+    ("lanes", "+ (BANK + 1)'(32'(next_byte) >= C)", ""),
     ("lanes", "if (32'(next_key_bank) >= KEY_BANKS) key_address", "if (1'b0) key_address"),
     # Results at a rounding's half, at the widths' ends, or earlier than what they wait for.
     ("requantize_lane", "8'd8}", "8'd7}"),
-    ("lanes", "44'sd16384", "44'sd16383"),
+    ("lane_logits", "44'sd16384", "44'sd16383"),
     ("value_means", ".c(41'sd32768)", ".c(41'sd32767)"),
     (
         "requantize_lane",
@@ -158,15 +162,15 @@ MORE_FAULTS = [
     ),
     ("requantize_lane", "earlier[26:0] + 27'(kept_18)", "27'($signed(24'(earlier[26:0] + 27'(kept_18))))"),
     ("value_means", "now = earlier + 19'(total);", "now = 19'($signed(14'(earlier + 19'(total))));"),
-    ("lanes", "gather_group > group)", "gather_group >= group)"),
+    ("lane_scales", "gather_group > group)", "gather_group >= group)"),
     ("lanes", "assign moments_room = 32'(moments_used) < OUTPUTS;", "assign moments_room = 1'b1;"),
     ("lanes", ".CYCLES(DEPTH - 1), .RESET(1)) end_delay", ".CYCLES(DEPTH - 3), .RESET(1)) end_delay"),
     # Copies that are early, late, or stay.
     ("lanes", "8'(item && finishes) - 8'(mean_stands)", "8'(item && finishes) - 8'(mean_written)"),
     ("lanes", "(fire ? last_logit : takes[0])", "(fire || takes[0])"),
-    ("lanes", "TILE_PARTS{fill_step && last_step}", "TILE_PARTS{fill_step}"),
-    ("lanes", "'0 : !fill_step ? step", "'0 : 1'b0 ? step"),
-    ("lanes", "table_index + 8'(table_step) : '0", "table_index + 8'd1 : '0"),
+    ("lane_fill", "TILE_PARTS{step && last_step}", "TILE_PARTS{step}"),
+    ("lane_fill", "'0 : !step ? place", "'0 : 1'b0 ? place"),
+    ("lane_fill", "index + 8'(table_step) : '0", "index + 8'd1 : '0"),
 ]
 
 

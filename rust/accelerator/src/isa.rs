@@ -446,8 +446,8 @@ commands! {
         kind: Kind 2,
         /// Frame slot of the residual.
         frame: u32 1,
-        /// Codes go through GELU's table.
-        table: bool 1,
+        /// Codes go through the activation's table.
+        activation: bool 1,
         /// Sends the moments to the norm.
         moments: bool 1,
         /// Gives the array a credit after each tile of tokens in the last tile of row pairs.
@@ -493,7 +493,7 @@ commands! {
         /// Words.
         words: u32 FILL_BITS,
     }
-    /// Loads GELU's table from memory.
+    /// Loads the table of an activation from memory.
     Drain 3 Table(Table) {
     }
     /// Normalises the residual; before the head, also pools.

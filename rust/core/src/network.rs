@@ -53,7 +53,7 @@ pub(crate) struct Block {
     pub(crate) norm2: LayerNorm,
     pub(crate) fc1: Linear,
     pub(crate) fc1_zero_point: i8,
-    pub(crate) gelu: [i8; 256],
+    pub(crate) activation: [i8; 256],
     pub(crate) fc2: Linear,
 }
 
@@ -108,8 +108,8 @@ impl Network {
             let inner = block.inner();
             let (spec, qkv) = next();
             let part = |first, last| pack_rows(kernels, storage, spec, &qkv, first, last);
-            let mut gelu = [0; 256];
-            gelu.copy_from_slice(bytemuck::cast_slice(subnet.expect(&name("gelu")).data()));
+            let mut activation = [0; 256];
+            activation.copy_from_slice(bytemuck::cast_slice(subnet.expect(&name("gelu")).data()));
             blocks.push(Block {
                 heads: block.heads,
                 head_dim: block.head_dim,
@@ -122,7 +122,7 @@ impl Network {
                 norm2: layer_norm(subnet, &name("norm2")),
                 fc1: pack(next()),
                 fc1_zero_point: block.fc1_zero_point,
-                gelu,
+                activation,
                 fc2: pack(next()),
             });
         }

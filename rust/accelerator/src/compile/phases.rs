@@ -469,7 +469,7 @@ impl<'a> Phases<'a> {
                 },
                 RowsCommand {
                     kind: Kind::Codes,
-                    table: true,
+                    activation: true,
                     post_tiles: true,
                     tokens: band.tokens as u32,
                     tile: band.tile as u32,

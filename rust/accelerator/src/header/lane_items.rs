@@ -3,8 +3,9 @@
 use std::fmt::Write;
 
 use quasar_hardware::design::{
-    ItemField, COLUMN_BITS, FILL_BITS, LANE_JOB, LANE_JOB_BITS, LANE_PARAMETERS, LANE_ROW,
-    LANE_ROW_BITS, MOMENT_BITS, RECIPROCAL_BITS, SCALE_BITS, TOKEN_BITS, ZERO_POINT_BITS,
+    ItemField, COLUMN_BITS, FILL_BITS, LANE_ADDRESS_BITS, LANE_BANK_BITS, LANE_JOB, LANE_JOB_BITS,
+    LANE_PARAMETERS, LANE_ROW, LANE_ROW_BITS, MOMENT_BITS, RECIPROCAL_BITS, SCALE_BITS, TOKEN_BITS,
+    ZERO_POINT_BITS,
 };
 
 use super::{packed_struct, sentence, value_constants};
@@ -72,6 +73,8 @@ pub fn lane_package() -> String {
         ("ZERO_POINT_BITS", ZERO_POINT_BITS.into()),
         ("RECIPROCAL_BITS", RECIPROCAL_BITS.into()),
         ("FILL_BITS", FILL_BITS.into()),
+        ("LANE_BANK_BITS", LANE_BANK_BITS.into()),
+        ("LANE_ADDRESS_BITS", LANE_ADDRESS_BITS.into()),
     ] {
         let _ = writeln!(text, "    localparam int {name} = {bits};");
     }

@@ -42,7 +42,7 @@ pub(super) fn rows(c: RowsCommand, s: Shape) -> impl Iterator<Item = Step> {
             .chain([Step::FreeHalf(QueueName::Rows)])
     });
     let table = Range::new(Memory::Table, 0, 1, 0, Contents::Table);
-    c.table
+    c.activation
         .then_some(Step::Read(table))
         .into_iter()
         .chain(tiles)

@@ -113,7 +113,7 @@ impl Token {
                 observer.i8(point, [token, 0], input);
             });
             machine.share_out(team, ranges, &block.fc1, hidden, |part, out, scratch| {
-                let (zero_point, table) = (block.fc1_zero_point, Some(&block.gelu));
+                let (zero_point, table) = (block.fc1_zero_point, Some(&block.activation));
                 kernels.linear_i8(part, input, out, zero_point, table, scratch);
             });
             let input = MatrixView::packed(hidden, block.hidden);

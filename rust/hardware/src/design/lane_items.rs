@@ -14,6 +14,11 @@ pub const RECIPROCAL_BITS: u32 = 21;
 /// Bits of the words of a `Fill`.
 pub const FILL_BITS: u32 = 20;
 
+/// Bits of a bank's number.
+pub const LANE_BANK_BITS: u32 = 8;
+/// Bits of an address of codes in a memory.
+pub const LANE_ADDRESS_BITS: u32 = 24;
+
 /// A field of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ItemField {
@@ -52,7 +57,7 @@ pub const LANE_JOB: &[ItemField] = &[
     ItemField::new("residual", 1, "results are added to the residual"),
     ItemField::new("logits", 1, "results are logits"),
     ItemField::new("frame", 1, "frame slot of the residual"),
-    ItemField::new("gelu", 1, "codes go through GELU's table"),
+    ItemField::new("activation", 1, "codes go through the activation's table"),
     ItemField::new("moments", 1, "moments go to the norm"),
     ItemField::new(
         "post_tiles",
@@ -79,7 +84,11 @@ pub const LANE_PARAMETERS: &[ItemField] = &[
     ItemField::new("shift", 5, "shift"),
     ItemField::new("destination", 3, "destination of the row"),
     ItemField::new("column", 16, "column in the destination"),
-    ItemField::new("value_bank", 8, "for a value: bank of the column"),
+    ItemField::new(
+        "value_bank",
+        LANE_BANK_BITS,
+        "for a value: bank of the column",
+    ),
     ItemField::new(
         "value_block",
         16,
@@ -95,18 +104,22 @@ pub const LANE_ROW: &[ItemField] = &[
     ItemField::new("tokens", TOKEN_BITS, "tokens of the tile"),
     ItemField::new(
         "address",
-        24,
+        LANE_ADDRESS_BITS,
         "address of the tile's column 0 in the destination",
     ),
-    ItemField::new("key_bank", 8, "for a key: bank of the first token"),
+    ItemField::new(
+        "key_bank",
+        LANE_BANK_BITS,
+        "for a key: bank of the first token",
+    ),
     ItemField::new(
         "key_address",
-        24,
+        LANE_ADDRESS_BITS,
         "for a key: address of the first token's column 0",
     ),
     ItemField::new(
         "tile_value_bank",
-        8,
+        LANE_BANK_BITS,
         "for a value: bank of the first token in column 0",
     ),
     ItemField::new("one_tile", 1, "the command has one tile of tokens"),

@@ -205,7 +205,10 @@ impl<'a> Checker<'a> {
             residual == c.moments || (normed && residual && c.rows4 == 1 && c.rows8 == 0),
             "moments go with the residual",
         )?;
-        ensure(!c.table || c.kind == Kind::Codes, "the table is for codes")?;
+        ensure(
+            !c.activation || c.kind == Kind::Codes,
+            "the activation is for codes",
+        )?;
         ensure(
             (c.kind == Kind::Logits) == (c.stride == 0),
             "the stride is wrong",

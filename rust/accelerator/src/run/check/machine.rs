@@ -537,7 +537,7 @@ impl<'a> Machine<'a> {
         let expected = match c.kind {
             Kind::Residual => destination == Destination::Residual,
             Kind::Logits => destination == Destination::Logit,
-            Kind::Codes if c.table => destination == Destination::Hidden,
+            Kind::Codes if c.activation => destination == Destination::Hidden,
             Kind::Codes => destination <= Destination::Value,
         };
         ensure(expected, "a row's destination does not go with its command")?;

@@ -225,7 +225,7 @@ impl TokenRange {
         kernels.layer_norm(&block.norm2, mid, out);
         let norm = MatrixView::packed(&*norm, embed);
         observer.i8(Point::Norm2(i), place, norm);
-        let (zero_point, table) = (block.fc1_zero_point, Some(&block.gelu));
+        let (zero_point, table) = (block.fc1_zero_point, Some(&block.activation));
         let out = MatrixViewMut::packed(hidden, block.hidden);
         kernels.linear_i8(&block.fc1, norm, out, zero_point, table, scratch);
         let hidden = MatrixView::packed(&*hidden, block.hidden);
