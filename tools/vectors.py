@@ -177,6 +177,25 @@ CASES: dict[str, tuple[dict[str, Any], bool]] = {
         ),
         True,
     ),
+    # Its blocks may be shared out by heads, too.
+    "rotary": (
+        dict(
+            embed=24,
+            depth=2,
+            heads=[2, 3],
+            head_dim=64,
+            hidden=32,
+            image_size=(20, 12),
+            channels=1,
+            kernel=4,
+            prefix_tokens=3,
+            classes=6,
+            eight_bit_fraction=0.5,
+            rotary=True,
+            seed=13,
+        ),
+        True,
+    ),
     "patch-tokens": (
         dict(
             embed=23,

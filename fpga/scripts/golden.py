@@ -51,7 +51,7 @@ def main(vectors: Path, out: Path) -> None:
         metadata, tensors = read(path)
         _, trace = read(path.with_suffix(".safetensors"))
         config = json.loads(metadata["config"])
-        if config["pool"] not in POOLS or {"embed_norm", "patch_tokens"} & config.keys():
+        if config["pool"] not in POOLS or {"embed_norm", "patch_tokens", "rotary"} & config.keys():
             continue
         shape = {key: config[key] for key in ("image", "patch", "embed", "prefix_tokens", "blocks")}
         shape |= {"pool": POOLS[config["pool"]], "outputs": len(tensors["head.bits"])}

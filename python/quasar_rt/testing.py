@@ -61,6 +61,8 @@ def scramble(subnet: Subnet, seed: int) -> Subnet:
         elif part == "out_shift":
             tensors[name] = rng.integers(11, 30, len(value)).astype(np.uint8)
             tensors[name][rng.random(len(value)) < 0.7] = 13
+        elif layer == "rotary":
+            tensors[name] = rng.integers(-(2**14), 2**14 + 1, value.shape).astype(np.int16)
         elif name in ("position", "prefix"):
             sampled = rng.integers(-32767, 32768, value.shape)
             sampled[rng.random(value.shape) < 0.05] = 32767
@@ -136,9 +138,14 @@ def random_shape(seed: int) -> dict[str, Any]:
     return {**shape, "patch_tokens": seed % 5 == 3 and shape["pool"] in ("token", "mean_after_norm")}
 
 
-def random_case(seed: int, *, scrambled: bool = True) -> tuple[Subnet, NDArray[np.uint8]]:
+def random_case(
+    seed: int, *, scrambled: bool = True, rotary: bool = False
+) -> tuple[Subnet, NDArray[np.uint8]]:
     """Returns a subnet of odd shape and an image for it, uint8 [height, width, channels]."""
-    subnet = random_subnet(**random_shape(seed))
+    shape = random_shape(seed)
+    if rotary:
+        shape |= {"rotary": True, "head_dim": -(-shape["head_dim"] // 4) * 4}
+    subnet = random_subnet(**shape)
     if scrambled:
         subnet = scramble(subnet, seed)
     return subnet, random_image(subnet, seed)

@@ -52,6 +52,7 @@ def test_a_file_has_the_oldest_version_that_is_enough(path):
     config = json.loads(header["__metadata__"]["config"])
     version = "2" if config["pool"] == "token_pair" or "embed_norm" in config else "1"
     version = "3" if "patch_tokens" in config else version
+    version = "5" if "rotary" in config else version
     assert header["__metadata__"]["version"] == version
     assert Subnet.from_bytes(data).to_bytes() == data
     header["__metadata__"]["version"] = "2" if version == "1" else "1"
@@ -59,9 +60,9 @@ def test_a_file_has_the_oldest_version_that_is_enough(path):
         SubnetError, match=r'states version "\d", but a subnet with its config has version "\d"'
     ):
         Subnet.from_bytes(container(header, body))
-    header["__metadata__"]["version"] = "5"
+    header["__metadata__"]["version"] = "6"
     with pytest.raises(
-        quasar_rt.UnsupportedVersionError, match=r'"5" .*\(this build reads versions "1" to "4"\)'
+        quasar_rt.UnsupportedVersionError, match=r'"6" .*\(this build reads versions "1" to "5"\)'
     ):
         Subnet.from_bytes(container(header, body))
 

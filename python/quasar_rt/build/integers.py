@@ -216,3 +216,12 @@ def activation_table(activation: Callable[[Float], Float], source: Affine, out: 
 def residual_table(values: ArrayLike, scale: float) -> NDArray[np.int16]:
     """Returns real values in units of the residual stream, int16, clamped."""
     return np.clip(np.floor(np.asarray(values, np.float64) / scale + 0.5), -32767, 32767).astype(np.int16)
+
+
+def rotary_tensors(rows: ArrayLike, columns: ArrayLike) -> Tensors:
+    """Returns cosines and sines of the angles of the grid's rows and columns, float [positions, pairs] each."""
+    tensors = {}
+    for axis, angles in (("rows", rows), ("columns", columns)):
+        both = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+        tensors[f"rotary.{axis}"] = np.floor(2**14 * both + 0.5).astype(np.int16)
+    return tensors

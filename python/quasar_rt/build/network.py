@@ -22,6 +22,7 @@ from .integers import (
     quantize_linear,
     repeating_rows,
     residual_table,
+    rotary_tensors,
 )
 from .spec import Affine, BlockSpec, LinearSpec, NetworkSpec, NormSpec
 
@@ -81,6 +82,8 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
     if len(prefix):
         tensors["prefix"] = residual_table(prefix, residual_scale)
 
+    if spec.rotary is not None:
+        tensors |= rotary_tensors(*spec.rotary)
     logit_scale = _add_heads(tensors, spec, norm_out)
     embedding = _add_embedding(tensors, spec, norm_out)
     config = {
@@ -90,6 +93,7 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
         "embed": int(tensors["position"].shape[1]),
         "prefix_tokens": len(prefix),
         **({} if spec.embed_norm is None else {"embed_norm": True}),
+        **({"rotary": True} if spec.rotary else {}),
         "blocks": blocks,
         "pool": spec.pool,
         **({"patch_tokens": True} if spec.patch_tokens else {}),

@@ -11,7 +11,7 @@ import numpy as np
 from .._native import eight_bit_rows
 from ..subnet import Subnet
 from .network import build_subnet
-from .spec import Affine, BlockSpec, EmbedNormSpec, LinearSpec, NetworkSpec, NormSpec
+from .spec import Affine, BlockSpec, EmbedNormSpec, Float, LinearSpec, NetworkSpec, NormSpec
 
 __all__ = ["random_subnet"]
 
@@ -39,6 +39,7 @@ def random_subnet(
     projected: int | None = None,
     embed_norm: bool = False,
     patch_tokens: bool = False,
+    rotary: bool = False,
 ) -> Subnet:
     """Builds a subnet of any shape with seeded random weights, for benchmarks and tests. It is marked untrained.
 
@@ -58,6 +59,7 @@ def random_subnet(
         projected: the values of the embedding, if it is a projection of the head's input.
         embed_norm: true for a LayerNorm of the embedded patches in front of the blocks.
         patch_tokens: true for a head that also reads the token of each patch.
+        rotary: true for q and k that are rotated by random angles of the patches' positions.
 
     Raises:
         quasar_rt.QuasarError: a shape that the integer model does not allow.
@@ -68,7 +70,7 @@ def random_subnet(
     """
     fractions = _fractions(eight_bit_fraction, depth)
     random = _Random(
-        seed, embed, _nearest if isinstance(eight_bit_fraction, (int, float)) else eight_bit_rows
+        seed, embed, _nearest if isinstance(eight_bit_fraction, (int, float)) else eight_bit_rows, rotary
     )
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     stride = kernel if stride is None else stride
@@ -85,7 +87,8 @@ def random_subnet(
         raise ValueError(
             f"a {kernel}x{kernel} patch with stride {stride} does not fit a {height}x{width} image"
         )
-    grid = ((height + 2 * pad - kernel) // stride + 1) * ((width + 2 * pad - kernel) // stride + 1)
+    sides = [(side + 2 * pad - kernel) // stride + 1 for side in (height, width)]
+    grid = sides[0] * sides[1]
     blocks = [
         random.block(*shape, tokens=grid + prefix_tokens) for shape in zip(*sizes, fractions, strict=True)
     ]
@@ -119,6 +122,7 @@ def random_subnet(
             projection_out=None if projected is None else Affine(4 / 127, 3),
             embed_norm=random.embed_norm() if embed_norm else None,
             patch_tokens=patch_tokens,
+            rotary=random.angles(sides[0], sides[1], sizes[1][0]) if rotary else None,
         )
     )
 
@@ -143,16 +147,22 @@ def _nearest(rows: int, fraction: float) -> int:
 class _Random:
     """Makes the parts of a network of seeded random numbers; `count` gives the 8-bit rows of a share."""
 
-    def __init__(self, seed: int, embed: int, count: Callable[[int, float], int]) -> None:
-        self.rng, self.embed, self.count = np.random.default_rng(seed), embed, count
+    def __init__(
+        self, seed: int, embed: int, count: Callable[[int, float], int], rotary: bool = False
+    ) -> None:
+        self.rng, self.embed, self.count, self.rotary = np.random.default_rng(seed), embed, count, rotary
 
-    def linear(self, rows: int, columns: int, *fractions: float) -> LinearSpec:
-        # A part of the rows for each fraction.
-        bits = np.full((len(fractions), rows // len(fractions)), 4, np.uint8)
+    def linear(self, rows: int, columns: int, *fractions: float, same: int = 1) -> LinearSpec:
+        # A part of the rows for each fraction; `same` rows that follow each other have one width.
+        bits = np.full((len(fractions), rows // len(fractions) // same), 4, np.uint8)
         for part, fraction in zip(bits, fractions, strict=True):
             part[self.rng.permutation(len(part))[: self.count(len(part), fraction)]] = 8
         weight = self.rng.standard_normal((rows, columns)) * (1 / math.sqrt(columns))
-        return LinearSpec(weight, 0.1 * self.rng.standard_normal(rows), bits.flatten())
+        return LinearSpec(weight, 0.1 * self.rng.standard_normal(rows), bits.flatten().repeat(same))
+
+    def angles(self, rows: int, columns: int, head_dim: int) -> tuple[Float, Float]:
+        low, high = self.rng.uniform(-math.pi, math.pi, (2, max(rows, columns), head_dim // 4))
+        return low[:rows], high[:columns]
 
     def norm(self) -> NormSpec:
         gamma = 1 + 0.1 * self.rng.standard_normal(self.embed)
@@ -172,7 +182,7 @@ class _Random:
             heads=heads,
             head_dim=head_dim,
             norm1=self.norm(),
-            qkv=self.linear(3 * inner, self.embed, *qkv),
+            qkv=self.linear(3 * inner, self.embed, *qkv, same=1 + self.rotary),
             proj=self.linear(self.embed, inner, proj),
             norm2=self.norm(),
             fc1=self.linear(hidden, self.embed, fc1),

@@ -105,6 +105,8 @@ class NetworkSpec:
     the pooling ``token_pair``, `head` reads token 0 and
     `head_dist` token 1, and the logits are their sum. With `patch_tokens`, the head reads every token. With
     `embed_norm` the patch tokens are normalised before the first block; `prefix` is then as the first block reads it.
+    `rotary` holds the angles that rows 2i and 2i+1 of each head of q and k are rotated by, float [grid rows or columns,
+    head_dim / 4]: by the patch's row for the first pairs, by its column for the others.
     """
 
     name: str
@@ -136,3 +138,4 @@ class NetworkSpec:
     head_dist: LinearSpec | None = None
     embed_norm: EmbedNormSpec | None = None
     patch_tokens: bool = False
+    rotary: tuple[NDArray[Any], NDArray[Any]] | None = None

@@ -19,6 +19,8 @@ from .integer_model import layer_norm as layer_norm
 from .integer_model import patches as patches
 from .integer_model import requant8 as requant8
 from .integer_model import requant16 as requant16
+from .integer_model import rotate as rotate
+from .integer_model import rotations as rotations
 from .integer_model import rounded_mean as rounded_mean
 from .integer_model import rshift as rshift
 from .integer_model import run as run

@@ -145,6 +145,24 @@ def layer_norm(x: Int, gain: Int, bias: Int, frac: int, epsilon: int) -> Int:
     return clamp8(sat16(rshift(n * gain, 15) + bias) >> frac)
 
 
+def rotate(z: Int, cosine: Int, sine: Int) -> Int:
+    """Rotates z [tokens, heads, head_dim] in 64ths of a code to s8 codes, by [tokens, 1, pairs]."""
+    even, odd = z[..., 0::2], z[..., 1::2]
+    turned = np.stack([even * cosine - odd * sine, odd * cosine + even * sine], axis=-1)
+    within(turned, 30, "a rotated value")
+    return clamp8(rshift(turned, 20)).reshape(z.shape)
+
+
+def rotations(config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> tuple[Int, Int]:
+    """Returns cosine and sine of each token and pair of a head's rows, int64 [tokens, 1, head_dim / 2] each."""
+    rows, columns = (tensors[f"rotary.{axis}"].astype(np.int64) for axis in ("rows", "columns"))
+    y, x = np.divmod(np.arange(len(rows) * len(columns)), len(columns))
+    patches = np.concatenate([rows[y], columns[x]], axis=1)
+    prefix = np.full((config["prefix_tokens"], *patches.shape[1:]), (2**14, 0))
+    both = np.concatenate([prefix, patches])[:, None]
+    return both[..., 0], both[..., 1]
+
+
 def attention(q: Int, k: Int, v: Int, mult: int, out_mult: int, out_shift: int) -> Int:
     """Computes one head: q, k, v are s8 codes [tokens, head_dim], and so is the result."""
     tokens = k.shape[0]
@@ -216,8 +234,9 @@ def run(
         x = np.concatenate([tensors["prefix"].astype(np.int64), x])
     trace["embed"] = x.astype(np.int16)
 
+    turns = rotations(config, tensors) if config.get("rotary") else None
     for i, block in enumerate(config["blocks"]):
-        x = _block(f"blocks.{i}", block, tensors, x, trace)
+        x = _block(f"blocks.{i}", block, tensors, x, trace, turns)
     heads = ["head"]
     if config.get("patch_tokens"):
         pooled = norm("norm", x)
@@ -252,13 +271,22 @@ def _norm(tensors: Mapping[str, NDArray[Any]], name: str, x: Int) -> Int:
 
 
 def _block(
-    name: str, block: Mapping[str, int], tensors: Mapping[str, NDArray[Any]], x: Int, trace: Trace
+    name: str,
+    block: Mapping[str, int],
+    tensors: Mapping[str, NDArray[Any]],
+    x: Int,
+    trace: Trace,
+    turns: tuple[Int, Int] | None,
 ) -> Int:
-    """Computes a block on the residual stream [tokens, embed]."""
+    """Computes a block on the residual stream [tokens, embed]; `turns` are the rotations of q and k."""
     heads, head_dim, embed = block["heads"], block["head_dim"], x.shape[1]
     y = _norm(tensors, f"{name}.norm1", x)
     layer = Linear.read(tensors, f"{name}.qkv", embed)
-    qkv = requant8(layer.accumulate(y), layer, 0)
+    acc = layer.accumulate(y)
+    qkv = requant8(acc, layer, 0)
+    if turns is not None:
+        z = requant16(acc, layer).reshape(len(x), 3 * heads, head_dim)
+        qkv[:, : 2 * heads * head_dim] = rotate(z[:, : 2 * heads], *turns).reshape(len(x), -1)
     q, k, v = (part.reshape(-1, heads, head_dim) for part in np.split(qkv, 3, axis=1))
     factors = (tensors[f"{name}.attn.{part}"] for part in ("mult", "out_mult", "out_shift"))
     o = np.concatenate(

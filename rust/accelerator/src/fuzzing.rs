@@ -71,7 +71,7 @@ fn hardware(subnet: &Subnet, sizes: [u8; 8]) -> quasar_core::Result<Hardware> {
         counters: true,
         array,
         lanes,
-        buffers: Buffers::needed(&Workload::of_subnet(subnet), array, lanes),
+        buffers: Buffers::needed(&Workload::of_subnet(subnet)?, array, lanes),
         margins: Margins::default(),
     };
     let board = read(&format!("python/quasar_rt/boards/{name}.toml"));

@@ -186,7 +186,7 @@ pub(crate) fn cascaded(
         multipliers: Multipliers::Dsp,
         exponential_multipliers: Multipliers::Dsp,
     };
-    let workload = Workload::of_subnet(subnet);
+    let workload = Workload::of_subnet(subnet).unwrap();
     let mut buffers = Buffers::needed(&workload, array, lanes);
     let tiles = workload.setting.tokens().div_ceil(tokens);
     for words in [&mut buffers.input, &mut buffers.hidden] {

@@ -44,7 +44,7 @@ pub enum Error {
     #[error("not a subnet file: {0}; a .qvit file written by Subnet.save or `quasar-rt export` is expected")]
     NotASubnet(String),
     /// A subnet file of a version that this build cannot read.
-    #[error("subnet file version \"{found}\" is not supported (this build reads versions \"1\" to \"4\"); export the subnet again or update quasar-rt")]
+    #[error("subnet file version \"{found}\" is not supported (this build reads versions \"1\" to \"5\"); export the subnet again or update quasar-rt")]
     UnsupportedVersion {
         /// The version the file states.
         found: String,

@@ -3,7 +3,7 @@
 //! Depends on [`crate::subnet`], [`crate::preprocess`], [`crate::cache`], [`crate::error`] and the
 //! kernels.
 
-use quasar_kernels::{HeadParams, Kernels, LayerNorm, Linear, LinearParams, Storage, Tier};
+use quasar_kernels::{HeadParams, Kernels, LayerNorm, Linear, LinearParams, Rotary, Storage, Tier};
 
 use crate::cache;
 use crate::error::{Error, Result};
@@ -26,6 +26,8 @@ pub struct Network {
     pub(crate) prefix: Vec<i16>,
     /// The norm of the embedded patches, and the layer that makes the residual stream of its codes.
     pub(crate) embed_norm: Option<(LayerNorm, Linear)>,
+    /// The rotations of q and k.
+    pub(crate) rotary: Option<Rotary>,
     pub(crate) blocks: Vec<Block>,
     pub(crate) norm: LayerNorm,
     /// The heads, that of token 0 first.
@@ -143,6 +145,7 @@ impl Network {
                 .map(Tensor::i16s)
                 .unwrap_or_default(),
             embed_norm,
+            rotary: (config.rotary).then(|| rotary(subnet)),
             blocks,
             norm: layer_norm(subnet, "norm"),
             heads,
@@ -296,6 +299,14 @@ fn layer_norm(subnet: &Subnet, name: &str) -> LayerNorm {
             .next()
             .expect("epsilon has one element"),
     }
+}
+
+/// Returns the rotations of q and k of a subnet that has them.
+pub(crate) fn rotary(subnet: &Subnet) -> Rotary {
+    let config = subnet.config();
+    let [rows, columns] = ["rotary.rows", "rotary.columns"].map(|name| subnet.expect(name).i16s());
+    let head_dim = config.blocks[0].head_dim;
+    Rotary::new(head_dim, config.prefix_tokens, &rows, &columns)
 }
 
 fn attention(subnet: &Subnet, name: &str) -> Vec<HeadParams> {

@@ -2,7 +2,8 @@
 //! and compares their outputs.
 //!
 //! Slow: for tests and the `verify` command. Depends on [`crate::rows`], [`crate::subnet`],
-//! [`crate::preprocess`], [`crate::trace`], [`crate::logits`], [`crate::error`] and the kernels.
+//! [`crate::preprocess`], [`crate::network`], [`crate::trace`], [`crate::logits`],
+//! [`crate::error`] and the kernels.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,6 +11,7 @@ use quasar_kernels::scalar;
 
 use crate::error::{Error, Result};
 use crate::logits::scaled;
+use crate::network::rotary;
 use crate::preprocess;
 use crate::rows::PairedMatrix;
 
@@ -98,12 +100,24 @@ fn check_layer(
             embedded_patches(config, trace)?,
         ),
         "qkv" => {
+            let rotary = config.rotary.then(|| rotary(subnet));
             // The last block computes only the queries of tokens that the heads read.
             layer.compare_codes(
                 i8s(trace, &of_block("norm1"))?,
                 i8s(trace, &of_block("qkv"))?,
                 (config.needed(number), config.blocks[number].inner()),
-                |layer, row, acc| scalar::requant8(acc, layer.shift[row], layer.mult[row], 0),
+                |layer, token, row, acc| {
+                    let z =
+                        |row: usize| scalar::requant16(acc[row], layer.shift[row], layer.mult[row]);
+                    match &rotary {
+                        Some(rotary) if row < spec.rows / 3 * 2 => {
+                            let even = row / 2 * 2;
+                            let angle = rotary.angle(token, row / 2);
+                            scalar::rotate(z(even), z(even + 1), angle)[row % 2]
+                        }
+                        _ => scalar::requant8(acc[row], layer.shift[row], layer.mult[row], 0),
+                    }
+                },
             )
         }
         "proj" => {
@@ -125,8 +139,9 @@ fn check_layer(
                 i8s(trace, &of_block("norm2"))?,
                 i8s(trace, &of_block("act"))?,
                 (usize::MAX, 0),
-                |layer, row, acc| {
-                    let code = scalar::requant8(acc, layer.shift[row], layer.mult[row], zero_point);
+                |layer, _, row, acc| {
+                    let code =
+                        scalar::requant8(acc[row], layer.shift[row], layer.mult[row], zero_point);
                     table[(i32::from(code) + 128) as usize] as i8
                 },
             )
@@ -160,13 +175,13 @@ impl<'a> Layer<'a> {
         })
     }
 
-    /// Compares `output` with `expect(token, row, accumulator)`; skips an output where that is
-    /// `None`.
+    /// Compares `output` with `expect(token, row, accumulators of all rows)`; skips an output where
+    /// that is `None`.
     fn compare<T: Copy + PartialEq>(
         &self,
         input: &[i8],
         output: &[T],
-        expect: impl Fn(usize, usize, i32) -> Option<T>,
+        expect: impl Fn(usize, usize, &[i32]) -> Option<T>,
     ) -> Result<LayerCheck> {
         let LinearSpec { name, rows, k, .. } = self.spec;
         // With `token` pooling the last block has fewer outputs than inputs.
@@ -190,8 +205,8 @@ impl<'a> Layer<'a> {
             }
             self.matrix
                 .matvec(input, &self.parameters.bias, &mut accumulators);
-            for (row, (&acc, &value)) in accumulators.iter().zip(output).enumerate() {
-                if let Some(expected) = expect(token, row, acc) {
+            for (row, &value) in output.iter().enumerate() {
+                if let Some(expected) = expect(token, row, &accumulators) {
                     check.values += 1;
                     check.differing += usize::from(expected != value);
                 }
@@ -207,10 +222,11 @@ impl<'a> Layer<'a> {
         input: &[i8],
         output: &[i8],
         (tokens, unused): (usize, usize),
-        requantize: impl Fn(&LinearTensors, usize, i32) -> i8,
+        requantize: impl Fn(&LinearTensors, usize, usize, &[i32]) -> i8,
     ) -> Result<LayerCheck> {
         self.compare(input, output, |token, row, acc| {
-            (token < tokens || row >= unused).then(|| requantize(&self.parameters, row, acc))
+            let used = token < tokens || row >= unused;
+            used.then(|| requantize(&self.parameters, token, row, acc))
         })
     }
 
@@ -228,7 +244,7 @@ impl<'a> Layer<'a> {
             return self.compare(
                 tokens.unwrap_or_default(),
                 outputs.unwrap_or_default(),
-                |_, row, acc| Some(scaled(acc, self.parameters.mult[row])),
+                |_, row, acc| Some(scaled(acc[row], self.parameters.mult[row])),
             );
         }
         let heads = config.pool.heads();
@@ -254,7 +270,7 @@ impl<'a> Layer<'a> {
             }
         }
         self.compare(own, logits, |_, row, acc| {
-            Some(scaled(acc, self.parameters.mult[row]) + others[row])
+            Some(scaled(acc[row], self.parameters.mult[row]) + others[row])
         })
     }
 
@@ -265,7 +281,7 @@ impl<'a> Layer<'a> {
         }
         let LinearTensors { shift, mult, .. } = &self.parameters;
         self.compare(input, after, |token, row, acc| {
-            let update = scalar::requant16(acc, shift[row], mult[row]);
+            let update = scalar::requant16(acc[row], shift[row], mult[row]);
             Some(scalar::add_residual(
                 before[token * self.spec.rows + row],
                 update,

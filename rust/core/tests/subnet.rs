@@ -170,10 +170,10 @@ fn files_of_other_formats_are_not_subnets() {
 #[test]
 fn other_versions_are_named() {
     let header =
-        br#"{"__metadata__": {"format": "qvit", "version": "5", "config": "{}", "sha256": ""}}"#;
+        br#"{"__metadata__": {"format": "qvit", "version": "6", "config": "{}", "sha256": ""}}"#;
     let error = Subnet::from_bytes(&container(header, b"")).unwrap_err();
     assert!(
-        matches!(&error, Error::UnsupportedVersion { found } if found == "5"),
+        matches!(&error, Error::UnsupportedVersion { found } if found == "6"),
         "{error}"
     );
 }

@@ -381,7 +381,7 @@ fn a_subnet_and_its_architecture_cost_the_same() {
         "embed-norm",
     ] {
         let subnet = quasar_core::Subnet::load(format!("{folder}/{name}.qvit")).unwrap();
-        let workload = Workload::of_subnet(&subnet);
+        let workload = Workload::of_subnet(&subnet).unwrap();
         assert_eq!(workload.macs(), subnet.summary().macs, "{name}");
         let rows: u64 = subnet.summary().layers.iter().map(|l| l.rows8 as u64).sum();
         let eight_bit: u64 = workload.patch_rows.eight_bit

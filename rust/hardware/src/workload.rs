@@ -1,7 +1,8 @@
 //! The workload of the accelerator: a network's sizes and row widths, without weights.
 //!
-//! Depends on [`quasar_core::subnet`].
+//! Depends on [`quasar_core::subnet`] and its errors.
 
+use quasar_core::error::{Error, Result};
 use quasar_core::subnet::config::{Pool, ResizeMode};
 use quasar_core::subnet::Subnet;
 use serde::Serialize;
@@ -165,8 +166,15 @@ pub struct Workload {
 
 impl Workload {
     /// Returns the workload of a subnet, with the widths of its own rows.
-    pub fn of_subnet(subnet: &Subnet) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] for a subnet that no accelerator runs.
+    pub fn of_subnet(subnet: &Subnet) -> Result<Self> {
         let config = subnet.config();
+        if config.rotary {
+            let problem = "the subnet has rotary positions, which run on the CPU only as yet";
+            return Err(Error::InvalidValue(problem.into()));
+        }
         let rows = |layer: &str, first: usize, last: usize| {
             let bits = &subnet.expect(&format!("{layer}.bits")).data()[first..last];
             let eight_bit: usize = bits.iter().map(|&b| usize::from(b == 8)).sum();
@@ -193,7 +201,7 @@ impl Workload {
         // Smaller pictures count as the network's own size, and are copied.
         let resized =
             config.preprocess.resize.mode != ResizeMode::None && pixels >= SMALLEST_RESIZED;
-        Self {
+        Ok(Self {
             name: config.name.clone(),
             setting: Setting {
                 patches: config.patches() as u64,
@@ -216,7 +224,7 @@ impl Workload {
             head_rows: rows("head", 0, config.head_rows()),
             pair_head_rows: (config.pool.heads().get(1))
                 .map(|head| rows(head, 0, config.head_rows())),
-        }
+        })
     }
 
     /// Returns the multiply-accumulates that the logits depend on.

@@ -8,7 +8,7 @@ use crate::tiled::{self, Layout, RowKernels, Tiles};
 use crate::weights::Weights;
 use crate::{
     scalar, HeadParams, KvHead, LayerNorm, Linear, LinearParams, LinearRows, MatrixView,
-    MatrixViewMut, Scratch, Storage, Tier, MAX_NORM_COLUMNS,
+    MatrixViewMut, Rotation, Scratch, Storage, Tier, MAX_NORM_COLUMNS,
 };
 
 /// The kernels of one tier. They exist only for tiers that this CPU runs.
@@ -161,6 +161,44 @@ impl Kernels {
             scalar::linear_i8(linear, input, out, zero_point, table),
             // SAFETY: this CPU has the tier; the sizes are checked.
             I => unsafe { tiled::linear_i8::<I>(linear, input, out, zero_point, table, scratch) });
+    }
+
+    /// Computes `out = requant8(acc)` with zero point 0 for a layer or [some of its
+    /// rows](Linear::part), and rotates the first columns: `docs/integer-model.md`, *Rotary
+    /// positions*.
+    ///
+    /// # Panics
+    /// If the sizes do not agree, a head is not rotated as a whole, or the layer is packed for
+    /// another tier.
+    pub fn linear_rotated<'a>(
+        self,
+        linear: impl Into<LinearRows<'a>>,
+        input: MatrixView<i8>,
+        out: MatrixViewMut<i8>,
+        rotation: Rotation,
+        scratch: &mut Scratch,
+    ) {
+        let linear = &linear.into();
+        self.check_linear(linear, &input, (out.rows(), out.cols()));
+        let Rotation {
+            rotary,
+            token,
+            columns,
+        } = rotation;
+        assert!(
+            columns <= out.cols() && columns.is_multiple_of(rotary.head_dim()),
+            "{columns} of {} columns of whole heads",
+            out.cols()
+        );
+        assert!(
+            token + out.rows() <= rotary.tokens(),
+            "rotations of {} tokens",
+            rotary.tokens()
+        );
+        dispatch!(self.tier,
+            scalar::linear_rotated(linear, input, out, rotation),
+            // SAFETY: this CPU has the tier; the sizes are checked.
+            I => unsafe { tiled::linear_rotated::<I>(linear, input, out, rotation, scratch) });
     }
 
     /// Computes `x = sat(x + requant16(acc))` for a layer or [some of its rows](Linear::part),

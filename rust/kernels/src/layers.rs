@@ -407,6 +407,7 @@ pub struct Scratch {
     pub(crate) expanded: Buffer,
     pub(crate) tile: Buffer,
     pub(crate) staged: Buffer,
+    pub(crate) rotated: Buffer,
     pub(crate) attention: Buffer,
 }
 
@@ -425,6 +426,7 @@ impl<'a> From<&'a mut Scratch> for Buffers<'a> {
             &mut scratch.expanded,
             &mut scratch.tile,
             &mut scratch.staged,
+            &mut scratch.rotated,
             &mut scratch.attention,
         ])
     }

@@ -15,6 +15,7 @@
 //! | `tiled` | packing, tiling and edges of the SIMD tiers |
 //! | `x86`, `neon`, `neon32` | the SIMD tiers: tiles and epilogues |
 //! | [`image`] | resampling, pixel formats and patches |
+//! | `rotary` | rotations of q and k by the tokens' positions |
 //! | `quantize` | rows of floats to packed codes |
 //! | `buffer` | aligned, grow-only memory |
 //! | `large_pages` | memory on large pages |
@@ -70,6 +71,7 @@ mod neon;
 #[cfg(all(target_arch = "arm", target_abi = "eabihf"))]
 mod neon32;
 mod quantize;
+mod rotary;
 mod team;
 mod tier;
 mod tiled;
@@ -87,5 +89,6 @@ pub use layers::{
     MAX_HEAD_DIM, MAX_NORM_COLUMNS, MAX_TOKENS, ROW_STEP,
 };
 pub use matrix::{MatrixView, MatrixViewMut};
+pub use rotary::{Rotary, Rotation, ROTARY_ONE};
 pub use team::{for_each_step, Team, MAX_TEAM};
 pub use tier::{Tier, UnknownTier};

@@ -1,12 +1,12 @@
 //! The scalar tier: `docs/integer-model.md`, section by section, in plain Rust. Every other tier is
 //! tested against these functions.
 //!
-//! Depends on the matrix views.
+//! Depends on the matrix views and the rotations.
 
 use crate::buffer::{cast, Buffer};
 use crate::weights::Weights;
 use crate::{
-    HeadParams, KvHead, LayerNorm, Linear, LinearRows, MatrixView, MatrixViewMut, Scratch,
+    HeadParams, KvHead, LayerNorm, Linear, LinearRows, MatrixView, MatrixViewMut, Rotation, Scratch,
 };
 
 /// Computes `(x + 2^(s-1)) >> s`, rounding half up; `x` for s = 0.
@@ -41,6 +41,13 @@ pub fn requant16(acc: i32, shift: u8, mult: i16) -> i16 {
 /// Requantizes an accumulator to a signed 8-bit code.
 pub fn requant8(acc: i32, shift: u8, mult: i16, zero_point: i8) -> i8 {
     clamp8(rshift(requant16(acc, shift, mult).into(), 6) + i32::from(zero_point))
+}
+
+/// Rotates a pair of 64ths of codes by an angle, whose cosine and sine are [`crate::ROTARY_ONE`]
+/// for 1; returns codes.
+pub fn rotate(even: i16, odd: i16, [c, s]: [i16; 2]) -> [i8; 2] {
+    let [even, odd, c, s] = [even, odd, c, s].map(i32::from);
+    [even * c - odd * s, odd * c + even * s].map(|sum| clamp8(rshift(sum, 20)))
 }
 
 /// Adds an update to the residual, clamped to [-32767, 32767].
@@ -109,6 +116,27 @@ pub(crate) fn linear_i8(
     linear(layer, input, |i, r, acc, shift, mult| {
         let y = requant8(acc, shift, mult, zero_point);
         out.row_mut(i)[r] = table.map_or(y, |table| table[(i32::from(y) + 128) as usize]);
+    });
+}
+
+pub(crate) fn linear_rotated(
+    layer: &LinearRows,
+    input: MatrixView<i8>,
+    mut out: MatrixViewMut<i8>,
+    rotation: Rotation,
+) {
+    let mut pair = [0; 2];
+    linear(layer, input, |i, r, acc, shift, mult| {
+        let z = requant16(acc, shift, mult);
+        if r >= rotation.columns {
+            out.row_mut(i)[r] = clamp8(rshift(z.into(), 6));
+            return;
+        }
+        pair[r % 2] = z;
+        if let ([even, odd], true) = (pair, r % 2 == 1) {
+            let angle = rotation.rotary.angle(rotation.token + i, r / 2);
+            out.row_mut(i)[r - 1..=r].copy_from_slice(&rotate(even, odd, angle));
+        }
     });
 }
 

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use quasar_kernels::{
     HeadParams, Kernels, KvHead, LayerNorm, Linear, LinearParams, MatrixView, MatrixViewMut,
-    Scratch, Storage, Tier, ROW_STEP,
+    Rotary, Rotation, Scratch, Storage, Tier, ROTARY_ONE, ROW_STEP,
 };
 use Fill::{Ends, Max, Min};
 
@@ -239,6 +239,9 @@ fn check_linear(scalar: Kernels, tier: Kernels, case: &LinearCase, storage: Stor
             kernels[i].linear_i8(&layers[i], input, out, zero_point, table, scratch);
         })?;
     }
+    check_rotated(case, random, |i, out, rotation| {
+        kernels[i].linear_rotated(&layers[i], input.view(), out.view_mut(), rotation, scratch);
+    })?;
     let residual = Matrix::<i16>::new(random, shape, case.input, -32767, 32767);
     let added = agree("linear_residual", residual.clone(), |i, x| {
         kernels[i].linear_residual(&layers[i], input.view(), x.view_mut(), scratch);
@@ -274,6 +277,34 @@ fn check_linear(scalar: Kernels, tier: Kernels, case: &LinearCase, storage: Stor
             prop_assert_eq!(&all[second.clone()], &runs[ROW_STEP..], "the second run");
         }
     }
+    Ok(())
+}
+
+/// Rotates whole heads of some size, or none, by a grid of patches behind a few other tokens.
+fn check_rotated(
+    case: &LinearCase,
+    random: &mut Random,
+    mut run: impl FnMut(usize, &mut Matrix<i8>, Rotation),
+) -> Check {
+    let head_dim = [4, 12, 64, 128][random.range(0, 3) as usize];
+    let heads = random.range(0, 3).min((case.rows / head_dim) as i64) as usize;
+    let [token, prefix, columns] = [random.range(0, 3), random.range(0, 5), random.range(1, 9)];
+    let [token, prefix, columns] = [token, prefix, columns].map(|n| n as usize);
+    let rows = (token + case.tokens)
+        .saturating_sub(prefix)
+        .div_ceil(columns);
+    let [rows, columns] = [rows, columns].map(|n| {
+        let one = i64::from(ROTARY_ONE);
+        random.values::<i16>(n * head_dim / 2, case.input, -one, one)
+    });
+    let rotation = Rotation {
+        rotary: &Rotary::new(head_dim, prefix, &rows, &columns),
+        token,
+        columns: heads * head_dim,
+    };
+    let shape = (case.tokens, case.rows, case.gap);
+    let codes = Matrix::<i8>::new(random, shape, Fill::Random, -128, 127);
+    agree("linear_rotated", codes, |i, out| run(i, out, rotation))?;
     Ok(())
 }
 

@@ -99,10 +99,11 @@ pub struct Workload {
 #[pymethods]
 impl Workload {
     #[staticmethod]
-    fn of_subnet(subnet: &Subnet) -> Self {
-        Self {
-            workload: quasar_hardware::Workload::of_subnet(&subnet.subnet),
-        }
+    fn of_subnet(subnet: &Subnet) -> PyResult<Self> {
+        let workload = quasar_hardware::Workload::of_subnet(&subnet.subnet);
+        Ok(Self {
+            workload: workload.map_err(to_py)?,
+        })
     }
 
     #[staticmethod]

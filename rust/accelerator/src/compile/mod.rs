@@ -34,10 +34,11 @@ impl Program {
     ///
     /// # Errors
     /// [`Error::InvalidSettings`] for a configuration that the HLS sources cannot be built for,
-    /// [`Error::DoesNotFit`] if a buffer or a command's field cannot hold what the subnet needs.
+    /// [`Error::DoesNotFit`] if a buffer or a command's field cannot hold what the subnet needs,
+    /// [`Error::InvalidValue`] for a subnet with rotary positions.
     pub fn compile(subnet: &Subnet, hardware: &Hardware) -> Result<Self> {
         let outline = Outline {
-            workload: Workload::of_subnet(subnet),
+            workload: Workload::of_subnet(subnet)?,
         };
         check(&outline.workload, hardware)?;
         // The arena, and lists of commands on their way to it.
@@ -143,7 +144,7 @@ mod tests {
             let subnet = golden(name);
             let hardware = hardware(&subnet, "zcu102", [5, 3, 2, 2, 2, 1, 2]);
             let program = Program::compile(&subnet, &hardware).unwrap();
-            let lists = schedule(&Workload::of_subnet(&subnet), &hardware).unwrap();
+            let lists = schedule(&Workload::of_subnet(&subnet).unwrap(), &hardware).unwrap();
             for list in lists {
                 let commands = program.commands(list.segment).iter();
                 let commands: Vec<_> = commands.map(|&c| without_numbers(c)).collect();

@@ -170,7 +170,7 @@ impl Workspace {
         let codes = rows * (config.patch_len() + 3 * config.embed + 2 * inner + hidden);
         let exchanged = 2 * rows * (2 * inner).max(config.embed);
         // The kernels' own copies of a layer's input, a panel of its weights, and its sums.
-        let linear = 4 * rows * widest + 4 * TILE * widest + 16 * TILE * rows;
+        let linear = 4 * rows * widest + 4 * TILE * widest + 18 * TILE * rows;
         let attention = heads * tokens * head_dim * (4 + 3) + 16 * TILE * tokens;
         let range = codes + exchanged + linear + attention + RANGE_BYTES;
         let pooled = 16 * config.embed * network.heads.len();
@@ -535,7 +535,12 @@ mod tests {
 
     #[test]
     fn blocks_shared_out_by_heads_have_the_same_intermediates() {
-        let subnet = subnet("heads");
+        for name in ["heads", "rotary"] {
+            compare_shared_out(&subnet(name));
+        }
+    }
+
+    fn compare_shared_out(subnet: &Subnet) {
         let trace = |network: &Network, mut workspace: Workspace, team: Option<&Team>| {
             let mut logits = vec![0; network.config.outputs()];
             // The second frame finds what one of another image has left.
@@ -553,7 +558,7 @@ mod tests {
         };
         for tier in supported_tiers() {
             for storage in [Storage::Unpacked, Storage::Packed] {
-                let network = Network::with_storage(&subnet, tier, storage).unwrap();
+                let network = Network::with_storage(subnet, tier, storage).unwrap();
                 let expected = trace(&network, Workspace::new(&network, 1).unwrap(), None);
                 for (ranges, divided) in DIVIDED {
                     let team = Team::new(ranges).unwrap();

@@ -18,13 +18,14 @@ const EDIT_BYTES: usize = 8;
 const MAX_EDITS: usize = 64;
 /// Bytes of the tensors, at most, that an edit makes.
 const MAX_BYTES: usize = 1 << 18;
-const GOLDEN: [&str; 6] = [
+const GOLDEN: [&str; 7] = [
     "mean-after-norm",
     "overlap",
     "all-4",
     "token",
     "token-pair",
     "embed-norm",
+    "rotary",
 ];
 const DTYPES: [Dtype; 5] = [Dtype::U8, Dtype::I8, Dtype::I16, Dtype::I32, Dtype::I64];
 /// Texts that a configuration may or may not have.

@@ -40,6 +40,7 @@ pub const MIN_LOGIT_SCALE: f64 = 1e-20;
 pub const MAX_LOGIT_SCALE: f64 = 1e20;
 
 /// Architecture, preprocessing, class names and provenance of a subnet.
+#[allow(clippy::struct_excessive_bools)] // the keys of the file
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -56,6 +57,9 @@ pub struct Config {
     /// True if the patch tokens are normalised before the first block; absent otherwise.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub embed_norm: bool,
+    /// True if q and k are rotated by the positions of the patches; absent otherwise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rotary: bool,
     /// The blocks, in order.
     pub blocks: Vec<Block>,
     /// Pooling before the head.
@@ -327,6 +331,7 @@ impl Config {
             )?;
             within(&format!("blocks.{i}.hidden"), block.hidden, 1, MAX_COLUMNS)?;
         }
+        self.check_rotary()?;
         self.check_embedding()?;
         let fewest = usize::from(self.embedding.is_none());
         let most = MAX_CLASSES / self.pool.heads().len() - self.embedding_size();
@@ -339,6 +344,16 @@ impl Config {
             check_text(&format!("classes.{i}"), class)?;
         }
         self.preprocess.check(self.image)
+    }
+
+    fn check_rotary(&self) -> Result<()> {
+        let dim = self.blocks[0].head_dim;
+        let same = self.blocks.iter().all(|block| block.head_dim == dim);
+        if !self.rotary || same && dim.is_multiple_of(4) {
+            return Ok(());
+        }
+        let problem = "needs heads of one head_dim in all blocks, a multiple of 4";
+        Err(Error::config("rotary", problem))
     }
 
     fn check_embedding(&self) -> Result<()> {
@@ -422,7 +437,9 @@ impl Config {
 
     /// Returns the oldest version of the subnet file that has all keys and values of this config.
     pub fn version(&self) -> &'static str {
-        if self.embedding.is_some_and(|e| e.projected.is_some()) {
+        if self.rotary {
+            "5"
+        } else if self.embedding.is_some_and(|e| e.projected.is_some()) {
             "4"
         } else if self.patch_tokens {
             "3"

@@ -29,7 +29,7 @@ const FILE: &str = "reading the subnet";
 const FORMAT: &str = "qvit";
 /// The versions that this build reads. A file has the oldest one that has all that its config says
 /// ([`super::config::Config::version`]).
-const VERSIONS: [&str; 4] = ["1", "2", "3", "4"];
+const VERSIONS: [&str; 5] = ["1", "2", "3", "4", "5"];
 
 /// The dtypes that a subnet file uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

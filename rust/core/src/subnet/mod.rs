@@ -311,6 +311,9 @@ impl Subnet {
             config_json,
             tensors,
         };
+        if subnet.config.rotary {
+            (0..subnet.config.blocks.len()).try_for_each(|block| subnet.check_pairs(block))?;
+        }
         for spec in schema::linears(&subnet.config) {
             subnet.check_linear(&spec)?;
             let heads = subnet.config.pool.heads();
@@ -350,6 +353,23 @@ impl Subnet {
             }
         }
         Ok(())
+    }
+
+    /// Checks that both rows of each pair that is rotated have one width.
+    fn check_pairs(&self, block: usize) -> Result<()> {
+        let name = format!("blocks.{block}.qkv.bits");
+        let bits = &self.expect(&name).data()[..2 * self.config.blocks[block].inner()];
+        match bits.as_chunks::<2>().0.iter().position(|[a, b]| a != b) {
+            Some(pair) => Err(Error::tensor(
+                name,
+                format!(
+                    "rows {} and {} are rotated together and must have one width",
+                    2 * pair,
+                    2 * pair + 1
+                ),
+            )),
+            None => Ok(()),
+        }
     }
 
     /// Checks that the last rows of a head repeat its D inputs: row `classes + i` is 4-bit, with

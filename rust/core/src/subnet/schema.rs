@@ -1,7 +1,7 @@
 //! The layers and tensors that a config calls for: the one definition for reading, writing and the
 //! executor.
 //!
-//! Depends on [`super::config`] only.
+//! Depends on [`super::config`] and the limits of the kernels.
 
 use super::config::Config;
 use super::container::Dtype;
@@ -148,6 +148,20 @@ pub fn tensors(config: &Config) -> Vec<TensorSpec> {
     add_norm(&mut all, "norm", config.embed);
     if config.embed_norm {
         add_norm(&mut all, "embed_norm", config.embed);
+    }
+    if config.rotary {
+        let (rows, columns) = config.grid();
+        for (name, positions) in [("rotary.rows", rows), ("rotary.columns", columns)] {
+            let shape = [positions, config.blocks[0].head_dim / 4, 2];
+            let one = i64::from(quasar_kernels::ROTARY_ONE);
+            add(
+                &mut all,
+                name.into(),
+                Dtype::I16,
+                &shape,
+                Rule::Range(-one, one),
+            );
+        }
     }
     let residual = Rule::Range(-32767, 32767);
     add(

@@ -11,7 +11,7 @@ use crate::tiled::{
     copy_accumulators, row_by_row, Epilogue, Layout, Requant, RowKernels, RowScale, RowSums,
     Staged, UnfinishedTile,
 };
-use crate::{LayerNorm, MatrixView, MatrixViewMut};
+use crate::{rotary, LayerNorm, MatrixView, MatrixViewMut};
 
 /// Requantization parameters of a panel, in registers.
 struct Parameters {
@@ -192,6 +192,31 @@ unsafe impl<T: Sizes> RowKernels for T {
                 }
             }
         }
+    }
+
+    #[target_feature(enable = "neon")]
+    unsafe fn rotate(z: &[i16], even: &[i16], odd: &[i16], out: &mut [i8]) {
+        let whole = z.len() / 16 * 16;
+        for at in (0..whole).step_by(16) {
+            // SAFETY: 16 values from `at` on are inside the slices, whose lengths agree.
+            let load = |from: &[i16]| unsafe { vld2q_s16(from[at..].as_ptr()) };
+            let z = load(z);
+            let codes = |factors: int16x8x2_t| {
+                let low = vmull_s16(vget_low_s16(z.0), vget_low_s16(factors.0));
+                let low = vmlal_s16(low, vget_low_s16(z.1), vget_low_s16(factors.1));
+                let high = vmlal_high_s16(vmull_high_s16(z.0, factors.0), z.1, factors.1);
+                vqmovn_s16(saturate(vrshrq_n_s32::<20>(low), vrshrq_n_s32::<20>(high)))
+            };
+            let codes = int8x8x2_t(codes(load(even)), codes(load(odd)));
+            // SAFETY: 16 codes from `at` on are inside the slice.
+            unsafe { vst2_s8(out[at..].as_mut_ptr(), codes) };
+        }
+        rotary::rotate(
+            &z[whole..],
+            &even[whole..],
+            &odd[whole..],
+            &mut out[whole..],
+        );
     }
 
     #[target_feature(enable = "neon")]

@@ -112,6 +112,12 @@ pub(super) enum Outputs<'a> {
 }
 
 impl<'a> Outputs<'a> {
+    /// Returns codes with a zero point, looked up in a table if there is one.
+    pub fn codes(out: MatrixViewMut<'a, i8>, zero_point: i8, table: Option<&'a [i8; 256]>) -> Self {
+        let offset = 64 * i16::from(zero_point) + 32;
+        Self::Codes { out, offset, table }
+    }
+
     /// Returns the size of one output in bytes.
     pub fn value_bytes(&self) -> usize {
         match self {

@@ -5,7 +5,7 @@ use super::inputs::PanelTiles;
 use super::layout::{panels, Layout, ProductOf, MAX_QUERIES};
 use crate::matrix::Out;
 use crate::scalar::attention_scale;
-use crate::{HeadParams, LayerNorm, MatrixView, MatrixViewMut};
+use crate::{rotary, HeadParams, LayerNorm, MatrixView, MatrixViewMut};
 
 /// The sums of the weights of each query row of a block.
 #[derive(Clone, Copy, Default)]
@@ -85,6 +85,12 @@ pub(crate) unsafe trait RowKernels: Layout {
         scales: &[RowScale],
         out: Out<i8>,
     );
+
+    /// Rotates pairs of 64ths of codes to codes: in each pair `rshift(z * even, 20)`, of its two
+    /// values and factors, then `rshift(z * odd, 20)`. All lengths agree.
+    unsafe fn rotate(z: &[i16], even: &[i16], odd: &[i16], out: &mut [i8]) {
+        rotary::rotate(z, even, odd, out);
+    }
 
     /// Computes `LayerNorm` of each row of values within [-32767, 32767]; all lengths agree.
     unsafe fn layer_norm(norm: &LayerNorm, x: MatrixView<i16>, out: MatrixViewMut<i8>);

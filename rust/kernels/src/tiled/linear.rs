@@ -7,7 +7,7 @@ use super::isa::{Overlap, Tiles};
 use super::layout::FourBitForm;
 use crate::buffer::Buffer;
 use crate::layers::{Panel, WindowOfRows, WINDOW};
-use crate::{Linear, LinearRows, MatrixView, MatrixViewMut, Scratch};
+use crate::{Linear, LinearRows, MatrixView, MatrixViewMut, Rotation, Scratch};
 
 /// A tile whose epilogue runs during the next multiplication.
 struct PendingTile<'a> {
@@ -278,6 +278,21 @@ impl<'a, I: Tiles> LinearProduct<'a, I> {
         }
     }
 
+    /// Finishes the previous tile, if it is not.
+    ///
+    /// # Safety
+    /// As [`LinearProduct::window`].
+    #[inline(always)]
+    unsafe fn finish_pending(&mut self) {
+        if let Some(pending) = self.pending.take() {
+            // SAFETY: the caller's promise.
+            unsafe {
+                I::finish(&pending.tile);
+                pending.reorder::<I>();
+            }
+        }
+    }
+
     /// Multiplies a tile and finishes the one before.
     ///
     /// # Safety
@@ -386,10 +401,7 @@ unsafe fn linear<I: Tiles>(
         for rows in part.windows() {
             product.window(&rows, expanded);
         }
-        if let Some(pending) = product.pending {
-            I::finish(&pending.tile);
-            pending.reorder::<I>();
-        }
+        product.finish_pending();
         I::leave_thread();
     }
 }
@@ -406,13 +418,73 @@ pub(crate) unsafe fn linear_i8<I: Tiles>(
     table: Option<&[i8; 256]>,
     scratch: &mut Scratch,
 ) {
-    let outputs = Outputs::Codes {
-        out,
-        offset: 64 * i16::from(zero_point) + 32,
-        table,
-    };
+    let outputs = Outputs::codes(out, zero_point, table);
     // SAFETY: the caller's promise.
     unsafe { linear::<I>(part, &part.layer.rounded, input, scratch, outputs) }
+}
+
+/// Implements `Kernels::linear_rotated`: a window of 64ths of codes at a time, while it is in the
+/// first-level cache.
+///
+/// # Safety
+/// The CPU has the tier's features; the sizes agree.
+pub(crate) unsafe fn linear_rotated<I: Tiles>(
+    part: &LinearRows,
+    input: MatrixView<i8>,
+    out: MatrixViewMut<i8>,
+    rotation: Rotation,
+    scratch: &mut Scratch,
+) {
+    let Scratch {
+        codes,
+        four_bit_codes,
+        expanded,
+        tile,
+        staged,
+        rotated,
+        ..
+    } = scratch;
+    let rows = input.rows();
+    if rows == 0 {
+        return;
+    }
+    let x = MatrixViewMut::packed(rotated.take(rows * WINDOW), WINDOW);
+    let mut codes_out = Some(out);
+    // SAFETY: the caller's promise.
+    unsafe {
+        let buffers = [codes, four_bit_codes, tile, staged];
+        let outputs = Outputs::Residual { x };
+        let mut product =
+            LinearProduct::<I>::new(part, &part.layer.rounded, input, buffers, outputs);
+        I::enter_thread();
+        for window in part.windows() {
+            let column = window.column;
+            if column >= rotation.columns {
+                if let Some(out) = codes_out.take() {
+                    product.outputs = Outputs::codes(out, 0, None);
+                }
+                product.window(&window, expanded);
+                continue;
+            }
+            if let Outputs::Residual { x } = &mut product.outputs {
+                (0..rows).for_each(|i| x.row_mut(i).fill(0));
+            }
+            let cols = WINDOW.min(part.layer.rows - window.row);
+            product.window(
+                &WindowOfRows {
+                    column: 0,
+                    ..window
+                },
+                expanded,
+            );
+            product.finish_pending();
+            if let (Outputs::Residual { x }, Some(out)) = (&product.outputs, &mut codes_out) {
+                rotation.rotate::<I>(column, x, out.block(0, rows, column, cols));
+            }
+        }
+        product.finish_pending();
+        I::leave_thread();
+    }
 }
 
 /// Implements `Kernels::linear_residual`.

@@ -52,7 +52,7 @@ pub(crate) use isa::{Overlap, RowScales};
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) use layout::padded_rows;
 pub(crate) use layout::{panels, FourBitForm, Layout, Product};
-pub(crate) use linear::{linear_i32, linear_i8, linear_residual};
+pub(crate) use linear::{linear_i32, linear_i8, linear_residual, linear_rotated};
 #[cfg(not(target_arch = "arm"))]
 // which has no features that portable code could be compiled for
 pub(crate) use pack::expand;

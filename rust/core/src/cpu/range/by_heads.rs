@@ -120,7 +120,7 @@ impl TokenRange {
         let q = q.split_at_row(needed).0;
         for (layer, out) in own.layers(block).into_iter().zip([kv, q]) {
             let norms = norms.range(0..out.rows());
-            (network.kernels).linear_i8(layer, norms, out, 0, None, &mut self.scratch);
+            network.project(layer, (0, norms), out, size, &mut self.scratch);
         }
         let [k, v, q] = parts(codes, size);
         for (part, codes) in [q.range(0..needed), k, v].into_iter().enumerate() {

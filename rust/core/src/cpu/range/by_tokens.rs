@@ -19,7 +19,7 @@ impl TokenRange {
         self.observer.i8(Point::Norm1(i), [first, 0], norm);
         let kv = &mut kv[..norm.rows() * 2 * inner];
         let out = MatrixViewMut::packed(kv, 2 * inner);
-        (frame.network.kernels).linear_i8(&block.kv, norm, out, 0, None, &mut self.scratch);
+        (frame.network).project(&block.kv, (first, norm), out, inner, &mut self.scratch);
         let kv = MatrixView::packed(&*kv, 2 * inner);
         self.observer.i8(Point::Qkv(i), [first, inner], kv);
     }
@@ -35,7 +35,8 @@ impl TokenRange {
         let norm = MatrixView::packed(&self.norm, network.config.embed).range(0..needed);
         let q = &mut self.q[..needed * block.inner()];
         let out = MatrixViewMut::packed(q, block.inner());
-        (network.kernels).linear_i8(&block.q, norm, out, 0, None, &mut self.scratch);
+        let (norm, inner) = ((self.tokens.start, norm), block.inner());
+        network.project(&block.q, norm, out, inner, &mut self.scratch);
         let q = MatrixView::packed(&*q, block.inner());
         self.observer.i8(Point::Qkv(i), [self.tokens.start, 0], q);
     }

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
 use quasar_kernels::{
-    Aligned, Buffers, KvHead, Linear, LinearRows, MatrixView, MatrixViewMut, Scratch,
+    Aligned, Buffers, KvHead, Linear, LinearRows, MatrixView, MatrixViewMut, Rotation, Scratch,
 };
 
 use super::cancel::check;
@@ -233,6 +233,31 @@ impl TokenRange {
         let out = MatrixViewMut::packed(x, embed);
         kernels.linear_residual(fc2, hidden, out, scratch);
         observer.i16(Point::X(i), place, MatrixView::packed(&*x, embed));
+    }
+}
+
+impl Network {
+    /// Computes codes of q, k or v of tokens from `token` on. The first `rotated` columns are those
+    /// of q or k.
+    fn project<'a>(
+        &self,
+        layer: impl Into<LinearRows<'a>>,
+        (token, norms): (usize, MatrixView<i8>),
+        out: MatrixViewMut<i8>,
+        rotated: usize,
+        scratch: &mut Scratch,
+    ) {
+        match &self.rotary {
+            None => self.kernels.linear_i8(layer, norms, out, 0, None, scratch),
+            Some(rotary) => {
+                let rotation = Rotation {
+                    rotary,
+                    token,
+                    columns: rotated,
+                };
+                (self.kernels).linear_rotated(layer, norms, out, rotation, scratch);
+            }
+        }
     }
 }
 

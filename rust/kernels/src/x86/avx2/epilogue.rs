@@ -11,7 +11,7 @@ use crate::tiled::{
     copy_accumulators, row_by_row, Epilogue, Layout, Requant, RowKernels, RowScale, RowSums,
     Staged, UnfinishedTile,
 };
-use crate::{LayerNorm, MatrixView, MatrixViewMut};
+use crate::{rotary, LayerNorm, MatrixView, MatrixViewMut};
 
 /// Returns, for each of N parts of 16 bytes, the shuffle that picks the bytes at these places if
 /// they are in the part, and zeros otherwise.
@@ -210,6 +210,34 @@ unsafe impl RowKernels for Avx2 {
                 });
             }
         }
+    }
+
+    #[target_feature(enable = "avx2")]
+    unsafe fn rotate(z: &[i16], even: &[i16], odd: &[i16], out: &mut [i8]) {
+        let whole = z.len() / 32 * 32;
+        let half = _mm256_set1_epi32(1 << 19);
+        for at in (0..whole).step_by(32) {
+            let sixteen = |at: usize| {
+                // SAFETY: 16 values from `at` on are inside the slices, whose lengths agree.
+                let load = |from: &[i16]| unsafe { _mm256_loadu_si256(from[at..].as_ptr().cast()) };
+                let sum =
+                    |factors| _mm256_add_epi32(_mm256_madd_epi16(load(z), load(factors)), half);
+                let even = _mm256_srai_epi32::<20>(sum(even));
+                // The upper half of each sum is shifted by 20 so.
+                let odd = _mm256_srai_epi32::<4>(sum(odd));
+                _mm256_blend_epi16::<0b1010_1010>(even, odd)
+            };
+            let codes = _mm256_packs_epi16(sixteen(at), sixteen(at + 16));
+            let codes = _mm256_permute4x64_epi64::<0b11_01_10_00>(codes);
+            // SAFETY: 32 codes from `at` on are inside the slice.
+            unsafe { _mm256_storeu_si256(out[at..].as_mut_ptr().cast(), codes) };
+        }
+        rotary::rotate(
+            &z[whole..],
+            &even[whole..],
+            &odd[whole..],
+            &mut out[whole..],
+        );
     }
 
     #[target_feature(enable = "avx2")]

@@ -73,6 +73,11 @@ macro_rules! shared {
             unsafe { epilogue::attention_output(acc, means, scales, out) }
         }
 
+        unsafe fn rotate(z: &[i16], even: &[i16], odd: &[i16], out: &mut [i8]) {
+            // SAFETY: the caller's promise; every CPU of the tier has AVX2.
+            unsafe { crate::x86::Avx2::rotate(z, even, odd, out) }
+        }
+
         unsafe fn layer_norm(norm: &LayerNorm, x: MatrixView<i16>, out: MatrixViewMut<i8>) {
             // SAFETY: the caller's promise.
             unsafe { norm::layer_norm(norm, x, out) }
