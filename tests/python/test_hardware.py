@@ -245,7 +245,7 @@ def test_hostile_architectures_name_the_size(
 
 
 def test_the_design_is_the_same_every_time_and_follows_its_target() -> None:
-    space = Space.load("tiny")
+    space = Space.load("digits")
     designs = [Hardware.for_board("kv260", space) for _ in range(2)]
     assert designs[0] == designs[1]
     with pytest.raises(InvalidValueError, match="at least one network"):
