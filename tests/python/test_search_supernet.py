@@ -17,8 +17,10 @@ from click.testing import CliRunner
 torch = pytest.importorskip("torch", reason="needs the [host] extra")
 
 from quasar_rt import Engine, QuasarError, search  # noqa: E402
+from quasar_rt.build import build_subnet  # noqa: E402
 from quasar_rt.cli import cli  # noqa: E402
 from quasar_rt.evaluate import evaluate  # noqa: E402
+from quasar_rt.export.trained import requantized  # noqa: E402
 from quasar_rt.nas import check, search_boards, supernet  # noqa: E402
 from quasar_rt.nas.folder import Folder  # noqa: E402
 from quasar_rt.nas.options import Options  # noqa: E402
@@ -72,7 +74,7 @@ def test_scores_are_the_top1_of_exported_slices_on_the_first_half(found, halves,
 
 
 def test_scores_in_pytorch_are_the_top1_of_stand_alone_slices(halves, digits_supernet):
-    (images, labels), _, calibration, recipe = halves
+    (images, labels), _, calibration, _ = halves
     source = Supernet(Options(supernet=digits_supernet, threads=1))
     space = source.space
     genomes = np.array([space.encode(space.sample(2, k)) for k in range(4)])
@@ -85,11 +87,10 @@ def test_scores_in_pytorch_are_the_top1_of_stand_alone_slices(halves, digits_sup
     model, _, _ = load_supernet(digits_supernet)
     for genome, score in zip(genomes, scores, strict=True):
         network = model.extract(space.decode(genome))
-        network.calibrate(calibration, recipe.quantization.percentile)
+        network.calibrate(calibration, None)
         with torch.no_grad():
             assert score == (network(images).argmax(dim=1) == labels).double().mean().item()
-    # The two are the same network but for float32's rounding.
-    assert np.abs(on_engine - scores).max() < 0.03
+    assert scores.tolist() == on_engine.tolist()
 
 
 def test_integer_figures_are_the_exported_subnets_on_the_other_half(found, halves):
@@ -109,7 +110,12 @@ def test_integer_figures_are_the_exported_subnets_on_the_other_half(found, halve
         assert record["score_kind"] == f"supernet top-1 on {found.scoring.images} {ON_ENGINE}"
 
 
-def test_finalists_follow_the_float_slice_and_keep_its_rows(digits_supernet, halves):
+def rounded_anew(source, architecture):
+    network = source._slice(architecture)
+    return build_subnet(requantized(network, source.calibration_images, source._spec(network, "one", {})))
+
+
+def test_codes_found_anew_follow_the_float_slice_and_keep_its_rows(digits_supernet, halves):
     images = halves[1][0]
     source = Supernet(Options(supernet=digits_supernet, threads=1))
     source.space = source.space.with_embedding()
@@ -120,27 +126,55 @@ def test_finalists_follow_the_float_slice_and_keep_its_rows(digits_supernet, hal
         network = source.model.extract(architecture)
         with torch.no_grad():
             expected = network.float_logits(images).numpy()
-        finalist = source.finalist(architecture, "one", {})
-        for subnet in (source.subnet(architecture, "one", {}), finalist):
+        anew = rounded_anew(source, architecture)
+        for subnet in (source.subnet(architecture, "one", {}), anew):
             assert subnet.has_embedding
             with Engine(subnet) as engine:
                 errors.append(np.abs(engine.infer_batch(pictures).logits - expected).mean())
-        tensors = finalist.tensors()
+        tensors = anew.tensors()
         for i, shape in enumerate(architecture.blocks):
             bits = [*np.split(tensors[f"blocks.{i}.qkv.bits"], 3)]
             bits += [tensors[f"blocks.{i}.{name}.bits"] for name in ("proj", "fc1", "fc2")]
             assert tuple((part == 8).sum() for part in bits) == shape.eight_bit_rows(architecture.embed)
-    print(errors)
     assert sum(errors[1::2]) < 0.7 * sum(errors[::2])
 
 
-def test_finalists_have_the_same_bytes_on_any_number_of_threads(digits_supernet):
+def test_finalists_have_their_trained_codes_unless_gptq_wins(digits_supernet):
+    plain, choosing = (
+        Supernet(Options(supernet=digits_supernet, threads=1, gptq=gptq)) for gptq in (False, True)
+    )
+    architecture = plain.space.sample(4, 1)
+    trained = plain.finalist(architecture, "one", {})
+    assert trained.config["provenance"]["codes"] == {"taken": "trained"}
+    assert _same_tensors(trained, plain.subnet(architecture, "one", {}))
+    kept = choosing.finalist(architecture, "one", {})
+    codes = kept.config["provenance"]["codes"]
+    assert (codes["taken"], codes["images"]) == ("trained", 148)
+    assert codes["gptq_gain"]["low"] <= 0
+    assert _same_tensors(kept, trained)
+    # Steps that training has not chosen: the float weights are better off with others.
+    with torch.no_grad():
+        for layer in choosing.model.matrices().values():
+            layer.log_step += 2
+    other = choosing.finalist(architecture, "one", {})
+    codes = other.config["provenance"]["codes"]
+    assert codes["taken"] == "GPTQ"
+    assert codes["gptq_gain"]["low"] > 0
+    assert _same_tensors(other, rounded_anew(choosing, architecture))
+
+
+def _same_tensors(one, other):
+    tensors = other.tensors()
+    return all(np.array_equal(values, tensors[name]) for name, values in one.tensors().items())
+
+
+def test_codes_found_anew_are_the_same_on_any_number_of_threads(digits_supernet):
     architecture = Supernet(Options(supernet=digits_supernet)).space.sample(4, 1)
     before, found = torch.get_num_threads(), set()
     try:
         for threads in (1, 3):
             source = Supernet(Options(supernet=digits_supernet, threads=threads))
-            found.add(source.finalist(architecture, "one", {}).to_bytes())
+            found.add(rounded_anew(source, architecture).to_bytes())
     finally:
         torch.set_num_threads(before)
     assert len(found) == 1

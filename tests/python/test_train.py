@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,23 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the [host] extra")
 
-from quasar_rt import Engine, oracle  # noqa: E402
+from quasar_rt import Engine, Subnet, oracle  # noqa: E402
 from quasar_rt.build import build_subnet  # noqa: E402
+from quasar_rt.datasets import MissingDatasetError, load_digits, load_fashion_mnist  # noqa: E402
 from quasar_rt.rows import quantize_rows  # noqa: E402
 from quasar_rt.space import Architecture, BlockShape  # noqa: E402
+from quasar_rt.train.integer import IntegerModel, Trace  # noqa: E402
+from quasar_rt.train.integer import attention as exact_attention  # noqa: E402
 from quasar_rt.train.model import ViT, ViTConfig  # noqa: E402
-from quasar_rt.train.quantizers import ActQuantizer, RowLinear, attention, best_step, fake, layer_norm  # noqa: E402
+from quasar_rt.train.quantizers import (  # noqa: E402
+    ActQuantizer,
+    RowLinear,
+    Unrounded,
+    attention,
+    best_step,
+    fake,
+    layer_norm,
+)
 from quasar_rt.train.runtime import fused  # noqa: E402
 from quasar_rt.train.widths import gather_statistics, rank_rows  # noqa: E402
 from small_networks import pictures, stirred, with_quantizers  # noqa: E402
@@ -50,21 +62,20 @@ def quantized_model(**change: Any) -> ViT:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("seed", range(3))
-def test_fake_quantized_logits_are_the_engines(seed: int, channels: int) -> None:
+def test_exact_logits_are_the_engines_and_fake_quantized_ones_are_close(seed: int, channels: int) -> None:
     # A row's step belongs to the whole row: channels of unequal std are the harder case.
     change = {"channels": channels, "mean": (0.4, 0.5, 0.6)[:channels], "std": (0.3, 0.2, 0.45)[:channels]}
     model = quantized_model(seed=seed, **change)
     images = pictures(300, seed=9, channels=channels)
     subnet = build_subnet(model.spec("small", CLASSES, {"resize": {"mode": "none"}}, {}))
-    with torch.no_grad():
-        fake_logits = model(images).numpy()
-        float_logits = model.float_logits(images).numpy()
     pixels = images.permute(0, 2, 3, 1).numpy()
     with Engine(subnet) as engine:
-        found = engine.infer_batch([p[..., 0] if channels == 1 else p for p in pixels])
-    integer = np.stack([p.logits for p in found])
-    direct = oracle.run(subnet.config, subnet.tensors(), pixels[0]) * subnet.config["logit_scale"]
-    np.testing.assert_allclose(direct, integer[0], rtol=1e-6)
+        integer = engine.infer_batch([p[..., 0] if channels == 1 else p for p in pixels]).logits
+    with torch.no_grad():
+        # Pixels of a mixed batch are rounded.
+        np.testing.assert_array_equal(model(images + 0.3).numpy(), integer)
+        float_logits = model.float_logits(images).numpy()
+        fake_logits = model.train()(images).numpy()
     # Quantizing costs `loss`; the fake quantizers must differ from the integers by far less.
     loss = np.sqrt(np.square(fake_logits - float_logits).mean())
     difference = np.sqrt(np.square(fake_logits - integer).mean())
@@ -72,21 +83,85 @@ def test_fake_quantized_logits_are_the_engines(seed: int, channels: int) -> None
     assert (fake_logits.argmax(1) == integer.argmax(1)).mean() >= 0.96
 
 
-def test_attention_is_the_oracles_within_one_code() -> None:
+def test_an_exact_passes_gradients_are_those_of_the_fake_quantizers() -> None:
+    model, images = quantized_model(layer_scale=0.5).train(), pictures(100, seed=4)
+
+    def gradient() -> Any:
+        model.zero_grad(set_to_none=True)
+        torch.nn.functional.cross_entropy(model(images), torch.arange(100) % 5).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    fake = gradient()
+    model.exact = True
+    exact = gradient()
+    assert 0 < (exact - fake).norm() < 0.1 * fake.norm()
+    model.recompute = True
+    assert torch.equal(gradient(), exact)
+
+
+def test_exact_codes_replace_the_values_and_keep_their_gradients() -> None:
+    values = torch.tensor([3.4, 126.0, 129.0, -129.5, -127.0, 5.0], requires_grad=True)
+    codes = torch.tensor([4, 127, 127, -128, -128, 5], dtype=torch.int8)
+    zero = torch.zeros(())
+    found = Unrounded(values, torch.ones(()), zero).exactly(codes).codes()
+    assert found.tolist() == codes.tolist()
+    found.sum().backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == [1, 1, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["token", "all-4", "all-8", "overlap", "heads", "embedding"])
+def test_the_integer_model_gives_the_golden_vectors(name: str) -> None:
+    load_file = pytest.importorskip("safetensors.numpy").load_file
+    path = Path(__file__).resolve().parents[1] / "vectors" / f"{name}.qvit"
+    golden, subnet = load_file(path.with_suffix(".safetensors")), Subnet.load(path)
+    trace: list[Trace] = []
+    image = torch.from_numpy(golden["image"].transpose(2, 0, 1).copy())[None]
+    logits = IntegerModel(subnet, torch.device("cpu"))(image, trace)[0]
+    expected = golden["logits"][: len(logits)] * subnet.config["logit_scale"]
+    np.testing.assert_array_equal(logits.numpy(), expected.astype(np.float32))
+    np.testing.assert_array_equal(trace[-1]["pooled"][0].numpy(), golden["pooled"])
+    for i, block in enumerate(trace[:-1]):
+        for part in ("norm1", "qkv", "attn", "norm2", "act"):
+            np.testing.assert_array_equal(block[part][0].numpy(), golden[f"blocks.{i}.{part}"])
+
+
+@pytest.mark.parametrize(
+    ("name", "load"),
+    [("digits", load_digits), pytest.param("fashion-mnist", load_fashion_mnist, marks=pytest.mark.slow)],
+)
+def test_the_integer_model_gives_the_engines_logits_of_packaged_subnets(name: str, load: Any) -> None:
+    """Of all test images: 360, and 10,000."""
+    try:
+        images, _ = load("test")
+    except (MissingDatasetError, ImportError) as error:
+        pytest.skip(str(error))
+    subnet = Subnet.load(name)
+    model = IntegerModel(subnet, torch.device("cpu"))
+    with Engine(subnet) as engine:
+        for part in np.array_split(images, -(-len(images) // 500)):
+            found = model(torch.from_numpy(part)[:, None]).numpy()
+            np.testing.assert_array_equal(found, engine.infer_batch(list(part)).logits)
+
+
+@pytest.mark.parametrize("tokens", [37, 600])
+def test_attention_is_the_oracles_and_the_fake_one_within_a_code(tokens: int) -> None:
     rng = np.random.default_rng(0)
-    q, k, v = rng.integers(-127, 128, (3, 2, 4, 37, 16))
+    q, k, v = rng.integers(-127, 128, (3, 2, 4, tokens, 16))
     s_q, s_v, s_o = 0.02, 0.03, 0.011
     mult = round(2**20 * 64 * math.log2(math.e) * s_q * s_q / math.sqrt(16))
     fraction, exponent = math.frexp(s_v / s_o)
-    out = attention(*(torch.from_numpy(a).float() for a in (q, k, v)), torch.full((4,), float(mult)))
-    codes = np.clip(np.floor(out.numpy() * (s_v / s_o) + 0.5), -128, 127)
+    codes = [torch.from_numpy(a).float() for a in (q, k, v)]
+    out = attention(*codes, torch.full((4,), float(mult)))
+    fake = np.clip(np.floor(out.numpy() * (s_v / s_o) + 0.5), -128, 127)
+    factors = mult, math.floor(fraction * 2**15 + 0.5), 15 - exponent
+    found = exact_attention(*codes, *(torch.full((4,), f, dtype=torch.int32) for f in factors)).numpy()
     for b in range(2):
         for h in range(4):
-            exact = oracle.attention(
-                q[b, h], k[b, h], v[b, h], mult, math.floor(fraction * 2**15 + 0.5), 15 - exponent
-            )
-            assert np.abs(codes[b, h] - exact).max() <= 1
-            assert (codes[b, h] == exact).mean() > 0.95
+            exact = oracle.attention(q[b, h], k[b, h], v[b, h], *factors)
+            np.testing.assert_array_equal(found[b, h], exact)
+            assert np.abs(fake[b, h] - exact).max() <= 1
+            assert (fake[b, h] == exact).mean() > 0.95
 
 
 @pytest.mark.parametrize("embed", [8, 192, 1000])

@@ -92,6 +92,7 @@ def build_result(outcome: SearchOutcome, progress: Progress) -> SearchResult:
                 "replayed_fps_with_host": t.replayed_fps_with_host,
                 "gap": t.gap,
                 "power_w": t.power_w,
+                "codes": _codes(t),
                 **(_configuration(t) if s.options.explores else {}),
             }
             for t in targets
@@ -109,7 +110,29 @@ def build_result(outcome: SearchOutcome, progress: Progress) -> SearchResult:
         None,
         _cloud(outcome),
         _layers(outcome, targets, progress),
-        notes(s, outcome.modelled, outcome.scoring, outcome.record),
+        (
+            *notes(s, outcome.modelled, outcome.scoring, outcome.record),
+            *filter(None, map(_rounding, targets)),
+        ),
+    )
+
+
+def _codes(target: Target) -> dict[str, Any] | None:
+    """Returns the record of the codes of a target's subnet (`Supernet.finalist`); None without a supernet."""
+    codes: dict[str, Any] | None = target.subnet.config["provenance"].get("codes")
+    return codes
+
+
+def _rounding(target: Target) -> str:
+    """Returns which codes a target's subnet has, where GPTQ was tried."""
+    codes = _codes(target) or {}
+    if "gptq_gain" not in codes:
+        return ""
+    gain = codes["gptq_gain"]
+    return (
+        f"The subnet for {target.fps:g} FPS has the codes: {codes['taken']}. With GPTQ's, top-1 on {codes['images']:,} "
+        f"held-out validation images changes by {gain['value']:+.2%} (95 % interval {gain['low']:+.2%} to "
+        f"{gain['high']:+.2%})."
     )
 
 

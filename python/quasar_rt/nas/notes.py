@@ -36,7 +36,7 @@ def notes(settings: Settings, modelled: Modelled, scoring: Scoring, record: Reco
     if record.images is None:
         lines.append(f"Scores are a {scoring.label}, made from the architecture alone; weights are random.")
     else:
-        lines += _supernet(record.images, record)
+        lines += _supernet(record.images, record, o.gptq)
     return tuple(lines)
 
 
@@ -118,12 +118,13 @@ def _yardstick(record: Record) -> str:
     )
 
 
-def _supernet(images: Images, record: Record) -> list[str]:
+def _supernet(images: Images, record: Record, gptq: bool) -> list[str]:
     test = "were read for the finalists" if images.test_images_read else "were not read"
+    codes = "with GPTQ's codes where these are better" if gptq else "with their trained codes"
     lines = [
-        f"Scores are top-1 of the supernet's slices, activation ranges set anew for each on {images.calibration}"
+        f"Scores are top-1 of the supernet's slices, each with a range of the residual stream from {images.calibration}"
         ". " + " ".join(f"{r.subnets:,} subnets: {r.score}." for r in record.rounds),
-        f"Data: {images.data}. Search: {images.search}; finalists, rounded by GPTQ, on the integer "
+        f"Data: {images.data}. Search: {images.search}; finalists, {codes}, on the integer "
         f"engine: {images.finalists}. Test images {test}. The front's scores are the best of many and a little "
         "flattering for that; the integer figures are on other images.",
     ]

@@ -19,7 +19,7 @@ def rgb_of_yuv(y: Int, cb: Int, cr: Int, matrix: str) -> NDArray[np.uint8]:
     luma, cr_red, cb_green, cr_green, cb_blue = YUV_MATRICES[matrix]
     scaled = luma * np.maximum(y - 16, 0)
     chroma = (cr_red * (cr - 128), cb_green * (cb - 128) + cr_green * (cr - 128), cb_blue * (cb - 128))
-    sums = np.stack([scaled + part for part in chroma], axis=-1)
+    sums: Int = np.stack([scaled + part for part in chroma], axis=-1)
     within(sums, 31, "a channel")
     return np.clip(rshift(sums, 20), 0, 255).astype(np.uint8)
 

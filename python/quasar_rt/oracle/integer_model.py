@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isqrt
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 Int = NDArray[np.int64]
+#: An int64 array; the trainer gives torch's integers, of whole batches (`quasar_rt.train.integer`).
+Integers = TypeVar("Integers", bound=Any)
 Trace = dict[str, NDArray[Any]]
 
 #: ``T[f] = round(4080 * 2^(-f/64))``: 12-bit powers of two, 255 * 16 at 0. From the formula, not from the core's
@@ -18,27 +20,29 @@ Trace = dict[str, NDArray[Any]]
 EXP_TABLE: Int = np.floor(4080 * 2.0 ** (-np.arange(64) / 64) + 0.5).astype(np.int64)
 
 
-def rshift(x: Int, s: ArrayLike) -> Int:
+def rshift(x: Integers, s: Any) -> Integers:
     """Computes ``(x + 2^(s-1)) >> s``, rounding half up; returns `x` where s is 0. `s` broadcasts against `x`."""
-    s = np.asarray(s, dtype=np.int64)
-    half: Int = np.where(s > 0, np.int64(1) << np.maximum(s - 1, 0), 0)
-    shifted: Int = (x + half) >> s
+    half = (1 << s) >> 1
+    shifted: Integers = (x + half) >> s
     return shifted
 
 
-def sat16(x: Int) -> Int:
+def sat16(x: Integers) -> Integers:
     """Clamps to [-32768, 32767]."""
-    return np.clip(x, -32768, 32767)
+    clamped: Integers = x.clip(-32768, 32767)
+    return clamped
 
 
-def clamp8(x: Int) -> Int:
+def clamp8(x: Integers) -> Integers:
     """Clamps to [-128, 127]."""
-    return np.clip(x, -128, 127)
+    clamped: Integers = x.clip(-128, 127)
+    return clamped
 
 
-def sat_residual(x: Int) -> Int:
+def sat_residual(x: Integers) -> Integers:
     """Clamps to the residual stream's symmetric range [-32767, 32767]."""
-    return np.clip(x, -32767, 32767)
+    clamped: Integers = x.clip(-32767, 32767)
+    return clamped
 
 
 def bitlen(x: Int) -> Int:
@@ -96,15 +100,17 @@ class Linear:
         return acc
 
 
-def requant16(acc: Int, linear: Linear) -> Int:
-    """Converts accumulators [tokens, rows] to the residual stream's units."""
+def requant16(acc: Integers, linear: Any) -> Integers:
+    """Converts accumulators [tokens, rows] to the residual stream's units, by the layer's `mult` and `shift` [rows]."""
     t = sat16(rshift(16 * acc, linear.shift))
-    return rshift(t * linear.mult, 15)
+    scaled: Integers = rshift(t * linear.mult, 15)
+    return scaled
 
 
-def requant8(acc: Int, linear: Linear, zero_point: int) -> Int:
+def requant8(acc: Integers, linear: Any, zero_point: int) -> Integers:
     """Converts accumulators [tokens, rows] to s8 codes."""
-    return clamp8(rshift(requant16(acc, linear), 6) + zero_point)
+    shifted: Integers = rshift(requant16(acc, linear), 6) + zero_point
+    return clamp8(shifted)
 
 
 def patches(image: NDArray[np.uint8], patch: Mapping[str, int]) -> Int:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -90,24 +91,33 @@ class Block(nn.Module):
         self.act_out.observe(y)
         return x + _kept(self.fc2(y, self._gamma(self.gamma2)), keep, 1)
 
-    def quantized(self, x: Tensor, residual_scale: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Computes the block as the integer model does; x [batch, tokens, embed] is the residual stream.
+    def quantized(
+        self,
+        x: Tensor,
+        residual_scale: Tensor,
+        keep: Tensor | None = None,
+        exact: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Computes the block with fake quantizers; x [batch, tokens, embed] is the residual stream.
 
-        `keep` is that of `forward`.
+        `keep` is that of `forward`. `exact` has the integer model's codes of the block's activations by name
+        (`quasar_rt.train.integer.Trace`): they replace those that are found here, and the gradients are of these.
         """
-        y = norm_codes(self.norm1, self.norm1_out, x, residual_scale)
-        qkv = self.qkv.requantized(y, self.qkv_out)
+        given = {} if exact is None else exact
+        y = norm_codes(self.norm1, self.norm1_out, x, residual_scale).exactly(given.get("norm1"))
+        qkv = self.qkv.requantized(y, self.qkv_out).exactly(given.get("qkv"))
         codes = qkv.codes().unflatten(-1, (3 * self.heads, self.head_dim))
         q, k, v = codes.transpose(1, 2).chunk(3, dim=1)
         q_scale, k_scale, v_scale = qkv.scale.chunk(3)
         mult = q_scale * k_scale * (2**20 * 64 * math.log2(math.e) * self.head_dim**-0.5)
         scale = self.attn_out.learned(x.shape[1] * self.heads * self.head_dim).squeeze(0)
         out = attention(q, k, v, mult, v_scale / scale).transpose(1, 2).flatten(2)
-        y = Unrounded(out, scale, self.attn_out.zero_point)
+        y = Unrounded(out, scale, self.attn_out.zero_point).exactly(given.get("attn"))
         x = self._add(x, _kept(self.proj.update(y, self._gamma(self.gamma1)), keep, 0), residual_scale)
 
-        y = norm_codes(self.norm2, self.norm2_out, x, residual_scale)
-        y = self._activated(self.fc1.requantized(y, self.fc1_out))
+        y = norm_codes(self.norm2, self.norm2_out, x, residual_scale).exactly(given.get("norm2"))
+        y = self.fc1.requantized(y, self.fc1_out).exactly(given.get("fc1"))
+        y = self._activated(y).exactly(given.get("act"))
         return self._add(x, _kept(self.fc2.update(y, self._gamma(self.gamma2)), keep, 1), residual_scale)
 
     def _activated(self, x: Unrounded) -> Unrounded:

@@ -180,8 +180,10 @@ class Loop:
     def run(self) -> ViT:
         """Trains to the stage's end; returns the average."""
         self._resume()
-        with fused(self.fuse):
-            while self.step < self.total:
+        while self.step < self.total:
+            if self.model.quantized and self.step >= self.total - self.batches.steps:
+                self._become_exact()
+            with fused(self.fuse):
                 self._epoch()
         self.average.activate(None)
         if self.total == 0:
@@ -204,6 +206,18 @@ class Loop:
         self.job.write_log("", self.rows)
         at = f"step {self.step % self.batches.steps} of epoch {self.step // self.batches.steps + 1}"
         self.job.log(f"{self.name}: continues at {at}, read from {part}")
+
+    def _become_exact(self) -> None:
+        """Trains the last epoch on the integer model's bits, with the residual's range as the average has it then."""
+        # Its integers are NumPy's, which torch.compile cannot follow: the quantizers alone are compiled.
+        self.fuse |= self.logits is not self.model
+        self.logits, self.model.exact = self.model, True
+        if self.step == self.total - self.batches.steps:
+            images, _ = self.job.data.train.first(self.job.recipe.quantization.calibration)
+            self.average.activate(None)
+            self.average.calibrate(images, None)
+            self.job.group.broadcast(self.average)
+            self.model.residual_scale.copy_(self.average.residual_scale)
 
     def _save(self) -> None:
         """Writes the checkpoint within the stage; all processes call it, and fail if the first one cannot write."""
@@ -332,6 +346,8 @@ class Loop:
 
     def kept(self, k: int, architecture: Architecture | None) -> Tensor | None:
         """Returns the branches that this process's samples keep in the step's `k`-th network."""
+        if self.model.exact:
+            return None
         depth = (architecture or self.model.config.architecture).depth
         rate, batch = self.job.recipe.drop_path, self.settings.batch
         kept = kept_branches(rate, depth, batch, self.job.recipe.seed, self.name, "drop_path", self.step, k)

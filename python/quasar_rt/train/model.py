@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..build import NetworkSpec
+from ..build import NetworkSpec, build_subnet
 from ..errors import InvalidValueError
 from ..space import Architecture, Space
 from .block import Block, affine, float_norm, linear_spec, norm_codes, norm_spec, on_grid, to_numpy
-from .quantizers import ActQuantizer, RowLinear, leading
+from .integer import IntegerModel, Trace, cut_patches
+from .quantizers import ActQuantizer, RowLinear, leading, straight_through
 from .slices import Region
 
 __all__ = ["ViT", "ViTConfig"]
@@ -80,9 +80,11 @@ class ViTConfig:
 class ViT(nn.Module):
     """A pre-norm ViT with a class token and learned positions.
 
-    `forward` computes in float until `quantized` is set; then it mirrors the integer model. Its input is uint8
-    [batch, channels, height, width]. `active` is the architecture that it computes (see `activate`). With `recompute`,
-    only the inputs of blocks are kept for the gradients.
+    `forward` computes in float until `quantized` is set. Then it gives the integer model's logits, bit for bit, in
+    evaluation mode and, with `exact`, in training mode, with straight-through gradients; else those of fake quantizers,
+    which come close (docs/training.md). Its input is uint8 [batch, channels, height, width]. `active` is the
+    architecture that it computes (see `activate`). With `recompute`, only the inputs of blocks are kept for the
+    gradients.
     """
 
     pixel_mean: Tensor
@@ -93,6 +95,7 @@ class ViT(nn.Module):
         super().__init__()
         self.config = config
         self.quantized = False
+        self.exact = False
         self.recompute = False
         embed = config.architecture.embed
         rows, columns = config.grid
@@ -150,16 +153,30 @@ class ViT(nn.Module):
         Columns are ordered (channel, ky, kx). Padding is `pad_value` of the raw image, centred as any pixel is.
         """
         c = self.config
-        x = F.pad(images.float(), (c.pad,) * 4, value=float(c.pad_value))
-        x = x.unfold(2, c.kernel, c.stride).unfold(3, c.kernel, c.stride)
-        return x.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2) - self.pixel_mean
+        return cut_patches(images, c.kernel, c.stride, c.pad, c.pad_value) - self.pixel_mean
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """Returns logits [batch, classes].
 
-        `keep` [blocks, 2, batch] multiplies the branches of each block for each sample: 0 where a sample skips one.
+        `keep` [blocks, 2, batch] multiplies the branches of each block for each sample: 0 where a sample skips one. The
+        integer model skips none, so a pass with `keep` is not exact. An exact pass rounds pixels that are not whole.
         """
-        return self._quantized(images, keep) if self.quantized else self.float_logits(images, keep)
+        if not self.quantized:
+            return self.float_logits(images, keep)
+        if keep is not None or (self.training and not self.exact):
+            return self._quantized(images, keep)
+        images = torch.floor(images.float() + 0.5)
+        trace: list[Trace] = []
+        logits = self.integer()(images, trace)
+        if not torch.is_grad_enabled():
+            return logits
+        return straight_through(logits, self._quantized(images, None, trace))
+
+    def integer(self) -> IntegerModel:
+        """Returns the active part in integers, as `spec` exports it now."""
+        classes = [str(i) for i in range(self.config.classes)]
+        subnet = build_subnet(self.spec("trained", classes, {"resize": {"mode": "none"}}, {}))
+        return IntegerModel(subnet, self.prefix.device)
 
     def float_logits(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """Returns the logits of the float network, whatever `quantized` is; `keep` as in `forward`."""
@@ -170,22 +187,24 @@ class ViT(nn.Module):
         self.norm_out.observe(y)
         return self.head(y)
 
-    def _run(self, block: Callable[..., Tensor], x: Tensor, *arguments: Tensor | None) -> Tensor:
+    def _run(self, block: Callable[..., Tensor], x: Tensor, *arguments: Tensor | Trace | None) -> Tensor:
         if self.recompute and self.training and torch.is_grad_enabled():
             # Nothing in a block is random: `keep` is an argument.
             found: Tensor = checkpoint(block, x, *arguments, use_reentrant=False, preserve_rng_state=False)
             return found
         return block(x, *arguments)
 
-    def _quantized(self, images: Tensor, keep: Tensor | None) -> Tensor:
+    def _quantized(self, images: Tensor, keep: Tensor | None, exact: list[Trace] | None = None) -> Tensor:
         # The mean and std are folded into the patch embedding, whose input is the pixel itself (section Preprocess).
         # Centred pixels are no whole numbers, so bfloat16 does not hold them: this one product stays in float32.
         with torch.autocast(images.device.type, enabled=False):
             x = self.embed.integer(self.patches(images), fold=self.pixel_std)[0]
         x = on_grid(self._tokens(x), self.residual_scale, self.training)
         for i, block in enumerate(self.blocks[: self.active.depth]):
-            x = self._run(block.quantized, x, self.residual_scale, None if keep is None else keep[i])
-        return self.head.update(norm_codes(self.norm, self.norm_out, x[:, 0], self.residual_scale))
+            codes = None if exact is None else exact[i]
+            x = self._run(block.quantized, x, self.residual_scale, None if keep is None else keep[i], codes)
+        pooled = norm_codes(self.norm, self.norm_out, x[:, 0], self.residual_scale)
+        return self.head.update(pooled.exactly(None if exact is None else exact[-1]["pooled"]))
 
     def _tokens(self, x: Tensor) -> Tensor:
         """Adds positions to embedded patches [batch, grid, embed] and puts the class token before them."""
@@ -262,7 +281,7 @@ class ViT(nn.Module):
         with torch.random.fork_rng(devices=[]):
             out = ViT(dataclasses.replace(self.config, architecture=self.active))
         out.to(self.prefix.device).train(self.training)
-        out.quantized = self.quantized
+        out.quantized, out.exact = self.quantized, self.exact
         mine, regions = dict(self.named_parameters()), self.regions()
         for name, parameter in out.named_parameters():
             view = next(regions[name].views(mine[name]))

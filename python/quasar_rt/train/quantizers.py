@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,9 +30,11 @@ __all__ = [
     "gelu",
     "layer_norm",
     "leading",
+    "powers_of_two",
     "round_half_up",
     "scale_gradient",
     "ste_codes",
+    "straight_through",
 ]
 
 #: Largest code of a row, by its width (narrow range).
@@ -41,11 +43,19 @@ LIMITS = {4: 7, 8: 127}
 OBSERVED = 1 << 16
 #: An int8 output code is worth at most 8 accumulator units (Requantize, Range).
 MULTIPLIER_LIMIT = 1 / 8
+#: The rounded values that lie inside the range, and one to each side of it for all that lie outside.
+_INSIDE = (-128, 127)
+_ALMOST = (-129, 128)
 
 
 def round_half_up(x: Tensor) -> Tensor:
     """Returns ``floor(x + 1/2)`` with the gradient of `x`: the rounding of every right shift in the integer model."""
     return x + (torch.floor(x + 0.5) - x).detach()
+
+
+def straight_through(exact: Tensor, x: Tensor) -> Tensor:
+    """Returns `exact`, bit for bit, with the gradient of the finite `x`."""
+    return exact + (x - x.detach())
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:
@@ -319,6 +329,18 @@ class Unrounded:
         codes: Tensor = _Codes.apply(self.values, self.zero_point)
         return codes
 
+    def exactly(self, codes: Tensor | None) -> Unrounded:
+        """Returns the activation with the integer model's `codes`, int8, straight through; None leaves it as it is.
+
+        Values that both clamp stay outside the range, so that no gradient passes there.
+        """
+        if codes is None:
+            return self
+        v, exact = self.values.detach(), codes.to(self.values.dtype)
+        exact = torch.where(codes == _INSIDE[1], v.clamp(min=_INSIDE[1]), exact)
+        exact = torch.where(codes == _INSIDE[0], v.clamp(max=_INSIDE[0]), exact)
+        return replace(self, values=straight_through(exact, self.values))
+
 
 def _product(x: Unrounded, weight: Tensor, step: Tensor, bias: Tensor) -> Tensor:
     """Returns `bias` plus the rounded `x` [..., columns] times `weight` (codes) [rows, columns] times `step` [rows]."""
@@ -336,11 +358,6 @@ def gelu(x: Unrounded, out: ActQuantizer) -> Unrounded:
     scale = out.learned(x.values[0].numel()).squeeze(0)
     values = _Gelu.apply(x.values, x.zero_point, x.scale, scale, out.zero_point)
     return Unrounded(values, scale, out.zero_point)
-
-
-#: The rounded values that lie inside the range, and one to each side of it for all that lie outside.
-_INSIDE = (-128, 127)
-_ALMOST = (-129, 128)
 
 
 @fusible
@@ -520,7 +537,8 @@ POWERS = {
 }
 
 
-def _powers(device: torch.device) -> Tensor:
+def powers_of_two(device: torch.device) -> Tensor:
+    """Returns `POWERS` on the device."""
     if device not in POWERS:
         POWERS[device] = POWERS[torch.device("cpu")].to(device)
     return POWERS[device]
@@ -560,7 +578,7 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mult: Tensor, gain: Tensor) -> Tensor:
         factor = torch.floor(mult + 0.5).clamp_(1, 2**24).view(-1, 1, 1) * 2.0**-20
         e8, kept, largest, total, rounding_residue = _powers_of(
-            q @ k.transpose(-1, -2), factor, _powers(q.device)
+            q @ k.transpose(-1, -2), factor, powers_of_two(q.device)
         )
         share = gain.view(-1, 1, 1) / total
         out = (e8 @ v).mul_(16).add_(rounding_residue * v.mean(dim=-2, keepdim=True)).mul_(share)

@@ -115,7 +115,7 @@ def train_architecture(options: ArchitectureOptions) -> Trained:
         q = recipe.quantization
         model.calibrate(job.data.train.first(q.calibration)[0], q.percentile)
         network = run_stage(job, model, StagePlan("quantized", recipe.quantized_stage, identity=identity))
-        return _result(job, _recalibrated(job, network))
+        return _result(job, network.eval())
 
 
 def _inherited(job: Job, architecture: Architecture, path: StrPath) -> tuple[ViT, str]:
@@ -162,14 +162,7 @@ def _one_network(job: Job, start: ViT, identity: str) -> Trained:
     if recipe.baseline:
         plan = StagePlan("baseline", recipe.quantized_stage, identity=identity)
         baseline = run_stage(job, copy.deepcopy(start), plan).eval()
-    return _result(job, _recalibrated(job, quantized), baseline)
-
-
-def _recalibrated(job: Job, network: ViT) -> ViT:
-    """Switches the averaged network to evaluation and sets the range of its residual anew after training."""
-    network.eval().calibrate(job.data.train.first(job.recipe.quantization.calibration)[0], None)
-    job.group.broadcast(network)
-    return network
+    return _result(job, quantized.eval(), baseline)
 
 
 def _result(job: Job, model: ViT, baseline: ViT | None = None, path: Path | None = None) -> Trained:
