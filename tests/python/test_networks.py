@@ -14,12 +14,15 @@ pytest.importorskip("timm")
 safetensors = pytest.importorskip("safetensors.torch")
 
 from timm.models.deit import VisionTransformerDistilled  # noqa: E402
+from timm.models.eva import Eva  # noqa: E402
 from timm.models.vision_transformer import VisionTransformer  # noqa: E402
 from torch import nn  # noqa: E402
 
 from hugging_face_folders import CONFIG, LABELS, PROCESSOR, as_transformers, write_folder  # noqa: E402
+from quasar_rt import Engine  # noqa: E402
 from quasar_rt.errors import FileError, QuasarError  # noqa: E402
 from quasar_rt.export import UnsupportedModelError, export_timm  # noqa: E402
+from quasar_rt.export.float_vit import forward, unprobed  # noqa: E402
 from quasar_rt.export.inputs import preprocessing_of  # noqa: E402
 from quasar_rt.export.timm_reader import read  # noqa: E402
 from quasar_rt.networks import NetworkError, load_network  # noqa: E402
@@ -106,7 +109,37 @@ def a_clip():
     return model, weights, {"model_type": "clip", "projection_dim": 3, "vision_config": tower}
 
 
-KINDS = (a_vit, a_headless_vit, a_deit, a_distilled_deit, a_dinov2, a_dinov2_with_registers, a_clip)
+def eva(**changes):
+    """Returns a small DINOv3 of timm."""
+    torch.manual_seed(0)
+    rope = {"use_rot_pos_emb": True, "use_abs_pos_emb": False, "rope_type": "dinov3", "rope_temperature": 100}
+    rope |= {"rope_rotate_half": True, "num_reg_tokens": 4, "init_values": 0.5, "use_fc_norm": False}
+    rope |= {"global_pool": "token", "norm_layer": partial(nn.LayerNorm, eps=1e-6)}
+    return random(Eva(**SHAPE | rope | changes))
+
+
+def a_dinov3():
+    model = eva(num_classes=0)
+    own = {key: value.detach() for key, value in model.state_dict().items()}
+    weights = {"embeddings.mask_token": torch.zeros(1, 1, 32), "rope_embeddings.inv_freq": torch.zeros(4)}
+    for i in range(2):
+        q, k, v = own.pop(f"blocks.{i}.attn.qkv.weight").chunk(3)
+        biases = {part: own.pop(f"blocks.{i}.attn.{part}_bias") for part in "qv"}
+        at = f"layer.{i}.attention"
+        weights |= {f"{at}.{part}_proj.weight": w for part, w in zip("qkv", (q, k, v), strict=True)}
+        weights |= {f"{at}.{part}_proj.bias": bias for part, bias in biases.items()}
+        weights |= {f"layer.{i}.layer_scale{n}.lambda1": own.pop(f"blocks.{i}.gamma_{n}") for n in "12"}
+    names = {"blocks": "layer", "attn.proj": "attention.o_proj", "mlp.fc1": "mlp.up_proj"}
+    names |= {"mlp.fc2": "mlp.down_proj", "reg_token": "embeddings.register_tokens"}
+    names |= {"cls_token": "embeddings.cls_token", "patch_embed.proj": "embeddings.patch_embeddings"}
+    for key, value in own.items():
+        for ours, theirs in names.items():
+            key = key.replace(ours, theirs)
+        weights[key] = value
+    return model, weights, {"model_type": "dinov3_vit", "rope_theta": 100.0, "hidden_act": "gelu"}
+
+
+KINDS = (a_vit, a_headless_vit, a_deit, a_distilled_deit, a_dinov2, a_dinov2_with_registers, a_dinov3, a_clip)
 
 
 @pytest.mark.parametrize("make", KINDS)
@@ -132,6 +165,7 @@ def test_transformers_computes_the_same(make, tmp_path):
         "a_distilled_deit": "DeiTForImageClassificationWithTeacher",
         "a_dinov2": "Dinov2Model",
         "a_dinov2_with_registers": "Dinov2WithRegistersModel",
+        "a_dinov3": "DINOv3ViTModel",
         "a_clip": "CLIPVisionModelWithProjection",
     }
     theirs = getattr(transformers, classes[make.__name__]).from_pretrained(folder).eval()
@@ -213,7 +247,8 @@ def test_dinov2_gets_the_size_of_its_preprocessing(tmp_path):
 @pytest.mark.parametrize(
     ("config", "without", "message"),
     [
-        ({"model_type": "dinov2", "use_swiglu_ffn": True}, "", "SwiGLU"),
+        ({"model_type": "dinov2", "use_swiglu_ffn": True}, "", "multiplies two activations"),
+        ({"model_type": "dinov3_vit", "use_gated_mlp": True}, "", r"multiplies two activations .*DINOv3 S\+"),
         ({"model_type": "siglip_vision_model"}, "", "pooling by attention"),
         ({"model_type": "swin"}, "", "attention in windows"),
         ({"model_type": "vit", "hidden_act": "mish"}, "", "activation function 'mish'"),
@@ -386,3 +421,55 @@ def test_a_folder_becomes_a_subnet(tmp_path):
     assert subnet.name == subnet.config["provenance"]["architecture"] == "tower"
     assert subnet.config["provenance"]["mean"] == [0.1, 0.2, 0.3]
     assert len(subnet.classes) == model.num_classes
+
+
+@pytest.mark.parametrize("size", [(12, 20), (24, 24)])
+@pytest.mark.parametrize("half", [True, False])
+def test_rotary_positions_are_functions_of_the_grid(half, size, tmp_path):
+    model = eva(img_size=size, rope_rotate_half=half, qkv_fused=half, qkv_bias=half)
+    net = read(model)
+    net.cast(torch.float32)
+    x = pictures(*size)
+    with torch.no_grad():
+        torch.testing.assert_close(forward(net, x, unprobed), model(x), atol=1e-5, rtol=1e-5)
+        if half:  # as transformers has it: the same weights at another size
+            other, weights, config = a_dinov3()
+            folder = write_folder(tmp_path / "mine", weights, config)
+            found = load_network(folder, image_size=size).model
+            again = eva(num_classes=0, img_size=size)
+            again.load_state_dict(other.state_dict())
+            torch.testing.assert_close(found(x), again(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"swiglu_mlp": True}, "multiplies two activations"),
+        ({"rope_type": "mixed", "rope_rotate_half": False}, "differ between blocks and heads"),
+        ({"qk_norm": True}, "normalises queries and keys"),
+        ({"global_pool": "map"}, "pools by attention"),
+    ],
+)
+def test_other_networks_with_rotary_positions_are_refused_by_name(change, message):
+    with pytest.raises(UnsupportedModelError, match=message):
+        read(eva(**change))
+
+
+@pytest.mark.parametrize(("share", "tune"), [(1, 0), (0.5, 0), (0.5, 2)])
+@pytest.mark.parametrize("tokens", ["image", "patch"])
+def test_a_network_with_rotary_positions_becomes_a_subnet(tokens, share, tune):
+    model, images = eva(img_size=16, num_classes=0), pictures(16, 16).repeat(8, 1, 1, 1)
+    images += torch.randn(images.shape, generator=torch.Generator().manual_seed(2))
+    subnet = export_timm(
+        model, images, eight_bit_fraction=share, embedding=True, tokens=tokens, tune=tune,
+        mean=[0.5] * 3, std=[0.25] * 3, resize={"mode": "none"},
+    )  # fmt: skip
+    assert subnet.config["rotary"]
+    pixels = ((images[:4] * 0.25 + 0.5) * 255).round().clamp(0, 255).byte()
+    with torch.no_grad():
+        exact = model((pixels / 255 - 0.5) / 0.25).numpy()
+    with Engine(subnet, "cpu") as engine:
+        predictions = engine.infer_batch([image.permute(1, 2, 0).numpy() for image in pixels])
+    found = np.stack([prediction.embedding.values for prediction in predictions])
+    error = np.abs(found - exact).mean() / np.abs(exact - exact.mean(axis=0)).mean()
+    assert error < (0.2 if share == 1 else 0.4)

@@ -22,6 +22,7 @@ __all__ = [
     "outputs",
     "patches_of",
     "single_tokens",
+    "turns_of",
 ]
 
 
@@ -63,6 +64,16 @@ class Block:
     fc1: Linear
     fc2: Linear
     activation: nn.Module
+    turns: tuple[Tensor, Tensor] | None = None
+    """Cosine and sine by which rows 2i and 2i+1 of a head of q and k are rotated, [tokens, head_dim / 2] each."""
+
+    def rotated(self, x: Tensor) -> Tensor:
+        """Rotates q or k [..., tokens, head_dim]."""
+        if self.turns is None:
+            return x
+        even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+        c, s = (turn.to(x.device) for turn in self.turns)
+        return torch.stack([even * c - odd * s, odd * c + even * s], dim=-1).flatten(-2)
 
 
 @dataclass
@@ -72,7 +83,8 @@ class ViT:
     A network without classes has a head of no rows. Images that need padding come padded. With the pooling
     ``token_pair``, `head` reads token 0 and `head_dist` token 1, and the logits are their sum. `norm_pre` normalises
     the patch tokens before the first block; `prefix` is as the first block reads it. With `patch_tokens` the head reads
-    each of `single_tokens`. Without classes, `projection` makes the embedding of the head's input.
+    each of `single_tokens`. Without classes, `projection` makes the embedding of the head's input. `rotary` holds the
+    angles of the grid's rows and of its columns, [positions, pairs], that the blocks' `turns` are made of.
     """
 
     height: int
@@ -91,6 +103,7 @@ class ViT:
     norm_pre: Norm | None = None
     patch_tokens: bool = False
     projection: Linear | None = None
+    rotary: tuple[Tensor, Tensor] | None = None
 
     def heads(self) -> dict[str, Linear]:
         """Returns the heads by name, that of token 0 first."""
@@ -105,6 +118,19 @@ class ViT:
         for part in parts:
             part.cast(dtype)
         self.position, self.prefix = self.position.to(dtype), self.prefix.to(dtype)
+        if self.rotary is not None:
+            turns = turns_of(self.rotary, len(self.prefix))
+            for block in self.blocks:
+                block.turns = turns[0].to(dtype), turns[1].to(dtype)
+
+
+def turns_of(rotary: tuple[Tensor, Tensor], prefix: int) -> tuple[Tensor, Tensor]:
+    """Returns cosine and sine of each token and pair, [tokens, pairs]; `prefix` tokens are not rotated."""
+    rows, columns = rotary
+    size = (len(rows), len(columns), -1)
+    angles = torch.cat([rows[:, None].expand(size), columns[None].expand(size)], dim=-1).flatten(0, 1)
+    angles = torch.cat([torch.zeros(prefix, angles.shape[1], dtype=angles.dtype), angles])
+    return angles.cos(), angles.sin()
 
 
 def patches_of(net: ViT, images: Tensor) -> Tensor:
@@ -177,6 +203,7 @@ def forward_block(block: Block, x: Tensor, probe: Probe = unprobed, name: str = 
     batch, tokens, _ = x.shape
     y = _linear(probe, f"{name}.qkv", block.qkv, _norm(probe, f"{name}.norm1", block.norm1, x))
     q, k, v = y.reshape(batch, tokens, 3, block.heads, block.head_dim).permute(2, 0, 3, 1, 4)
+    q, k = block.rotated(q), block.rotated(k)
     q, k, v = (probe(f"{name}.{part}", value) for part, value in (("q", q), ("k", k), ("v", v)))
     a = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(block.head_dim), dim=-1) @ v
     a = a.transpose(1, 2).reshape(batch, tokens, -1)

@@ -483,9 +483,10 @@ def _scales(spec: LinearSpec) -> NDArray[np.float64]:
     return np.asarray(spec.scales, np.float64)
 
 
-def _heads(block: Block, y: Tensor) -> Tensor:
-    """Splits qkv's outputs [batch, tokens, rows] into q, k and v: [3, batch, heads, tokens, head_dim]."""
-    return y.unflatten(-1, (3, block.heads, block.head_dim)).permute(2, 0, 3, 1, 4)
+def _heads(block: Block, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Splits qkv's outputs [batch, tokens, rows] into rotated q and k, and v: [batch, heads, tokens, head_dim] each."""
+    q, k, v = y.unflatten(-1, (3, block.heads, block.head_dim)).permute(2, 0, 3, 1, 4)
+    return block.rotated(q), block.rotated(k), v
 
 
 def _attention(block: Block, y: Tensor) -> Tensor:

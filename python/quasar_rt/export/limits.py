@@ -40,6 +40,7 @@ def _problem(net: ViT, embedding: bool, height: int, width: int) -> str | None:
         "embed": len(net.norm.gamma),
         "prefix_tokens": len(net.prefix),
         "embed_norm": net.norm_pre is not None,
+        "rotary": net.rotary is not None,
         "blocks": [
             {
                 "heads": block.heads,

@@ -261,6 +261,7 @@ class Prepared:
             trained=True,
             embedding=self.embedding,
             patch_tokens=net.patch_tokens,
+            rotary=None if net.rotary is None else (net.rotary[0].numpy(), net.rotary[1].numpy()),
             provenance=recorded,
             **vars(parts),
         )

@@ -67,13 +67,18 @@ def rotate_stream(net: ViT, seed: int = 0) -> None:
 
 
 def rotate_heads(net: ViT, seed: int = 0) -> None:
-    """Rotates q and k of each head by one matrix, v by another one, whose inverse goes into proj."""
+    """Rotates q and k of each head by one matrix, v by another one, whose inverse goes into proj.
+
+    Rotary positions have their own basis of q and k, which stays.
+    """
     net.cast(torch.float64)
     rng = np.random.default_rng([seed, 1])
     for block in net.blocks:
         turns = [
             torch.block_diag(*(orthogonal(block.head_dim, rng) for _ in range(block.heads))) for _ in range(2)
         ]
+        if block.turns is not None:
+            turns[0] = torch.eye(len(turns[0]), dtype=torch.float64)
         rows = torch.block_diag(turns[0], turns[0], turns[1])
         block.qkv.weight, block.qkv.bias = rows @ block.qkv.weight, rows @ block.qkv.bias
         block.proj.weight = block.proj.weight @ turns[1].T

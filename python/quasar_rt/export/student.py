@@ -93,7 +93,7 @@ class StudentBlock(trained.Block):
         shape = BlockShape(spec.heads, spec.head_dim, len(spec.fc1.bits), (0.0,) * 6)
         with torch.device("meta"):
             super().__init__(spec.qkv.weight.shape[1], shape, spec.norm1.eps, None)
-        self._spec, self.activation = spec, block.activation
+        self._spec, self.activation, self._rotated = spec, block.activation, block.rotated
         for name in ("qkv", "proj", "fc1", "fc2"):
             rows = _Rows(getattr(spec, name), getattr(block, name).weight, 3 if name == "qkv" else 1)
             setattr(self, name, rows)
@@ -105,6 +105,12 @@ class StudentBlock(trained.Block):
         for name in ("norm1_out", "norm2_out", "fc1_out", "act_out"):
             grid: Affine = getattr(spec, name)
             _set_grid(getattr(self, name), grid.scale, grid.zero_point)
+
+    def _positioned(self, qkv: Unrounded) -> Unrounded:
+        heads = qkv.values.unflatten(-1, (3, self.heads, self.head_dim)).transpose(1, 3)
+        q, k, v = heads.unbind(2)
+        values = torch.stack([self._rotated(q), self._rotated(k), v], dim=2)
+        return Unrounded(values.transpose(1, 3).flatten(2), qkv.scale, qkv.zero_point)
 
     def _activated(self, x: Unrounded) -> Unrounded:
         if type(self.activation) is nn.GELU and self.activation.approximate == "none":

@@ -1,9 +1,14 @@
-"""Reads a timm ``VisionTransformer`` into a `ViT` of plain matrices; refuses, by name, what the integer model lacks."""
+"""Reads timm's ``VisionTransformer`` and ``Eva`` into a `ViT` of plain matrices.
+
+Refuses, by name, what the integer model lacks.
+"""
 
 from __future__ import annotations
 
 import torch
+from timm.layers import AttentionRope
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.vision_transformer import Attention, LayerScale, Mlp, PatchEmbed, VisionTransformer
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
@@ -17,7 +22,6 @@ __all__ = ["UnsupportedModelError", "read", "require"]
 
 #: Popular classes of timm that the integer model lacks, with the reason.
 _REFUSED = {
-    "Eva": "rotary positions, and SwiGLU in EVA-02",
     "NaFlexVit": "images of any size",
     "SwinTransformer": "attention in windows",
     "SwinTransformerV2": "attention in windows",
@@ -45,8 +49,8 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
     kind = type(model).__name__
     reason = f" ({_REFUSED[kind]})" if kind in _REFUSED else ""
     require(
-        type(model) in (VisionTransformer, VisionTransformerDistilled),
-        f"its class is {kind}{reason}; timm's plain VisionTransformer and its distilled form are supported "
+        type(model) in (VisionTransformer, VisionTransformerDistilled, Eva),
+        f"its class is {kind}{reason}; timm's plain VisionTransformer, its distilled form and Eva are supported "
         "(vit_*, deit_* and deit3_*)",
     )
     distilled = type(model) is VisionTransformerDistilled
@@ -63,7 +67,10 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
         model.global_pool in ("token", "avg"),
         f"global_pool='{model.global_pool}'; 'token' and 'avg' are supported",
     )
-    require(not model.pool_include_prefix, "its pooling includes the prefix tokens (pool_include_prefix)")
+    require(
+        not getattr(model, "pool_include_prefix", False),
+        "its pooling includes the prefix tokens (pool_include_prefix)",
+    )
     no_head = _identity(model.head)
     require(
         headless or not no_head,
@@ -97,6 +104,7 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
         # The model gives the mean of what its two heads give.
         head_dist = head if no_head else _half(_linear(model.head_dist, "head_dist"))
         head = _half(head)
+    turned = _Rotary(model) if getattr(model, "rope", None) is not None else None
     net = ViT(
         height=stem.img_size[0],
         width=stem.img_size[1],
@@ -106,16 +114,62 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
         embed=_matrix(stem.proj.weight.flatten(1), stem.proj.bias),
         position=position,
         prefix=prefix,
-        blocks=[_block(block, f"blocks[{i}]") for i, block in enumerate(model.blocks)],
+        blocks=[_block(block, f"blocks[{i}]", turned) for i, block in enumerate(model.blocks)],
         pool=pool,
         norm=_norm(norm_module, norm_name),
         head=head,
         head_dist=head_dist,
         norm_pre=norm_pre,
+        rotary=None if turned is None else turned.angles,
     )
     problem = beyond_limits(net, embedding=headless)
     require(problem is None, str(problem))
     return net
+
+
+class _Rotary:
+    """The rotary positions of a timm ``Eva``: `angles` of the grid's rows and of its columns, [positions, pairs]."""
+
+    def __init__(self, model: nn.Module) -> None:
+        rows, columns = model.patch_embed.grid_size
+        require(
+            not model.rope_mixed, "its rotary positions differ between blocks and heads (rope_type='mixed')"
+        )
+        sine, cosine = _plain(model.rope.get_embed(shape=[rows, columns])).chunk(2, dim=-1)
+        require(
+            tuple(cosine.shape) == (rows * columns, model.blocks[0].attn.head_dim)
+            and cosine.shape[1] % 4 == 0,
+            f"its rotary positions have the shape {tuple(cosine.shape)}",
+        )
+        self.half = bool(model.blocks[0].attn.rotate_half)
+        table = torch.atan2(sine, cosine)[:, self._pairs(cosine.shape[1])[:, 0]].unflatten(0, (rows, columns))
+        turns = torch.polar(torch.ones_like(table), table)
+        by_row, by_column = ((turns - first).abs().amax((0, 1)) < 1e-5 for first in (turns[:, :1], turns[:1]))
+        first, last = by_row.nonzero().flatten(), by_column.nonzero().flatten()
+        # A pair that is never rotated may count as either.
+        first = first[: len(by_row) // 2]
+        last = last[~torch.isin(last, first)]
+        require(
+            len(first) == len(last) == len(by_row) // 2,
+            "its rotary positions are not those of the grid's rows in one half of a head, of its columns in the other",
+        )
+        self.angles = table[:, 0, first], table[0, :, last]
+        self.order = self._pairs(cosine.shape[1])[torch.cat([first, last])].flatten()
+
+    def _pairs(self, size: int) -> Tensor:
+        """Returns the channels of a head that are rotated together, [pairs, 2]."""
+        channels = torch.arange(size)
+        return channels.unflatten(0, (2, -1)).T if self.half else channels.unflatten(0, (-1, 2))
+
+    def reorder(self, qkv: Linear, heads: int) -> Linear:
+        """Puts the rows of q and k into the order of pairs, those of the grid's rows first; the scores stay."""
+
+        def ordered(rows: Tensor) -> Tensor:
+            parts = rows.unflatten(0, (3, heads, -1)).clone()
+            parts[:2] = parts[:2, :, self.order]
+            return parts.flatten(0, 2)
+
+        return Linear(ordered(qkv.weight), ordered(qkv.bias))
 
 
 def _tokens(model: nn.Module) -> tuple[Tensor, Tensor]:
@@ -160,36 +214,61 @@ def _norm(module: nn.Module, where: str) -> Norm:
     return Norm(_plain(gamma), _plain(beta), float(module.eps))
 
 
-def _block(block: nn.Module, where: str) -> Block:
-    require(type(block) is TimmBlock, f"{where} is a {type(block).__name__}, not timm's pre-norm Block")
+def _block(block: nn.Module, where: str, turned: _Rotary | None) -> Block:
+    kinds = (
+        (EvaBlock, (EvaAttention, AttentionRope))
+        if isinstance(block, EvaBlock)
+        else (TimmBlock, (Attention,))
+    )
+    require(type(block) is kinds[0], f"{where} is a {type(block).__name__}, not timm's pre-norm Block")
     attn, mlp = block.attn, block.mlp
-    require(type(attn) is Attention, f"{where}.attn is a {type(attn).__name__}, not timm's Attention")
-    require(type(mlp) is Mlp, f"{where}.mlp is a {type(mlp).__name__}, not timm's two-layer Mlp")
+    require(
+        type(attn) in kinds[1], f"{where}.attn is a {type(attn).__name__}, not timm's {kinds[1][0].__name__}"
+    )
+    gated = type(mlp).__name__ in ("SwiGLU", "GluMlp", "SwiGLUPacked")
+    why = " multiplies two activations, for which the integer model has no form" if gated else ""
+    require(type(mlp) is Mlp, f"{where}.mlp is a {type(mlp).__name__}, not timm's two-layer Mlp" + why)
     require(
         _identity(attn.q_norm) and _identity(attn.k_norm),
         f"{where}.attn normalises queries and keys (qk_norm)",
     )
     require(_identity(getattr(attn, "norm", None)), f"{where}.attn normalises its output (scale_attn_norm)")
     require(getattr(attn, "gate", None) is None, f"{where}.attn gates its output (gated)")
+    require(
+        getattr(attn, "num_kv_heads", attn.num_heads) == attn.num_heads,
+        f"{where}.attn has fewer heads of keys than of queries (num_kv_heads)",
+    )
     require(_identity(mlp.norm), f"{where}.mlp normalises its hidden layer (scale_mlp_norm)")
 
-    def branch(module: nn.Module, scale: nn.Module, name: str) -> Linear:
-        layer = _linear(module, f"{where}.{name}")
-        if isinstance(scale, LayerScale):
-            gamma = _plain(scale.gamma)
+    def branch(module: nn.Module, number: int, name: str) -> Linear:
+        layer, scale = _linear(module, f"{where}.{name}"), getattr(block, f"ls{number}", None)
+        gamma = scale.gamma if isinstance(scale, LayerScale) else getattr(block, f"gamma_{number}", None)
+        if gamma is not None:
+            gamma = _plain(gamma)
             return Linear(gamma[:, None] * layer.weight, gamma * layer.bias)
         require(_identity(scale), f"{where} scales a branch by a {type(scale).__name__}")
         return layer
 
-    qkv = _linear(attn.qkv, f"{where}.attn.qkv")
+    qkv = _qkv(attn, f"{where}.attn")
     return Block(
         heads=attn.num_heads,
         head_dim=len(qkv.weight) // 3 // attn.num_heads,
         norm1=_norm(block.norm1, f"{where}.norm1"),
-        qkv=qkv,
-        proj=branch(attn.proj, block.ls1, "attn.proj"),
+        qkv=qkv if turned is None else turned.reorder(qkv, attn.num_heads),
+        proj=branch(attn.proj, 1, "attn.proj"),
         norm2=_norm(block.norm2, f"{where}.norm2"),
         fc1=_linear(mlp.fc1, f"{where}.mlp.fc1"),
-        fc2=branch(mlp.fc2, block.ls2, "mlp.fc2"),
+        fc2=branch(mlp.fc2, 2, "mlp.fc2"),
         activation=mlp.act,
     )
+
+
+def _qkv(attn: nn.Module, where: str) -> Linear:
+    """Returns q, k and v in one matrix; timm's Eva keeps them or their biases apart."""
+    if attn.qkv is None:
+        parts = [_linear(getattr(attn, f"{part}_proj"), f"{where}.{part}_proj") for part in "qkv"]
+        return Linear(torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts]))
+    qkv = _linear(attn.qkv, f"{where}.qkv")
+    if getattr(attn, "q_bias", None) is not None:
+        qkv.bias = torch.cat([_plain(getattr(attn, f"{part}_bias")) for part in "qkv"])
+    return qkv

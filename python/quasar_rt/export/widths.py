@@ -56,7 +56,11 @@ def products_of(net: ViT, worth: Mapping[str, NDArray[np.float64]]) -> list[list
             runs = [np.concatenate([key, value]), query]
         else:
             runs = [np.concatenate([query, key]), value]
-        products = [product(f"blocks.{i}.qkv", run, block.qkv.weight.shape[1]) for run in runs]
+        name, columns = f"blocks.{i}.qkv", block.qkv.weight.shape[1]
+        if block.turns is not None:  # both rows of a pair that is rotated have one width
+            pairs = worth[name].reshape(-1, 2).mean(axis=1)
+            worth = {**worth, name: pairs.repeat(2)}
+        products = [product(name, run, columns) for run in runs]
         for matrix, layer in (("proj", block.proj), ("fc1", block.fc1), ("fc2", block.fc2)):
             rows, columns = layer.weight.shape
             products.append(product(f"blocks.{i}.{matrix}", np.arange(rows), columns))

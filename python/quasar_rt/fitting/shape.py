@@ -54,6 +54,7 @@ def workload_of(prepared: Prepared, width: int) -> Workload:
         projected=len(net.embed.weight) if prepared.projects(width == 8) else None,
         patch_tokens=net.patch_tokens,
         embed_norm=net.norm_pre is not None,
+        rotary=net.rotary is not None,
         eight_bit_fraction=float(width == 8),
     )
     return Workload.of_subnet(shape)

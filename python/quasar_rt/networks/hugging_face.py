@@ -1,4 +1,4 @@
-"""Folders of Hugging Face's transformers: ViT, DeiT, DINOv2 and CLIP's image towers. Transformers is not needed."""
+"""Folders of Hugging Face's transformers: ViT, DeiT, DINOv2, DINOv3, CLIP's image towers. It is not needed itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from timm.data.constants import (
     OPENAI_CLIP_MEAN,
     OPENAI_CLIP_STD,
 )
-from torch import Tensor
+from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
+from torch import Tensor, nn
 
 from ..errors import FileError, QuasarError
 from ..files import read_small_text, reason
@@ -65,8 +66,10 @@ _PUBLISHED = {
     "deit": _Published(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, square=True, crop=0.875),
     "dinov2": _Published(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, crop=0.875),
     "dinov2_with_registers": _Published(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, crop=0.875),
+    "dinov3_vit": _Published(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, 2, square=True),
     "clip_vision_model": _Published(OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
 }
+_EPSILONS = {"clip_vision_model": 1e-5, "dinov3_vit": 1e-5}
 #: Names of tensors in front of the blocks and behind them, with timm's.
 _OUTER = {
     "embeddings.cls_token": "cls_token",
@@ -77,9 +80,11 @@ _OUTER = {
     "embeddings.position_embedding.weight": "pos_embed",
     "embeddings.patch_embeddings.projection": "patch_embed.proj",
     "embeddings.patch_embedding": "patch_embed.proj",
+    "embeddings.patch_embeddings": "patch_embed.proj",
     "pre_layrnorm": "norm_pre",
     "layernorm": "norm",
     "post_layernorm": "norm",
+    "norm": "norm",
 }
 #: Names of tensors in a block with timm's; releases of transformers differ in them.
 _INNER = {
@@ -89,12 +94,15 @@ _INNER = {
     r"(attention\.attention\.key|(attention|self_attn)\.k_proj)": "attn.k",
     r"(attention\.attention\.value|(attention|self_attn)\.v_proj)": "attn.v",
     r"(attention\.output\.dense|attention\.o_proj|self_attn\.out_proj)": "attn.proj",
-    r"(intermediate\.dense|mlp\.fc1)": "mlp.fc1",
-    r"(output\.dense|mlp\.fc2)": "mlp.fc2",
+    r"(intermediate\.dense|mlp\.(fc1|up_proj))": "mlp.fc1",
+    r"(output\.dense|mlp\.(fc2|down_proj))": "mlp.fc2",
     r"layer_scale(\d)\.lambda1": r"ls\1.gamma",
 }
 #: Tensors without a part in the image's function.
-_UNUSED = r"(.*\.)?(mask_token|position_ids|pooler\..*|logit_scale|text_model\..*|text_projection\..*)"
+_UNUSED = (
+    r"(.*\.)?(mask_token|position_ids|pooler\..*|logit_scale|text_model\..*|text_projection\..*"
+    r"|rope_embeddings\..*)"
+)
 
 
 def load_folder(folder: Path, size: tuple[int, int] | None) -> LoadedNetwork:
@@ -152,14 +160,14 @@ class _Folder:
             kind = "clip_vision_model"
         self.require(
             kind in _PUBLISHED,
-            f"its model_type is '{kind}'{_why_not(kind)}; vit, deit, dinov2, dinov2_with_registers, clip and "
-            "clip_vision_model are supported",
+            f"its model_type is '{kind}'{_why_not(kind)}; vit, deit, dinov2, dinov2_with_registers, dinov3_vit, clip "
+            "and clip_vision_model are supported",
         )
         self.kind, self.config = str(kind), config
         self.require(
-            not config.get("use_swiglu_ffn"),
-            "its MLP multiplies two activations (SwiGLU, as DINOv2 giant has it), for which the integer model has no "
-            "form",
+            not config.get("use_swiglu_ffn") and not config.get("use_gated_mlp"),
+            "its MLP multiplies two activations (as DINOv2 giant and DINOv3 S+, H+ and 7B have it), for which the "
+            "integer model has no form",
         )
 
     def require(self, condition: bool, what: str) -> None:
@@ -175,7 +183,9 @@ class _Folder:
         self._add_heads(state, heads)
         preprocessing = self._preprocessing()
         size = size or tuple(preprocessing["input_size"][1:])
-        self._fit_positions(state, size)
+        rope = self._rotary(state, size) if self.kind == "dinov3_vit" else None
+        if rope is None:
+            self._fit_positions(state, size)
         activation = self.config.get(
             "hidden_act", "quick_gelu" if self.kind == "clip_vision_model" else "gelu"
         )
@@ -188,7 +198,8 @@ class _Folder:
                 heads=heads_of_block,
                 size=size,
                 activation=_ACTIVATIONS[activation],
-                eps=float(self.number("layer_norm_eps", 1e-5 if self.kind == "clip_vision_model" else 1e-12)),
+                eps=float(self.number("layer_norm_eps", _EPSILONS.get(self.kind, 1e-12))),
+                rope=rope,
                 config={"architecture": name, **preprocessing},
             )
         # torch names the tensors that are missing or of another shape.
@@ -256,6 +267,8 @@ class _Folder:
             )
             state[f"{block}.qkv.weight"], state[f"{block}.qkv.bias"] = torch.cat(parts), torch.cat(biases)
         state["cls_token"] = state["cls_token"].reshape(1, 1, -1)
+        if self.kind == "dinov3_vit":
+            return state
         self.require("pos_embed" in state, "its weights have no positions")
         embed, found = state["cls_token"].shape[-1], state["pos_embed"]
         self.require(
@@ -317,6 +330,15 @@ class _Folder:
         patches = resample(position[prefix:], old, new, antialias=self.kind == "dinov2_with_registers")
         state["pos_embed"] = torch.cat([position[:prefix], patches])[None]
 
+    def _rotary(self, state: Mapping[str, Tensor], size: tuple[int, int]) -> nn.Module:
+        """Returns the rotary positions of images of a size: functions of the grid alone."""
+        patch, heads = self.number("patch_size"), self.number("num_attention_heads")
+        require_patch(size, (patch, patch), self.folder)
+        dim = state["cls_token"].shape[-1] // heads
+        theta = (self.config.get("rope_parameters") or {}).get("rope_theta")
+        theta = self.number("rope_theta", 100.0) if theta is None else theta
+        return RotaryEmbeddingDinoV3(dim, float(theta), feat_shape=[side // patch for side in size])
+
     def _preprocessing(self) -> dict[str, Any]:
         """Returns the entries of timm's ``pretrained_cfg`` for the folder's image processor."""
         found = _document(self.folder / "preprocessor_config.json")
@@ -377,7 +399,6 @@ def _why_not(kind: Any) -> str:
         "siglip_vision_model": "pooling by attention",
         "siglip2": "pooling by attention",
         "siglip2_vision_model": "pooling by attention",
-        "dinov3_vit": "rotary positions",
         "swin": "attention in windows",
         "swinv2": "attention in windows",
         "beit": "relative positions",
@@ -388,7 +409,7 @@ def _why_not(kind: Any) -> str:
 
 def _name(key: str) -> str | None:
     """Returns timm's name of a tensor of the tower, None if there is none."""
-    inner = re.fullmatch(r"(?:encoder\.)?layers?\.(\d+)\.(.*?)(\.weight|\.bias|)", key)
+    inner = re.fullmatch(r"(?:encoder\.|model\.)?layers?\.(\d+)\.(.*?)(\.weight|\.bias|)", key)
     if inner:
         index, middle, end = inner.groups()
         for pattern, name in _INNER.items():

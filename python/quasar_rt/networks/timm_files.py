@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from timm.models.eva import Eva
+from timm.models.eva import checkpoint_filter_fn as rename_eva
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
@@ -75,6 +77,9 @@ def _converted(weights: dict[str, Tensor], network: nn.Module, resize: bool) -> 
     Raises:
         NetworkError: another grid of positions or size of patches, and `resize` is false or cannot change it.
     """
+    if isinstance(network, Eva):
+        renamed: dict[str, Tensor] = rename_eva(weights, network)
+        return renamed
     if not isinstance(network, VisionTransformer):
         return weights
     position, stem = weights.get("pos_embed"), weights.get("patch_embed.proj.weight")

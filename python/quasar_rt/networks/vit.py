@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import create_act_layer
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva
 from timm.models.vision_transformer import PatchEmbed, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,6 +23,7 @@ from ..errors import QuasarError
 __all__ = [
     "LoadedNetwork",
     "NetworkError",
+    "RotaryTable",
     "name_of",
     "require",
     "require_patch",
@@ -125,6 +128,8 @@ def vision_transformer(
     activation: str,
     eps: float,
     pool: str = "token",
+    rope: nn.Module | None = None,
+    rotate_half: bool = True,
     config: dict[str, Any],
 ) -> nn.Module:
     """Makes the network of a state dict; the state's shapes give the sizes that are no argument.
@@ -137,6 +142,8 @@ def vision_transformer(
         activation: timm's name.
         eps: of each norm.
         pool: timm's ``global_pool``: ``token``, or ``avg`` with ``fc_norm`` in the state for a norm behind the mean.
+        rope: timm's module of rotary positions; the network is then timm's ``Eva``. With `rotate_half` the channels of
+            both halves of a head are pairs, otherwise those that follow each other.
         config: entries of ``pretrained_cfg``, timm's names.
     """
     state = {key: value.detach().float().contiguous() for key, value in state.items()}
@@ -144,8 +151,23 @@ def vision_transformer(
     embed, channels, kernel = stem.shape[:3]
     head, scale = state.get("head.weight"), state.get("blocks.0.ls1.gamma")
     distilled = "dist_token" in state
+    kind, bias = (
+        VisionTransformerDistilled if distilled else VisionTransformer,
+        "patch_embed.proj.bias" in state,
+    )
+    sizes: dict[str, Any] = {"reg_tokens": state["reg_token"].shape[1] if "reg_token" in state else 0}
+    if rope is None:
+        norms = {"pre_norm": "norm_pre.weight" in state, "fc_norm": "fc_norm.weight" in state}
+        sizes |= {**norms, "act_layer": activation, "weight_init": "skip"}
+    else:
+        kind, sizes = Eva, {"num_reg_tokens": sizes["reg_tokens"], "rope_rotate_half": rotate_half}
+        sizes |= {
+            "use_pre_transformer_norm": "norm_pre.weight" in state,
+            "use_fc_norm": "fc_norm.weight" in state,
+        }
+        sizes |= {"use_abs_pos_emb": "pos_embed" in state}
     with torch.device("meta"):
-        model = (VisionTransformerDistilled if distilled else VisionTransformer)(
+        model = kind(
             img_size=size,
             patch_size=kernel,
             in_chans=channels,
@@ -158,20 +180,46 @@ def vision_transformer(
             mlp_ratio=(len(hidden) + 0.5) / embed,
             init_values=None if scale is None else 1.0,
             class_token="cls_token" in state,
-            reg_tokens=state["reg_token"].shape[1] if "reg_token" in state else 0,
-            pre_norm="norm_pre.weight" in state,
-            fc_norm="fc_norm.weight" in state,
             norm_layer=partial(nn.LayerNorm, eps=eps),
-            act_layer=activation,
-            weight_init="skip",
+            **sizes,
         )
         # timm's form has no bias where a norm follows.
-        bias = "patch_embed.proj.bias" in state
         model.patch_embed.proj = nn.Conv2d(channels, embed, kernel, stride=kernel, bias=bias)
+    if rope is not None:
+        _take_rotary(model, state, rope, activation)
     model.load_state_dict(state, assign=True)
     model.pretrained_cfg = {"num_classes": model.num_classes, "classifier": "head", **config}
     model.default_cfg = model.pretrained_cfg
     return model.eval()
+
+
+class RotaryTable(nn.Module):  # type: ignore[misc]
+    """Rotary positions that are given, complex [patches, pairs], in the form that timm's ``Eva`` reads."""
+
+    def __init__(self, turns: Any, half: bool) -> None:
+        super().__init__()
+        self.half = half
+        both = [torch.from_numpy(part.copy()).float() for part in (turns.imag, turns.real)]
+        parts = [part.repeat(1, 2) if half else part.repeat_interleave(2, dim=1) for part in both]
+        self.register_buffer("table", torch.cat(parts, dim=1), persistent=False)
+        self.feat_shape = None
+
+    def get_embed(self, shape: Any = None) -> Tensor:
+        """Returns sines and cosines, [patches, 2 * head_dim]; the grid is the given one."""
+        table: Tensor = self.table
+        return table
+
+
+def _take_rotary(model: nn.Module, state: dict[str, Tensor], rope: nn.Module, activation: str) -> None:
+    """Gives an ``Eva`` what it takes no arguments for, and the state its names."""
+    model.rope = rope
+    for i, block in enumerate(model.blocks):
+        block.mlp.act = create_act_layer(activation)
+        for name in ("1", "2"):
+            if (gamma := state.pop(f"blocks.{i}.ls{name}.gamma", None)) is not None:
+                state[f"blocks.{i}.gamma_{name}"] = gamma
+        q, block.attn.k_bias, v = state.pop(f"blocks.{i}.attn.qkv.bias").chunk(3)
+        state |= {f"blocks.{i}.attn.q_bias": q, f"blocks.{i}.attn.v_bias": v}
 
 
 def crop_of(side: int, resized: int) -> float:

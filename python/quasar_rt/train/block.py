@@ -105,7 +105,7 @@ class Block(nn.Module):
         """
         given = {} if exact is None else exact
         y = norm_codes(self.norm1, self.norm1_out, x, residual_scale).exactly(given.get("norm1"))
-        qkv = self.qkv.requantized(y, self.qkv_out).exactly(given.get("qkv"))
+        qkv = self._positioned(self.qkv.requantized(y, self.qkv_out)).exactly(given.get("qkv"))
         codes = qkv.codes().unflatten(-1, (3 * self.heads, self.head_dim))
         q, k, v = codes.transpose(1, 2).chunk(3, dim=1)
         q_scale, k_scale, v_scale = qkv.scale.chunk(3)
@@ -119,6 +119,9 @@ class Block(nn.Module):
         y = self.fc1.requantized(y, self.fc1_out).exactly(given.get("fc1"))
         y = self._activated(y).exactly(given.get("act"))
         return self._add(x, _kept(self.fc2.update(y, self._gamma(self.gamma2)), keep, 1), residual_scale)
+
+    def _positioned(self, qkv: Unrounded) -> Unrounded:
+        return qkv
 
     def _activated(self, x: Unrounded) -> Unrounded:
         return gelu(x, self.act_out)
