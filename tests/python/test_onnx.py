@@ -62,7 +62,7 @@ def assert_exact(subnet: Subnet, images: NDArray[np.uint8]) -> None:
 )
 def test_exact_form_has_the_engines_bits(seed: int) -> None:
     """Over ragged shapes, all poolings, and tensors scrambled to the edges of what a file may hold."""
-    subnet, image = random_case(seed)
+    subnet, image = random_case(seed, rotary=seed % 4 == 2)
     assert_exact(subnet, np.stack([image, random_image(subnet, seed + 1)]))
 
 
@@ -73,13 +73,19 @@ def test_exact_form_has_the_engines_bits(seed: int) -> None:
     ("classes", "embedding", "projected"),
     [(5, True, None), (0, True, None), (5, False, None), (5, True, 17), (0, True, 17)],
 )
-@pytest.mark.parametrize("patch_tokens", [True, False])
+@pytest.mark.parametrize(("patch_tokens", "rotary"), [(True, False), (False, False), (True, True)])
 def test_patches_and_embeddings_have_the_engines_bits(
-    pool: str, prefix_tokens: int, classes: int, embedding: bool, projected: int | None, patch_tokens: bool
+    pool: str,
+    prefix_tokens: int,
+    classes: int,
+    embedding: bool,
+    projected: int | None,
+    patch_tokens: bool,
+    rotary: bool,
 ) -> None:
     subnet = random_subnet(
         embed=24, depth=2, heads=2, image_size=(20, 15), kernel=5, pool=pool, prefix_tokens=prefix_tokens,
-        classes=classes, embedding=embedding, projected=projected, patch_tokens=patch_tokens,
+        classes=classes, embedding=embedding, projected=projected, patch_tokens=patch_tokens, rotary=rotary,
     )  # fmt: skip
     images = np.stack([random_image(subnet, seed) for seed in range(2)])
     exact, qdq = (run(build(subnet, form), images) for form in ("exact", "qdq"))

@@ -301,3 +301,24 @@ def test_functions_are_inlined_and_weights_that_do_not_fit_are_named(tmp_path: P
     onnx.save(document, str(tmp_path / "mine.onnx"))
     with pytest.raises(NetworkError, match=r"size mismatch for norm.bias"):
         load_network(tmp_path / "mine.onnx")
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_rotary_positions_are_found(half: bool, tmp_path: Path) -> None:
+    from timm.models.eva import Eva
+
+    model = random(
+        Eva(
+            **SHAPE | {"num_classes": 0}, global_pool="token", use_rot_pos_emb=True, use_abs_pos_emb=False,
+            rope_type="dinov3", rope_temperature=100, rope_rotate_half=half, num_reg_tokens=4, init_values=0.5,
+            use_fc_norm=False, qkv_fused=half,
+        )
+    )  # fmt: skip
+    path = write(nn.Sequential(model), tmp_path / "mine.onnx")
+    found = load_network(path)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            found.model(pictures(20, 20)), model(pictures(20, 20)), atol=1e-5, rtol=1e-5
+        )
+    with pytest.raises(NetworkError, match="its rotary positions are those of one image size, 20x20"):
+        load_network(path, image_size=24)

@@ -23,7 +23,16 @@ from timm.layers import create_act_layer
 from torch import nn
 
 from .onnx_graph import Graph, Linear, Norm, likely_sizes
-from .vit import LoadedNetwork, NetworkError, name_of, require, require_patch, resample, vision_transformer
+from .vit import (
+    LoadedNetwork,
+    NetworkError,
+    RotaryTable,
+    name_of,
+    require,
+    require_patch,
+    resample,
+    vision_transformer,
+)
 
 __all__ = ["load_onnx"]
 
@@ -88,6 +97,10 @@ class _Reader:
         self.graph = graph
         self.state: dict[str, Array] = {}
         self.notices: list[str] = []
+        #: The rotary positions, complex [tokens, pairs], and whether pairs are channels of both halves of a head.
+        self.turns: tuple[Array, bool] | None = None
+        #: For q, k and v of each block, whether they are rotated.
+        self.rotated: list[bool] = []
         self.norms, self.linears = graph.norms(), graph.linears()
         self.require(bool(self.norms), "it has no LayerNorm")
         products = [tuple(node.input) for node in graph.nodes if node.op_type == "MatMul"]
@@ -130,7 +143,12 @@ class _Reader:
         self.require(
             len(activations) == 1, f"its blocks differ in their activations ({', '.join(activations)})"
         )
+        self.require(
+            self.turns is None or self.rotated == [True, True, False] * self.depth,
+            "it rotates some of its q and k, or v",
+        )
         pool = self._tail(x)
+        rotary = None if self.turns is None else RotaryTable(self.turns[0][self.prefix :], self.turns[1])
         _, channels, height, width = self.graph.shape
         model = vision_transformer(
             {key: torch.from_numpy(np.array(value, np.float32)) for key, value in self.state.items()},
@@ -139,6 +157,8 @@ class _Reader:
             activation=activations.pop(),
             eps=1e-6,
             pool=pool,
+            rope=rotary,
+            rotate_half=rotary is None or rotary.half,
             config={
                 "architecture": name,
                 "input_size": (channels, height, width),
@@ -166,6 +186,17 @@ class _Reader:
         Returns:
             For each element of `target`: its column in `source`'s last dimension, its row in all others, and its scale.
         """
+        found = self._moved(source, target)
+        self.require(
+            found is not None,
+            f"block {self.depth} does more than move and scale the channels of its q, k and v, and rotate q and k by "
+            "the patches' positions (a norm, a mask, relative positions)",
+        )
+        assert found is not None
+        return found
+
+    def _moved(self, source: str, target: str) -> tuple[Array, Array, Array] | None:
+        """Returns what `between` does; None if more happens than moving and scaling."""
         shape = self.shapes[source]
         columns = np.broadcast_to(np.arange(shape[-1]), shape)
         rows = np.broadcast_to(np.arange(math.prod(shape[:-1])).reshape(*shape[:-1], 1), shape)
@@ -178,12 +209,61 @@ class _Reader:
         if known:
             column, row = column / scale, row / scale
             known = max(np.abs(x - x.round()).max() for x in (column, row)) < 0.1
-        self.require(
-            known,
-            f"block {self.depth} does more than move and scale the channels of its q, k and v (a norm, a mask, rotary "
-            "or relative positions)",
-        )
-        return column.round().astype(int), row.round().astype(int), scale
+        return (column.round().astype(int), row.round().astype(int), scale) if known else None
+
+    def _turned(self, source: str, target: str, transposed: bool) -> tuple[Array, int, float] | None:
+        """Reads rotary positions between `source` [batch, tokens, channels] and q or k.
+
+        Returns:
+            The columns of `source` by head, the head's size, and a scale. None if more happens than a rotation, or
+            another one than elsewhere.
+        """
+        shape = self.shapes[source]
+        if len(shape) != 3 or shape[:2] != (self.graph.shape[0], self.tokens) or not self.prefix:
+            return None
+
+        def heads_of(x: Array) -> Array:
+            found = self.graph.run({source: np.broadcast_to(x, shape).astype(np.float32)}, [target])[0]
+            found = np.swapaxes(found, -1, -2) if transposed else found
+            first: Array = found.reshape(shape[0], -1, *found.shape[-2:])[0].astype(np.float64)
+            return first
+
+        scales = heads_of(np.ones(shape))[:, 0]
+        heads, dim = scales.shape
+        columns = (heads_of(np.arange(shape[2]))[:, 0] / scales[0, 0]).round().astype(int)
+        scale = float(scales[0, 0])
+        if (
+            heads_of(np.zeros(shape)).any()
+            or not np.allclose(scales, scale)
+            or heads * dim != self.embed
+            or dim % 4
+        ):
+            return None
+        if len({*columns.ravel()} & {*range(shape[2])}) != self.embed:
+            return None
+        rng = np.random.default_rng(2)
+        probes = [rng.normal(size=shape).astype(np.float32) for _ in range(4)]
+        given = np.stack([probe[0][:, columns].transpose(1, 0, 2) for probe in probes]) * scale
+        taken = np.stack([heads_of(probe) for probe in probes])
+        for half in (True, False):
+            first, second = (
+                (slice(None, dim // 2), slice(dim // 2, None))
+                if half
+                else (slice(0, None, 2), slice(1, None, 2))
+            )
+            x, y = (part[..., first] + 1j * part[..., second] for part in (given, taken))
+            # The one turn of each token and pair of channels that fits all heads and pictures best.
+            turns = (x.conj() * y).sum(axis=(0, 1)) / (np.abs(x) ** 2).sum(axis=(0, 1))
+            fits = np.abs(turns * x - y).max() < 1e-4 * np.abs(y).max()
+            if (
+                fits
+                and np.allclose(np.abs(turns), 1, atol=1e-4)
+                and np.allclose(turns[: self.prefix], 1, atol=1e-4)
+            ):
+                self.turns = (turns, half) if self.turns is None else self.turns
+                same = self.turns[1] == half and np.allclose(turns, self.turns[0], atol=1e-4)
+                return (columns, dim, scale) if same else None
+        return None
 
     def scaled(self, linear: Linear, target: str) -> tuple[Array, Array]:
         """Returns weight and bias from the input of a linear layer to `target`, which scales and shifts its rows."""
@@ -365,7 +445,15 @@ class _Reader:
         where = f"block {self.depth}"
         sources = [one for one in linears if one.out in above and self.graph.flat(one.input) == norm.y]
         self.require(len(sources) == 1, f"{where}: q, k or v comes from {len(sources)} matrices, not one")
-        column, row, scale = self.between(sources[0].out, target)
+        plain = self._moved(sources[0].out, target)
+        turned = self._turned(sources[0].out, target, transposed) if plain is None else None
+        self.rotated.append(turned is not None)
+        if turned is not None:
+            columns, dim, turned_scale = turned
+            self.heads = len(columns)
+            rows = columns.reshape(-1)
+            return sources[0].weight[rows], sources[0].bias[rows], dim, turned_scale
+        column, row, scale = self.between(sources[0].out, target) if plain is None else plain
         if transposed:
             column, row, scale = (np.swapaxes(x, -1, -2) for x in (column, row, scale))
         tokens, dim = column.shape[-2:]
@@ -618,6 +706,11 @@ def _resize(network: LoadedNetwork, size: tuple[int, int]) -> None:
     """Gives a network positions for another image size."""
     model = network.model
     stem = model.patch_embed
+    require(
+        getattr(model, "rope", None) is None,
+        network.name,
+        "its rotary positions are those of one image size, {}x{}".format(*stem.img_size),
+    )
     require_patch(size, stem.patch_size, network.name)
     old, prefix = stem.grid_size, model.num_prefix_tokens
     stem.set_input_size(img_size=size)

@@ -54,7 +54,11 @@ class Exact(Network):
 
     def codes(self, name: str, a: str, columns: int, zero_point: int) -> str:
         """Linear and ``requant8``."""
-        y = self._shifted(self.update(name, a, columns), 2.0**-6)
+        z = self.update(name, a, columns)
+        if self.config.get("rotary") and name.endswith(".qkv"):
+            y = self._shifted(self.turned(name, z, 2.0**14, np.float64), 2.0**-20)
+        else:
+            y = self._shifted(z, 2.0**-6)
         return self.graph.codes(f"{name}.codes", self._float(y), np.int8(zero_point))
 
     def updated(self, name: str, x: str, update: str) -> str:

@@ -304,6 +304,35 @@ class Network(ABC):
         codes = unpack_rows(tensors[f"{name}.weight"], tensors[f"{name}.bits"], columns)
         return codes, tensors[f"{name}.bias"]
 
+    def turned(self, name: str, x: str, one: float, dtype: type[np.float32] | type[np.float64]) -> str:
+        """Rotates q and k of a layer's results [batch, tokens, q, k and v] and multiplies them and v by `one`."""
+        rows, columns = (
+            self.tensors[f"rotary.{axis}"].astype(np.float64) / 2**14 for axis in ("rows", "columns")
+        )
+        y, z = np.divmod(np.arange(self.patch_tokens), len(columns))
+        pairs = np.concatenate([rows[y], columns[z]], axis=1)
+        pairs = np.concatenate([np.full((self.config["prefix_tokens"], *pairs.shape[1:]), [1.0, 0.0]), pairs])
+        heads = len(self.tensors[f"{name}.bias"]) // 3 // self.config["blocks"][0]["head_dim"]
+        turns = [
+            pairs[..., 0].repeat(2, axis=1),
+            np.stack([-pairs[..., 1], pairs[..., 1]], axis=2).reshape(len(pairs), -1),
+        ]
+        cosine, sine = (
+            np.concatenate(
+                [np.tile(turn, 2 * heads), np.full((len(pairs), heads * turn.shape[1]), v)], axis=1
+            )
+            for turn, v in zip(turns, (1.0, 0.0), strict=True)
+        )
+        graph, size = self.graph, f"{heads}.{np.dtype(dtype).name}"
+        cosines, sines = (
+            graph.constant(f"rotary.{part}.{size}", (one * turn).astype(dtype))
+            for part, turn in (("cosine", cosine), ("sine", sine))
+        )
+        partners = graph.constant(f"rotary.partners.{heads}", np.arange(cosine.shape[1]) ^ 1)
+        other = graph.add(f"{name}.partner", "Gather", x, partners, axis=2)
+        parts = graph.add(f"{name}.cosine", "Mul", x, cosines), graph.add(f"{name}.sine", "Mul", other, sines)
+        return graph.add(f"{name}.turned", "Add", *parts)
+
     def grid(self, name: str, image: str, weights: str) -> str:
         """Multiplies the patches: float32 [batch, patches, embed]."""
         graph, stride = self.graph, self.config["patch"]["stride"]
@@ -321,7 +350,7 @@ class Network(ABC):
 
     @abstractmethod
     def codes(self, name: str, a: str, columns: int, zero_point: int) -> str:
-        """Returns a layer's results as int8 codes."""
+        """Returns a layer's results as int8 codes; those of q and k are rotated where the subnet says so."""
 
     @abstractmethod
     def updated(self, name: str, x: str, update: str) -> str:

@@ -40,7 +40,10 @@ class Qdq(Network):
 
     def codes(self, name: str, a: str, columns: int, zero_point: int) -> str:
         """Returns a layer's results as int8 codes."""
-        return self.graph.codes(f"{name}.codes", self._linear(name, a, columns, _CODE), np.int8(zero_point))
+        y = self._linear(name, a, columns, _CODE)
+        if self.config.get("rotary") and name.endswith(".qkv"):
+            y = self.turned(name, y, 1.0, np.float32)
+        return self.graph.codes(f"{name}.codes", y, np.int8(zero_point))
 
     def updated(self, name: str, x: str, update: str) -> str:
         """Adds an update to the residual stream."""
