@@ -137,6 +137,24 @@ def test_an_embedding_of_8_bit_rows_is_projected_and_keeps_its_rate(
         assert (one.eight_bit_weights == 1) == (wanted == rate)
 
 
+def test_a_corrected_embedding_keeps_its_rate(network: Any, tmp_path: Path) -> None:
+    model = copy.deepcopy(network)
+    model.reset_classifier(0)
+    coarse = np.random.default_rng(0).integers(0, 255, (176, 4, 4, 3), dtype=np.uint8)
+    pictures = list(np.kron(coarse, np.ones((1, 8, 8, 1), np.uint8)))
+    options = {"embedding": True, **OPTIONS}
+    fastest = quasar_rt.fit(model, pictures, out=tmp_path / "curve", curve=2, **options).fitted[-1]
+    assert "projected" in fastest.subnet.config["embedding"]
+    # Its rows of 8 bits take cycles that the choice must have counted.
+    wanted = fastest.rates.fps
+    found = quasar_rt.fit(model, pictures, out=tmp_path / "rate", fps=wanted, **options)
+    assert found.fitted[0].rates.fps >= wanted
+    [correction] = found.as_dict()["subnets"][0]["corrections"]
+    assert correction["kept"]
+    assert correction["images"] == 132
+    assert correction["error_after"] < correction["error_before"]
+
+
 @pytest.mark.parametrize("steps", [-1, 5])
 def test_steps_are_checked(network: Any, pictures: Any, tmp_path: Path, steps: int) -> None:
     with pytest.raises(InvalidValueError, match="tune must be" if steps < 0 else "two images"):

@@ -17,7 +17,7 @@ import click
 
 from ..errors import QuasarError
 from ..files import check_writable, write_text
-from .float_network import float_network, open_float_network
+from .float_network import described, float_network, open_float_network
 from .output import Failure, bars, echo, print_records
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ def command(
     resizing = " ".join(str(value) for value in subnet.config["preprocess"]["resize"].values())
     recorded = subnet.config["provenance"]
     click.echo(f"preprocessing: resize {resizing}, mean {recorded['mean']}, std {recorded['std']}")
+    if corrections := recorded.get("corrections"):
+        click.echo(f"correction, relative error on held-out images: {described(corrections)}")
     if prediction.embedding is not None:
         click.echo(f"embedding: {len(prediction.embedding.codes)} values (Engine.embed)")
     if subnet.has_patch_tokens:

@@ -23,7 +23,7 @@ import click
 from ..errors import QuasarError
 from ..nas.options import DEFAULT_BOARD
 from . import complete
-from .float_network import float_network, open_float_network
+from .float_network import described, float_network, open_float_network
 from .options import as_json, warnings_as_lines
 from .output import Failure, bars, echo, print_json, print_records
 
@@ -133,6 +133,7 @@ def _show(found: Fit, out: Path, asked: int) -> None:
     def wanted(one: Fitted) -> str:
         return "" if one.wanted_fps is None else f"{one.wanted_fps:,.1f}"
 
+    corrected = any(one.corrections for one in found.fitted)
     print_records(
         found.fitted,
         {
@@ -143,6 +144,7 @@ def _show(found: Fit, out: Path, asked: int) -> None:
             ">8-bit weights": lambda one: f"{one.eight_bit_weights:.0%}",
             ">error": lambda one: f"{one.errors.relative:.3f}",
             f">{agreement}": lambda one: "{:.1%} ({:.0%} to {:.0%})".format(*one.errors.agreement),
+            **({"correction": lambda one: described(one.corrections)} if corrected else {}),
         },
     )
     echo(

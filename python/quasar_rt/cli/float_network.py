@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from .output import Failure, echo
 if TYPE_CHECKING:
     from ..networks import LoadedNetwork
 
-__all__ = ["float_network", "open_float_network"]
+__all__ = ["described", "float_network", "open_float_network"]
 
 
 def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[float] | None:
@@ -63,10 +63,17 @@ _OPTIONS: list[Callable[..., Any]] = [
     ),
     click.option(
         "--images",
-        default=64,
+        default=256,
         show_default=True,
         type=click.IntRange(1),
-        help="How many calibration images to use at most.",
+        help="How many calibration images to use at most. At most 128 of them choose ranges and codes; all of them, if "
+        "there are 128 or more, correct the outputs.",
+    ),
+    click.option(
+        "--correct/--no-correct",
+        default=True,
+        show_default=True,
+        help="Correct logits and embedding by least squares towards the float network's, where held-out images gain.",
     ),
     click.option(
         "--classes",
@@ -167,3 +174,14 @@ def open_float_network(
     except (OSError, ValueError) as error:
         raise Failure(f"the class names cannot be read from '{classes}': {reason(error)}") from error
     return network, files, {"classes": names, "name": name or network.name, **options}
+
+
+def described(corrections: Iterable[Mapping[str, Any]]) -> str:
+    """Describes the corrections of a subnet's outputs: the relative errors before and after, and what was taken."""
+
+    def one(found: Mapping[str, Any]) -> str:
+        pairs = zip(found["error_before"], found["error_after"], strict=True)
+        errors = " and ".join(f"{before:.3f} to {after:.3f}" for before, after in pairs)
+        return f"{found['outputs']} {errors}{'' if found['kept'] else ', not taken'}"
+
+    return "; ".join(map(one, corrections))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,7 +18,7 @@ from ..images import ImageLike, preprocess
 from .float_vit import ViT
 from .timm_reader import require
 
-__all__ = ["calibration_batches", "preprocessing_of", "varied"]
+__all__ = ["calibration_batches", "normalised", "pixels_of", "preprocessing_of", "varied"]
 
 
 def preprocessing_of(
@@ -95,11 +96,25 @@ def calibration_batches(
         ]
         if not pixels:
             raise ValueError("calibration holds no image: give at least one, better 32 or more")
-        raw = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
-        images = (raw - torch.tensor(mean).view(1, -1, 1, 1)) / torch.tensor(std).view(1, -1, 1, 1)
+        images = normalised(np.stack(pixels), mean, std)
     if not len(images) or not bool(torch.isfinite(images).all()):
         raise ValueError("calibration must hold at least one image and only finite values")
     return list(images.split(batch_size))
+
+
+def normalised(pixels: NDArray[np.uint8], mean: Any, std: Any) -> Tensor:
+    """Returns pixels [images, height, width, channels] as the float network takes them, float32."""
+    raw = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    means, deviations = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+    return (raw - means) / deviations
+
+
+def pixels_of(images: Tensor, mean: Any, std: Any) -> NDArray[np.uint8]:
+    """Returns the pixels that are nearest to normalised images: the inverse of `normalised`."""
+    means, deviations = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+    raw = (images * deviations + means) * 255
+    pixels: NDArray[np.uint8] = raw.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    return pixels
 
 
 def varied(batches: Sequence[Tensor]) -> list[Tensor]:

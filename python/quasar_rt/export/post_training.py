@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from ..build import NetworkSpec, build_subnet
 from ..images import ImageLike
 from ..subnet import Subnet
-from . import rotation
+from . import correction, rotation
 from .float_vit import ViT, forward
 from .inputs import calibration_batches, preprocessing_of
 from .layerwise import LayerReport, Method, Quantized, norm_spec
 from .network import Calibrated, calibrate, measure_worth
 from .team import MEMBERS
 from .timm_reader import read, require
-from .tuning import TuningReport
 from .tuning import tune as tuned
 from .widths import widths_of_share
 
@@ -54,6 +53,7 @@ def export_timm(
     method: Method = "gptq",
     embedding: bool = False,
     tokens: Tokens = "image",
+    correct: bool = True,
     tune: int = 0,
     batch_size: int = 16,
     report: Callable[[LayerReport], object] | None = None,
@@ -66,7 +66,8 @@ def export_timm(
             ratio, class token (and register tokens), class and distillation token, or mean pooling, layer scale, RGB or
             gray. It is not changed.
         calibration: images as :meth:`Engine.infer` takes them, or one float tensor [images, channels, height, width]
-            normalised as the model expects it. A few dozen suffice; labels are not needed.
+            normalised as the model expects it. A few dozen suffice, some hundreds correct the outputs as well; labels
+            are not needed.
         eight_bit_fraction: the share of the blocks' weights that have 8 bits. The rows are chosen over all matrices:
             those whose error, after `method`, costs the loss most at 4 bits for each weight; the model's own
             prediction is the label. The patch embedding and the head are all 8-bit.
@@ -92,6 +93,8 @@ def export_timm(
         tokens: ``"patch"`` for a subnet that also gives the logits and the embedding of each patch, from its token
             after the final LayerNorm. A model without a classifier gives embeddings. If the model normalises the mean
             of its patches (``fc_norm``), the subnet normalises each patch, and its image's result is their mean.
+        correct: True corrects logits and embedding by least squares on 128 images or more
+            (`quasar_rt.export.correction`), where images that are held out gain.
         tune: steps of tuning of each block (`quasar_rt.export.tuning`), 0 for none.
         batch_size: calibration images at a time.
         report: gets the error of each matrix before and after.
@@ -117,7 +120,7 @@ def export_timm(
 
     def step(what: str) -> None:
         if progress is not None:
-            progress(what, next(done), prepared.stages(1 + chosen, tune, eight_bit_fraction == 1))
+            progress(what, next(done), prepared.stages(1 + chosen, 1, tune, eight_bit_fraction == 1))
 
     def on_layer(layer: LayerReport) -> None:
         if report is not None:
@@ -137,6 +140,7 @@ def export_timm(
         rotate=rotate,
         embedding=embedding,
         tokens=tokens,
+        correct=correct,
         batch_size=batch_size,
     )
     calibrated = prepared.calibrate(step, all_eight=eight_bit_fraction == 1)
@@ -150,9 +154,7 @@ def export_timm(
             lambda _name, rows, _worth: np.full(rows, width, np.uint8), method, on_layer
         )
     recorded = {"eight_bit_fraction": eight_bit_fraction, "method": method}
-    return prepared.tuned_subnet(
-        calibrated, parts, recorded, steps=tune, progress=lambda one: step(f"tune {one.block}")
-    )
+    return prepared.tuned_subnet(calibrated, parts, recorded, steps=tune, on_stage=step)
 
 
 @dataclass(frozen=True)
@@ -172,19 +174,29 @@ class Prepared:
     equalize: bool
     rotate: bool | None
     embedding: bool
+    correct: bool
 
-    def stages(self, passes: int, tunings: int, all_eight: bool = False) -> int:
-        """Returns the stages of a calibration, passes over all matrices, and steps of tuning of each block."""
+    def stages(self, passes: int, subnets: int, tunings: int, all_eight: bool = False) -> int:
+        """Returns the stages of a calibration, of passes over all matrices, and of what each subnet gets then."""
         blocks, heads = len(self.net.blocks), len(self.net.heads()) * bool(self.classes)
-        heads += self.projects(all_eight)
-        return CALIBRATION_STAGES + passes * (1 + 4 * blocks + heads) + tunings * blocks
+        heads += self._rotates_back(all_eight)
+        of_subnets = subnets * (tunings * blocks + self.corrects)
+        return CALIBRATION_STAGES + passes * (1 + 4 * blocks + heads) + of_subnets
 
     def normalised(self, images: Sequence[ImageLike], at_once: int = 8) -> list[Tensor]:
         """Returns images as the float network takes them: the pixels are those that a subnet gets."""
         return calibration_batches(images, self.net, self.preprocessing, self.mean, self.std, at_once)
 
+    @property
+    def corrects(self) -> bool:
+        """True if the outputs are corrected where that gains."""
+        return self.correct and correction.can_correct(self.net, self.batches)
+
     def projects(self, all_eight: bool) -> bool:
-        """Returns True if the embedding is a projection: the residual stream in front of it is rotated."""
+        """Returns True if the embedding may be a projection: corrected, or rotated back."""
+        return self.embedding and (self.corrects or self._rotates_back(all_eight))
+
+    def _rotates_back(self, all_eight: bool) -> bool:
         obstacle = rotation.stream_obstacle(self.net, self.embedding)
         return self.embedding and self._rotates(all_eight) and obstacle is None
 
@@ -197,7 +209,7 @@ class Prepared:
         rotated = rotation.rotate(net, self.embedding) if self._rotates(all_eight) else "nothing"
         return calibrate(
             net,
-            self.batches,
+            correction.calibrating(self.batches) if self.corrects else self.batches,
             std=self.std,
             all_eight=all_eight,
             equalize=self.equalize,
@@ -213,7 +225,7 @@ class Prepared:
         provenance: Mapping[str, Any],
         *,
         steps: int,
-        progress: Callable[[TuningReport], object],
+        on_stage: Callable[[str], object],
         checkpoint: Path | None = None,
     ) -> Subnet:
         """Tunes the quantized parts of a calibrated copy, unless `steps` is 0, and builds their subnet."""
@@ -221,19 +233,30 @@ class Prepared:
         if steps:
             untuned = parts
             parts = tuned(
-                calibrated.net, parts, self.batches, steps=steps, checkpoint=checkpoint, progress=progress
+                calibrated.net,
+                parts,
+                self.batches,
+                steps=steps,
+                checkpoint=checkpoint,
+                progress=lambda report: on_stage(f"tune {report.block}"),
             )
             recorded["tuning_kept"] = parts is not untuned
-        return self.subnet(calibrated, parts, recorded)
+        return self.subnet(calibrated, parts, recorded, on_stage)
 
-    def subnet(self, calibrated: Calibrated, parts: Quantized, provenance: Mapping[str, Any]) -> Subnet:
-        """Builds the subnet of the quantized parts of a calibrated copy."""
+    def subnet(
+        self,
+        calibrated: Calibrated,
+        parts: Quantized,
+        provenance: Mapping[str, Any],
+        on_stage: Callable[[str], object],
+    ) -> Subnet:
+        """Builds the subnet of the quantized parts of a calibrated copy; corrects its outputs where that gains."""
         net = calibrated.net
         recorded = {
             "exporter": "post-training quantization of a timm VisionTransformer",
             **({"architecture": self.architecture} if self.architecture else {}),
             "timm": timm.__version__,
-            "calibration_images": sum(len(batch) for batch in self.batches),
+            "calibration_images": sum(len(batch) for batch in calibrated.batches),
             "ranges": "least error" if self.percentile is None else f"quantile {self.percentile}",
             "equalize": self.equalize,
             "rotated": calibrated.rotated,
@@ -265,6 +288,10 @@ class Prepared:
             provenance=recorded,
             **vars(parts),
         )
+        if self.corrects:
+            spec, corrections = correction.correct(spec, self.net, net, self.batches)
+            recorded["corrections"] = [one.as_dict() for one in corrections]
+            on_stage("correct outputs")
         return build_subnet(spec)
 
 
@@ -297,6 +324,7 @@ def prepare(
     rotate: bool | None = None,
     embedding: bool = False,
     tokens: Tokens = "image",
+    correct: bool = True,
     batch_size: int = 16,
 ) -> Prepared:
     """Reads a model and its calibration images; the arguments and the errors are those of `export_timm`."""
@@ -333,6 +361,7 @@ def prepare(
         equalize=equalize,
         rotate=rotate,
         embedding=embedding,
+        correct=correct,
     )
 
 

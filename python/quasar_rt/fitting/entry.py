@@ -60,7 +60,7 @@ def fit(
         tune: steps of tuning of each block without labels (`quasar_rt.export.tuning`), a few hundred; 0 for none.
         progress: gets, after each stage, its name, the number of stages done and their total.
         options: as `quasar_rt.export.export_timm` takes them: classes, name, mean, std, resize, percentile, equalize,
-            embedding, batch_size.
+            embedding, correct, batch_size.
 
     Raises:
         quasar_rt.InvalidValueError: a rate that the board does not reach with 4 bits in all rows (the message has the

@@ -82,6 +82,12 @@ class Fitted:
         return [shares(i) for i in range(blocks)]
 
     @property
+    def corrections(self) -> list[dict[str, Any]]:
+        """The reports of the correction of its outputs (`quasar_rt.export.correction`); empty without one."""
+        found: list[dict[str, Any]] = self.subnet.config["provenance"].get("corrections", [])
+        return found
+
+    @property
     def eight_bit_weights(self) -> float:
         """The share of the blocks' weights that have 8 bits."""
         layers = [layer for layer in self.subnet.summary().layers if layer.name.startswith("blocks.")]
@@ -99,6 +105,7 @@ class Fitted:
             "eight_bit_weights": round(self.eight_bit_weights, 4),
             "eight_bit_rows": self.eight_bit,
             "layers": self.subnet.config["provenance"]["layers"],
+            "corrections": self.corrections,
         }
 
 

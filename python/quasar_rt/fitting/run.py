@@ -159,7 +159,7 @@ class _Job:
     ) -> None:
         self._prepared, self._target, self._folder, self._held_out = prepared, target, folder, held_out
         self._tune, self._progress, self._done = tune, progress, count(1)
-        self._stages = prepared.stages(passes + 1, passes * tune)
+        self._stages = prepared.stages(passes + 1, passes, tune)
         self._identity = _identity(model, prepared)
         self._exact = _float_outputs(model, prepared, held_out)
         self._calibrations: dict[bool, Calibrated] = {}
@@ -261,7 +261,7 @@ class _Job:
                 parts,
                 recorded,
                 steps=self._tune,
-                progress=lambda report: self._step(f"{rate:.0f} frames/s: tune {report.block}"),
+                on_stage=lambda what: self._step(f"{rate:.0f} frames/s: {what}"),
                 checkpoint=checkpoint,
             ).save(path)
             # What counts is what was written.
@@ -291,6 +291,7 @@ def _identity(model: nn.Module, prepared: Prepared) -> str:
         prepared.equalize,
         prepared.rotate,
         prepared.embedding,
+        prepared.correct,
         prepared.net.patch_tokens,
         prepared.classes,
         prepared.preprocessing,
