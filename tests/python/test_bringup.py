@@ -348,14 +348,14 @@ BROKEN = [
     ("scores", "key == 0 || row[t]", "row[t]"),
     ("leaves/lanes_model", "((z + 32) >> 6) + zero_point", "(z >> 6) + zero_point"),
     ("norm", "if (f == frame)", "if (f != frame)"),
-    ("leaves/softmax", "bits - (halve ? 1 : 0)", "bits"),
+    ("leaves/softmax", "- (halve ? 1 : 0)", ""),
     ("store", "check_behind<1>(state, ", "(state, "),
     ("store", "word = check.sound ? 0 : 1;", "word = 0;"),
     ("plan", "key_address += key_stride;", ";"),
     # Products of more than one pass, keys that fill their memory, few columns, many tiles.
     ("plan", "rotation += turn;", ";"),
     ("array_model", "if (pass.first == 0)", "if (false)"),
-    ("lanes_model", "b < unsigned(item.lanes)}", "true}"),
+    ("lanes_model", "unsigned(item.lanes); ++lane)\n    keys", "LANES; ++lane)\n    keys"),
     ("norm", "unsigned(embed) < SUMS_DISTANCE", "false"),
     ("norm", "up_to<ceil_div(most<tokens_t>, TOKENS)>", "u<4>"),
     # Two prefix tokens, and the norm of the embedded patches.
