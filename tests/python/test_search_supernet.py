@@ -21,7 +21,7 @@ from quasar_rt.build import build_subnet  # noqa: E402
 from quasar_rt.cli import cli  # noqa: E402
 from quasar_rt.evaluate import evaluate  # noqa: E402
 from quasar_rt.export.trained import requantized  # noqa: E402
-from quasar_rt.nas import check, search_boards, supernet  # noqa: E402
+from quasar_rt.nas import boards, check, search_boards, supernet  # noqa: E402
 from quasar_rt.nas.folder import Folder  # noqa: E402
 from quasar_rt.nas.options import Options  # noqa: E402
 from quasar_rt.nas.stats import kendall_tau  # noqa: E402
@@ -30,7 +30,6 @@ from quasar_rt.space import Space  # noqa: E402
 from quasar_rt.train import data as datasets  # noqa: E402
 from quasar_rt.train import distributed, load_supernet  # noqa: E402
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "search.py"
 SETTINGS = dict(fps=[60000.0, 110000.0], fps_of="accelerator", population=6, generations=2)
 ON_ENGINE = "search images (integer engine)"
 FILES = ("front.json", "front.csv", "front.png", "index.html", "scores.jsonl")
@@ -303,13 +302,31 @@ def test_the_test_images_are_read_when_asked_for(digits_supernet, monkeypatch):
     assert "Test images were read" in " ".join(result.notes)
 
 
+#: The command with few networks for the correlation and few boards to compare, which take most of its time.
+SMALL = """\
+from quasar_rt.nas import boards, check
+from quasar_rt.cli.search import command
+check.SAMPLE, boards.board_names = 4, lambda: ["kv260"]
+command()
+"""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_boards():
+    """Lets reports compare the board with one other: configurations for all of them take long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boards, "board_names", lambda: ["kv260"])
+        yield
+
+
 def arguments(path: Path, out: Path) -> list[str]:
     fps = [word for target in SETTINGS["fps"] for word in ("--fps", str(target))] + [
         "--fps-of",
         "accelerator",
     ]
     size = ["--population", "6", "--generations", "2", "--threads", "1"]
-    return [str(TOOL), "--supernet", str(path), *fps, *size, "--out", str(out)]
+    (script := out.with_suffix(".py")).write_text(SMALL)
+    return [str(script), "--supernet", str(path), *fps, *size, "--out", str(out)]
 
 
 def same_files(one: Path, other: Path) -> None:
