@@ -2,6 +2,7 @@
 
 import fcntl
 import functools
+import hashlib
 import inspect
 import os
 import resource
@@ -15,7 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from browser import CHROMIUM, Browser
-from quasar_rt import random_subnet
+from quasar_rt import DoesNotFitError, random_subnet
 
 # A shell's background job ignores Ctrl-C, and so do all its children: the tests of Ctrl-C would wait in vain.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -46,6 +47,31 @@ def shared(tmp_path_factory):
         return base / name
 
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _designs(shared):
+    """Lets searches find each space's configuration for a board once for all processes: it takes seconds."""
+    from quasar_rt.hardware import Board, Hardware
+    from quasar_rt.nas import boards
+
+    search = boards._design
+
+    def design(board, space):
+        def make(folder):
+            try:
+                search(board, space).save(folder / "hardware.toml")
+            except DoesNotFitError as error:
+                (folder / "refusal").write_text(str(error))
+
+        found = shared(f"design-{hashlib.sha256(f'{board}{space}'.encode()).hexdigest()}", make)
+        if (found / "refusal").exists():
+            raise DoesNotFitError((found / "refusal").read_text())
+        return Hardware.load(found / "hardware.toml", Board.from_toml(board))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boards, "_design", design)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -173,6 +173,8 @@ def test_the_rate_of_an_explored_configuration_is_that_of_the_event_model(
     assert hardware.settings["array"].get("clock_ratio", 1) == ratio
     modelled = replay(subnet, hardware).period_with_gaps_cycles
     assert_steady(library, subnet, modelled, frames=12)
+    if ratio == 1:
+        return
 
     # A device is seen that is late with each fourth segment.
     monkeypatch.setenv("QUASAR_SIM_DIR", str(library.parent))
