@@ -140,7 +140,7 @@ def test_the_integer_model_gives_the_engines_logits_of_packaged_subnets(name: st
     model = IntegerModel(subnet, torch.device("cpu"))
     with Engine(subnet) as engine:
         for part in np.array_split(images, -(-len(images) // 500)):
-            found = model(torch.from_numpy(part)[:, None]).numpy()
+            found = model(torch.tensor(part)[:, None]).numpy()
             np.testing.assert_array_equal(found, engine.infer_batch(list(part)).logits)
 
 
