@@ -95,29 +95,6 @@ def test_a_second_run_goes_on_from_the_files(
             quasar_rt.fit(network, pictures, out=folder, curve=3, name="net", **OPTIONS | other)
 
 
-def test_tuning_takes_the_measured_worth_along(
-    fitted: tuple[quasar_rt.Fit, Path], network: Any, pictures: Any, tmp_path: Path
-) -> None:
-    fit, folder = fitted
-    (tmp_path / "worth.npz").write_bytes((folder / "worth.npz").read_bytes())
-    stages: list[str] = []
-    tuned = quasar_rt.fit(
-        network,
-        pictures,
-        out=tmp_path,
-        fps=fit.fitted[1].rates.fps / 1.01,
-        name="net",
-        tune=3,
-        progress=lambda what, done, total: stages.append(what),
-        **OPTIONS,
-    )
-    assert not [stage for stage in stages if "measure" in stage]
-    assert [stage for stage in stages if "tune blocks.1" in stage]
-    assert fit.fitted[1].rates.fps / 1.01 <= tuned.fitted[0].rates.fps <= fit.fitted[1].rates.fps * 1.01
-    assert tuned.fitted[0].subnet.config["provenance"]["fit"]["tuning_steps"] == 3
-    assert not list(tmp_path.glob("*.pt"))
-
-
 def test_an_embedding_of_8_bit_rows_is_projected_and_keeps_its_rate(
     network: Any, pictures: Any, tmp_path: Path
 ) -> None:
@@ -155,10 +132,9 @@ def test_a_corrected_embedding_keeps_its_rate(network: Any, tmp_path: Path) -> N
     assert correction["error_after"] < correction["error_before"]
 
 
-@pytest.mark.parametrize("steps", [-1, 5])
-def test_steps_are_checked(network: Any, pictures: Any, tmp_path: Path, steps: int) -> None:
-    with pytest.raises(InvalidValueError, match="tune must be" if steps < 0 else "two images"):
-        quasar_rt.fit(network, pictures[:1], out=tmp_path, tune=steps, **OPTIONS)
+def test_one_image_is_too_few(network: Any, pictures: Any, tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match="two images"):
+        quasar_rt.fit(network, pictures[:1], out=tmp_path, **OPTIONS)
 
 
 @pytest.mark.parametrize("reading", ["board", "accelerator"])

@@ -291,6 +291,7 @@ def measured(fps: int, side: int, folder: Path, count: int, peers: Path | None) 
         fps=fps,
         name="dinov2-s",
         embedding=True,
+        correct=False,
         progress=lambda what, done, total: click.echo(f"fit: {done} of {total}, {what}", err=True),
     ).fitted
     prepared = prepare(model, calibration.paths[:2], embedding=True)

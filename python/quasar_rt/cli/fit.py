@@ -53,14 +53,6 @@ if TYPE_CHECKING:
     help="What --fps means: what a user gets, with the processor's gaps and limit, or the accelerator alone.",
 )
 @click.option(
-    "--tune",
-    default=0,
-    metavar="STEPS",
-    type=click.IntRange(0),
-    help="Steps of tuning of each block towards the float network, without labels. It takes minutes, wants more images "
-    "(--images 256) and, on the one large network tried, gained 3 to 7 % of the error in 40 to 60 steps. [0: none]",
-)
-@click.option(
     "--hardware",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A configuration of the accelerator (TOML). [the fastest one for the network]",
@@ -84,7 +76,6 @@ def command(
     fps: tuple[float, ...],
     curve: int | None,
     fps_of: Any,
-    tune: int,
     hardware: Path | None,
     space: str | None,
     clock: float | None,
@@ -115,7 +106,6 @@ def command(
                 hardware=None if hardware is None else Hardware.load(hardware, chosen),
                 space=None if space is None else Space.load(space),
                 clock_mhz=clock,
-                tune=tune,
                 progress=calibration_apart(bar, "fit"),
                 **options,
             )

@@ -16,10 +16,7 @@ __all__ = [
     "Norm",
     "Probe",
     "ViT",
-    "embedded",
     "forward",
-    "forward_block",
-    "outputs",
     "patches_of",
     "single_tokens",
     "turns_of",
@@ -160,13 +157,13 @@ def forward(net: ViT, images: Tensor, probe: Probe) -> Tensor:
     embedding, or what `projection` reads. With `patch_tokens` it gives those of `single_tokens`, [batch, tokens,
     classes or embed].
     """
-    x = embedded(net, images, probe)
+    x = _embedded(net, images, probe)
     for i, block in enumerate(net.blocks):
-        x = forward_block(block, x, probe, f"blocks.{i}")
-    return outputs(net, x, probe)
+        x = _forward_block(block, x, probe, f"blocks.{i}")
+    return _outputs(net, x, probe)
 
 
-def outputs(net: ViT, x: Tensor, probe: Probe = unprobed) -> Tensor:
+def _outputs(net: ViT, x: Tensor, probe: Probe) -> Tensor:
     """Computes `forward`'s result from the residual stream behind the last block."""
     patch_tokens = x[:, len(net.prefix) :]
     if net.pool == "token_pair":
@@ -190,7 +187,7 @@ def outputs(net: ViT, x: Tensor, probe: Probe = unprobed) -> Tensor:
     return pooled
 
 
-def embedded(net: ViT, images: Tensor, probe: Probe = unprobed) -> Tensor:
+def _embedded(net: ViT, images: Tensor, probe: Probe) -> Tensor:
     """Computes the residual stream in front of the first block [batch, tokens, embed]."""
     x = F.linear(patches_of(net, images), net.embed.weight, net.embed.bias) + net.position
     if net.norm_pre is not None:
@@ -198,7 +195,7 @@ def embedded(net: ViT, images: Tensor, probe: Probe = unprobed) -> Tensor:
     return probe("residual", torch.cat([net.prefix.expand(len(x), -1, -1), x], dim=1))
 
 
-def forward_block(block: Block, x: Tensor, probe: Probe = unprobed, name: str = "") -> Tensor:
+def _forward_block(block: Block, x: Tensor, probe: Probe, name: str) -> Tensor:
     """Computes the residual stream behind a block."""
     batch, tokens, _ = x.shape
     y = _linear(probe, f"{name}.qkv", block.qkv, _norm(probe, f"{name}.norm1", block.norm1, x))

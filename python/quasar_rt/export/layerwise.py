@@ -44,7 +44,6 @@ __all__ = [
     "Widths",
     "Worth",
     "norm_spec",
-    "normed_patches",
     "quantize_layers",
 ]
 
@@ -233,7 +232,7 @@ class _Run:
             if net.norm_pre is not None:
                 exact_patches = _norm(net.norm_pre, exact_patches)
                 assert self.embed_norm is not None
-                patches_found = normed_patches(self.embed_norm, patches_found)
+                patches_found = _normed_patches(self.embed_norm, patches_found)
             self.exact.append(torch.cat([prefix, exact_patches], dim=1))
             self.stream.append(self._on_grid(torch.cat([prefix, patches_found], dim=1)))
         return LinearSpec(raw.weight * deviation.numpy(), raw.bias, raw.bits, raw.scales)
@@ -466,7 +465,7 @@ def _norm(norm: Norm, x: Tensor) -> Tensor:
     return F.layer_norm(x, (x.shape[-1],), norm.gamma, norm.beta, norm.eps)
 
 
-def normed_patches(spec: EmbedNormSpec, x: Tensor) -> Tensor:
+def _normed_patches(spec: EmbedNormSpec, x: Tensor) -> Tensor:
     """Computes the integer LayerNorm of the embedded patches; returns the values of its codes."""
     tensors, layer = embed_norm_tensors(spec)
     codes = _integer_norm(tensors, "embed_norm", _round(x / spec.scale).clamp(-32767, 32767).int())

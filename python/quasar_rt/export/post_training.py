@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -24,7 +23,6 @@ from .layerwise import LayerReport, Method, Quantized, norm_spec
 from .network import Calibrated, calibrate, measure_worth
 from .team import MEMBERS
 from .timm_reader import read, require
-from .tuning import tune as tuned
 from .widths import widths_of_share
 
 __all__ = ["Prepared", "Tokens", "calibration_apart", "export_timm", "prepare"]
@@ -54,7 +52,6 @@ def export_timm(
     embedding: bool = False,
     tokens: Tokens = "image",
     correct: bool = True,
-    tune: int = 0,
     batch_size: int = 16,
     report: Callable[[LayerReport], object] | None = None,
     progress: Progress | None = None,
@@ -95,7 +92,6 @@ def export_timm(
             of its patches (``fc_norm``), the subnet normalises each patch, and its image's result is their mean.
         correct: True corrects logits and embedding by least squares on 128 images or more
             (`quasar_rt.export.correction`), where images that are held out gain.
-        tune: steps of tuning of each block (`quasar_rt.export.tuning`), 0 for none.
         batch_size: calibration images at a time.
         report: gets the error of each matrix before and after.
         progress: gets, after each stage, its name, the number of stages done and their total.
@@ -113,14 +109,12 @@ def export_timm(
         raise ValueError(f"eight_bit_fraction must be in [0, 1], not {eight_bit_fraction}")
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, not {method!r}")
-    if tune < 0:
-        raise ValueError(f"tune must be 0 or more steps, not {tune}")
     chosen = eight_bit_fraction not in (0, 1)
     done = count(1)
 
     def step(what: str) -> None:
         if progress is not None:
-            progress(what, next(done), prepared.stages(1 + chosen, 1, tune, eight_bit_fraction == 1))
+            progress(what, next(done), prepared.stages(1 + chosen, 1, eight_bit_fraction == 1))
 
     def on_layer(layer: LayerReport) -> None:
         if report is not None:
@@ -154,7 +148,7 @@ def export_timm(
             lambda _name, rows, _worth: np.full(rows, width, np.uint8), method, on_layer
         )
     recorded = {"eight_bit_fraction": eight_bit_fraction, "method": method}
-    return prepared.tuned_subnet(calibrated, parts, recorded, steps=tune, on_stage=step)
+    return prepared.subnet(calibrated, parts, recorded, step)
 
 
 @dataclass(frozen=True)
@@ -176,12 +170,11 @@ class Prepared:
     embedding: bool
     correct: bool
 
-    def stages(self, passes: int, subnets: int, tunings: int, all_eight: bool = False) -> int:
+    def stages(self, passes: int, subnets: int, all_eight: bool = False) -> int:
         """Returns the stages of a calibration, of passes over all matrices, and of what each subnet gets then."""
         blocks, heads = len(self.net.blocks), len(self.net.heads()) * bool(self.classes)
         heads += self._rotates_back(all_eight)
-        of_subnets = subnets * (tunings * blocks + self.corrects)
-        return CALIBRATION_STAGES + passes * (1 + 4 * blocks + heads) + of_subnets
+        return CALIBRATION_STAGES + passes * (1 + 4 * blocks + heads) + subnets * self.corrects
 
     def normalised(self, images: Sequence[ImageLike], at_once: int = 8) -> list[Tensor]:
         """Returns images as the float network takes them: the pixels are those that a subnet gets."""
@@ -217,31 +210,6 @@ class Prepared:
             rotated=rotated,
             on_stage=on_stage,
         )
-
-    def tuned_subnet(
-        self,
-        calibrated: Calibrated,
-        parts: Quantized,
-        provenance: Mapping[str, Any],
-        *,
-        steps: int,
-        on_stage: Callable[[str], object],
-        checkpoint: Path | None = None,
-    ) -> Subnet:
-        """Tunes the quantized parts of a calibrated copy, unless `steps` is 0, and builds their subnet."""
-        recorded = {**provenance, "tuning_steps": steps}
-        if steps:
-            untuned = parts
-            parts = tuned(
-                calibrated.net,
-                parts,
-                self.batches,
-                steps=steps,
-                checkpoint=checkpoint,
-                progress=lambda report: on_stage(f"tune {report.block}"),
-            )
-            recorded["tuning_kept"] = parts is not untuned
-        return self.subnet(calibrated, parts, recorded, on_stage)
 
     def subnet(
         self,

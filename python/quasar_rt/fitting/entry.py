@@ -30,7 +30,6 @@ def fit(
     space: Space | None = None,
     clock_mhz: float | None = None,
     image_size: int | tuple[int, int] | None = None,
-    tune: int = 0,
     progress: Progress | None = None,
     **options: Any,
 ) -> Fit:
@@ -57,7 +56,6 @@ def fit(
         clock_mhz: the clock of the default configuration.
         image_size: of a network that is loaded here: a side, or height and width; positions of another grid are
             resampled.
-        tune: steps of tuning of each block without labels (`quasar_rt.export.tuning`), a few hundred; 0 for none.
         progress: gets, after each stage, its name, the number of stages done and their total.
         options: as `quasar_rt.export.export_timm` takes them: classes, name, mean, std, resize, percentile, equalize,
             embedding, correct, batch_size.
@@ -85,7 +83,6 @@ def fit(
         space=space,
         clock_mhz=clock_mhz,
         image_size=image_size,
-        tune=tune,
         progress=progress,
         **options,
     )

@@ -119,7 +119,6 @@ class Fit:
     hardware: Hardware
     calibration_images: int
     held_out_images: int
-    tune: int
     fitted: list[Fitted]
 
     def as_dict(self) -> dict[str, Any]:
@@ -131,7 +130,6 @@ class Fit:
             "fps_of": self.fps_of,
             "calibration_images": self.calibration_images,
             "held_out_images": self.held_out_images,
-            "tune": self.tune,
             "subnets": [one.as_dict() for one in self.fitted],
         }
 

@@ -53,7 +53,6 @@ def run(
     space: Space | None,
     clock_mhz: float | None,
     image_size: int | tuple[int, int] | None,
-    tune: int,
     progress: Progress | None,
     **options: Any,
 ) -> Fit:
@@ -62,8 +61,6 @@ def run(
     if fps_of not in get_args(RatesOf):
         raise InvalidValueError(f"fps_of must be {' or '.join(map(repr, get_args(RatesOf)))}, not {fps_of!r}")
     images = list(calibration)
-    if tune < 0:
-        raise InvalidValueError(f"tune must be 0 or more steps, not {tune}")
     if len(images) < 2:
         raise InvalidValueError(f"a fit needs two images or more, better 32; {len(images)} were given")
     check_apart(Path(out), (one for one in images if isinstance(one, (str, os.PathLike))))
@@ -93,7 +90,7 @@ def run(
     if outside is not None:
         warnings.warn(f"{outside}: {remedy}", stacklevel=3)
     folder = Path(out)
-    job = _Job(model, prepared, target, folder, held_out, tune, progress, len(wanted) or curve or CURVE)
+    job = _Job(model, prepared, target, folder, held_out, progress, len(wanted) or curve or CURVE)
     return job.run(wanted, curve or CURVE)
 
 
@@ -153,13 +150,12 @@ class _Job:
         target: _Target,
         folder: Path,
         held_out: list[ImageLike],
-        tune: int,
         progress: Progress | None,
         passes: int,
     ) -> None:
         self._prepared, self._target, self._folder, self._held_out = prepared, target, folder, held_out
-        self._tune, self._progress, self._done = tune, progress, count(1)
-        self._stages = prepared.stages(passes + 1, passes, tune)
+        self._progress, self._done = progress, count(1)
+        self._stages = prepared.stages(passes + 1, passes)
         self._identity = _identity(model, prepared)
         self._exact = _float_outputs(model, prepared, held_out)
         self._calibrations: dict[bool, Calibrated] = {}
@@ -178,7 +174,6 @@ class _Job:
             hardware=self._target.hardware,
             calibration_images=sum(len(batch) for batch in self._prepared.batches),
             held_out_images=len(self._held_out),
-            tune=self._tune,
             fitted=fitted,
         )
         found.save(self._folder)
@@ -236,7 +231,7 @@ class _Job:
         """Returns the subnet of a choice, quantized or as an earlier run has left it."""
         prepared, target = self._prepared, self._target
         digest = hashlib.sha256(b"".join(bits.tobytes() for bits in choice.widths.values())).hexdigest()
-        mark = {"identity": self._identity, "widths_sha256": digest, "tuning_steps": self._tune}
+        mark = {"identity": self._identity, "widths_sha256": digest}
         rate = choice.rates.of(target.reading)
         path = self._folder / f"{prepared.name}-{target.hardware.board.name}-{_label(rate, wanted)}fps.qvit"
         subnet = _left(path, mark)
@@ -255,18 +250,11 @@ class _Job:
                 "method": "gptq",
                 "layers": [layer.as_dict() for layer in layers],
             }
-            checkpoint = path.with_suffix(".tuning.pt")
-            prepared.tuned_subnet(
-                calibrated,
-                parts,
-                recorded,
-                steps=self._tune,
-                on_stage=lambda what: self._step(f"{rate:.0f} frames/s: {what}"),
-                checkpoint=checkpoint,
+            prepared.subnet(
+                calibrated, parts, recorded, lambda what: self._step(f"{rate:.0f} frames/s: {what}")
             ).save(path)
             # What counts is what was written.
             subnet = Subnet.load(path)
-            checkpoint.unlink(missing_ok=True)
         workload = Workload.of_subnet(subnet)
         return Fitted(
             path=path,
@@ -278,7 +266,7 @@ class _Job:
 
 
 def _identity(model: nn.Module, prepared: Prepared) -> str:
-    """Returns a hash of all that the rows' worth and a subnet follow from, but for its widths and its tuning."""
+    """Returns a hash of all that the rows' worth and a subnet follow from, but for its widths."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -105,7 +105,7 @@ class Block(nn.Module):
         """
         given = {} if exact is None else exact
         y = norm_codes(self.norm1, self.norm1_out, x, residual_scale).exactly(given.get("norm1"))
-        qkv = self._positioned(self.qkv.requantized(y, self.qkv_out)).exactly(given.get("qkv"))
+        qkv = self.qkv.requantized(y, self.qkv_out).exactly(given.get("qkv"))
         codes = qkv.codes().unflatten(-1, (3 * self.heads, self.head_dim))
         q, k, v = codes.transpose(1, 2).chunk(3, dim=1)
         q_scale, k_scale, v_scale = qkv.scale.chunk(3)
@@ -117,14 +117,8 @@ class Block(nn.Module):
 
         y = norm_codes(self.norm2, self.norm2_out, x, residual_scale).exactly(given.get("norm2"))
         y = self.fc1.requantized(y, self.fc1_out).exactly(given.get("fc1"))
-        y = self._activated(y).exactly(given.get("act"))
+        y = gelu(y, self.act_out).exactly(given.get("act"))
         return self._add(x, _kept(self.fc2.update(y, self._gamma(self.gamma2)), keep, 1), residual_scale)
-
-    def _positioned(self, qkv: Unrounded) -> Unrounded:
-        return qkv
-
-    def _activated(self, x: Unrounded) -> Unrounded:
-        return gelu(x, self.act_out)
 
     def _gamma(self, gamma: Tensor | None) -> Tensor | None:
         return None if gamma is None else leading(gamma, self.embed)
