@@ -218,7 +218,7 @@ def patched() -> VisionTransformer:
 
 def shallow(architecture: str) -> nn.Module:
     """Returns an architecture of timm with one narrow block."""
-    model: nn.Module = timm.create_model(architecture, depth=1, embed_dim=48, num_heads=3)
+    model: nn.Module = timm.create_model(architecture, depth=1, embed_dim=48, num_heads=3, num_classes=4)
     return model
 
 
@@ -241,8 +241,7 @@ def shallow(architecture: str) -> nn.Module:
         (lambda: small_model(final_norm=False), "LayerNorm"),
         (lambda: small_model(attn_layer="diff"), "DiffAttention"),
         (lambda: shallow("vit_base_patch16_siglip_224"), "as SigLIP does"),
-        (lambda: shallow("vit_small_patch16_dinov3"), "Eva (rotary positions"),
-        (lambda: shallow("eva02_tiny_patch14_224"), "SwiGLU in EVA-02"),
+        (lambda: shallow("eva02_tiny_patch14_224"), "multiplies two activations"),
         (patched, "does something"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
