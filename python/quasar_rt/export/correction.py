@@ -27,7 +27,7 @@ from .gptq import Observed, gptq_rows
 from .inputs import normalised, pixels_of
 from .team import Team
 
-__all__ = ["Correction", "calibrating", "can_correct", "correct"]
+__all__ = ["Correction", "calibrating", "can_correct", "correct", "features"]
 
 #: Fewer pictures correct nothing; of more, one in so many is held out, and at most so many calibrate.
 LEAST_IMAGES, HELD_OUT, MOST_CALIBRATING = 128, 5, 128
@@ -76,7 +76,7 @@ def calibrating(batches: Sequence[Tensor]) -> list[Tensor]:
 
 
 def correct(
-    spec: NetworkSpec, net: ViT, calibrated: ViT, batches: Sequence[Tensor]
+    spec: NetworkSpec, net: ViT, calibrated: ViT, batches: Sequence[Tensor], exact: Sequence[Tensor]
 ) -> tuple[NetworkSpec, list[Correction]]:
     """Fits the rows that read a quantized network's features; keeps them where held-out pictures gain.
 
@@ -85,13 +85,32 @@ def correct(
         net: the float network.
         calibrated: the network that was quantized on `calibrating` pictures; its features may have another basis.
         batches: normalised pictures [images, channels, height, width].
+        exact: the float network's `features` of them.
 
     Returns:
         the network and a report of each kind of outputs. Rows that gain are fitted again to all pictures, with the same
         ridge. The same arguments give the same bits, whatever the number of threads.
     """
+    with torch.no_grad():
+        return _Run(spec, net, calibrated, batches, exact).result()
+
+
+def features(net: ViT, batches: Sequence[Tensor], mean: Any, std: Any) -> list[Tensor]:
+    """Returns the float network's features of the pixels that are nearest to normalised pictures.
+
+    Those of the image stand before those of its patches: [images, tokens, embed] of each batch.
+    """
+    embed = len(net.norm.gamma)
+    headless = replace(net, head=Linear(torch.zeros(0, embed), torch.zeros(0)))
+
+    def of_batch(batch: Tensor) -> Tensor:
+        found = forward(headless, normalised(pixels_of(batch, mean, std), mean, std), unprobed)
+        if not net.patch_tokens:
+            return found[:, None]
+        return found if net.pool == "token" else torch.cat([found.mean(1, True), found], dim=1)
+
     with Team() as team, torch.no_grad():
-        return _Run(spec, net, calibrated, batches, team).result()
+        return list(team.map(of_batch, batches))
 
 
 def _held_out(numbers: Tensor) -> Tensor:
@@ -102,7 +121,12 @@ class _Run:
     """Holds the moments of the features and of what the float network gives, by kind of outputs."""
 
     def __init__(
-        self, spec: NetworkSpec, net: ViT, calibrated: ViT, batches: Sequence[Tensor], team: Team
+        self,
+        spec: NetworkSpec,
+        net: ViT,
+        calibrated: ViT,
+        batches: Sequence[Tensor],
+        exact: Sequence[Tensor],
     ) -> None:
         self.spec, identity = spec, _identity(len(net.norm.gamma))
         before = {"logits": calibrated.head, "embedding": calibrated.projection or identity}
@@ -115,13 +139,10 @@ class _Run:
         self.fitted, self.others = ({name: Observed(one) for name, one in before.items()} for _ in range(2))
         self.held: list[tuple[Pixels, Tensor]] = []
         self.images, self.low, self.high = 0, 0.0, 0.0
-        headless = replace(net, head=Linear(identity.weight[:0], identity.bias[:0]))
-        mean, std = (np.asarray(values, np.float32) for values in (spec.mean, spec.std))
-        pictures = [pixels_of(batch, mean, std) for batch in batches]
-        exact = team.map(lambda pixels: _features(headless, normalised(pixels, mean, std)), pictures)
-        features = replace(spec, embedding=True, projection=None, projection_out=None)
-        with _engine(features) as engine:
-            for pixels, values in zip(pictures, exact, strict=True):
+        unprojected = replace(spec, embedding=True, projection=None, projection_out=None)
+        with _engine(unprojected) as engine:
+            for batch, values in zip(batches, exact, strict=True):
+                pixels = pixels_of(batch, spec.mean, spec.std)
                 self._observe(pixels, _outputs(engine, pixels, "embedding"), values)
 
     def _observe(self, pixels: Pixels, found: Tensor, exact: Tensor) -> None:
@@ -214,14 +235,6 @@ def _outputs(engine: Engine, pixels: Pixels, name: str) -> Tensor:
         return np.vstack([part.reshape(-1, found[0].size) for part in found])
 
     return torch.from_numpy(np.stack([outputs(one) for one in engine.infer_batch(pixels)]))
-
-
-def _features(headless: ViT, images: Tensor) -> Tensor:
-    """Returns the float network's features, those of the image before those of its patches: [images, tokens, embed]."""
-    features = forward(headless, images, unprobed)
-    if not headless.patch_tokens:
-        return features[:, None]
-    return features if headless.pool == "token" else torch.cat([features.mean(1, True), features], dim=1)
 
 
 def _image_weighs_as_its_patches(x: Tensor) -> Tensor:

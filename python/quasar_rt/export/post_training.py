@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from typing import Any, Literal, get_args
 
@@ -185,6 +186,11 @@ class Prepared:
         """True if the outputs are corrected where that gains."""
         return self.correct and correction.can_correct(self.net, self.batches)
 
+    @cached_property
+    def _exact(self) -> list[Tensor]:
+        """The float network's features of the calibration images, found once for all subnets."""
+        return correction.features(self.net, self.batches, self.mean, self.std)
+
     def projects(self, all_eight: bool) -> bool:
         """Returns True if the embedding may be a projection: corrected, or rotated back."""
         return self.embedding and (self.corrects or self._rotates_back(all_eight))
@@ -257,7 +263,7 @@ class Prepared:
             **vars(parts),
         )
         if self.corrects:
-            spec, corrections = correction.correct(spec, self.net, net, self.batches)
+            spec, corrections = correction.correct(spec, self.net, net, self.batches, self._exact)
             recorded["corrections"] = [one.as_dict() for one in corrections]
             on_stage("correct outputs")
         return build_subnet(spec)
