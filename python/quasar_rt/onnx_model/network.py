@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from ..embedding import embedding_size
+from ..oracle import rotations
 from ..rows import unpack_rows
 from .graph import Graph
 
@@ -306,21 +307,11 @@ class Network(ABC):
 
     def turned(self, name: str, x: str, one: float, dtype: type[np.float32] | type[np.float64]) -> str:
         """Rotates q and k of a layer's results [batch, tokens, q, k and v] and multiplies them and v by `one`."""
-        rows, columns = (
-            self.tensors[f"rotary.{axis}"].astype(np.float64) / 2**14 for axis in ("rows", "columns")
-        )
-        y, z = np.divmod(np.arange(self.patch_tokens), len(columns))
-        pairs = np.concatenate([rows[y], columns[z]], axis=1)
-        pairs = np.concatenate([np.full((self.config["prefix_tokens"], *pairs.shape[1:]), [1.0, 0.0]), pairs])
+        c, s = (part[:, 0] / 2**14 for part in rotations(self.config, self.tensors))
         heads = len(self.tensors[f"{name}.bias"]) // 3 // self.config["blocks"][0]["head_dim"]
-        turns = [
-            pairs[..., 0].repeat(2, axis=1),
-            np.stack([-pairs[..., 1], pairs[..., 1]], axis=2).reshape(len(pairs), -1),
-        ]
+        turns = c.repeat(2, axis=1), np.stack([-s, s], axis=2).reshape(len(s), -1)
         cosine, sine = (
-            np.concatenate(
-                [np.tile(turn, 2 * heads), np.full((len(pairs), heads * turn.shape[1]), v)], axis=1
-            )
+            np.concatenate([np.tile(turn, 2 * heads), np.full((len(s), heads * turn.shape[1]), v)], axis=1)
             for turn, v in zip(turns, (1.0, 0.0), strict=True)
         )
         graph, size = self.graph, f"{heads}.{np.dtype(dtype).name}"
