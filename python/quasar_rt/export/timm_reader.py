@@ -226,7 +226,7 @@ def _block(block: nn.Module, where: str, turned: _Rotary | None) -> Block:
         type(attn) in kinds[1], f"{where}.attn is a {type(attn).__name__}, not timm's {kinds[1][0].__name__}"
     )
     gated = type(mlp).__name__ in ("SwiGLU", "GluMlp", "SwiGLUPacked")
-    why = " multiplies two activations, for which the integer model has no form" if gated else ""
+    why = "; it multiplies two activations, for which the integer model has no form" if gated else ""
     require(type(mlp) is Mlp, f"{where}.mlp is a {type(mlp).__name__}, not timm's two-layer Mlp" + why)
     require(
         _identity(attn.q_norm) and _identity(attn.k_norm),
