@@ -151,21 +151,16 @@ def vision_transformer(
     embed, channels, kernel = stem.shape[:3]
     head, scale = state.get("head.weight"), state.get("blocks.0.ls1.gamma")
     distilled = "dist_token" in state
-    kind, bias = (
-        VisionTransformerDistilled if distilled else VisionTransformer,
-        "patch_embed.proj.bias" in state,
-    )
-    sizes: dict[str, Any] = {"reg_tokens": state["reg_token"].shape[1] if "reg_token" in state else 0}
+    bias, registers = "patch_embed.proj.bias" in state, state.get("reg_token", stem[:, :0]).shape[1]
+    norm_pre, norm_mean = "norm_pre.weight" in state, "fc_norm.weight" in state
     if rope is None:
-        norms = {"pre_norm": "norm_pre.weight" in state, "fc_norm": "fc_norm.weight" in state}
-        sizes |= {**norms, "act_layer": activation, "weight_init": "skip"}
+        kind = VisionTransformerDistilled if distilled else VisionTransformer
+        own = {"reg_tokens": registers, "pre_norm": norm_pre, "fc_norm": norm_mean}
+        own |= {"act_layer": activation, "weight_init": "skip"}
     else:
-        kind, sizes = Eva, {"num_reg_tokens": sizes["reg_tokens"], "rope_rotate_half": rotate_half}
-        sizes |= {
-            "use_pre_transformer_norm": "norm_pre.weight" in state,
-            "use_fc_norm": "fc_norm.weight" in state,
-        }
-        sizes |= {"use_abs_pos_emb": "pos_embed" in state}
+        kind = Eva
+        own = {"num_reg_tokens": registers, "use_pre_transformer_norm": norm_pre, "use_fc_norm": norm_mean}
+        own |= {"use_abs_pos_emb": "pos_embed" in state, "rope_rotate_half": rotate_half}
     with torch.device("meta"):
         model = kind(
             img_size=size,
@@ -181,7 +176,7 @@ def vision_transformer(
             init_values=None if scale is None else 1.0,
             class_token="cls_token" in state,
             norm_layer=partial(nn.LayerNorm, eps=eps),
-            **sizes,
+            **own,
         )
         # timm's form has no bias where a norm follows.
         model.patch_embed.proj = nn.Conv2d(channels, embed, kernel, stride=kernel, bias=bias)
