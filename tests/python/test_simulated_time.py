@@ -174,9 +174,9 @@ def test_the_rate_of_an_explored_configuration_is_that_of_the_event_model(
     modelled = replay(subnet, hardware).period_with_gaps_cycles
     assert_steady(library, subnet, modelled, frames=12)
     if ratio == 1:
-        return
+        return  # One configuration shows that a late device is seen.
 
-    # A device is seen that is late with each fourth segment.
+    # It is late with each fourth segment.
     monkeypatch.setenv("QUASAR_SIM_DIR", str(library.parent))
     (tmp_path / "late").mkdir()
     old = "uint32_t bad = 0;"
