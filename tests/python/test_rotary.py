@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import quasar_rt
+import simulated
 from quasar_rt import Subnet, oracle, random_subnet
 from quasar_rt.hardware import Workload
 from quasar_rt.oracle import Linear, requant8, requant16, rotate, rotations
@@ -66,10 +67,13 @@ def test_a_reader_checks_angles_widths_and_heads():
             network(**change)
 
 
-def test_what_runs_them_on_the_cpu_only_refuses_them_by_name():
+def test_the_hardware_model_refuses_them_by_name():
     with pytest.raises(
         quasar_rt.InvalidValueError, match="rotary positions, which run on the CPU only as yet"
     ):
         Workload.of_subnet(network())
+
+
+def test_a_simulated_accelerator_refuses_them_by_name():
     with pytest.raises(quasar_rt.QuasarError, match="rotary positions, which run on the CPU only as yet"):
-        quasar_rt.Engine(network(), "sim:tiny")
+        quasar_rt.Engine(network(), f"sim:{simulated.library('tiny').stem}")
