@@ -32,12 +32,12 @@ def write_set(folder, images=5, packed=False):
             (f"{prefix}-labels-idx1-ubyte", idx(images)),
         ):
             if packed:
-                (folder / f"{stem}.gz").write_bytes(gzip.compress(data))
+                (folder / f"{stem}.gz").write_bytes(gzip.compress(data, mtime=0))
             else:
                 (folder / stem).write_bytes(data)
 
 
-PACKED = gzip.compress(idx(50, 28, 28, fill=9) + np.random.default_rng(0).bytes(999))
+PACKED = gzip.compress(idx(50, 28, 28, fill=9) + np.random.default_rng(0).bytes(999), mtime=0)
 
 
 @pytest.mark.parametrize("packed", [False, True])
