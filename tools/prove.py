@@ -127,16 +127,18 @@ def prove(proof: Proof, rtl: Path = FPGA / "rtl", limit: float = 1200) -> str | 
         names = [line.rsplit("/", 1)[1] for line in (Path(folder) / "names.txt").read_text().splitlines()]
         begun = "read_aiger design.aig; fold; strash; print_stats"
         # `scorr` would take proved assertions out of those that the induction may use.
-        check = f"{begun}; scorr; pdr" if proof.steps is None else (
-            f"{begun}; scorr; bmc3 -F {proof.steps}; {begun}; orpos; ind -F {proof.steps}"
-        )  # fmt: skip
-        said = call("yosys-abc", "-c", check, folder=folder, limit=limit)
+        checks = [f"{begun}; scorr; pdr"] if proof.steps is None else [
+            f"{begun}; scorr; bmc3 -F {proof.steps}", f"{begun}; orpos; ind -F {proof.steps}"
+        ]  # fmt: skip
+        said = ""
+        for check in checks:
+            said += call("yosys-abc", "-c", check, folder=folder, limit=limit)
+            if failed := re.search(r"Output (\d+) of miter .* was asserted in frame (\d+)", said):
+                return f"{names[int(failed[1])]} fails in step {failed[2]}"
     # An empty network would prove anything.
     latches = re.search(r"lat = +(\d+)", said)
     if not names or latches is None or int(latches[1]) == 0:
         raise RuntimeError(f"{proof.name}: Yosys left no assertion or no register:\n{said}")
-    if failed := re.search(r"Output (\d+) of miter .* was asserted in frame (\d+)", said):
-        return f"{names[int(failed[1])]} fails in step {failed[2]}"
     proved = ["Property proved"]
     if proof.steps is not None:
         proved = [f"No output asserted in {proof.steps} frames", "Networks are equivalent"]
