@@ -37,9 +37,17 @@ module lane_logits #(
     registers #(.BITS(PARTS * 3), .PRIMITIVES(PRIMITIVES)) lane_copies (
         .clk, .d({PARTS{next[2:0]}}), .q(lane)
     );
+    for (genvar i = 0; i < PARTS; i++) begin : gen_parts
+        // A bit of each token: Yosys builds shifters of all sums for a choice of 27 bits at once.
+        for (genvar j = 0; j < 27; j++) begin : gen_bits
+            logic [7:0] choices;
+            for (genvar k = 0; k < 8; k++) begin : gen_tokens
+                assign choices[k] = sums_padded[(i*8+k)*27+j];
+            end
+            always_ff @(posedge clk) part_1[i*27+j] <= choices[lane[i*3+:3]];
+        end
+    end
     always_ff @(posedge clk) begin
-        for (int i = 0; i < PARTS; i++)
-            part_1[i*27+:27] <= sums_padded[(i*8+32'(lane[i*3+:3]))*27+:27];
         part_index_1 <= index[7:3];
         sum_2 <= part_1[32'(PARTS == 1 ? 5'd0 : part_index_1)*27+:27];
         acc_3 <= sum_2 + bias_2;
