@@ -144,13 +144,19 @@ def _is_one_image(value: object) -> bool:
 
 
 def in_memory(image: ImageLike) -> ImageLike:
-    """Reads a file object and returns its bytes; returns any other image unchanged.
+    """Returns the bytes of a file object, a copy of an animation's frame, and any other image unchanged.
 
-    Two threads may not read one file object, and a file object may be closed soon.
+    Two threads may not read one file object, and a file object may be closed soon. Pillow gives all frames of an
+    animation in one object.
 
     Raises:
-        ImageError: the file object cannot be read.
+        ImageError: the file object or the frame cannot be read.
     """
+    try:
+        if getattr(image, "is_animated", False):
+            return cast("ImageLike", cast("Any", image).copy())
+    except Exception as error:  # Pillow's decoders raise nearly anything
+        raise ImageError(f"cannot read the animation's frame: {error}") from error
     if not _is_file(image) or isinstance(image, (np.ndarray, Frame)):
         return image
     return _read(image)[0]

@@ -324,7 +324,12 @@ def test_the_frames_of_an_animation_are_a_batch(engine, tmp_path):
     pictures = [Image.new("L", (28, 28), shade) for shade in (0, 99, 200)]
     pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:])
     with Image.open(tmp_path / "a.gif") as animation:
-        assert len(engine.infer_batch(ImageSequence.Iterator(animation))) == 3
+        alone = [engine.infer(frame).logits.tolist() for frame in ImageSequence.Iterator(animation)]
+        batch = engine.infer_batch(ImageSequence.Iterator(animation))
+        futures = [engine.submit(frame) for frame in ImageSequence.Iterator(animation)]
+        submitted = [future.result() for future in futures]
+    assert len({str(logits) for logits in alone}) == 3
+    assert [one.logits.tolist() for one in batch] == alone == [one.logits.tolist() for one in submitted]
 
 
 def test_a_streams_format_is_checked_at_once(engine):
