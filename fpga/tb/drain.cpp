@@ -346,6 +346,7 @@ struct Bench {
     const auto last = [this, takes] {
       ends = std::max(ends, sim::running->now);
       takes();
+      sim::running->now = std::max(sim::running->now, opens);
     };
     bench::feed(scheduler, command_stream, commands, offers(0));
     bench::feed(scheduler, row_stream, beats, offers(1));
@@ -354,10 +355,7 @@ struct Bench {
                 seed % 3 == 2 ? bench::pauses(5 * seed + 3, 97) : offers(3));
     bench::collect(scheduler, moment_stream, got_moments, last);
     bench::collect(scheduler, logit_stream, got_logits, last);
-    bench::collect(scheduler, drain_to_array, got_credits, [this, last] {
-      last();
-      sim::running->now = std::max(sim::running->now, opens);
-    });
+    bench::collect(scheduler, drain_to_array, got_credits, last);
     scheduler.run();
     verdict.expect(command_stream.empty() && row_stream.empty() && sum_stream.empty() &&
                        scale_stream.empty(),
@@ -605,23 +603,19 @@ uint64_t widths(Verdict& verdict, uint64_t seed) {
   return digest.value();
 }
 
-// Tests more moments and credits than find room while nobody takes them: 100 credits more than
-// their queue holds.
-uint64_t no_room(Verdict& verdict) {
+// Tests commands with more results than find room while nobody takes them: those of `needed` tiles.
+uint64_t no_room(Verdict& verdict, isa::Rows task, unsigned needed) {
   constexpr uint64_t SEED = 2;
   const unsigned tiles =
       std::min({unsigned(config::RESIDUAL_WORDS), config::SCORE_WORDS / TOKENS, 40u});
+  task.tokens = tiles * TOKENS;
+  task.stride = 1;
+  task.rows4 = 1;
+  const unsigned to = task.kind == kind::LOGITS ? destination::LOGIT : destination::RESIDUAL;
   Bench bench(verdict, SEED);
   bench.opens = 20000;
-  for (unsigned n = 0; n <= ceil_div(isa::depth::drain_to_array + 100, tiles); ++n)
-    bench.rows(
-        {.kind = kind::RESIDUAL,
-         .moments = n == 0,
-         .post_tiles = n != 0,
-         .tokens = tiles * TOKENS,
-         .stride = 1,
-         .rows4 = 1},
-        [&](unsigned) { return bench.sample_row(destination::RESIDUAL, 0); }, false);
+  for (unsigned n = 0; n < ceil_div(needed, tiles); ++n)
+    bench.rows(task, [&](unsigned) { return bench.sample_row(to, 0); }, false);
   bench.run(SEED);
   return bench.digest.value();
 }
@@ -638,7 +632,12 @@ int main() {
     digest.add(int64_t(test(verdict, EDGES)));
   for (uint64_t seed = 1; seed < 3; ++seed)
     digest.add(int64_t(widths(verdict, seed)));
-  digest.add(int64_t(no_room(verdict)));
+  const std::pair<isa::Rows, unsigned> tasks[] = {
+      {{.kind = kind::RESIDUAL, .moments = 1}, config::MOMENTS_DEPTH + 100},
+      {{.kind = kind::RESIDUAL, .post_tiles = 1}, isa::depth::drain_to_array + 100},
+      {{.kind = kind::LOGITS}, ceil_div(isa::depth::logits + 100, TOKENS)}};
+  for (const auto& [task, tiles] : tasks)
+    digest.add(int64_t(no_room(verdict, task, tiles)));
   std::printf("drain digest %016llx\n", static_cast<unsigned long long>(digest.value()));
   std::printf("drain cycles %llu\n", static_cast<unsigned long long>(Bench::cycles));
   return verdict.end();

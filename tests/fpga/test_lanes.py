@@ -29,7 +29,9 @@ def make(target: Path, *variables: str) -> Path:
     tool("verilator")
     folder = ROOT / "fpga"
     name = os.path.relpath(target, folder) if target.is_relative_to(ROOT) else target
-    run("make", "-C", folder, "--silent", f"PYTHON={sys.executable}", *variables, name)
+    # Two processes may want one program of `build`.
+    lock = ["flock", ROOT / "build" / "lanes.lock"] if target.is_relative_to(ROOT) else []
+    run(*lock, "make", "-C", folder, "--silent", f"PYTHON={sys.executable}", *variables, name)
     return target
 
 
