@@ -37,6 +37,9 @@ def random(model):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    if hasattr(rope := getattr(model, "rope", None), "rotate_half"):  # timm 1.0.26 tells the blocks alone
+        rope.rotate_half = model.blocks[0].attn.rotate_half
+        rope.reset_parameters()
     return model.eval()
 
 
@@ -446,13 +449,19 @@ def test_rotary_positions_are_functions_of_the_grid(half, size, tmp_path):
     [
         ({"swiglu_mlp": True}, "multiplies two activations"),
         ({"rope_type": "mixed", "rope_rotate_half": False}, "differ between blocks and heads"),
-        ({"qk_norm": True}, "normalises queries and keys"),
         ({"global_pool": "map"}, "pools by attention"),
     ],
 )
 def test_other_networks_with_rotary_positions_are_refused_by_name(change, message):
     with pytest.raises(UnsupportedModelError, match=message):
         read(eva(**change))
+
+
+def test_normalised_queries_are_refused_by_name():
+    model = eva()
+    model.blocks[1].attn.q_norm = nn.LayerNorm(model.blocks[1].attn.head_dim)
+    with pytest.raises(UnsupportedModelError, match="normalises queries and keys"):
+        read(model)
 
 
 @pytest.mark.parametrize("share", [1, 0.5])

@@ -21,16 +21,9 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from quasar_rt.networks import NetworkError, load_network, onnx_graph  # noqa: E402
+from test_networks import random  # noqa: E402
 
 SHAPE: dict[str, Any] = dict(img_size=20, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=3)
-
-
-def random(model: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    return model.eval()
 
 
 def vit(**changes: Any) -> nn.Module:
