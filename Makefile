@@ -281,8 +281,9 @@ test-pynq: wheel sim ## docs/boards/pynq.md as typed and the PYNQ transport, in 
 	@QUASAR_SIM_DIR=$(CURDIR)/build/sim PYTEST_ARGS='$(PYTEST_ARGS)' bash tools/test-pynq.sh
 
 .PHONY: test-clusters
+test-clusters: EXTRAS = host,ray
 test-clusters: wheel ## Searches on Ray, and docs/clusters.md on Ray Data and Spark (needs Java), in an environment of their own [needs: java]
-	@$(call fresh_venv,.venv-clusters,"$$(echo dist/*.whl)[host,ray]" 'pyspark~=4.0' 'scikit-learn>=1.1' pytest pytest-benchmark)
+	@$(call fresh_venv,.venv-clusters,"$$(echo dist/*.whl)[$(EXTRAS)]" 'pyspark~=4.0' 'scikit-learn>=1.1' pytest pytest-benchmark)
 	@.venv-clusters/bin/python -P -m pytest tests/python/test_documents.py -k clusters -p no:cacheprovider $(PYTEST_ARGS)
 	@.venv-clusters/bin/python -P -m pytest tests/python/test_workers.py -m 'slow or not slow' -W default -p no:cacheprovider $(PYTEST_ARGS)
 
