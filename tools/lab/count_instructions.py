@@ -123,7 +123,7 @@ def count_camera(folder: Path, architectures: tuple[str, ...]) -> dict[str, dict
         for pixels, width, height in (*FRAMES, PICTURE):
             frame = [pixels, str(width), str(height)]
             arguments = [run.tier, str(folder / "subnet.qvit"), *files, *frame]
-            found = count(run, program, arguments, folder)
+            found = count(run, program, arguments, folder, rounds=10)
             scalar = execute(
                 [*emulator(run.architecture), "-cpu", run.cpu],
                 [str(program), "scalar", *arguments[1:], "1"],
@@ -208,13 +208,13 @@ def execute(emulator: list[str], command: list[str], folder: Path) -> Counted:
     return Counted(functions, done.stdout.strip())
 
 
-def count(run: Run, program: Path, arguments: list[str], folder: Path) -> Counted:
-    """Counts the instructions of the second round of one of our programs."""
+def count(run: Run, program: Path, arguments: list[str], folder: Path, rounds: int = 1) -> Counted:
+    """Counts the instructions of a round of one of our programs: the mean of `rounds`, the first one apart."""
     words = [*emulator(run.architecture), "-cpu", run.cpu]
-    one, two = (execute(words, [str(program), *arguments, rounds], folder) for rounds in ("1", "2"))
-    difference = Counter(two.functions)
+    one, more = (execute(words, [str(program), *arguments, str(n)], folder) for n in (1, 1 + rounds))
+    difference = Counter(more.functions)
     difference.subtract(one.functions)
-    return Counted(difference, two.output)
+    return Counted(Counter({name: n // rounds for name, n in difference.items()}), more.output)
 
 
 def millions(instructions: float) -> str:
