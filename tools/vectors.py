@@ -196,6 +196,25 @@ CASES: dict[str, tuple[dict[str, Any], bool]] = {
         ),
         True,
     ),
+    "attention": (
+        dict(
+            embed=26,
+            depth=2,
+            heads=[2, 3],
+            head_dim=64,
+            hidden=[32, 45],
+            image_size=(20, 12),
+            channels=1,
+            kernel=4,
+            prefix_tokens=0,
+            pool="attention",
+            classes=6,
+            eight_bit_fraction=0.5,
+            embedding=True,
+            seed=14,
+        ),
+        True,
+    ),
     "patch-tokens": (
         dict(
             embed=23,

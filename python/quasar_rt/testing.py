@@ -139,10 +139,15 @@ def random_shape(seed: int) -> dict[str, Any]:
 
 
 def random_case(
-    seed: int, *, scrambled: bool = True, rotary: bool = False
+    seed: int, *, scrambled: bool = True, rotary: bool = False, attention: bool = False
 ) -> tuple[Subnet, NDArray[np.uint8]]:
-    """Returns a subnet of odd shape and an image for it, uint8 [height, width, channels]."""
+    """Returns a subnet of odd shape and an image for it, uint8 [height, width, channels].
+
+    `rotary` gives it rotary positions, `attention` the pooling by attention.
+    """
     shape = random_shape(seed)
+    if attention:
+        shape |= {"pool": "attention", "patch_tokens": False}
     if rotary:
         shape |= {"rotary": True, "head_dim": -(-shape["head_dim"] // 4) * 4}
     subnet = random_subnet(**shape)

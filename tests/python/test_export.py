@@ -123,6 +123,8 @@ def engine_logits(subnet: Any, pictures: Pictures) -> npt.NDArray[np.float32]:
         {"kind": VisionTransformerDistilled, "init_values": 0.3, "in_chans": 1},
         {"pre_norm": True, "act_layer": timm.layers.QuickGELU},
         {"pre_norm": True, "class_token": False, "global_pool": "avg"},
+        {"class_token": False, "global_pool": "map", "act_layer": "gelu_tanh"},
+        {"global_pool": "map", "pool_include_prefix": True, "pre_norm": True, "in_chans": 1},
     ],
     ids=str,
 )
@@ -216,9 +218,10 @@ def patched() -> VisionTransformer:
     return model
 
 
-def shallow(architecture: str) -> nn.Module:
-    """Returns an architecture of timm with one narrow block."""
-    model: nn.Module = timm.create_model(architecture, depth=1, embed_dim=48, num_heads=3, num_classes=4)
+def shallow(architecture: str, **change: Any) -> nn.Module:
+    """Returns an architecture of timm with one block, a narrow one by default."""
+    shape = {"depth": 1, "embed_dim": 48, "num_heads": 3, "num_classes": 4}
+    model: nn.Module = timm.create_model(architecture, **shape | change)
     return model
 
 
@@ -228,7 +231,7 @@ def shallow(architecture: str) -> nn.Module:
         (lambda: nn.Linear(3, 3), "Linear"),
         (lambda: Twisted(**SMALL), "Twisted"),
         (lambda: small_model(qk_norm=True), "qk_norm"),
-        (lambda: small_model(global_pool="map"), "global_pool='map'"),
+        (lambda: small_model(global_pool="map"), "leaves them out"),
         (lambda: small_model(global_pool="max"), "global_pool='max'"),
         (lambda: small_model(num_classes=0), "num_classes=0"),
         (lambda: small_model(in_chans=4), "4 channels"),
@@ -240,7 +243,7 @@ def shallow(architecture: str) -> nn.Module:
         (lambda: small_model(norm_layer=timm.layers.RmsNorm), "RmsNorm"),
         (lambda: small_model(final_norm=False), "LayerNorm"),
         (lambda: small_model(attn_layer="diff"), "DiffAttention"),
-        (lambda: shallow("vit_base_patch16_siglip_224"), "as SigLIP does"),
+        (lambda: shallow("vit_so400m_patch14_siglip_224", embed_dim=1152, num_heads=16), "embed: 1152"),
         (lambda: shallow("eva02_tiny_patch14_224"), "multiplies two activations"),
         (patched, "does something"),
     ],

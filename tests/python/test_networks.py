@@ -449,7 +449,7 @@ def test_rotary_positions_are_functions_of_the_grid(half, size, tmp_path):
     [
         ({"swiglu_mlp": True}, "multiplies two activations"),
         ({"rope_type": "mixed", "rope_rotate_half": False}, "differ between blocks and heads"),
-        ({"global_pool": "map"}, "pools by attention"),
+        ({"global_pool": "map"}, "pools by attention .* in a VisionTransformer only"),
     ],
 )
 def test_other_networks_with_rotary_positions_are_refused_by_name(change, message):

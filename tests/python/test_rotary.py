@@ -65,13 +65,20 @@ def test_a_reader_checks_angles_widths_and_heads():
     for change in ({"head_dim": 6}, {"heads": [1, 2], "depth": 2, "head_dim": [4, 8]}):
         with pytest.raises(quasar_rt.ConfigError, match="rotary: needs heads of one head_dim in all blocks"):
             network(**change)
+    with pytest.raises(quasar_rt.ConfigError, match="rotary: needs another pooling than attention"):
+        network(pool="attention")
 
 
-def test_the_hardware_model_refuses_them_by_name():
-    with pytest.raises(
-        quasar_rt.InvalidValueError, match="rotary positions, which run on the CPU only as yet"
-    ):
-        Workload.of_subnet(network())
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({}, "rotary positions, which run on the CPU only as yet"),
+        ({"rotary": False, "pool": "attention"}, "pools by attention, which runs on the CPU only as yet"),
+    ],
+)
+def test_the_hardware_model_refuses_networks_of_the_cpu_by_name(change, problem):
+    with pytest.raises(quasar_rt.InvalidValueError, match=problem):
+        Workload.of_subnet(network(**change))
 
 
 def test_a_simulated_accelerator_refuses_them_by_name():

@@ -52,6 +52,7 @@ def scrambled(kind: type = VisionTransformer, **options: Any) -> Any:
         {"global_pool": "avg"},
         {"global_pool": "avg", "fc_norm": False},
         {"kind": VisionTransformerDistilled},
+        {"class_token": False, "global_pool": "map"},
     ],
 )
 def test_the_float_function_is_kept(options: dict[str, Any]) -> None:
@@ -152,8 +153,11 @@ def test_an_export_records_what_was_rotated(embedding: bool, rotated: str) -> No
     ("classes", "share", "rotated"),
     [(0, 1, "heads and residual stream"), (0, 0.25, "nothing"), (5, 1, "nothing")],
 )
-def test_embeddings_of_eight_bits_are_rotated_by_default(classes: int, share: float, rotated: str) -> None:
-    model = scrambled(num_classes=classes)
+@pytest.mark.parametrize("pool", [{}, {"class_token": False, "global_pool": "map"}], ids=str)
+def test_embeddings_of_eight_bits_are_rotated_by_default(
+    classes: int, share: float, rotated: str, pool: dict[str, Any]
+) -> None:
+    model = scrambled(num_classes=classes, **pool)
     pictures = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
     subnet = export_timm(
         model,

@@ -52,7 +52,7 @@ def test_a_file_has_the_oldest_version_that_is_enough(path):
     config = json.loads(header["__metadata__"]["config"])
     version = "2" if config["pool"] == "token_pair" or "embed_norm" in config else "1"
     version = "3" if "patch_tokens" in config else version
-    version = "5" if "rotary" in config else version
+    version = "5" if "rotary" in config or config["pool"] == "attention" else version
     assert header["__metadata__"]["version"] == version
     assert Subnet.from_bytes(data).to_bytes() == data
     header["__metadata__"]["version"] = "2" if version == "1" else "1"

@@ -26,7 +26,7 @@ from quasar_rt.verify import outputs_of
 
 def compare(seed: int, tiers: list[str]) -> tuple[int, list[str]]:
     """Runs the subnet of `seed` on every tier; returns the number of comparisons and a line for each difference."""
-    subnet, image = random_case(seed, scrambled=seed % 3 != 0, rotary=seed % 5 == 4)
+    subnet, image = random_case(seed, scrambled=seed % 3 != 0, rotary=seed % 5 == 4, attention=seed % 5 == 2)
     expected = oracle.run(subnet.config, subnet.tensors(), image)
     runs = [(tier, threads) for tier in tiers for threads in (1, 2, 3)]
     differences = []

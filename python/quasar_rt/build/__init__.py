@@ -14,6 +14,7 @@ from .integers import embed_norm_tensors as embed_norm_tensors
 from .integers import norm_out_range as norm_out_range
 from .integers import norm_tensors as norm_tensors
 from .integers import requantizer as requantizer
+from .integers import unnormalised as unnormalised
 from .network import build_subnet as build_subnet
 from .random_network import random_subnet as random_subnet
 from .spec import Affine as Affine

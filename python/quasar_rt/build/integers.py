@@ -189,6 +189,11 @@ def norm_out_range(spec: NormSpec, out: Affine) -> Affine:
     return Affine(float(at_least(out.scale, np.abs(spec.gamma).max() * 64, 32767)), out.zero_point)
 
 
+def unnormalised(spec: NormSpec, step: float) -> NormSpec:
+    """Returns the norm whose gain and offset apply to int16 values of a step as they are (docs: Pooling)."""
+    return NormSpec(np.asarray(spec.gamma, np.float64) * step * 512, spec.beta, 0.0)
+
+
 def attention_tensors(name: str, head_dim: int, q: Float, k: Float, v: Float, out: float) -> Tensors:
     """Returns the factors of the attention heads of the block `name`, from the scales of q, k, v and the output."""
     mult = np.floor(2.0**20 * 64 * math.log2(math.e) * q * k / math.sqrt(head_dim) + 0.5)

@@ -23,6 +23,7 @@ from .integers import (
     repeating_rows,
     residual_table,
     rotary_tensors,
+    unnormalised,
 )
 from .spec import Affine, BlockSpec, LinearSpec, NetworkSpec, NormSpec
 
@@ -68,15 +69,14 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
                 "fc1_zero_point": fc1_out.zero_point,
             }
         )
-    norm_out = norm_out_range(spec.norm, spec.norm_out)
-    norms.append(("norm", spec.norm, norm_out))
-
-    largest = max(layer.step.max() for _, layer in residual)
-    residual_scale = float(at_least(spec.residual_scale, largest, MULTIPLIER_LIMIT))
-    for name, layer in residual:
-        tensors |= layer.requantized(name, residual_scale, 1)
-    for name, norm, out in norms:
-        tensors |= norm_tensors(name, norm, out, residual_scale)
+    norm = spec.norm
+    if spec.pooled_scale is not None:
+        # The last block's residual stream is that of the pooled token alone.
+        pooled_scale = _add_stream(tensors, residual[-2:], norms[-1:], spec.pooled_scale)
+        residual, norms, norm = residual[:-2], norms[:-1], unnormalised(spec.norm, pooled_scale)
+    norm_out = norm_out_range(norm, spec.norm_out)
+    norms.append(("norm", norm, norm_out))
+    residual_scale = _add_stream(tensors, residual, norms, spec.residual_scale)
     tensors["position"] = residual_table(spec.position, stem_scale or residual_scale)
     prefix = np.asarray(spec.prefix, np.float64).reshape(-1, tensors["position"].shape[1])
     if len(prefix):
@@ -105,6 +105,21 @@ def build_subnet(spec: NetworkSpec) -> Subnet:
         "provenance": spec.provenance,
     }
     return Subnet.from_parts(config, tensors)
+
+
+def _add_stream(
+    tensors: Tensors,
+    writers: list[tuple[str, QuantizedLinear]],
+    readers: list[tuple[str, NormSpec, Affine]],
+    scale: float,
+) -> float:
+    """Adds the layers that write a residual stream and the LayerNorms that read it; returns the stream's step."""
+    step = float(at_least(scale, max(layer.step.max() for _, layer in writers), MULTIPLIER_LIMIT))
+    for name, layer in writers:
+        tensors |= layer.requantized(name, step, 1)
+    for name, norm, out in readers:
+        tensors |= norm_tensors(name, norm, out, step)
+    return step
 
 
 def _add_heads(tensors: Tensors, spec: NetworkSpec, norm_out: Affine) -> float:

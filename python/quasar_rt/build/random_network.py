@@ -92,6 +92,9 @@ def random_subnet(
     blocks = [
         random.block(*shape, tokens=grid + prefix_tokens) for shape in zip(*sizes, fractions, strict=True)
     ]
+    if pool == "attention":
+        # The query is the same for every image.
+        blocks[-1].qkv.weight[: sizes[0][-1] * sizes[1][-1]] = 0
     return build_subnet(
         NetworkSpec(
             name=name,
@@ -123,6 +126,7 @@ def random_subnet(
             embed_norm=random.embed_norm() if embed_norm else None,
             patch_tokens=patch_tokens,
             rotary=random.angles(sides[0], sides[1], sizes[1][0]) if rotary else None,
+            pooled_scale=6 * math.sqrt(2) / 32767 if pool == "attention" else None,
         )
     )
 

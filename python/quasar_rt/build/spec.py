@@ -106,7 +106,9 @@ class NetworkSpec:
     `head_dist` token 1, and the logits are their sum. With `patch_tokens`, the head reads every token. With
     `embed_norm` the patch tokens are normalised before the first block; `prefix` is then as the first block reads it.
     `rotary` holds the angles that rows 2i and 2i+1 of each head of q and k are rotated by, float [grid rows or columns,
-    head_dim / 4]: by the patch's row for the first pairs, by its column for the others.
+    head_dim / 4]: by the patch's row for the first pairs, by its column for the others. With the pooling ``attention``
+    the last block pools. `pooled_scale` is the step of its token's residual stream, to which only gain and offset of
+    `norm` are applied.
     """
 
     name: str
@@ -139,3 +141,4 @@ class NetworkSpec:
     embed_norm: EmbedNormSpec | None = None
     patch_tokens: bool = False
     rotary: tuple[NDArray[Any], NDArray[Any]] | None = None
+    pooled_scale: float | None = None

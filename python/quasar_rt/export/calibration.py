@@ -35,7 +35,7 @@ Float = NDArray[np.float64]
 #: Stored activations with a symmetric grid, and all of them but the last LayerNorm's (``norm.out``).
 _SYMMETRIC = (".q", ".k", ".v", ".proj.in")
 #: Values whose whole range counts: the int16 streams, and each channel of the embedded patches' norm.
-_EXACT = ("residual", "embed_sum", "norm_pre.out", "projection.out")
+_EXACT = ("residual", "pooled", "embed_sum", "norm_pre.out", "projection.out")
 _STORED = (*_SYMMETRIC, ".norm1.out", ".norm2.out", ".fc1.out", ".fc2.in")
 
 

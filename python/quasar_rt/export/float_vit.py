@@ -18,6 +18,7 @@ __all__ = [
     "ViT",
     "forward",
     "patches_of",
+    "scaled",
     "single_tokens",
     "turns_of",
 ]
@@ -63,6 +64,8 @@ class Block:
     activation: nn.Module
     turns: tuple[Tensor, Tensor] | None = None
     """Cosine and sine by which rows 2i and 2i+1 of a head of q and k are rotated, [tokens, head_dim / 2] each."""
+    pools: bool = False
+    """True for attention pooling: the block gives token 0 alone, whose stream starts at 0."""
 
     def rotated(self, x: Tensor) -> Tensor:
         """Rotates q or k [..., tokens, head_dim]."""
@@ -81,7 +84,8 @@ class ViT:
     ``token_pair``, `head` reads token 0 and `head_dist` token 1, and the logits are their sum. `norm_pre` normalises
     the patch tokens before the first block; `prefix` is as the first block reads it. With `patch_tokens` the head reads
     each of `single_tokens`. Without classes, `projection` makes the embedding of the head's input. `rotary` holds the
-    angles of the grid's rows and of its columns, [positions, pairs], that the blocks' `turns` are made of.
+    angles of the grid's rows and of its columns, [positions, pairs], that the blocks' `turns` are made of. With the
+    pooling ``attention`` the last block pools, and gain and offset of `norm` apply to its token as it is.
     """
 
     height: int
@@ -172,7 +176,9 @@ def _outputs(net: ViT, x: Tensor, probe: Probe) -> Tensor:
             return pair.mean(dim=1)
         heads = enumerate(net.heads().items())
         return torch.stack([_linear(probe, name, head, pair[:, i]) for i, (name, head) in heads]).sum(dim=0)
-    if net.patch_tokens:
+    if net.pool == "attention":
+        pooled = probe("norm.out", scaled(net.norm, x[:, 0]))
+    elif net.patch_tokens:
         pooled = _norm(probe, "norm", net.norm, single_tokens(net, x))
     elif net.pool == "token":
         pooled = _norm(probe, "norm", net.norm, x[:, 0])
@@ -201,12 +207,20 @@ def _forward_block(block: Block, x: Tensor, probe: Probe, name: str) -> Tensor:
     y = _linear(probe, f"{name}.qkv", block.qkv, _norm(probe, f"{name}.norm1", block.norm1, x))
     q, k, v = y.reshape(batch, tokens, 3, block.heads, block.head_dim).permute(2, 0, 3, 1, 4)
     q, k = block.rotated(q), block.rotated(k)
+    stream = "residual"
+    if block.pools:
+        stream, q, x = "pooled", q[:, :, :1], torch.zeros_like(x[:, :1])
     q, k, v = (probe(f"{name}.{part}", value) for part, value in (("q", q), ("k", k), ("v", v)))
     a = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(block.head_dim), dim=-1) @ v
-    a = a.transpose(1, 2).reshape(batch, tokens, -1)
-    x = probe("residual", x + _linear(probe, f"{name}.proj", block.proj, a))
+    a = a.transpose(1, 2).flatten(2)
+    x = probe(stream, x + _linear(probe, f"{name}.proj", block.proj, a))
     y = _linear(probe, f"{name}.fc1", block.fc1, _norm(probe, f"{name}.norm2", block.norm2, x))
-    return probe("residual", x + _linear(probe, f"{name}.fc2", block.fc2, block.activation(y)))
+    return probe(stream, x + _linear(probe, f"{name}.fc2", block.fc2, block.activation(y)))
+
+
+def scaled(norm: Norm, x: Tensor) -> Tensor:
+    """Applies gain and offset of a norm to values as they are."""
+    return x * norm.gamma + norm.beta
 
 
 def _norm(probe: Probe, name: str, part: Norm, x: Tensor) -> Tensor:

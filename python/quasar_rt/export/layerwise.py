@@ -29,11 +29,12 @@ from ..build import (
     embed_norm_tensors,
     norm_out_range,
     norm_tensors,
+    unnormalised,
 )
 from ..build.integers import ATTENTION_GAIN_LIMIT, MULTIPLIER_LIMIT, at_least
 from ..train.quantizers import attention, layer_norm
 from .calibration import Ranges, Statistics
-from .float_vit import Block, Linear, Norm, ViT, patches_of, single_tokens
+from .float_vit import Block, Linear, Norm, ViT, patches_of, scaled, single_tokens
 from .gptq import Observed, Rows, best_ridge, gptq_rows, joint_rows, nearest_rows, shrunk
 from .team import Team
 
@@ -86,6 +87,7 @@ class Quantized:
     norm_out: Affine
     head: LinearSpec
     residual_scale: float
+    pooled_scale: float | None
     head_dist: LinearSpec | None
     embed_norm: EmbedNormSpec | None
     projection: LinearSpec | None
@@ -128,6 +130,7 @@ def quantize_layers(
         norm_out,
         heads["head"],
         run.residual_scale,
+        run.pooled_scale,
         heads.get("head_dist"),
         run.embed_norm,
         heads.get("projection"),
@@ -155,6 +158,7 @@ class _Run:
     team: Team
     on_layer: Callable[[LayerReport], object]
     residual_scale: float = field(init=False)
+    pooled_scale: float | None = field(init=False, default=None)
     embed_norm: EmbedNormSpec | None = field(init=False)
     exact: list[Tensor] = field(init=False)
     stream: list[Tensor] = field(init=False)
@@ -165,14 +169,19 @@ class _Run:
 
     def heads(self) -> tuple[Affine, dict[str, LinearSpec]]:
         """Quantizes heads and projection; returns the grid of the last LayerNorm, and them by name."""
-        net, patches = self.net, slice(len(self.net.prefix), None)
-        out = norm_out_range(norm_spec(net.norm), self.ranges.affine("norm.out"))
+        net, patches, spec = self.net, slice(len(self.net.prefix), None), norm_spec(self.net.norm)
+        if self.pooled_scale is not None:
+            spec = unnormalised(spec, self.pooled_scale)
+        out = norm_out_range(spec, self.ranges.affine("norm.out"))
         readers = net.heads() | ({} if net.projection is None else {"projection": net.projection})
         if net.patch_tokens:
             tokens = self._norms(net.norm, out, [single_tokens(net, x) for x in self.stream])
             exact = [_norm(net.norm, single_tokens(net, x)) for x in self.exact]
             return out, {name: self._head(name, head, tokens, exact) for name, head in readers.items()}
-        if net.pool in ("token", "token_pair"):
+        if net.pool == "attention":
+            exact, stream = ([scaled(net.norm, x) for x in xs] for xs in (self.exact, self.stream))
+            pooled = [(_codes(x, out) - out.zero_point) * out.scale for x in stream]
+        elif net.pool in ("token", "token_pair"):
             first = slice(0, 2 if net.pool == "token_pair" else 1)
             exact = [_norm(net.norm, x[:, first]) for x in self.exact]
             pooled = [self._norm_codes(net.norm, out, x[:, first]) for x in self.stream]
@@ -264,6 +273,11 @@ class _Run:
         )
         exact = self._outputs(block.proj, self._each(lambda y: _attention(block, y), seen.exact))
         del seen  # activations of all images
+        if block.pools:
+            self.pooled_scale = self._stream_scale("pooled")
+            self.exact, self.stream = (
+                [torch.zeros_like(x[:, :1]) for x in xs] for xs in (self.exact, self.stream)
+            )
         return {
             "heads": block.heads,
             "head_dim": block.head_dim,
@@ -367,8 +381,8 @@ class _Run:
 
     def _norm_codes(self, norm: Norm, out: Affine, x: Tensor) -> Tensor:
         """Computes the integer LayerNorm of the residual stream; returns the values that its codes stand for."""
-        tensors = norm_tensors("norm", norm_spec(norm), out, self.residual_scale)
-        codes = _integer_norm(tensors, "norm", torch.round(x / self.residual_scale).int())
+        tensors = norm_tensors("norm", norm_spec(norm), out, self._step())
+        codes = _integer_norm(tensors, "norm", torch.round(x / self._step()).int())
         return (codes - out.zero_point).float() * out.scale
 
     def _norms(self, norm: Norm, out: Affine, stream: list[Tensor]) -> list[Tensor]:
@@ -381,7 +395,11 @@ class _Run:
         return list(self.team.map(function, inputs))
 
     def _on_grid(self, x: Tensor) -> Tensor:
-        return _round(x / self.residual_scale).clamp(-32767, 32767) * self.residual_scale
+        return _round(x / self._step()).clamp(-32767, 32767) * self._step()
+
+    def _step(self) -> float:
+        """Returns the step of the stream: that of the pooled token from its projection on."""
+        return self.residual_scale if self.pooled_scale is None else self.pooled_scale
 
 
 class _Rounding:
@@ -485,7 +503,7 @@ def _scales(spec: LinearSpec) -> NDArray[np.float64]:
 def _heads(block: Block, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Splits qkv's outputs [batch, tokens, rows] into rotated q and k, and v: [batch, heads, tokens, head_dim] each."""
     q, k, v = y.unflatten(-1, (3, block.heads, block.head_dim)).permute(2, 0, 3, 1, 4)
-    return block.rotated(q), block.rotated(k), v
+    return block.rotated(q[:, :, :1] if block.pools else q), block.rotated(k), v
 
 
 def _attention(block: Block, y: Tensor) -> Tensor:

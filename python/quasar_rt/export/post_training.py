@@ -197,7 +197,8 @@ class Prepared:
 
     def _rotates_back(self, all_eight: bool) -> bool:
         obstacle = rotation.stream_obstacle(self.net, self.embedding)
-        return self.embedding and self._rotates(all_eight) and obstacle is None
+        turns = self._rotates(all_eight) and obstacle is None
+        return self.embedding and turns and not self.net.blocks[-1].pools
 
     def _rotates(self, all_eight: bool) -> bool:
         return all_eight and not self.classes if self.rotate is None else self.rotate
@@ -320,6 +321,7 @@ def prepare(
     _check_same_function(model, net, batches[0])
     if tokens == "patch":
         require(net.pool != "token_pair", "it is distilled: none of its two heads is that of patch tokens")
+        require(net.pool != "attention", "it pools by attention: its head does not read patch tokens")
         net.pool, net.patch_tokens = "token" if net.pool == "token" else "mean_after_norm", True
     architecture = getattr(model, "pretrained_cfg", {}).get("architecture")
     return Prepared(

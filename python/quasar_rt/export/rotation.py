@@ -20,13 +20,14 @@ __all__ = ["orthogonal", "rotate", "rotate_heads", "rotate_stream", "stream_obst
 def rotate(net: ViT, embedding: bool) -> str:
     """Rotates what can be rotated, on one thread of torch for the same bits; returns a record of it.
 
-    With an `embedding`, a projection brings that back from the basis of the residual stream.
+    With an `embedding`, a projection brings that back from the basis of the residual stream. A block that pools reads
+    the rotated stream; its own keeps its basis.
     """
     with Team():
         rotate_heads(net)
         if obstacle := stream_obstacle(net, embedding):
             return f"heads, not the residual stream: {obstacle}"
-        if embedding:
+        if embedding and not net.blocks[-1].pools:
             size = len(net.norm.gamma)
             net.projection = Linear(torch.eye(size), torch.zeros(size))
         rotate_stream(net)
@@ -35,7 +36,7 @@ def rotate(net: ViT, embedding: bool) -> str:
 
 def stream_obstacle(net: ViT, embedding: bool) -> str | None:
     """Returns why the residual stream must keep its basis; None if it may be rotated."""
-    if embedding and (len(net.head.weight) or net.pool == "token_pair"):
+    if embedding and not net.blocks[-1].pools and (len(net.head.weight) or net.pool == "token_pair"):
         return "the embedding beside classes, or of two tokens, has its basis"
     return "its patches are normalised in their own basis" if net.norm_pre is not None else None
 
@@ -48,11 +49,15 @@ def rotate_stream(net: ViT, seed: int = 0) -> None:
     offsets are part of the matrices behind.
     """
     net.cast(torch.float64)
-    writers, readers = [net.embed], list(net.heads().values())
-    readers += [] if net.projection is None else [net.projection]
-    _fold(net.norm, *readers)
+    writers, readers = [net.embed], []
+    if not net.blocks[-1].pools:
+        readers += [*net.heads().values(), *([] if net.projection is None else [net.projection])]
+        _fold(net.norm, *readers)
     for block in net.blocks:
         _fold(block.norm1, block.qkv)
+        if block.pools:
+            readers.append(block.qkv)
+            break
         _fold(block.norm2, block.fc1)
         writers += [block.proj, block.fc2]
         readers += [block.qkv, block.fc1]

@@ -6,7 +6,7 @@ Refuses, by name, what the integer model lacks.
 from __future__ import annotations
 
 import torch
-from timm.layers import AttentionRope
+from timm.layers import AttentionPoolLatent, AttentionRope
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.vision_transformer import Attention, LayerScale, Mlp, PatchEmbed, VisionTransformer
@@ -60,16 +60,19 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
         type(stem) is PatchEmbed, f"its patch embedding is a {type(stem).__name__}, not timm's PatchEmbed"
     )
     require(_identity(stem.norm), "its patch embedding is normalised (embed_norm_layer)")
+    attends = model.attn_pool is not None
     require(
-        model.attn_pool is None, f"it pools by attention (global_pool='{model.global_pool}'), as SigLIP does"
+        not attends or type(model) is VisionTransformer,
+        f"it pools by attention (global_pool='{model.global_pool}'), which is supported in a VisionTransformer only",
     )
     require(
-        model.global_pool in ("token", "avg"),
-        f"global_pool='{model.global_pool}'; 'token' and 'avg' are supported",
+        model.global_pool in (("map",) if attends else ("token", "avg")),
+        f"global_pool='{model.global_pool}'; 'token', 'avg' and 'map' are supported",
     )
+    prefix, position = _tokens(model)
     require(
-        not getattr(model, "pool_include_prefix", False),
-        "its pooling includes the prefix tokens (pool_include_prefix)",
+        getattr(model, "pool_include_prefix", False) == (attends and len(prefix) > 0),
+        "its pooling includes the prefix tokens (pool_include_prefix), or its attention pooling leaves them out",
     )
     no_head = _identity(model.head)
     require(
@@ -87,13 +90,19 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
         len(norms) == 1, f"it has {len(norms)} final LayerNorms (norm, fc_norm); exactly one is supported"
     )
     norm_module, norm_name = norms[0]
-    if distilled:
+    norm = _norm(norm_module, norm_name)
+    turned = _Rotary(model) if getattr(model, "rope", None) is not None else None
+    blocks = [_block(block, f"blocks[{i}]", turned) for i, block in enumerate(model.blocks)]
+    if attends:
+        require(norm_name == "norm", "it normalises what its attention pools (fc_norm)")
+        blocks.append(_pooling_block(model.attn_pool, norm))
+        pool, norm = "attention", _no_norm(model.embed_dim)
+    elif distilled:
         pool = "token_pair"
     elif model.global_pool == "token":
         pool = "token"
     else:
         pool = "mean" if norm_name == "fc_norm" else "mean_after_norm"
-    prefix, position = _tokens(model)
     norm_pre = None if _identity(model.norm_pre) else _norm(model.norm_pre, "norm_pre")
     if norm_pre is not None:
         # Prefix tokens are the same for every image, and so is their norm.
@@ -104,7 +113,6 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
         # The model gives the mean of what its two heads give.
         head_dist = head if no_head else _half(_linear(model.head_dist, "head_dist"))
         head = _half(head)
-    turned = _Rotary(model) if getattr(model, "rope", None) is not None else None
     net = ViT(
         height=stem.img_size[0],
         width=stem.img_size[1],
@@ -114,9 +122,9 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
         embed=_matrix(stem.proj.weight.flatten(1), stem.proj.bias),
         position=position,
         prefix=prefix,
-        blocks=[_block(block, f"blocks[{i}]", turned) for i, block in enumerate(model.blocks)],
+        blocks=blocks,
         pool=pool,
-        norm=_norm(norm_module, norm_name),
+        norm=norm,
         head=head,
         head_dist=head_dist,
         norm_pre=norm_pre,
@@ -225,9 +233,6 @@ def _block(block: nn.Module, where: str, turned: _Rotary | None) -> Block:
     require(
         type(attn) in kinds[1], f"{where}.attn is a {type(attn).__name__}, not timm's {kinds[1][0].__name__}"
     )
-    gated = type(mlp).__name__ in ("SwiGLU", "GluMlp", "SwiGLUPacked")
-    why = "; it multiplies two activations, for which the integer model has no form" if gated else ""
-    require(type(mlp) is Mlp, f"{where}.mlp is a {type(mlp).__name__}, not timm's two-layer Mlp" + why)
     require(
         _identity(attn.q_norm) and _identity(attn.k_norm),
         f"{where}.attn normalises queries and keys (qk_norm)",
@@ -238,7 +243,7 @@ def _block(block: nn.Module, where: str, turned: _Rotary | None) -> Block:
         getattr(attn, "num_kv_heads", attn.num_heads) == attn.num_heads,
         f"{where}.attn has fewer heads of keys than of queries (num_kv_heads)",
     )
-    require(_identity(mlp.norm), f"{where}.mlp normalises its hidden layer (scale_mlp_norm)")
+    _require_mlp(mlp, where)
 
     def branch(module: nn.Module, number: int, name: str) -> Linear:
         layer, scale = _linear(module, f"{where}.{name}"), getattr(block, f"ls{number}", None)
@@ -260,6 +265,52 @@ def _block(block: nn.Module, where: str, turned: _Rotary | None) -> Block:
         fc1=_linear(mlp.fc1, f"{where}.mlp.fc1"),
         fc2=branch(mlp.fc2, 2, "mlp.fc2"),
         activation=mlp.act,
+    )
+
+
+def _require_mlp(mlp: nn.Module, where: str) -> None:
+    gated = type(mlp).__name__ in ("SwiGLU", "GluMlp", "SwiGLUPacked")
+    why = "; it multiplies two activations, for which the integer model has no form" if gated else ""
+    require(type(mlp) is Mlp, f"{where}.mlp is a {type(mlp).__name__}, not timm's two-layer Mlp" + why)
+    require(_identity(mlp.norm), f"{where}.mlp normalises its hidden layer (scale_mlp_norm)")
+
+
+def _no_norm(size: int) -> Norm:
+    return Norm(torch.ones(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64), 0.0)
+
+
+def _pooling_block(attn: nn.Module, norm: Norm) -> Block:
+    """Returns the block of timm's ``AttentionPoolLatent`` behind a norm; its latent is the query of every image."""
+    where, size = "attn_pool", len(norm.gamma)
+    require(
+        type(attn) is AttentionPoolLatent, f"it pools by {type(attn).__name__}, not by AttentionPoolLatent"
+    )
+    require(attn.pos_embed is None, f"{where} has positions of its own (pos_embed)")
+    require(attn.latent_len == 1, f"{where} has {attn.latent_len} queries (latent_len); one is supported")
+    require(
+        _identity(attn.q_norm) and _identity(attn.k_norm), f"{where} normalises queries and keys (qk_norm)"
+    )
+    require(
+        attn.mlp is not None and attn.out_features == size,
+        f"{where} has no MLP, or other channels than its input",
+    )
+    _require_mlp(attn.mlp, where)
+    query, kv = _plain(attn.latent)[0, 0], _linear(attn.kv, f"{where}.kv")
+    if not _identity(attn.q):
+        q = _linear(attn.q, f"{where}.q")
+        query = q.weight @ query + q.bias
+    none = torch.zeros(len(query), size, dtype=torch.float64)
+    return Block(
+        heads=attn.num_heads,
+        head_dim=attn.head_dim,
+        norm1=norm,
+        qkv=Linear(torch.cat([none, kv.weight]), torch.cat([query, kv.bias])),
+        proj=_linear(attn.proj, f"{where}.proj"),
+        norm2=_norm(attn.norm, f"{where}.norm"),
+        fc1=_linear(attn.mlp.fc1, f"{where}.mlp.fc1"),
+        fc2=_linear(attn.mlp.fc2, f"{where}.mlp.fc2"),
+        activation=attn.mlp.act,
+        pools=True,
     )
 
 

@@ -51,7 +51,7 @@ def products_of(net: ViT, worth: Mapping[str, NDArray[np.float64]]) -> list[list
     found = []
     for i, block in enumerate(net.blocks):
         query, key, value = np.split(np.arange(len(block.qkv.weight)), 3)
-        few_tokens = net.pool in ("token", "token_pair") and not net.patch_tokens
+        few_tokens = net.pool in ("token", "token_pair", "attention") and not net.patch_tokens
         if few_tokens and i + 1 == len(net.blocks):
             runs = [np.concatenate([key, value]), query]
         else:

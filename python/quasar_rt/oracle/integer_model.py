@@ -148,6 +148,11 @@ def layer_norm(x: Int, gain: Int, bias: Int, frac: int, epsilon: int) -> Int:
     t = np.where(shift >= 0, rshift(c, np.maximum(shift, 0)), c << np.maximum(-shift, 0))
     within(t, 15, "LayerNorm's t")
     n = rshift(t * inv, 15)
+    return scale(n, gain, bias, frac)
+
+
+def scale(n: Int, gain: Int, bias: Int, frac: int) -> Int:
+    """Applies a LayerNorm's gain and offset to n [tokens, embed], normalised or not; returns s8 codes."""
     return clamp8(sat16(rshift(n * gain, 15) + bias) >> frac)
 
 
@@ -242,7 +247,8 @@ def run(
 
     turns = rotations(config, tensors) if config.get("rotary") else None
     for i, block in enumerate(config["blocks"]):
-        x = _block(f"blocks.{i}", block, tensors, x, trace, turns)
+        pools = config["pool"] == "attention" and i + 1 == len(config["blocks"])
+        x = _block(f"blocks.{i}", block, tensors, x, trace, turns, pools)
     heads = ["head"]
     if config.get("patch_tokens"):
         pooled = norm("norm", x)
@@ -255,6 +261,9 @@ def run(
         return logits
     if config["pool"] == "token":
         pooled = norm("norm", x[:1])[0]
+    elif config["pool"] == "attention":
+        gain, bias = (tensors[f"norm.{part}"].astype(np.int64) for part in ("gain", "bias"))
+        pooled = scale(x[0], gain, bias, int(tensors["norm.frac"][0]))
     elif config["pool"] == "token_pair":
         heads.append("head_dist")
         pooled = norm("norm", x[:2]).ravel()
@@ -283,8 +292,12 @@ def _block(
     x: Int,
     trace: Trace,
     turns: tuple[Int, Int] | None,
+    pools: bool,
 ) -> Int:
-    """Computes a block on the residual stream [tokens, embed]; `turns` are the rotations of q and k."""
+    """Computes a block on the residual stream [tokens, embed]; `turns` are the rotations of q and k.
+
+    A block that pools gives the token that it pools, [1, embed].
+    """
     heads, head_dim, embed = block["heads"], block["head_dim"], x.shape[1]
     y = _norm(tensors, f"{name}.norm1", x)
     layer = Linear.read(tensors, f"{name}.qkv", embed)
@@ -294,6 +307,8 @@ def _block(
         z = requant16(acc, layer).reshape(len(x), 3 * heads, head_dim)
         qkv[:, : 2 * heads * head_dim] = rotate(z[:, : 2 * heads], *turns).reshape(len(x), -1)
     q, k, v = (part.reshape(-1, heads, head_dim) for part in np.split(qkv, 3, axis=1))
+    if pools:
+        q, x = q[:1], np.zeros_like(x[:1])
     factors = (tensors[f"{name}.attn.{part}"] for part in ("mult", "out_mult", "out_shift"))
     o = np.concatenate(
         [

@@ -66,7 +66,7 @@ impl Sample {
             Pool::TokenPair,
         ]);
         let prefix_tokens = match pool {
-            Pool::Token => 1,
+            Pool::Token | Pool::Attention => 1,
             Pool::TokenPair => 2,
             Pool::Mean | Pool::MeanAfterNorm => self.of(0, 1),
         };

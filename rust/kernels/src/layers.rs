@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::buffer::{Buffer, Buffers};
+use crate::scalar::{clamp8, rshift, sat16};
 use crate::weights::Weights;
 use crate::Tier;
 
@@ -293,6 +294,16 @@ pub struct LayerNorm {
     pub frac: u8,
     /// E, in [1, 2^50).
     pub epsilon: i64,
+}
+
+impl LayerNorm {
+    /// Applies gain and offset to values that are not normalised: x stands in n's place.
+    pub fn scale(&self, x: &[i16], out: &mut [i8]) {
+        for (((out, &x), &gain), &bias) in out.iter_mut().zip(x).zip(&self.gain).zip(&self.bias) {
+            let scaled = rshift(i32::from(x) * i32::from(gain), 15) + i32::from(bias);
+            *out = clamp8(i32::from(sat16(scaled)) >> self.frac);
+        }
+    }
 }
 
 /// The largest number of columns of a `LayerNorm`.

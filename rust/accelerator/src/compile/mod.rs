@@ -35,7 +35,7 @@ impl Program {
     /// # Errors
     /// [`Error::InvalidSettings`] for a configuration that the HLS sources cannot be built for,
     /// [`Error::DoesNotFit`] if a buffer or a command's field cannot hold what the subnet needs,
-    /// [`Error::InvalidValue`] for a subnet with rotary positions.
+    /// [`Error::InvalidValue`] for a subnet that no accelerator runs.
     pub fn compile(subnet: &Subnet, hardware: &Hardware) -> Result<Self> {
         let outline = Outline {
             workload: Workload::of_subnet(subnet)?,

@@ -93,7 +93,11 @@ impl Token {
                 .position(|range| range.tokens.contains(&token))
                 .expect("every token has a range");
             let row = token - ranges[at].tokens.start;
-            x.copy_from_slice(&ranges[at].x[row * embed..][..embed]);
+            if network.config.pools(i) {
+                x.fill(0);
+            } else {
+                x.copy_from_slice(&ranges[at].x[row * embed..][..embed]);
+            }
             attended.copy_from_slice(&ranges[at].attended[row * inner..][..inner]);
 
             let input = MatrixView::packed(attended, inner);

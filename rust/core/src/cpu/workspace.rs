@@ -372,6 +372,7 @@ impl Workspace {
                     norm(x, pooled);
                 }
             }
+            Pool::Attention => network.norm.scale(&ranges[0].x[..embed], pooled),
             Pool::Mean => {
                 sums.fill(0);
                 for range in ranges.iter() {

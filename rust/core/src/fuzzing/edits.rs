@@ -18,7 +18,7 @@ const EDIT_BYTES: usize = 8;
 const MAX_EDITS: usize = 64;
 /// Bytes of the tensors, at most, that an edit makes.
 const MAX_BYTES: usize = 1 << 18;
-const GOLDEN: [&str; 7] = [
+const GOLDEN: [&str; 8] = [
     "mean-after-norm",
     "overlap",
     "all-4",
@@ -26,10 +26,11 @@ const GOLDEN: [&str; 7] = [
     "token-pair",
     "embed-norm",
     "rotary",
+    "attention",
 ];
 const DTYPES: [Dtype; 5] = [Dtype::U8, Dtype::I8, Dtype::I16, Dtype::I32, Dtype::I64];
 /// Texts that a configuration may or may not have.
-const TEXTS: [&str; 13] = [
+const TEXTS: [&str; 14] = [
     "token",
     "mean",
     "mean_after_norm",
@@ -43,6 +44,7 @@ const TEXTS: [&str; 13] = [
     "\u{202e}\u{0}",
     "1e999",
     "token_pair",
+    "attention",
 ];
 
 /// An edit, as the fuzzer's bytes state it.

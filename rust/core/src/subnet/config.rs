@@ -161,6 +161,9 @@ pub enum Pool {
     /// The final norms of token 0 and of token 1, each with a head of its own. The outputs of the
     /// two heads are added.
     TokenPair,
+    /// Token 0 behind the last block, where its residual stream starts at 0. Gain and offset of the
+    /// final norm apply to it as it is.
+    Attention,
 }
 
 impl Pool {
@@ -168,7 +171,7 @@ impl Pool {
     /// mean.
     pub const fn leading(self) -> Option<usize> {
         match self {
-            Self::Token => Some(1),
+            Self::Token | Self::Attention => Some(1),
             Self::TokenPair => Some(2),
             Self::Mean | Self::MeanAfterNorm => None,
         }
@@ -349,10 +352,12 @@ impl Config {
     fn check_rotary(&self) -> Result<()> {
         let dim = self.blocks[0].head_dim;
         let same = self.blocks.iter().all(|block| block.head_dim == dim);
-        if !self.rotary || same && dim.is_multiple_of(4) {
-            return Ok(());
-        }
-        let problem = "needs heads of one head_dim in all blocks, a multiple of 4";
+        let problem = match self.pool {
+            _ if !self.rotary => return Ok(()),
+            Pool::Attention => "needs another pooling than attention",
+            _ if same && dim.is_multiple_of(4) => return Ok(()),
+            _ => "needs heads of one head_dim in all blocks, a multiple of 4",
+        };
         Err(Error::config("rotary", problem))
     }
 
@@ -421,6 +426,11 @@ impl Config {
         }
     }
 
+    /// Returns true for a last block that pools by attention.
+    pub fn pools(&self, block: usize) -> bool {
+        self.pool == Pool::Attention && block + 1 == self.blocks.len()
+    }
+
     /// Returns the number of tokens that the heads read, from token 0 on; `None` if they need all.
     pub fn leading(&self) -> Option<usize> {
         self.pool.leading().filter(|_| !self.patch_tokens)
@@ -437,7 +447,7 @@ impl Config {
 
     /// Returns the oldest version of the subnet file that has all keys and values of this config.
     pub fn version(&self) -> &'static str {
-        if self.rotary {
+        if self.rotary || self.pool == Pool::Attention {
             "5"
         } else if self.embedding.is_some_and(|e| e.projected.is_some()) {
             "4"

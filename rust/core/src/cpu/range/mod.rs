@@ -216,6 +216,9 @@ impl TokenRange {
         let hidden = &mut self.hidden[..rows * block.hidden];
         let (scratch, observer) = (&mut self.scratch, &mut self.observer);
         let attended = MatrixView::packed(&self.attended[..rows * block.inner()], block.inner());
+        if network.config.pools(i) {
+            x.fill(0);
+        }
         let out = MatrixViewMut::packed(x, embed);
         kernels.linear_residual(&block.proj, attended, out, scratch);
         let mid = MatrixView::packed(&*x, embed);
