@@ -23,6 +23,8 @@ CONFIG: dict[str, Any] = {
     "num_hidden_layers": 2,
     "patch_size": 4,
 }
+#: Kinds whose image tower stands beside one of text.
+TOWERS = ("clip", "siglip")
 LABELS = {"id2label": {str(i): f"LABEL_{i}" for i in range(3)}}
 PROCESSOR: dict[str, Any] = {
     "crop_size": {"height": 20, "width": 20},
@@ -40,7 +42,7 @@ PROCESSOR: dict[str, Any] = {
 
 def block_names(kind: str, i: int) -> dict[str, str]:
     """Returns transformers' names of a block's tensors by timm's."""
-    if kind == "clip":
+    if kind in TOWERS:
         at = f"vision_model.encoder.layers.{i}"
         inner = {
             "q": "self_attn.q_proj",
@@ -77,20 +79,30 @@ def as_transformers(model: nn.Module, kind: str, prefix: str = "") -> dict[str, 
     registers = own.pop("reg_token", None)
     if registers is not None and kind == "dinov2":
         position = torch.cat([position[:, :1], position[:, 1 + registers.shape[1] :]], dim=1)
-    clip = kind == "clip"
-    start = "vision_model.embeddings" if clip else "embeddings"
+    tower = kind in TOWERS
+    start = "vision_model.embeddings" if tower else "embeddings"
     state = {
-        f"{start}.patch_embedding" if clip else f"{start}.patch_embeddings.projection": "patch_embed.proj",
-        "vision_model.post_layernorm" if clip else "layernorm": "norm",
+        f"{start}.patch_embedding" if tower else f"{start}.patch_embeddings.projection": "patch_embed.proj",
+        "vision_model.post_layernorm" if tower else "layernorm": "norm",
         "vision_model.pre_layrnorm": "norm_pre",
+        "vision_model.head.attention.out_proj": "attn_pool.proj",
+        "vision_model.head.layernorm": "attn_pool.norm",
+        "vision_model.head.mlp.fc1": "attn_pool.mlp.fc1",
+        "vision_model.head.mlp.fc2": "attn_pool.mlp.fc2",
     }
     found: dict[str, Tensor] = {}
     for theirs, ours in state.items():
         for part in ("weight", "bias"):
             if f"{ours}.{part}" in own:
                 found[f"{theirs}.{part}"] = own.pop(f"{ours}.{part}")
-    if clip:
-        found[f"{start}.class_embedding"] = own.pop("cls_token").flatten()
+    if tower:
+        if kind == "clip":
+            found[f"{start}.class_embedding"] = own.pop("cls_token").flatten()
+        if "attn_pool.latent" in own:
+            found["vision_model.head.probe"] = own.pop("attn_pool.latent")
+            for part in ("weight", "bias"):
+                both = [own.pop(f"attn_pool.{name}.{part}") for name in ("q", "kv")]
+                found[f"vision_model.head.attention.in_proj_{part}"] = torch.cat(both)
         found[f"{start}.position_embedding.weight"] = position[0]
         found[f"{start}.position_ids"] = torch.arange(position.shape[1])[None]
     else:

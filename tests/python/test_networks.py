@@ -112,6 +112,27 @@ def a_clip():
     return model, weights, {"model_type": "clip", "projection_dim": 3, "vision_config": tower}
 
 
+def a_siglip(**changes):
+    pool = {"class_token": False, "global_pool": "map", "num_classes": 0, "act_layer": "gelu_tanh"}
+    model = vit(**pool | changes)
+    text = {
+        "text_model.embeddings.position_embedding.weight": torch.zeros(5, 8),
+        "logit_bias": torch.zeros(1),
+    }
+    tower = {key: value for key, value in CONFIG.items() if key != "layer_norm_eps"}
+    return model, as_transformers(model, "siglip") | text, {"model_type": "siglip", "vision_config": tower}
+
+
+def a_siglip_with_a_classifier():
+    model = vit(class_token=False, global_pool="avg", fc_norm=False, act_layer="gelu_tanh")
+    head = as_transformers(a_siglip()[0], "siglip")
+    weights = {key: value for key, value in head.items() if ".head." in key} | as_transformers(
+        model, "siglip"
+    )
+    weights |= head_of(model, head="classifier")
+    return model, weights, {"model_type": "siglip", "vision_config": CONFIG} | LABELS
+
+
 def eva(**changes):
     """Returns a small DINOv3 of timm."""
     torch.manual_seed(0)
@@ -139,10 +160,12 @@ def a_dinov3():
         for ours, theirs in names.items():
             key = key.replace(ours, theirs)
         weights[key] = value
-    return model, weights, {"model_type": "dinov3_vit", "rope_theta": 100.0, "hidden_act": "gelu"}
+    config = {"model_type": "dinov3_vit", "rope_theta": 100.0, "hidden_act": "gelu", "num_register_tokens": 4}
+    return model, weights, config
 
 
 KINDS = (a_vit, a_headless_vit, a_deit, a_distilled_deit, a_dinov2, a_dinov2_with_registers, a_dinov3, a_clip)
+KINDS += (a_siglip, a_siglip_with_a_classifier)
 
 
 @pytest.mark.parametrize("make", KINDS)
@@ -170,6 +193,8 @@ def test_transformers_computes_the_same(make, tmp_path):
         "a_dinov2_with_registers": "Dinov2WithRegistersModel",
         "a_dinov3": "DINOv3ViTModel",
         "a_clip": "CLIPVisionModelWithProjection",
+        "a_siglip": "SiglipVisionModel",
+        "a_siglip_with_a_classifier": "SiglipForImageClassification",
     }
     theirs = getattr(transformers, classes[make.__name__]).from_pretrained(folder).eval()
     for size in (20, 12):
@@ -183,8 +208,21 @@ def test_transformers_computes_the_same(make, tmp_path):
             for key in ("logits", "image_embeds", "last_hidden_state")
             if given.get(key) is not None
         )
+        expected = given["pooler_output"] if make.__name__ == "a_siglip" else expected
         expected = expected[:, 0] if expected.ndim == 3 else expected
-        torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_folder_of_siglip_leaves_out_what_is_usual(tmp_path):
+    shape = {"img_size": 224, "patch_size": 16, "embed_dim": 24, "num_heads": 12}
+    model, weights, config = a_siglip(**shape)
+    found = load_network(write_folder(tmp_path / "mine", weights, config | {"vision_config": {}}, None))
+    x = pictures(224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(found.model(x), model(x), atol=1e-5, rtol=1e-5)
+    document, means, _ = preprocessing_of(found.model, read(found.model, headless=True), None, None, None)
+    assert document["resize"] == {"mode": "exact", "size": [224, 224], "filter": "bicubic"}
+    assert means == [0.5] * 3
 
 
 def test_weights_in_shards_are_joined(tmp_path):
@@ -252,7 +290,8 @@ def test_dinov2_gets_the_size_of_its_preprocessing(tmp_path):
     [
         ({"model_type": "dinov2", "use_swiglu_ffn": True}, "", "multiplies two activations"),
         ({"model_type": "dinov3_vit", "use_gated_mlp": True}, "", r"multiplies two activations .*DINOv3 S\+"),
-        ({"model_type": "siglip_vision_model"}, "", "pooling by attention"),
+        ({"model_type": "siglip2_vision_model"}, "", "images of any size"),
+        ({"model_type": "siglip_vision_model"}, "", "no positions"),
         ({"model_type": "swin"}, "", "attention in windows"),
         ({"model_type": "vit", "hidden_act": "mish"}, "", "activation function 'mish'"),
         (
@@ -462,6 +501,16 @@ def test_normalised_queries_are_refused_by_name():
     model.blocks[1].attn.q_norm = nn.LayerNorm(model.blocks[1].attn.head_dim)
     with pytest.raises(UnsupportedModelError, match="normalises queries and keys"):
         read(model)
+
+
+@pytest.mark.parametrize("size", [(12, 20), (24, 24)])
+def test_attention_pooling_is_read_at_every_size(size):
+    model, _, _ = a_siglip(img_size=size)
+    net = read(model, headless=True)
+    net.cast(torch.float32)
+    x = pictures(*size)
+    with torch.no_grad():
+        torch.testing.assert_close(forward(net, x, unprobed), model(x), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("share", [1, 0.5])

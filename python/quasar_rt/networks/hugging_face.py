@@ -1,4 +1,4 @@
-"""Folders of Hugging Face's transformers: ViT, DeiT, DINOv2, DINOv3, CLIP's image towers. It is not needed itself."""
+"""Folders of Hugging Face's transformers, which is not needed: ViT, DeiT, DINOv2, DINOv3, towers of CLIP and SigLIP."""
 
 from __future__ import annotations
 
@@ -68,6 +68,15 @@ _PUBLISHED = {
     "dinov2_with_registers": _Published(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, crop=0.875),
     "dinov3_vit": _Published(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, 2, square=True),
     "clip_vision_model": _Published(OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
+    "siglip_vision_model": _Published(IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD, square=True),
+}
+#: Values that a folder of SigLIP may leave out of its ``config.json``.
+_SIGLIP = {
+    "hidden_act": "gelu_pytorch_tanh",
+    "image_size": 224,
+    "layer_norm_eps": 1e-6,
+    "num_attention_heads": 12,
+    "patch_size": 16,
 }
 _EPSILONS = {"clip_vision_model": 1e-5, "dinov3_vit": 1e-5}
 #: Names of tensors in front of the blocks and behind them, with timm's.
@@ -85,7 +94,21 @@ _OUTER = {
     "layernorm": "norm",
     "post_layernorm": "norm",
     "norm": "norm",
+    "head.probe": "attn_pool.latent",
+    "head.attention.in_proj_weight": "attn_pool.qkv.weight",
+    "head.attention.in_proj_bias": "attn_pool.qkv.bias",
+    "head.attention.out_proj": "attn_pool.proj",
+    "head.layernorm": "attn_pool.norm",
+    "head.mlp.fc1": "attn_pool.mlp.fc1",
+    "head.mlp.fc2": "attn_pool.mlp.fc2",
 }
+#: Of these, the names that towers beside one of text have.
+_TOWERS = (
+    "embeddings.class_embedding",
+    "embeddings.patch_embedding",
+    "embeddings.position_embedding.weight",
+    "post_layernorm",
+)
 #: Names of tensors in a block with timm's; releases of transformers differ in them.
 _INNER = {
     r"(layernorm_before|layer_norm1|norm1)": "norm1",
@@ -100,7 +123,7 @@ _INNER = {
 }
 #: Tensors without a part in the image's function.
 _UNUSED = (
-    r"(.*\.)?(mask_token|position_ids|pooler\..*|logit_scale|text_model\..*|text_projection\..*"
+    r"(.*\.)?(mask_token|position_ids|pooler\..*|logit_(scale|bias)|text_model\..*|text_projection\..*"
     r"|rope_embeddings\..*)"
 )
 
@@ -154,14 +177,16 @@ class _Folder:
         self.names: dict[str, str] = {}
         self.prefix = ""
         kind = config.get("model_type")
-        if kind == "clip":
+        if kind in ("clip", "siglip"):
             projection = config.get("projection_dim")
             config = {"projection_dim": projection, **config.get("vision_config", {})}
-            kind = "clip_vision_model"
+            kind = f"{kind}_vision_model"
+        if kind == "siglip_vision_model":
+            config = _SIGLIP | config
         self.require(
             kind in _PUBLISHED,
-            f"its model_type is '{kind}'{_why_not(kind)}; vit, deit, dinov2, dinov2_with_registers, dinov3_vit, clip "
-            "and clip_vision_model are supported",
+            f"its model_type is '{kind}'{_why_not(kind)}; vit, deit, dinov2, dinov2_with_registers, dinov3_vit, clip, "
+            "clip_vision_model, siglip and siglip_vision_model are supported",
         )
         self.kind, self.config = str(kind), config
         self.require(
@@ -199,6 +224,7 @@ class _Folder:
                 size=size,
                 activation=_ACTIVATIONS[activation],
                 eps=float(self.number("layer_norm_eps", _EPSILONS.get(self.kind, 1e-12))),
+                pool=self._pool(state),
                 rope=rope,
                 config={"architecture": name, **preprocessing},
             )
@@ -220,7 +246,8 @@ class _Folder:
             outer = [key for key, value in _OUTER.items() if value in (name, stem)]
             if not outer:
                 return found[0]
-            key = outer[-1 if self.kind == "clip_vision_model" else 0]
+            tower = self.kind.endswith("_vision_model")
+            key = next((key for key in outer if (key in _TOWERS) == tower), outer[0])
             return f"{self.prefix}{key}{dot + end if _OUTER[key] == stem else ''}"
         for known, own in self.names.items():
             if re.sub(r"^blocks\.\d+", block[0][:-1], known) == name:
@@ -229,12 +256,19 @@ class _Folder:
 
     def _renamed(self, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Returns the tensors of the tower with timm's names, and those behind it with transformers'."""
+        siglip = self.kind == "siglip_vision_model"
+        first = r"position_embedding\.weight" if siglip else "(cls_token|class_embedding)"
         token = next(
-            (key for key in weights if re.search(r"(^|\.)embeddings\.(cls_token|class_embedding)$", key)),
+            (
+                key
+                for key in weights
+                if re.search(rf"(^|\.)embeddings\.{first}$", key) and not re.fullmatch(_UNUSED, key)
+            ),
             None,
         )
-        self.require(token is not None, "its weights have no class token")
-        self.prefix = prefix = re.sub(r"embeddings\.\w+$", "", str(token))
+        self.require(token is not None, f"its weights have no {'positions' if siglip else 'class token'}")
+        self.embed = weights[str(token)].shape[-1]
+        self.prefix = prefix = re.sub(rf"embeddings\.{first}$", "", str(token))
         state, behind, unknown = {}, {}, []
         for key, tensor in weights.items():
             self.require(bool(tensor.isfinite().all()), f"'{key}' has values that are not finite numbers")
@@ -266,11 +300,13 @@ class _Folder:
                 f"q, k and v have different shapes: '{self.names[key]}' and those beside it",
             )
             state[f"{block}.qkv.weight"], state[f"{block}.qkv.bias"] = torch.cat(parts), torch.cat(biases)
+        if self.kind == "siglip_vision_model":
+            return self._joined_siglip(state)
         state["cls_token"] = state["cls_token"].reshape(1, 1, -1)
         if self.kind == "dinov3_vit":
             return state
         self.require("pos_embed" in state, "its weights have no positions")
-        embed, found = state["cls_token"].shape[-1], state["pos_embed"]
+        embed, found = self.embed, state["pos_embed"]
         self.require(
             bool(found.numel()) and found.numel() % embed == 0,
             f"'{self.names['pos_embed']}' has {found.numel()} values, no multiple of the {embed} of a token",
@@ -282,9 +318,28 @@ class _Folder:
         state["pos_embed"] = position[None]
         return state
 
+    def _joined_siglip(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns the tensors of SigLIP with the shape of timm's positions, and with q apart from k and v."""
+        state["pos_embed"] = state["pos_embed"][None]
+        for part in ("weight", "bias"):
+            qkv = state.pop(f"attn_pool.qkv.{part}", None)
+            if qkv is not None:
+                state[f"attn_pool.q.{part}"], state[f"attn_pool.kv.{part}"] = qkv.tensor_split([self.embed])
+        return state
+
+    def _pool(self, state: dict[str, Tensor]) -> str:
+        """Returns timm's ``global_pool``. SigLIP's classifier reads the mean of the patches."""
+        if self.kind != "siglip_vision_model":
+            return "token"
+        if "head.weight" not in state:
+            return "map"
+        for key in [key for key in state if key.startswith("attn_pool.")]:
+            del state[key]
+        return "avg"
+
     def _add_heads(self, state: dict[str, Tensor], behind: dict[str, Tensor]) -> None:
         """Adds the classifier to the state, or a notice where there is none that can be taken."""
-        embed = state["cls_token"].shape[-1]
+        embed = self.embed
         heads = {"cls_classifier": "head", "distillation_classifier": "head_dist"}
         if "distillation_classifier.weight" not in behind:
             if "dist_token" in state:  # a prefix token like others, which no head reads
@@ -319,7 +374,8 @@ class _Folder:
         position = state["pos_embed"][0]
         prefix = len(position) - old[0] * old[1]
         self.require(
-            prefix in (1, 2) or ("reg_token" in state and prefix > 0),
+            prefix in ((0,) if self.kind == "siglip_vision_model" else (1, 2))
+            or ("reg_token" in state and prefix > 0),
             f"its {len(position)} positions do not fit images of {high}x{wide} pixels in patches of {patch}x{patch}",
         )
         if old != new:
@@ -334,7 +390,7 @@ class _Folder:
         """Returns the rotary positions of images of a size: functions of the grid alone."""
         patch, heads = self.number("patch_size"), self.number("num_attention_heads")
         require_patch(size, (patch, patch), self.folder)
-        dim = state["cls_token"].shape[-1] // heads
+        dim = self.embed // heads
         theta = (self.config.get("rope_parameters") or {}).get("rope_theta")
         theta = self.number("rope_theta", 100.0) if theta is None else theta
         return RotaryEmbeddingDinoV3(dim, float(theta), feat_shape=[side // patch for side in size])
@@ -395,10 +451,8 @@ class _Folder:
 
 def _why_not(kind: Any) -> str:
     reasons = {
-        "siglip": "pooling by attention",
-        "siglip_vision_model": "pooling by attention",
-        "siglip2": "pooling by attention",
-        "siglip2_vision_model": "pooling by attention",
+        "siglip2": "images of any size",
+        "siglip2_vision_model": "images of any size",
         "swin": "attention in windows",
         "swinv2": "attention in windows",
         "beit": "relative positions",

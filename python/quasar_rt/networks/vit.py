@@ -141,7 +141,8 @@ def vision_transformer(
         size: height and width of an image.
         activation: timm's name.
         eps: of each norm.
-        pool: timm's ``global_pool``: ``token``, or ``avg`` with ``fc_norm`` in the state for a norm behind the mean.
+        pool: timm's ``global_pool``: ``token``, ``map``, or ``avg`` with ``fc_norm`` in the state for a norm behind the
+            mean.
         rope: timm's module of rotary positions; the network is then timm's ``Eva``. With `rotate_half` the channels of
             both halves of a head are pairs, otherwise those that follow each other.
         config: entries of ``pretrained_cfg``, timm's names.
