@@ -62,18 +62,23 @@ def assert_exact(subnet: Subnet, images: NDArray[np.uint8]) -> None:
 )
 def test_exact_form_has_the_engines_bits(seed: int) -> None:
     """Over ragged shapes, all poolings, and tensors scrambled to the edges of what a file may hold."""
-    subnet, image = random_case(seed, rotary=seed % 4 == 2)
+    subnet, image = random_case(seed, rotary=seed % 4 == 2, attention=seed % 4 == 1)
     assert_exact(subnet, np.stack([image, random_image(subnet, seed + 1)]))
 
 
 @pytest.mark.parametrize(
-    ("pool", "prefix_tokens"), [("token", 3), ("mean_after_norm", 0), ("mean_after_norm", 2)]
+    ("pool", "prefix_tokens", "patch_tokens", "rotary"),
+    [
+        (pool, prefix_tokens, patch_tokens, rotary)
+        for pool, prefix_tokens in (("token", 3), ("mean_after_norm", 0), ("mean_after_norm", 2))
+        for patch_tokens, rotary in ((True, False), (False, False), (True, True))
+    ]
+    + [("attention", 0, False, False)],
 )
 @pytest.mark.parametrize(
     ("classes", "embedding", "projected"),
     [(5, True, None), (0, True, None), (5, False, None), (5, True, 17), (0, True, 17)],
 )
-@pytest.mark.parametrize(("patch_tokens", "rotary"), [(True, False), (False, False), (True, True)])
 def test_patches_and_embeddings_have_the_engines_bits(
     pool: str,
     prefix_tokens: int,

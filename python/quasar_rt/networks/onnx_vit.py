@@ -124,7 +124,7 @@ class _Reader:
         """Finds all parts, and makes the network."""
         stem = self._stem()
         x = self._embedding(stem)
-        activations = set()
+        self.activations: set[str] = set()
         self.depth = 0
         while (half := self._half(x)) is not None:
             norm, branch, after = half
@@ -134,27 +134,28 @@ class _Reader:
             self.require(half is not None, f"block {self.depth} has no MLP behind its attention")
             assert half is not None
             norm, branch, after = half
-            activations.add(self._mlp(norm, branch, x))
+            self._mlp(norm, branch, x, f"blocks.{self.depth}.norm2", f"blocks.{self.depth}.mlp")
             x = self.graph.same(after)
             self.depth += 1
         self.require(
             self.depth > 0, "no pre-norm block of attention and MLP was found behind the first LayerNorm"
         )
         self.require(
-            len(activations) == 1, f"its blocks differ in their activations ({', '.join(activations)})"
-        )
-        self.require(
             self.turns is None or self.rotated == [True, True, False] * self.depth,
             "it rotates some of its q and k, or v",
         )
         pool = self._tail(x)
+        self.require(
+            len(self.activations) == 1,
+            f"its blocks differ in their activations ({', '.join(self.activations)})",
+        )
         rotary = None if self.turns is None else RotaryTable(self.turns[0][self.prefix :], self.turns[1])
         _, channels, height, width = self.graph.shape
         model = vision_transformer(
             {key: torch.from_numpy(np.array(value, np.float32)) for key, value in self.state.items()},
             heads=self.heads,
             size=(height, width),
-            activation=activations.pop(),
+            activation=self.activations.pop(),
             eps=1e-6,
             pool=pool,
             rope=rotary,
@@ -413,9 +414,14 @@ class _Reader:
         value_product = values[0]
         proj = [one for one in linears if value_product.output[0] in graph.above(one.input, stop=[norm.y])]
         self.require(len(proj) == 1, f"{where} has {len(proj)} matrices behind its attention, not one")
-        q, q_bias, dim, q_scale = self._projection(query_key.input[0], norm, linears, False)
-        k, k_bias, _, k_scale = self._projection(query_key.input[1], norm, linears, True)
+        k, k_bias, dim, k_scale = self._projection(query_key.input[1], norm, linears, True)
         v, v_bias, _, v_scale = self._projection(value_product.input[1], norm, linears, False)
+        query = graph.constants.get(query_key.input[0])
+        if query is None:
+            q, q_bias, _, q_scale = self._projection(query_key.input[0], norm, linears, False)
+        else:
+            self.require(query.size == self.embed, f"{where} has more than one constant query")
+            q, q_bias, q_scale = np.zeros_like(k), query.reshape(-1), 1.0
         # Scores are the products times the scales of all three places; timm divides by the root of the head's size.
         middle = self.between(query_key.output[0], softmax[0].input[0])[2]
         factor = q_scale * k_scale * float(middle.flat[0]) * math.sqrt(dim)
@@ -425,17 +431,35 @@ class _Reader:
         )
         order = self._order(value_product.output[0], proj[0], dim)
         weight, bias = self.scaled(proj[0], branch)
-        name = f"blocks.{self.depth}"
-        self._put(norm, f"{name}.norm1")
-        self.state |= {
-            f"{name}.attn.qkv.weight": np.concatenate([factor * q, k, v_scale * v]),
-            f"{name}.attn.qkv.bias": np.concatenate([factor * q_bias, k_bias, v_scale * v_bias]),
-            f"{name}.attn.proj.weight": weight[:, order],
-            f"{name}.attn.proj.bias": bias,
-        }
+        if query is not None:
+            name = "attn_pool"
+            self.state |= {
+                "attn_pool.latent": (factor * q_bias)[None, None],
+                "attn_pool.q.weight": np.eye(self.embed),
+                "attn_pool.q.bias": np.zeros(self.embed),
+                "attn_pool.kv.weight": np.concatenate([k, v_scale * v]),
+                "attn_pool.kv.bias": np.concatenate([k_bias, v_scale * v_bias]),
+            }
+        else:
+            name = f"blocks.{self.depth}.attn"
+            self._put(norm, f"blocks.{self.depth}.norm1")
+            self.state |= {
+                f"{name}.qkv.weight": np.concatenate([factor * q, k, v_scale * v]),
+                f"{name}.qkv.bias": np.concatenate([factor * q_bias, k_bias, v_scale * v_bias]),
+            }
+        self.state |= {f"{name}.proj.weight": weight[:, order], f"{name}.proj.bias": bias}
 
     def _is_product(self, node: Any) -> bool:
-        return node.op_type == "MatMul" and not any(map(self.graph.is_constant, node.input))
+        """Returns whether a node multiplies activations; a query may be constant."""
+        return node.op_type == "MatMul" and not self.graph.is_constant(node.input[1])
+
+    def _copies(self, source: str, target: str) -> bool:
+        """Returns whether a tensor has the values of `source` in the same order."""
+        graph = self.graph
+        if graph.flat(target) == source or graph.image in graph.above(target, stop=[source]):
+            return graph.flat(target) == source
+        probe = np.random.default_rng(3).normal(size=self.shapes[source]).astype(np.float32)
+        return np.array_equal(graph.run({source: probe}, [target])[0].ravel(), probe.ravel())
 
     def _projection(
         self, target: str, norm: Norm, linears: list[Linear], transposed: bool
@@ -443,8 +467,10 @@ class _Reader:
         """Returns the rows of q, k or v by head with their bias, the head's size and a scale behind them."""
         above = self.graph.above(target, stop=[norm.y])
         where = f"block {self.depth}"
-        sources = [one for one in linears if one.out in above and self.graph.flat(one.input) == norm.y]
-        self.require(len(sources) == 1, f"{where}: q, k or v comes from {len(sources)} matrices, not one")
+        sources = [one for one in linears if one.out in above and self._copies(norm.y, one.input)]
+        self.require(
+            len(sources) == 1, f"{where}: q, k or v of all tokens comes from {len(sources)} matrices, not one"
+        )
         plain = self._moved(sources[0].out, target)
         turned = self._turned(sources[0].out, target, transposed) if plain is None else None
         self.rotated.append(turned is not None)
@@ -478,7 +504,8 @@ class _Reader:
         shape = self.shapes[product]
         batch, heads = self.graph.shape[0], self.heads
         number = np.arange(heads).reshape(1, heads, 1, 1) * dim + np.arange(dim)
-        indices = np.broadcast_to(number, (batch, heads, self.tokens, dim)).reshape(shape)
+        queries = math.prod(shape) // (batch * heads * dim)
+        indices = np.broadcast_to(number, (batch, heads, queries, dim)).reshape(shape)
         found = self.graph.run({product: indices}, [proj.input])[0].reshape(-1, self.embed)
         columns = found[0].round().astype(int)
         self.require(
@@ -487,8 +514,8 @@ class _Reader:
         )
         return np.argsort(columns)
 
-    def _mlp(self, norm: Norm, branch: str, x: str) -> str:
-        """Reads an MLP, and returns its activation function."""
+    def _mlp(self, norm: Norm, branch: str, x: str, norm_name: str, name: str) -> None:
+        """Reads an MLP and the norm in front of it."""
         graph, where = self.graph, f"block {self.depth}"
         _, linears = self._inside(branch, norm, x)
         self.require(len(linears) == 2, f"{where} has {len(linears)} matrices in its second branch, not two")
@@ -498,7 +525,8 @@ class _Reader:
             f"{where}: its MLP is not two matrices in a row",
         )
         shape = self.shapes[first.out]
-        points = np.resize(np.linspace(-8, 8, 1601, dtype=np.float32), math.prod(shape)).reshape(shape)
+        count = math.prod(shape)
+        points = np.resize(np.linspace(-8, 8, min(count, 1601), dtype=np.float32), count).reshape(shape)
         found = graph.run({first.out: points}, [second.input])[0]
         self.require(found.size == points.size, f"{where}: its MLP gates its hidden layer")
         errors = {
@@ -513,16 +541,15 @@ class _Reader:
             f"{where}: its activation function is none of {', '.join(_ACTIVATIONS)} (the nearest, {best}, differs by "
             f"{errors[best]:.2g})",
         )
-        name = f"blocks.{self.depth}"
+        self.activations.add(best)
         weight, bias = self.scaled(second, branch)
-        self._put(norm, f"{name}.norm2")
+        self._put(norm, norm_name)
         self.state |= {
-            f"{name}.mlp.fc1.weight": first.weight,
-            f"{name}.mlp.fc1.bias": first.bias,
-            f"{name}.mlp.fc2.weight": weight,
-            f"{name}.mlp.fc2.bias": bias,
+            f"{name}.fc1.weight": first.weight,
+            f"{name}.fc1.bias": first.bias,
+            f"{name}.fc2.weight": weight,
+            f"{name}.fc2.bias": bias,
         }
-        return best
 
     # Behind the blocks
 
@@ -536,6 +563,9 @@ class _Reader:
         self.require(final is not None, "it has no LayerNorm behind its blocks")
         assert final is not None
         self.final, self.behind = final, graph.below(final.y)
+        self.logits: list[str] = []
+        if self._attention_pool(final):
+            return "map"
         probe = np.random.default_rng(0).normal(size=(self.graph.shape[0], self.tokens, self.embed))
         probe = probe.astype(np.float32)
         kinds = {
@@ -579,6 +609,41 @@ class _Reader:
         self._put(final, "fc_norm" if pooled_first and pool == "avg" else "norm")
         return pool
 
+    def _attention_pool(self, norm: Norm) -> bool:
+        """Reads the attention that pools behind the last norm, and the classifier; False if there is none."""
+        graph = self.graph
+        inner = next((one for one in self.norms if one is not norm and one.x in self.behind), None)
+        if inner is None or not any(map(self._is_query, graph.above(inner.x, stop=[norm.y]).values())):
+            return False
+        heads = self.heads
+        self._attention(norm, inner.x, norm.x)
+        self.require(self.heads == heads, "its attention pooling has other heads than its blocks")
+        half = self._half(inner.x)
+        self.require(half is not None, "it has no MLP behind its attention pooling")
+        assert half is not None
+        self._mlp(half[0], half[1], inner.x, "attn_pool.norm", "attn_pool.mlp")
+        self._put(norm, "norm")
+        pooled = graph.same(half[2])
+        self.logits = [pooled]
+        for linear in self.linears:
+            if linear.input in graph.below(pooled) and self._is_output(linear, None):
+                self._put_head("head", linear)
+                self.logits = [linear.out]
+                return True
+        outputs = [above for out in graph.outputs if pooled in (above := graph.above(out, stop=[pooled]))]
+        self._note_left_out(outputs, "attention pooling")
+        return True
+
+    def _is_query(self, node: Any) -> bool:
+        """Returns whether a node multiplies a constant query and keys."""
+        return node is not None and self._is_product(node) and self.graph.is_constant(node.input[0])
+
+    def _note_left_out(self, outputs: list[dict[str, Any]], behind: str, embedding: str = "") -> None:
+        """Adds a notice of the operators in front of outputs; each has its tensors with their nodes."""
+        nodes = (node for above in outputs for node in above.values() if node is not None)
+        if left_out := sorted({node.op_type for node in nodes} & {*_PARTS}):
+            self.notices.append(f"what follows its {behind} ({', '.join(left_out)}) is left out{embedding}")
+
     def _is_output(self, linear: Linear, partner: Linear | None) -> bool:
         """Returns whether an output of the graph is a layer's, or the mean of it and its partner's."""
         graph = self.graph
@@ -615,7 +680,6 @@ class _Reader:
     ) -> str:
         """Puts the heads into the state; returns the pooling."""
         graph = self.graph
-        self.logits: list[str] = []
         if {"token", "pair"} <= heads.keys():
             self.state["dist_token"] = self.state.pop("reg_token")
             self.require(self.prefix == 2, "two classifiers need a class token and a distillation token")
@@ -631,7 +695,7 @@ class _Reader:
         if pooled_first:
             return str(before)
         pool = "token" if self.prefix else "avg"
-        left_out: set[str] = set()
+        left_out = []
         for output in graph.outputs:
             if self.final.y not in (above := graph.above(output, stop=[self.final.y])):
                 continue
@@ -639,16 +703,11 @@ class _Reader:
                 kind_of(graph.run({self.final.y: probe}, [output])[0]) if output != self.final.y else "all"
             )
             if found is None:
-                left_out |= {
-                    node.op_type for node in above.values() if node is not None and node.op_type in _PARTS
-                }
+                left_out.append(above)
             elif found in ("token", "avg"):
                 pool = found
-        if left_out:
-            self.notices.append(
-                f"what follows its last norm ({', '.join(sorted(left_out))}) is left out; the embedding is "
-                + ("the class token" if pool == "token" else "the mean of the patch tokens")
-            )
+        kept = "the class token" if pool == "token" else "the mean of the patch tokens"
+        self._note_left_out(left_out, "last norm", f"; the embedding is {kept}")
         return pool
 
     def _put_head(self, name: str, linear: Linear) -> None:

@@ -67,15 +67,11 @@ class Exact(Network):
 
     def norm(self, name: str, x: str) -> str:
         """LayerNorm."""
-        tensors, d = self.tensors, self._number(self.config["embed"])
-        gain, bias = (
-            self._constant(f"{name}.{part}", tensors[f"{name}.{part}"]) for part in ("gain", "bias")
-        )
-        x = self._double(x)
+        d, x = self._number(self.config["embed"]), self._double(x)
         s = self._sum(x)
         q = self._sum(self._op("Mul", x, x))
         v = self._op("Sub", self._op("Mul", d, q), self._op("Mul", s, s))
-        v = self._op("Add", v, self._number(int(tensors[f"{name}.epsilon"][0])))
+        v = self._op("Add", v, self._number(int(self.tensors[f"{name}.epsilon"][0])))
         b = self._count_reached(v, _powers(4, range(26)))
         root = self._op(
             "Floor",
@@ -86,7 +82,17 @@ class Exact(Network):
         )
         c = self._op("Sub", self._op("Mul", d, x), s)
         t = self._shifted(c, self._looked_up(b, "norm", _powers(2, range(10, -17, -1))))
-        n = self._shifted(self._op("Mul", t, inv), 2.0**-15)
+        return self._scaled(name, self._shifted(self._op("Mul", t, inv), 2.0**-15))
+
+    def scaled(self, name: str, x: str) -> str:
+        """Pooling by attention."""
+        return self._scaled(name, self._double(x))
+
+    def _scaled(self, name: str, n: str) -> str:
+        tensors = self.tensors
+        gain, bias = (
+            self._constant(f"{name}.{part}", tensors[f"{name}.{part}"]) for part in ("gain", "bias")
+        )
         y = self._op("Add", self._shifted(self._op("Mul", n, gain), 2.0**-15), bias)
         y = self._op(
             "Mul", self._clipped(y, -32768, 32767), self._number(2.0 ** -int(tensors[f"{name}.frac"][0]))

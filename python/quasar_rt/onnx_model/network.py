@@ -231,13 +231,17 @@ class Network(ABC):
         inner = block["heads"] * block["head_dim"]
         y = self.norm(f"{name}.norm1", x)
         qkv = self.graph.floats(self.codes(f"{name}.qkv", y, embed, 0), np.int8(0))
-        o = self._attention(f"{name}.attn", qkv, block["heads"], block["head_dim"])
+        pools = self.config["pool"] == "attention" and index + 1 == len(self.config["blocks"])
+        if pools:
+            x = self.graph.add(f"{name}.first", "Gather", x, self.graph.integers("pool.first", [0]), axis=1)
+            x = self.graph.add(f"{name}.nothing", "Mul", x, self.graph.number(0, np.float32))
+        o = self._attention(f"{name}.attn", qkv, block["heads"], block["head_dim"], pools)
         x = self.updated(f"{name}.mid", x, self.update(f"{name}.proj", o, inner))
         z = self.norm(f"{name}.norm2", x)
         act = self._activation(name, self.codes(f"{name}.fc1", z, embed, block["fc1_zero_point"]))
         return self.updated(f"{name}.x", x, self.update(f"{name}.fc2", act, block["hidden"]))
 
-    def _attention(self, name: str, qkv: str, heads: int, head_dim: int) -> str:
+    def _attention(self, name: str, qkv: str, heads: int, head_dim: int, pools: bool) -> str:
         graph = self.graph
         parts = graph.add_split("Split", [f"{name}.{part}" for part in "qkv"], qkv, axis=2, num_outputs=3)
         shape = graph.integers(f"{name}.heads", [0, 0, heads, head_dim])
@@ -247,6 +251,8 @@ class Network(ABC):
             )
             for part, perm in zip(parts, ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]), strict=True)
         )
+        if pools:
+            q = graph.add(f"{name}.query", "Gather", q, graph.integers("pool.first", [0]), axis=2)
         out = self.weighted(name, graph.add(f"{name}.products", "MatMul", q, k), v, heads)
         out = graph.add(f"{name}.tokens", "Transpose", out, perm=[0, 2, 1, 3])
         inner = graph.integers(f"{name}.inner", [0, 0, heads * head_dim])
@@ -263,9 +269,9 @@ class Network(ABC):
     def _pooled(self, x: str) -> list[str]:
         """Appends pooling and the final norm; returns the input of each head."""
         graph, pool = self.graph, self.config["pool"]
-        if pool == "token":
-            token = graph.constant("pool.token", np.int64(0))
-            return [self.norm("norm", graph.add("pool", "Gather", x, token, axis=1))]
+        if pool in ("token", "attention"):
+            x = graph.add("pool", "Gather", x, graph.constant("pool.token", np.int64(0)), axis=1)
+            return [(self.norm if pool == "token" else self.scaled)("norm", x)]
         if pool == "token_pair":
             normed = self.norm("norm", x)
             tokens = [graph.constant(f"pool.token{i}", np.int64(i)) for i in range(2)]
@@ -350,6 +356,10 @@ class Network(ABC):
     @abstractmethod
     def norm(self, name: str, x: str) -> str:
         """Normalises tokens to codes."""
+
+    @abstractmethod
+    def scaled(self, name: str, x: str) -> str:
+        """Applies gain and offset of a norm to tokens as they are; returns codes."""
 
     @abstractmethod
     def weighted(self, name: str, products: str, v: str, heads: int) -> str:

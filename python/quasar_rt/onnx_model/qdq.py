@@ -51,16 +51,25 @@ class Qdq(Network):
 
     def norm(self, name: str, x: str) -> str:
         """Normalises tokens to codes."""
+        scale, bias = self._gain(name, 6)
+        epsilon = float(self.tensors[f"{name}.epsilon"][0]) / self.config["embed"] ** 2
+        y = self.graph.add(name, "LayerNormalization", x, scale, bias, axis=-1, epsilon=epsilon)
+        return self.graph.quantized(name, y, np.int8(0))
+
+    def scaled(self, name: str, x: str) -> str:
+        """Applies gain and offset of a norm to tokens as they are; returns codes."""
+        scale, bias = self._gain(name, 15)
+        y = self.graph.add(name, "Add", self.graph.add(f"{name}.product", "Mul", x, scale), bias)
+        return self.graph.quantized(name, y, np.int8(0))
+
+    def _gain(self, name: str, shift: int) -> tuple[str, str]:
         tensors, graph = self.tensors, self.graph
         frac = int(tensors[f"{name}.frac"][0])
         gain, offset = (tensors[f"{name}.{part}"].astype(np.float64) for part in ("gain", "bias"))
         # The integer offset has the rounding half of its shift to the right.
         offset = offset / 2**frac - (0.5 if frac else 0)
-        scale = graph.constant(f"{name}.gain", (gain / 2 ** (frac + 6)).astype(np.float32))
-        bias = graph.constant(f"{name}.offset", offset.astype(np.float32))
-        epsilon = float(tensors[f"{name}.epsilon"][0]) / self.config["embed"] ** 2
-        y = graph.add(name, "LayerNormalization", x, scale, bias, axis=-1, epsilon=epsilon)
-        return graph.quantized(name, y, np.int8(0))
+        scale = graph.constant(f"{name}.gain", (gain / 2 ** (frac + shift)).astype(np.float32))
+        return scale, graph.constant(f"{name}.offset", offset.astype(np.float32))
 
     def weighted(self, name: str, products: str, v: str, heads: int) -> str:
         """Returns the attention's output before rounding."""
