@@ -16,13 +16,18 @@ timm = pytest.importorskip("timm", reason="needs the [host] extra")
 from PIL import Image  # noqa: E402
 
 import quasar_rt  # noqa: E402
+import test_networks  # noqa: E402
 from helpers import json_of, run  # noqa: E402
+from hugging_face_folders import write_folder  # noqa: E402
 from quasar_rt import teaching  # noqa: E402
 
 
-def test_a_folder_becomes_a_classifier(small_network, photos, tmp_path):
-    path = tmp_path / "mine.qvit"
-    document = json_of("teach", photos, "--model", small_network, "--image-size", 20, "--out", path)
+@pytest.mark.parametrize("make", [None, test_networks.a_siglip, test_networks.a_dinov3])
+def test_a_folder_becomes_a_classifier(make, small_network, photos, tmp_path):
+    path, network = tmp_path / "mine.qvit", small_network
+    if make is not None:
+        network = write_folder(tmp_path / "network", *make()[1:])
+    document = json_of("teach", photos, "--model", network, "--image-size", 20, "--out", path)
     assert document["classes"] == ["cold", "warm"]
     assert (document["images"], document["held_out"]) == (20, 4)
     assert document["top1"]["value"] == document["float_top1"]["value"] == 1.0
