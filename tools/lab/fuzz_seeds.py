@@ -187,7 +187,7 @@ def edits() -> dict[str, bytes]:
 
     sizes = bytes([7, 3, 2, 1, 2, 1, 3, 0])
     fit = edit(8, 0, 0, 0)
-    found = {f"golden-{number}": bytes([number]) + sizes for number in (*range(6), *range(128, 134))}
+    found = {f"golden-{number}": bytes([number]) + sizes for number in (*range(8), *range(128, 136))}
     found["empty"] = b""
     # Each leaf of the configuration one more, then tensors that fit it.
     for place in range(20):
