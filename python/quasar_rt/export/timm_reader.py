@@ -22,6 +22,7 @@ __all__ = ["UnsupportedModelError", "read", "require"]
 
 #: Popular classes of timm that the integer model lacks, with the reason.
 _REFUSED = {
+    "Beit": "relative positions",
     "NaFlexVit": "images of any size",
     "SwinTransformer": "attention in windows",
     "SwinTransformerV2": "attention in windows",
@@ -72,7 +73,9 @@ def read(model: nn.Module, headless: bool = False) -> ViT:
     prefix, position = _tokens(model)
     require(
         getattr(model, "pool_include_prefix", False) == (attends and len(prefix) > 0),
-        "its pooling includes the prefix tokens (pool_include_prefix), or its attention pooling leaves them out",
+        "its attention pooling leaves the prefix tokens out"
+        if attends
+        else "its pooling includes the prefix tokens (pool_include_prefix)",
     )
     no_head = _identity(model.head)
     require(

@@ -153,6 +153,7 @@ def layer_norm(x: Int, gain: Int, bias: Int, frac: int, epsilon: int) -> Int:
 
 def scale(n: Int, gain: Int, bias: Int, frac: int) -> Int:
     """Applies a LayerNorm's gain and offset to n [tokens, embed], normalised or not; returns s8 codes."""
+    within(n * gain, 30, "a gain's product")
     return clamp8(sat16(rshift(n * gain, 15) + bias) >> frac)
 
 
