@@ -200,12 +200,12 @@ module array #(
     end
 
     // Control signals, delayed like the operands of the first tokens.
-    logic first_sum, capture, arrives, push;
+    logic goes_on, capture, arrives, push;
     logic [INFO_BITS-1:0] arriving;
     logic [SLOT_BITS-1:0] slot;
     logic [PAIR_BITS-1:0] description;
-    delay #(.CYCLES(OPERAND_DEPTH + C + 1 + EXTRA), .PRIMITIVES(PRIMITIVES)) first_delay (
-        .clk(clk_array), .reset(1'b0), .in(first), .out(first_sum)
+    delay #(.CYCLES(OPERAND_DEPTH + C + EXTRA), .PRIMITIVES(PRIMITIVES)) goes_on_delay (
+        .clk(clk_array), .reset(1'b0), .in(!first), .out(goes_on)
     );
     delay #(.CYCLES(OPERAND_DEPTH + C + 2 + EXTRA), .RESET(1)) capture_delay (
         .clk(clk_array), .reset(reset_array[1]), .in(last), .out(capture)
@@ -230,19 +230,19 @@ module array #(
 
     for (genvar j = 0; j < STAGES; j++) begin : gen_stages
         logic [P*C*9-1:0] w;
-        logic stage_first, stage_capture, stage_push;
+        logic stage_goes_on, stage_capture, stage_push;
         logic [SLOT_BITS-1:0] stage_slot;
 
         if (j == 0) begin : gen_head
             assign w = rows_skewed;
-            assign stage_first = first_sum;
+            assign stage_goes_on = goes_on;
             assign stage_capture = capture;
             assign stage_push = push;
             assign stage_slot = slot;
         end else begin : gen_next
             always_ff @(posedge clk_array) begin
                 w <= gen_stages[j-1].w;
-                stage_first <= gen_stages[j-1].stage_first;
+                stage_goes_on <= gen_stages[j-1].stage_goes_on;
                 stage_capture <= gen_stages[j-1].stage_capture;
                 stage_push <= !reset_array[2] && gen_stages[j-1].stage_push;
                 stage_slot <= gen_stages[j-1].stage_slot;
@@ -263,7 +263,7 @@ module array #(
                 .DEPTH(FIFO_DEPTH)
             ) token (
                 .clk, .clk_array, .reset(reset_slow), .activation, .w,
-                .first(stage_first), .capture(stage_capture), .push(stage_push),
+                .goes_on(stage_goes_on), .capture(stage_capture), .push(stage_push),
                 .push_slot(stage_slot), .skip(skip[t]),
                 .pop_slot(pop_slot[t/8*SLOT_BITS+:SLOT_BITS]),
                 .packed_sum(packed_sums[t*PACKED_BITS+:PACKED_BITS])

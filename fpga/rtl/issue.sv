@@ -212,7 +212,9 @@ module issue #(
     // The rest of the descriptor, one cycle after `start`.
     logic [1:0] begins;
     logic frees, posts;
-    wire [DATA_BITS-1:0] data = data_ram[data_read[2:0]];
+    // A register, since `data_ram` is written on the other clock. A pass starts two cycles after
+    // the one before, at the earliest, so that it holds the next one's descriptor in time.
+    logic [DATA_BITS-1:0] data;
     localparam int COUNT_BITS = ADDRESS_BITS + 2 + BLOCKS + 2 * ROW_BITS + VALUE_BANKS + TURN_BITS;
     logic [ADDRESS_BITS-1:0] data_address;
     logic [ROW_BITS-1:0] data_row, data_next;
@@ -229,6 +231,7 @@ module issue #(
             data_rotation} = data[COUNT_BITS-1:0];
 
     always_ff @(posedge clk_array) begin
+        data <= data_ram[data_read[2:0]];
         valid <= running;
         first <= begins[0];
         last <= last_word;

@@ -19,7 +19,7 @@ module token #(
     // Fast.
     input  wire logic [C*9-1:0]       activation,  // a cycle before w
     input  wire logic [P*C*9-1:0]     w,
-    input  wire logic                 first,
+    input  wire logic                 goes_on, // 0 a cycle before a sum starts in the slices
     input  wire logic                 capture, // the chain loads in the next cycle
     input  wire logic                 push,
     input  wire logic [SLOT_BITS-1:0] push_slot,
@@ -43,6 +43,12 @@ module token #(
         .clk(clk_array), .d({COPIES{activation}}), .q(a)
     );
 
+    // A slice takes the inverse of `first`, so that no LUT lies between it and its register.
+    logic [P-1:0] adds;
+    registers #(.BITS(P), .PRIMITIVES(PRIMITIVES)) adds_copies (
+        .clk(clk_array), .d({P{goes_on}}), .q(adds)
+    );
+
     logic [P-1:0] load;
     registers #(.BITS(P), .PRIMITIVES(PRIMITIVES)) load_copies (
         .clk(clk_array), .d({P{capture}}), .q(load)
@@ -54,7 +60,7 @@ module token #(
     for (genvar r = 0; r < P; r++) begin : gen_pairs
         logic [SUM_BITS-1:0] p, register;
         unit #(.C(C), .S(S), .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)) cascade (
-            .clk(clk_array), .w(w[r*C*9+:C*9]), .a(a[r/8*C*9+:C*9]), .first, .p
+            .clk(clk_array), .w(w[r*C*9+:C*9]), .a(a[r/8*C*9+:C*9]), .first(!adds[r]), .p
         );
         // Position 0 loads in every cycle: the entries that follow its sum are not used.
         always_ff @(posedge clk_array)

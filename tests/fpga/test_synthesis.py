@@ -80,8 +80,12 @@ def memories(
 )
 def test_an_array_has_its_slices_and_short_paths(size: Size, slices: int, tmp_path: Path) -> None:
     tool("yosys")
-    found = array_netlist.analyse(array_netlist.read(array_netlist.synthesise(size, tmp_path)))
+    cells = array_netlist.read(array_netlist.synthesise(size, tmp_path))
+    found = array_netlist.analyse(cells)
     assert found["dsp"] == slices
+    kinds = {net: cell.kind for cell in cells for net in cell.outputs()}
+    modes = {net for cell in cells for pin, net in cell.pins.items() if pin.startswith("OPMODE[")}
+    assert {kinds[net] for net in modes} == {"FDRE"}, "a LUT lies between a register and a slice"
     check_bounds(found)
     check_crossings(found)
 
