@@ -140,7 +140,7 @@ test-rust: $(STAMPS)/venv toolchain ## The crates' tests (the binding crate is t
 
 .PHONY: test-loom
 test-loom: toolchain ## The models of the team of threads; `make loom` notes what it did
-	cargo test --release --quiet --manifest-path rust/loom/Cargo.toml --lib -- --test-threads=1
+	cargo test --release --quiet --manifest-path rust/loom/Cargo.toml --lib -- --test-threads=$(JOBS)
 
 .PHONY: test-python
 test-python: ## The Python tests, with what is installed now

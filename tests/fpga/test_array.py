@@ -51,6 +51,7 @@ def shipped(board: str) -> Shape:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_random_passes_are_exact_in_value_and_cycle(name: str, check: Check) -> None:
+    causes = {"descriptor", "issue", "chain", "weights", "room"}
     waits: Counter[str] = Counter()
     for seed in range(12):
         program = Program(SHAPES[name], np.random.default_rng(seed))
@@ -63,9 +64,9 @@ def test_random_passes_are_exact_in_value_and_cycle(name: str, check: Check) -> 
             dict(stall=80, passes=60, beats=70),
         )[seed % 4]
         waits += check(program, seed=seed, **options)
-    assert set(waits) == {"descriptor", "issue", "chain", "weights", "room"}, (
-        "passes must wait for all causes"
-    )
+        if seed >= 3 and set(waits) == causes:
+            return
+    assert set(waits) == causes, "passes must wait for all causes"
 
 
 def test_a_reset_in_any_phase_leaves_nothing_behind(check: Check) -> None:

@@ -10,8 +10,11 @@
 //!
 //! Depends on [`crate::cycles`] and [`crate::resources`].
 
+use std::cell::RefCell;
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
 
 use quasar_core::error::{Error, Result};
 use quasar_hardware::boards::{Amounts, Board};
@@ -30,7 +33,7 @@ const LATENCY_TOLERANCE: f64 = 0.05;
 /// Latency that one larger number of lanes must save to be taken, as a share.
 const LATENCY_GAIN: f64 = 0.01;
 /// Configurations that [`explore_by`] compares.
-const FINALISTS: usize = 6;
+pub const FINALISTS: usize = 6;
 /// Share by which a finalist may be slower than the fastest design by the closed form.
 const FORM_ERROR: f64 = 0.05;
 /// Resources of the multipliers of the norm and of the softmax that are tried.
@@ -58,23 +61,39 @@ pub fn explore(board: &Board, workloads: &[Workload], clock_mhz: f64) -> Result<
 }
 
 /// As [`explore`], but of the configurations that are fastest by the closed form, takes the one on
-/// which a frame of each of the networks `compared` takes the fewest cycles by `period`.
+/// which a frame of each of the networks takes the fewest cycles by `period`.
 ///
 /// # Errors
 /// As [`explore`], and those of `period`.
-///
-/// # Panics
-/// Never: a search without an error has a finalist.
 pub fn explore_by(
     board: &Board,
     workloads: &[Workload],
-    compared: &[Workload],
     clock_mhz: f64,
     period: Period,
 ) -> Result<Hardware> {
+    fastest(
+        finalists(board, workloads, clock_mhz, FINALISTS)?,
+        workloads,
+        period,
+    )
+}
+
+/// Returns the one of the configurations on which a frame of each of the networks takes the fewest
+/// cycles by `period`.
+///
+/// # Errors
+/// Those of `period`, if it answers for no configuration.
+///
+/// # Panics
+/// If there is no configuration.
+pub fn fastest(
+    configurations: Vec<Hardware>,
+    networks: &[Workload],
+    period: Period,
+) -> Result<Hardware> {
     let mut best = Err(None);
-    for hardware in finalists(board, workloads, clock_mhz, FINALISTS)? {
-        let cycles = compared.iter().map(|one| period(one, &hardware));
+    for hardware in configurations {
+        let cycles = networks.iter().map(|one| period(one, &hardware));
         match (cycles.sum::<Result<u64>>(), &best) {
             (Ok(cycles), Ok((least, _))) if cycles >= *least => {}
             (Ok(cycles), _) => best = Ok((cycles, hardware)),
@@ -83,11 +102,14 @@ pub fn explore_by(
         }
     }
     best.map(|(_, hardware)| hardware)
-        .map_err(|error| error.expect("a search without an error has a finalist"))
+        .map_err(|error| error.expect("a configuration"))
 }
 
 /// Returns the fastest configurations by the closed form, at most `count`, the best first.
-fn finalists(
+///
+/// # Errors
+/// As [`explore`].
+pub fn finalists(
     board: &Board,
     workloads: &[Workload],
     clock_mhz: f64,
@@ -99,7 +121,7 @@ fn finalists(
         ));
     }
     let search = Search {
-        board,
+        board: Arc::new(board.clone()),
         networks: workloads.iter().map(Distinct::of).collect(),
         workloads,
         clock_mhz,
@@ -132,16 +154,17 @@ fn finalists(
             break;
         }
         for frames in [2, 1] {
+            let around = Around::new(&search, array, frames);
             for multipliers in MULTIPLIERS {
                 let limit = found.limit();
-                if let Some(candidate) = search.fit_lanes(array, frames, multipliers, limit) {
+                if let Some(candidate) = around.fit_lanes(multipliers, limit) {
                     found.add(candidate);
                 }
             }
         }
     }
     let mut found: Vec<Hardware> = (found.candidates.into_iter())
-        .map(|candidate| candidate.hardware)
+        .map(|candidate| candidate.design.hardware.clone())
         .collect();
     if found.is_empty() {
         // Steps from the most lanes end where no single one frees anything.
@@ -175,7 +198,7 @@ impl Finalists {
     fn add(&mut self, candidate: Candidate) {
         // Multipliers do not change the cycles.
         let same = |one: &Candidate| {
-            let [one_of, other_of] = [one, &candidate].map(|c| c.hardware.configuration());
+            let [one_of, other_of] = [one, &candidate].map(|c| c.design.hardware.configuration());
             one.choice.counts == candidate.choice.counts
                 && (one_of.array, one_of.frames) == (other_of.array, other_of.frames)
         };
@@ -193,14 +216,19 @@ impl Finalists {
     }
 }
 
+struct Design {
+    hardware: Hardware,
+    resources: Resources,
+}
+
+#[derive(Clone)]
 struct Candidate {
     choice: Choice,
-    hardware: Hardware,
+    design: Rc<Design>,
     /// Between two frames, summed over the networks.
     cycles: u64,
     /// Of one frame alone, summed over the networks.
     latency: u64,
-    resources: Resources,
 }
 
 impl Candidate {
@@ -212,7 +240,10 @@ impl Candidate {
 
     /// Orders by speed, then by size.
     fn compare(&self, other: &Self) -> Ordering {
-        let key = |c: &Self| (c.cycles, c.resources.total.dsp, c.resources.total.lut);
+        let key = |c: &Self| {
+            let total = c.design.resources.total;
+            (c.cycles, total.dsp, total.lut)
+        };
         key(self).cmp(&key(other))
     }
 }
@@ -244,7 +275,7 @@ impl Distinct {
 }
 
 struct Search<'a> {
-    board: &'a Board,
+    board: Arc<Board>,
     workloads: &'a [Workload],
     networks: Vec<Distinct>,
     clock_mhz: f64,
@@ -344,7 +375,7 @@ impl Search<'_> {
     fn with_counters(&self, hardware: Hardware) -> Result<Hardware> {
         let mut configuration = hardware.configuration().clone();
         configuration.counters = true;
-        let counted = Hardware::new(configuration, self.board.clone())?;
+        let counted = Hardware::new(configuration, Arc::clone(&self.board))?;
         let fits = Resources::of(&counted).fits(self.usable);
         Ok(if fits { counted } else { hardware })
     }
@@ -369,7 +400,7 @@ impl Search<'_> {
                 buffers,
                 margins: Margins::default(),
             },
-            self.board.clone(),
+            Arc::clone(&self.board),
         )
     }
 
@@ -395,170 +426,6 @@ impl Search<'_> {
             .fold((0, 0), |(period, latency), one| {
                 (period + one.0, latency + one.1)
             })
-    }
-
-    fn candidate(&self, array: Array, frames: u64, choice: Choice) -> Option<Candidate> {
-        let hardware = self.hardware(array, frames, choice).ok()?;
-        let resources = Resources::of(&hardware);
-        Some(self.timed(choice, hardware, resources))
-    }
-
-    /// Returns a candidate if it fits.
-    fn fitting(&self, array: Array, frames: u64, choice: Choice) -> Option<Candidate> {
-        let hardware = self.hardware(array, frames, choice).ok()?;
-        let resources = Resources::of(&hardware);
-        (resources.fits(self.usable)).then(|| self.timed(choice, hardware, resources))
-    }
-
-    fn timed(&self, choice: Choice, hardware: Hardware, resources: Resources) -> Candidate {
-        let (cycles, latency) = self.cycles(&hardware);
-        Candidate {
-            choice,
-            hardware,
-            cycles,
-            latency,
-            resources,
-        }
-    }
-
-    /// Finds lanes and ports that fit together with an array, if they make it faster than `limit`.
-    fn fit_lanes(
-        &self,
-        array: Array,
-        frames: u64,
-        multipliers: [Multipliers; 2],
-        limit: u64,
-    ) -> Option<Candidate> {
-        let of = |choice| self.candidate(array, frames, choice);
-        let most = |limit: u64| array.tokens.div_ceil(array.tokens.div_ceil(limit));
-        let ports = self.board.axi.ports.min(hls::PORTS);
-        let tiles = self.tokens().div_ceil(array.tokens);
-        let counts = [
-            most(hls::REQUANTIZE),
-            array.tokens,
-            most(hls::EXPONENTIAL),
-            ports,
-            tiles,
-            tiles,
-        ];
-        let all = Choice {
-            counts,
-            tokens: array.tokens,
-            tiles,
-            multipliers,
-        };
-        if !self.can_fit(array, frames, all) {
-            return None;
-        }
-        let mut current = of(all)?;
-        // Smaller buffers may save this much in the end.
-        let enough = limit.saturating_add(limit / 10);
-        if current.cycles >= enough {
-            return None;
-        }
-        while !current.resources.fits(self.usable) {
-            let excess = current.resources.excess(self.usable);
-            let price = |smaller: &Candidate| {
-                let freed = excess - smaller.resources.excess(self.usable);
-                smaller.cycles.saturating_sub(current.cycles) as f64 / freed
-            };
-            current = (0..KINDS)
-                .filter_map(|kind| of(current.choice.shrink(kind)?))
-                .filter(|smaller| smaller.resources.excess(self.usable) < excess)
-                .min_by(|a, b| price(a).total_cmp(&price(b)))?;
-            if current.cycles >= enough {
-                return None;
-            }
-        }
-        current = self.exchange(current, array, frames);
-        Some(self.shorten(self.trim(current, array, frames), array, frames))
-    }
-
-    /// Returns true if the steps that free most resources, whatever they cost, end in a design that
-    /// fits. Most arrays are ruled out here, without the model of the cycles.
-    fn can_fit(&self, array: Array, frames: u64, mut choice: Choice) -> bool {
-        let excess = |choice| {
-            let hardware = self.hardware(array, frames, choice).ok()?;
-            Some((Resources::of(&hardware).excess(self.usable), choice))
-        };
-        let Some((mut least, _)) = excess(choice) else {
-            return false;
-        };
-        while least > 0.0 {
-            let step = (0..KINDS)
-                .filter_map(|kind| excess(choice.shrink(kind)?))
-                .min_by(|a, b| a.0.total_cmp(&b.0))
-                .filter(|(smaller, _)| *smaller < least);
-            match step {
-                Some(step) => (least, choice) = step,
-                None => return false,
-            }
-        }
-        true
-    }
-
-    /// Adds lanes of one kind, or takes some of another for them, as long as this saves cycles. A
-    /// smaller buffer saves cycles where the norm of a band overlaps with the products of the next.
-    fn exchange(&self, mut current: Candidate, array: Array, frames: u64) -> Candidate {
-        loop {
-            let step = (0..KINDS)
-                .filter_map(|kind| Some((kind, current.choice.grow(kind)?)))
-                .flat_map(|(kind, more)| {
-                    let others = (0..KINDS).filter(move |&other| other != kind);
-                    let fewer = others.filter_map(move |other| more.shrink(other));
-                    std::iter::once(more).chain(fewer)
-                })
-                .chain(
-                    [INPUT, HIDDEN]
-                        .map(|kind| current.choice.shrink(kind))
-                        .into_iter()
-                        .flatten(),
-                )
-                .filter_map(|choice| self.fitting(array, frames, choice))
-                .filter(|candidate| candidate.cycles < current.cycles)
-                .min_by(Candidate::compare);
-            match step {
-                Some(better) => current = better,
-                None => return current,
-            }
-        }
-    }
-
-    /// Takes away lanes and ports that cost almost nothing.
-    fn trim(&self, mut current: Candidate, array: Array, frames: u64) -> Candidate {
-        let most = (current.cycles as f64 * (1.0 + TOLERANCE)) as u64;
-        let most_latency = (current.latency as f64 * (1.0 + LATENCY_TOLERANCE)) as u64;
-        loop {
-            let step = (0..=PORTS)
-                .filter_map(|kind| {
-                    let fewer = current.choice.shrink(kind)?;
-                    self.fitting(array, frames, fewer)
-                })
-                .filter(|c| c.cycles <= most && c.latency <= most_latency)
-                .min_by(Candidate::compare);
-            match step {
-                Some(smaller) => current = smaller,
-                None => return current,
-            }
-        }
-    }
-
-    /// Adds lanes that fit, slow nothing down and shorten the latency.
-    fn shorten(&self, mut current: Candidate, array: Array, frames: u64) -> Candidate {
-        loop {
-            let enough = (current.latency as f64 * (1.0 - LATENCY_GAIN)) as u64;
-            let step = (0..PORTS)
-                .filter_map(|kind| {
-                    let more = current.choice.grow(kind)?;
-                    self.fitting(array, frames, more)
-                })
-                .filter(|c| c.cycles <= current.cycles && c.latency <= enough)
-                .min_by_key(|c| (c.latency, c.resources.total.lut));
-            match step {
-                Some(faster) => current = faster,
-                None => return current,
-            }
-        }
     }
 
     /// Returns the design of one row pair and lanes for all its tokens, whose RAMs are the fewest,
@@ -616,7 +483,7 @@ impl Search<'_> {
             .small_designs(SIXTEENTHS)
             .map(|hardware| Resources::of(&hardware))
             .min_by_key(|resources| (resources.total.bram36, resources.total.uram));
-        let board = self.board;
+        let board = &*self.board;
         let refused = least.and_then(|resources| {
             let error = resources.check(board).err()?;
             Some((error, resources))
@@ -650,6 +517,194 @@ impl Search<'_> {
     }
 }
 
+/// Lanes, ports and buffers around one array. Designs are tried more than once and remembered.
+struct Around<'a> {
+    search: &'a Search<'a>,
+    array: Array,
+    frames: u64,
+    designs: RefCell<HashMap<Choice, Option<Rc<Design>>>>,
+    /// Cycles between frames, and of one frame alone. Multipliers do not change them.
+    cycles: RefCell<HashMap<[u64; KINDS], (u64, u64)>>,
+}
+
+impl<'a> Around<'a> {
+    fn new(search: &'a Search<'a>, array: Array, frames: u64) -> Self {
+        Self {
+            search,
+            array,
+            frames,
+            designs: RefCell::default(),
+            cycles: RefCell::default(),
+        }
+    }
+
+    fn design(&self, choice: Choice) -> Option<Rc<Design>> {
+        let mut designs = self.designs.borrow_mut();
+        let new = || {
+            let hardware = self.search.hardware(self.array, self.frames, choice).ok()?;
+            let resources = Resources::of(&hardware);
+            Some(Rc::new(Design {
+                hardware,
+                resources,
+            }))
+        };
+        designs.entry(choice).or_insert_with(new).clone()
+    }
+
+    fn candidate(&self, choice: Choice) -> Option<Candidate> {
+        let design = self.design(choice)?;
+        let mut known = self.cycles.borrow_mut();
+        let known = known.entry(choice.counts);
+        let (cycles, latency) = *known.or_insert_with(|| self.search.cycles(&design.hardware));
+        Some(Candidate {
+            choice,
+            design,
+            cycles,
+            latency,
+        })
+    }
+
+    /// Returns a candidate if it fits.
+    fn fitting(&self, choice: Choice) -> Option<Candidate> {
+        let fits = self.design(choice)?.resources.fits(self.search.usable);
+        fits.then(|| self.candidate(choice)).flatten()
+    }
+
+    /// Finds lanes and ports that fit together with an array, if they make it faster than `limit`.
+    fn fit_lanes(&self, multipliers: [Multipliers; 2], limit: u64) -> Option<Candidate> {
+        let (array, usable) = (self.array, self.search.usable);
+        let of = |choice| self.candidate(choice);
+        let most = |limit: u64| array.tokens.div_ceil(array.tokens.div_ceil(limit));
+        let ports = self.search.board.axi.ports.min(hls::PORTS);
+        let tiles = self.search.tokens().div_ceil(array.tokens);
+        let counts = [
+            most(hls::REQUANTIZE),
+            array.tokens,
+            most(hls::EXPONENTIAL),
+            ports,
+            tiles,
+            tiles,
+        ];
+        let all = Choice {
+            counts,
+            tokens: array.tokens,
+            tiles,
+            multipliers,
+        };
+        if !self.can_fit(all) {
+            return None;
+        }
+        let mut current = of(all)?;
+        // Smaller buffers may save this much in the end.
+        let enough = limit.saturating_add(limit / 10);
+        if current.cycles >= enough {
+            return None;
+        }
+        while !current.design.resources.fits(usable) {
+            let excess = current.design.resources.excess(usable);
+            let price = |smaller: &Candidate| {
+                let freed = excess - smaller.design.resources.excess(usable);
+                smaller.cycles.saturating_sub(current.cycles) as f64 / freed
+            };
+            current = (0..KINDS)
+                .filter_map(|kind| of(current.choice.shrink(kind)?))
+                .filter(|smaller| smaller.design.resources.excess(usable) < excess)
+                .min_by(|a, b| price(a).total_cmp(&price(b)))?;
+            if current.cycles >= enough {
+                return None;
+            }
+        }
+        Some(self.shorten(self.trim(self.exchange(current))))
+    }
+
+    /// Returns true if the steps that free most resources, whatever they cost, end in a design that
+    /// fits. Most arrays are ruled out here, without the model of the cycles.
+    fn can_fit(&self, mut choice: Choice) -> bool {
+        let excess = |choice| {
+            let design = self.design(choice)?;
+            Some((design.resources.excess(self.search.usable), choice))
+        };
+        let Some((mut least, _)) = excess(choice) else {
+            return false;
+        };
+        while least > 0.0 {
+            let step = (0..KINDS)
+                .filter_map(|kind| excess(choice.shrink(kind)?))
+                .min_by(|a, b| a.0.total_cmp(&b.0))
+                .filter(|(smaller, _)| *smaller < least);
+            match step {
+                Some(step) => (least, choice) = step,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Adds lanes of one kind, or takes some of another for them, as long as this saves cycles. A
+    /// smaller buffer saves cycles where the norm of a band overlaps with the products of the next.
+    fn exchange(&self, mut current: Candidate) -> Candidate {
+        loop {
+            let step = (0..KINDS)
+                .filter_map(|kind| Some((kind, current.choice.grow(kind)?)))
+                .flat_map(|(kind, more)| {
+                    let others = (0..KINDS).filter(move |&other| other != kind);
+                    let fewer = others.filter_map(move |other| more.shrink(other));
+                    std::iter::once(more).chain(fewer)
+                })
+                .chain(
+                    [INPUT, HIDDEN]
+                        .map(|kind| current.choice.shrink(kind))
+                        .into_iter()
+                        .flatten(),
+                )
+                .filter_map(|choice| self.fitting(choice))
+                .filter(|candidate| candidate.cycles < current.cycles)
+                .min_by(Candidate::compare);
+            match step {
+                Some(better) => current = better,
+                None => return current,
+            }
+        }
+    }
+
+    /// Takes away lanes and ports that cost almost nothing.
+    fn trim(&self, mut current: Candidate) -> Candidate {
+        let most = (current.cycles as f64 * (1.0 + TOLERANCE)) as u64;
+        let most_latency = (current.latency as f64 * (1.0 + LATENCY_TOLERANCE)) as u64;
+        loop {
+            let step = (0..=PORTS)
+                .filter_map(|kind| {
+                    let fewer = current.choice.shrink(kind)?;
+                    self.fitting(fewer)
+                })
+                .filter(|c| c.cycles <= most && c.latency <= most_latency)
+                .min_by(Candidate::compare);
+            match step {
+                Some(smaller) => current = smaller,
+                None => return current,
+            }
+        }
+    }
+
+    /// Adds lanes that fit, slow nothing down and shorten the latency.
+    fn shorten(&self, mut current: Candidate) -> Candidate {
+        loop {
+            let enough = (current.latency as f64 * (1.0 - LATENCY_GAIN)) as u64;
+            let step = (0..PORTS)
+                .filter_map(|kind| {
+                    let more = current.choice.grow(kind)?;
+                    self.fitting(more)
+                })
+                .filter(|c| c.cycles <= current.cycles && c.latency <= enough)
+                .min_by_key(|c| (c.latency, c.design.resources.total.lut));
+            match step {
+                Some(faster) => current = faster,
+                None => return current,
+            }
+        }
+    }
+}
+
 /// Parts of a network's sizes in which a smaller one is looked for.
 const SIXTEENTHS: u64 = 16;
 /// Tokens of the arrays that are tried where nothing fits.
@@ -663,7 +718,7 @@ const INPUT: usize = 4;
 const HIDDEN: usize = 5;
 
 /// Lanes and ports around an array, and its buffers that may hold less than all tokens.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Choice {
     counts: [u64; KINDS],
     /// Tokens of the array.

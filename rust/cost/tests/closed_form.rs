@@ -147,7 +147,7 @@ fn the_finalist_of_the_fewest_cycles_is_taken() {
     let closed = |workload: &Workload, hardware: &Hardware| {
         estimate(workload, hardware).map(|estimate| estimate.period_cycles)
     };
-    let by = |period| explore_by(&board, &networks, &networks, 150.0, period);
+    let by = |period| explore_by(&board, &networks, 150.0, period);
     let first = by(&closed).unwrap();
     let least = closed(&networks[0], &first).unwrap();
     // A search for one design alone leaves a shape earlier.

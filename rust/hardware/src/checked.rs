@@ -3,6 +3,8 @@
 //!
 //! Depends on [`crate::configuration`] and on the limits of [`crate::design`].
 
+use std::sync::Arc;
+
 use quasar_core::error::Result;
 
 use crate::boards::Board;
@@ -22,7 +24,8 @@ impl Hardware {
     ///
     /// # Errors
     /// [`Error::InvalidSettings`] names the key.
-    pub fn new(configuration: Configuration, board: Board) -> Result<Self> {
+    pub fn new(configuration: Configuration, board: impl Into<Arc<Board>>) -> Result<Self> {
+        let board = board.into();
         let of_document = |e| settings::of_config(DOCUMENT, e);
         configuration.check(&board).map_err(of_document)?;
         let hardware = Self::unchecked(configuration, board);
@@ -37,6 +40,6 @@ impl Hardware {
     pub fn with_clock(&self, clock_mhz: f64) -> Result<Self> {
         let mut configuration = self.configuration().clone();
         configuration.clock_mhz = clock_mhz;
-        Self::new(configuration, self.board().clone())
+        Self::new(configuration, Arc::clone(&self.board))
     }
 }

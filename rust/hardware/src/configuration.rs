@@ -5,6 +5,7 @@
 //! [`crate::workload`]. `crate::checked` makes checked hardware of it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use quasar_core::error::{Error, Result};
 use quasar_core::subnet::config::{within, MAX_COLUMNS, MAX_TOKENS};
@@ -307,13 +308,13 @@ pub struct Margin {
 /// A board and a configuration for it, checked on construction.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hardware {
-    board: Board,
+    pub(crate) board: Arc<Board>,
     configuration: Configuration,
 }
 
 impl Hardware {
     /// Joins a board and a configuration that nothing has checked yet.
-    pub(crate) const fn unchecked(configuration: Configuration, board: Board) -> Self {
+    pub(crate) const fn unchecked(configuration: Configuration, board: Arc<Board>) -> Self {
         Self {
             board,
             configuration,
@@ -344,7 +345,7 @@ impl Hardware {
     }
 
     /// Returns the board.
-    pub const fn board(&self) -> &Board {
+    pub fn board(&self) -> &Board {
         &self.board
     }
 

@@ -212,7 +212,7 @@ impl Hardware {
     ) -> PyResult<Self> {
         let workloads: Vec<_> = workloads.iter().map(|w| w.workload.clone()).collect();
         let board = &board.board;
-        py.detach(|| explore_by(board, &workloads, &workloads, clock_mhz, &period_with_gaps))
+        py.detach(|| explore_by(board, &workloads, clock_mhz, &period_with_gaps))
             .map(|hardware| Self { hardware })
             .map_err(to_py)
     }

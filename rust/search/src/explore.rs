@@ -5,8 +5,7 @@
 use quasar_core::error::{Error, Result};
 use quasar_cost::cycles::Model;
 use quasar_cost::estimate::totals;
-use quasar_cost::explore::Period;
-use quasar_cost::{explore, explore_by};
+use quasar_cost::explore::{fastest, finalists, Period, FINALISTS};
 use quasar_hardware::{Board, Hardware, Workload};
 
 use crate::space::Space;
@@ -40,50 +39,54 @@ fn sampled(space: &Space, samples: u64) -> Result<Vec<Workload>> {
 /// # Errors
 /// As [`explore`], for the smallest network.
 pub fn explore_space(board: &Board, space: &Space, clock_mhz: f64) -> Result<Hardware> {
-    choose(board, space, clock_mhz, &|workloads| {
-        explore(board, workloads, clock_mhz)
-    })
+    let (_, mut found) = choose(board, space, clock_mhz, 1)?;
+    Ok(found.swap_remove(0))
 }
 
 /// As [`explore_space`], but compares the fastest configurations by `period`, with more networks of
 /// the space.
 ///
 /// # Errors
-/// As [`explore_by`], for the smallest network.
+/// As [`explore_space`], and those of `period`.
 pub fn explore_space_by(
     board: &Board,
     space: &Space,
     clock_mhz: f64,
     period: Period,
 ) -> Result<Hardware> {
-    let more = sampled(space, COMPARED)?;
-    choose(board, space, clock_mhz, &|workloads| {
-        // One alone is the smallest, which may be the only one that fits.
-        let compared = if workloads.len() == 1 {
-            workloads
-        } else {
-            &more
-        };
-        explore_by(board, workloads, compared, clock_mhz, period)
-    })
+    let (held, found) = choose(board, space, clock_mhz, FINALISTS)?;
+    let compared = match held {
+        Held::All => sampled(space, COMPARED)?,
+        Held::Smallest => vec![smallest(space)?],
+    };
+    fastest(found, &compared, period)
 }
 
-/// Chooses a space's configuration of those that `find` finds for its networks.
+/// The networks of a space that a configuration is made for.
+enum Held {
+    All,
+    Smallest,
+}
+
+fn smallest(space: &Space) -> Result<Workload> {
+    space.workload(&space.name, &space.decode(&space.smallest())?)
+}
+
+/// Returns a space's fastest configurations by the closed form, at most `count`.
 fn choose(
     board: &Board,
     space: &Space,
     clock_mhz: f64,
-    find: &dyn Fn(&[Workload]) -> Result<Hardware>,
-) -> Result<Hardware> {
-    let all = workloads_of_space(space)?;
-    let smallest = space.workload(&space.name, &space.decode(&space.smallest())?)?;
-    let period =
-        |hardware: &Hardware| totals(&smallest, &Model::new(hardware, smallest.setting)).period();
-    let least = explore(board, std::slice::from_ref(&smallest), clock_mhz)?;
+    count: usize,
+) -> Result<(Held, Vec<Hardware>)> {
+    let one = smallest(space)?;
+    let period = |hardware: &Hardware| totals(&one, &Model::new(hardware, one.setting)).period();
+    let alone = |count| finalists(board, std::slice::from_ref(&one), clock_mhz, count);
+    let least = period(&alone(1)?[0]);
     // By the closed form: replays of large networks on a small board take a minute.
-    match explore(board, &all, clock_mhz) {
-        Ok(hardware) if period(&hardware) <= 2 * period(&least) => find(&all),
-        Ok(_) | Err(Error::DoesNotFit { .. }) => find(std::slice::from_ref(&smallest)),
+    match finalists(board, &workloads_of_space(space)?, clock_mhz, count) {
+        Ok(found) if period(&found[0]) <= 2 * least => Ok((Held::All, found)),
+        Ok(_) | Err(Error::DoesNotFit { .. }) => Ok((Held::Smallest, alone(count)?)),
         Err(error) => Err(error),
     }
 }

@@ -34,7 +34,7 @@ pub struct CoreSizes {
 
 impl CoreSizes {
     /// Returns the parameters of a configuration's array.
-    pub const fn of(hardware: &Hardware) -> Self {
+    pub fn of(hardware: &Hardware) -> Self {
         let array = hardware.configuration().array;
         Self {
             tokens: array.tokens,
