@@ -392,9 +392,7 @@ def test_a_hardware_file_names_its_board(tmp_path):
 
 
 def test_a_board_that_holds_only_the_smaller_networks_is_left_out_and_named(tmp_path):
-    space = Space.from_toml(
-        Space.load("tiny").to_toml().replace("depth = [12, 13, 14]", "depth = [1, 2]")
-    )
+    space = Space.from_toml(Space.load("tiny").to_toml().replace("depth = [12, 13, 14]", "depth = [1, 2]"))
     result = search(space, population=8, generations=2, out=tmp_path)
     assert "buffer" in result.document["search"]["boards_left_out"]["pynq-z2"]
     assert "pynq-z2" not in result.document["boards"]
