@@ -305,6 +305,12 @@ bitstream: named-board develop ## Build and package BOARD's bitstream (HARDWARE=
 	@python tools/bitstream.py $(BOARD) $(if $(HARDWARE),--hardware $(HARDWARE)) $(if $(ILA),--ila) --out $(BITSTREAM)
 	@python tools/build_report.py $(BITSTREAM)
 
+.PHONY: place
+place: develop ## Place and route UNIT (unit, token, array, lanes, both) of CONFIG (pynq-z2) on an xc7z020 with SEEDS (1), given NEXTPNR and CHIPDB; PLACE_ARGS for more [by hand: needs nextpnr and a chip database]
+	@[ -n '$(UNIT)' ] || { echo 'error: name a unit: make place UNIT=token NEXTPNR=... CHIPDB=... (docs/placed.md)' >&2; exit 1; }
+	@python tools/place.py $(UNIT) --config fpga/configs/$(or $(CONFIG),pynq-z2).toml --seeds $(or $(SEEDS),1) \
+	  $(if $(NEXTPNR),--nextpnr $(NEXTPNR)) $(if $(CHIPDB),--chipdb $(CHIPDB)) $(PLACE_ARGS)
+
 ##@ Checks
 
 .PHONY: lint
