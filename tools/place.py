@@ -287,13 +287,10 @@ def picture(routed: Path, output: Path) -> None:
         bels = [
             c["attributes"].get("NEXTPNR_BEL", "") for c in netlist["cells"].values() if kind in c["type"]
         ]
-        where = [
-            tuple(map(int, found.groups())) for bel in bels if (found := re.match(r"X(\d+)Y(\d+)/", bel))
-        ]
+        where = [found for bel in bels if (found := re.match(r"X(\d+)Y(\d+)/", bel))]
+        x, y = [int(found[1]) for found in where], [int(found[2]) for found in where]
         size = 3 if kind.startswith("SLICE") else 12
-        axes.scatter(
-            *zip(*where, strict=True), s=size, color=colour, label=f"{len(where)} {kind}", marker="s"
-        )
+        axes.scatter(x, y, s=size, color=colour, label=f"{len(where)} {kind}", marker="s")
     axes.invert_yaxis()
     axes.set(xlabel="column of nextpnr's grid", ylabel="row")
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.1), ncols=4, markerscale=2, frameon=False)
