@@ -94,7 +94,7 @@ def paths(tmp_path_factory):
     [
         ("deit-small", "load", 30),
         ("deit-small", "bytes", 30),
-        ("deit-small", "engine", 120),
+        ("deit-small", "engine", 160),
         ("deit-small", "compile", 160),
         ("deit-small", "frames", 160),
         ("wide", "frames", 280),
