@@ -82,5 +82,5 @@ def test_a_network_of_deit_tinys_size_answers_soon_and_in_little_memory(deit_tin
     assert min(seconds for seconds, _, _ in runs) < 0.1
     # Next to other work, one of them now and then has 4 MB more.
     assert min(peak - numpys for _, numpys, peak in runs) < 25
-    # All of the process, Python and NumPy with it: 56 MB on an idle machine, 60.3 next to other work.
-    assert min(peak for _, _, peak in runs) < 64
+    # All of the process: Python and NumPy have 35 to 41 MB, from machine to machine.
+    assert min(peak for _, _, peak in runs) < 68
