@@ -22,6 +22,7 @@ module normalise_lane #(parameter int GN = 8) (
     input  wire logic signed [15:0] gain,
     input  wire logic signed [15:0] offset,
     input  wire logic        [3:0]  frac,
+    input  wire logic               normalises,
     output logic signed      [7:0]  code
 );
     logic [46:0] held;
@@ -31,6 +32,8 @@ module normalise_lane #(parameter int GN = 8) (
     wire logic [4:0] down = bits - 5'd10;
     wire logic signed [28:0] half = down == 0 ? 29'sd0 : 29'sd1 << (down - 5'd1);
     logic signed [28:0] rounded;
+    // x while it is normalised.
+    logic signed [15:0] passed[6];
     logic signed [15:0] t, t_in, inverse_in, n, n_in, gain_in, y;
     logic signed [31:0] product, product_gain;
     logic signed [18:0] moved;
@@ -49,7 +52,9 @@ module normalise_lane #(parameter int GN = 8) (
             t_in <= t;
             inverse_in <= {1'b0, held[14:0]};
             product <= t_in * inverse_in;
-            n <= 16'((product + 32'sd16384) >>> 15);
+            passed[0] <= x_in;
+            for (int i = 1; i < 6; i++) passed[i] <= passed[i-1];
+            n <= normalises ? 16'((product + 32'sd16384) >>> 15) : passed[5];
             n_in <= n;
             gain_in <= gain;
             product_gain <= n_in * gain_in;

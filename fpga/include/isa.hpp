@@ -6,7 +6,7 @@
 
 namespace isa {
 
-constexpr unsigned ABI = 7;
+constexpr unsigned ABI = 8;
 constexpr unsigned MAGIC = 0x51564954;
 constexpr unsigned HEAD_BITS = 3;
 constexpr unsigned COMMAND_WORDS = 8;
@@ -219,6 +219,7 @@ namespace pooling {
 constexpr unsigned NONE = 0;
 constexpr unsigned BEFORE = 1;
 constexpr unsigned AFTER = 2;
+constexpr unsigned UNNORMALISED = 3;
 } // namespace pooling
 
 // Reads beats from memory, and one more with their check, and sends the beats to a unit.

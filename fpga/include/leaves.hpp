@@ -140,10 +140,11 @@ inline void invert_step(u<28>& rest, u<16>& quotient, const u<26>& value) {
   quotient = unsigned(quotient) << 1 | (left >= 0 ? 1 : 0);
 }
 
-// Normalises x to its 8-bit code. `sum`, `bits` and `inverse` belong to the token of x.
+// Normalises x to its 8-bit code. `sum`, `bits` and `inverse` belong to the token of x. If
+// `normalises` is 0, gain and offset alone apply to x.
 inline s<8> normalise_value(const s<16>& x, const s<27>& sum, const u<5>& bits,
                             const u<15>& inverse, const s<16>& gain, const s<16>& offset,
-                            const u<11>& embed, const u<4>& frac) {
+                            const u<11>& embed, const u<4>& frac, const u<1>& normalises) {
   QUASAR_HLS(INLINE)
   const s<28> centred = multiply_in_norm<s<28>>(x, s<12>(embed)) - sum;
   s<16> t;
@@ -154,7 +155,8 @@ inline s<8> normalise_value(const s<16>& x, const s<27>& sum, const u<5>& bits,
   } else {
     t = s<38>(centred) << (10 - int(bits));
   }
-  const s<16> n = rshift15<32>(multiply_in_norm<s<32>>(t, s<16>(inverse)));
+  const s<16> normalised = rshift15<32>(multiply_in_norm<s<32>>(t, s<16>(inverse)));
+  const s<16> n = normalises == 1 ? normalised : x;
   const s<16> y = sat16(s<19>(rshift15<32>(multiply_in_norm<s<32>>(n, gain)) + offset));
   return clamp8(s<16>(y >> int(frac)));
 }

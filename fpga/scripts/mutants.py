@@ -46,6 +46,7 @@ MUTANTS = [
     ("store", "retired.write(0);", "", "transfers"),
     ("plan", "retired.write(1);", "", "array"),
     ("scores", "retired.write(1);", "", "array"),
+    ("norm", "command.pool != isa::pooling::UNNORMALISED", "1", "norm"),
     ("norm", "item.last == 1 && last_tile", "item.last == 1", "norm"),
     ("softmax", "retired.write(1);", "", "softmax"),
     ("drain", "address += command.stride;", ";", "drain"),

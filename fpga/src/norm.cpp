@@ -438,9 +438,9 @@ void normalise(NormaliseJobs& jobs, DoubleBuffer& double_buffer, Stream<credit_t
 #pragma HLS UNROLL
           const unsigned t = unsigned(group) * NORM_LANES + lane;
           const unsigned token = unsigned(tile) * TOKENS + t;
-          const s<8> code =
-              normalise_value(word[lane], root[lane].sum, root[lane].bits, root[lane].inverse,
-                              gain.gain, gain.offset, command.embed, command.frac);
+          const s<8> code = normalise_value(
+              word[lane], root[lane].sum, root[lane].bits, root[lane].inverse, gain.gain,
+              gain.offset, command.embed, command.frac, command.pool != isa::pooling::UNNORMALISED);
           item.code[lane] = code;
           if (t < TOKENS && token >= unsigned(command.first) && token < tokens)
             total += code;

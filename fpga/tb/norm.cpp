@@ -1,5 +1,5 @@
-// Tests the norm alone against docs/integer-model.md in int64: without pooling, and with pooling
-// before and after LayerNorm.
+// Tests the norm alone against docs/integer-model.md in int64: without pooling, with pooling before
+// and after LayerNorm, and without LayerNorm.
 #include <algorithm>
 #include <array>
 #include <string>
@@ -15,10 +15,13 @@ using config::NORM_LANES;
 using config::TOKENS;
 using reference::floor_div;
 using reference::layer_norm;
+using reference::scaled;
 namespace pooling = isa::pooling;
 
 // Seeds from LONGEST on use the longest sequence, each with a different pooling.
 constexpr uint64_t LONGEST = 60;
+
+bool pools(unsigned pool) { return pool == pooling::BEFORE || pool == pooling::AFTER; }
 
 uint64_t norms(Verdict& verdict, uint64_t seed) {
   Random random(seed);
@@ -39,9 +42,9 @@ uint64_t norms(Verdict& verdict, uint64_t seed) {
       for (unsigned word = 0; word < config::RESIDUAL_WORDS; ++word)
         for (unsigned lane = 0; lane < LANES; ++lane)
           residual->at(frame * GROUPS + bank, word)[lane] = sample(random, -32767, 32767);
-    const unsigned pool = unsigned(seed % 3);
+    const unsigned pool = unsigned(seed % 4);
     const unsigned tokens = seed >= LONGEST ? bench::MAX_TOKENS
-                            : seed % 7 == 0 && pool == pooling::NONE
+                            : seed % 7 == 0 && !pools(pool)
                                 ? 1
                                 : unsigned(random.between(1, 3 * TOKENS));
     const unsigned tiles = ceil_div(tokens, TOKENS);
@@ -126,9 +129,11 @@ uint64_t norms(Verdict& verdict, uint64_t seed) {
     } else {
       std::vector<int64_t> sums(embed, n / 2);
       for (unsigned token = 0; token < tokens; ++token) {
-        const std::vector<int64_t> codes = layer_norm(x[token], gains, epsilon, frac);
+        const std::vector<int64_t> codes = pool == pooling::UNNORMALISED
+                                               ? scaled(x[token], gains, frac)
+                                               : layer_norm(x[token], gains, epsilon, frac);
         for (unsigned d = 0; d < embed; ++d) {
-          if (pool == pooling::NONE)
+          if (!pools(pool))
             expected.push_back(
                 {frame, token % TOKENS, token / TOKENS * bench::padded(embed) + d, codes[d]});
           else if (token >= first)
@@ -138,7 +143,7 @@ uint64_t norms(Verdict& verdict, uint64_t seed) {
       if (pool == pooling::AFTER)
         for (unsigned d = 0; d < embed; ++d)
           expected.push_back({frame, 0, d, floor_div(sums[d], n)});
-      credits += pool == pooling::NONE ? tiles : 1;
+      credits += pools(pool) ? 1 : tiles;
     }
   }
 
@@ -179,7 +184,7 @@ uint64_t norms(Verdict& verdict, uint64_t seed) {
 int main() {
   Verdict verdict("norm");
   bench::Digest digest;
-  for (uint64_t seed = 0; seed < LONGEST + 3; ++seed)
+  for (uint64_t seed = 0; seed < LONGEST + 4; ++seed)
     digest.add(int64_t(norms(verdict, seed)));
   std::printf("norm digest %016llx\n", static_cast<unsigned long long>(digest.value()));
   return verdict.end();

@@ -33,6 +33,15 @@ inline int64_t floor_root(uint64_t x) {
   return int64_t(low);
 }
 
+// Returns the codes of a token's values, normalised or not; a gain and a bias for each channel.
+inline std::vector<int64_t> scaled(const std::vector<int64_t>& n,
+                                   const std::vector<std::array<int64_t, 2>>& gains, int64_t frac) {
+  std::vector<int64_t> codes;
+  for (size_t i = 0; i < n.size(); ++i)
+    codes.push_back(clamp8(sat16(rshift(n[i] * gains[i][0], 15) + gains[i][1]) >> frac));
+  return codes;
+}
+
 // Returns the codes of a token; a gain and a bias for each channel.
 inline std::vector<int64_t> layer_norm(const std::vector<int64_t>& x,
                                        const std::vector<std::array<int64_t, 2>>& gains,
@@ -50,14 +59,13 @@ inline std::vector<int64_t> layer_norm(const std::vector<int64_t>& x,
   const int64_t b = (bits + 1) / 2;
   const int64_t root = floor_root(uint64_t(variance) << (2 * (26 - b)));
   const int64_t inverse = std::min<int64_t>(32767, (int64_t(1) << 40) / root);
-  std::vector<int64_t> codes;
-  for (size_t i = 0; i < x.size(); ++i) {
-    const int64_t c = d * x[i] - sum;
+  std::vector<int64_t> normalised;
+  for (const int64_t v : x) {
+    const int64_t c = d * v - sum;
     const int64_t t = b >= 10 ? rshift(c, b - 10) : c * (int64_t(1) << (10 - b));
-    const int64_t n = rshift(t * inverse, 15);
-    codes.push_back(clamp8(sat16(rshift(n * gains[i][0], 15) + gains[i][1]) >> frac));
+    normalised.push_back(rshift(t * inverse, 15));
   }
-  return codes;
+  return scaled(normalised, gains, frac);
 }
 
 } // namespace reference

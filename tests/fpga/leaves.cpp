@@ -179,11 +179,14 @@ void normalising() {
                   const int64_t c = x * embed - sum;
                   const int64_t t =
                       bits >= 10 ? rshift(c, bits - 10) : c * (int64_t(1) << (10 - bits));
-                  const int64_t n = rshift(t * inverse, 15);
-                  const int64_t y = clamp(rshift(n * gain, 15) + offset, -32768, 32767);
-                  equal(normalise_value(s<16>(x), s<27>(sum), root.bits, u<15>(inverse),
-                                        s<16>(gain), s<16>(offset), u<11>(embed), u<4>(frac)),
-                        clamp(y >> frac, -128, 127), "normalise_value", x, embed, frac);
+                  for (const bool normalises : {false, true}) {
+                    const int64_t n = normalises ? rshift(t * inverse, 15) : x;
+                    const int64_t y = clamp(rshift(n * gain, 15) + offset, -32768, 32767);
+                    equal(normalise_value(s<16>(x), s<27>(sum), root.bits, u<15>(inverse),
+                                          s<16>(gain), s<16>(offset), u<11>(embed), u<4>(frac),
+                                          u<1>(normalises)),
+                          clamp(y >> frac, -128, 127), "normalise_value", x, embed, frac);
+                  }
                 }
         }
       }

@@ -22,8 +22,8 @@ uint16_t leaf_inverse_root(uint64_t variance, uint8_t* pairs) {
 }
 
 int8_t leaf_normalise(int16_t x, int32_t sum, uint8_t bits, uint16_t inverse, int16_t gain,
-                      int16_t offset, uint16_t embed, uint8_t frac) {
-  return normalise_value(x, sum, bits, inverse, gain, offset, embed, frac);
+                      int16_t offset, uint16_t embed, uint8_t frac, bool normalises) {
+  return normalise_value(x, sum, bits, inverse, gain, offset, embed, frac, normalises);
 }
 
 uint16_t leaf_exponential(uint32_t below, uint32_t cap, uint32_t mult, uint8_t* e8) {

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 FPGA = Path(__file__).parents[2] / "fpga"
-SUBNETS = ["all-4", "all-8", "mean", "mean-after-norm", "overlap", "token"]
+SUBNETS = ["all-4", "all-8", "attention", "mean", "mean-after-norm", "overlap", "token"]
 #: Largest difference of a count, of the cycles that a frame takes by the model. The model ends a command of the norm
 #: and of the softmax behind the gap of its last loop, 32 cycles late; and it has no queues within a unit but those of
 #: commands, so that an item may pass a few cycles earlier or later.

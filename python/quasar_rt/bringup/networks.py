@@ -17,7 +17,7 @@ from ..build import random_subnet
 from ..errors import DeviceFaultError, DeviceTimeoutError, DoesNotFitError
 from ..images import Pixels
 from ..subnet import Subnet
-from ..testing import HEADS, random_image, random_shape, scramble
+from ..testing import HEADS, random_case, random_image, scramble
 from .board import Board, Failed
 
 #: Tiers of a step's networks, of which each is larger than the one before.
@@ -339,7 +339,8 @@ def _lacks(subnet: Subnet, board: Board) -> str:
 def odd_networks(board: Board) -> str:
     """Runs whole networks with hard numbers: wide and long ones, and others of ragged shapes.
 
-    Some have a norm of the embedded patches, and some of the ragged ones an embedding next to the logits.
+    Some have a norm of the embedded patches. Of the ragged ones some have an embedding next to the logits, and some
+    pool by attention.
     """
     count = 0
     for name, _, whole in step_networks(board, everything, embed_norm=lambda number: number % 3 == 2):
@@ -358,7 +359,7 @@ def odd_networks(board: Board) -> str:
             count += 1
     ragged = 0
     for seed in range(MOST_RAGGED):
-        odd = scramble(random_subnet(**random_shape(seed)), seed)
+        odd, _ = random_case(seed, attention=seed % 4 == 2)
         if board.fits(odd):
             board.compare(f"ragged network {seed}", odd, images(odd))
             ragged += 1

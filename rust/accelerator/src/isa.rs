@@ -31,7 +31,7 @@ use values::FieldType;
 
 /// Version of commands, registers and memory formats. The driver refuses a bitstream of another
 /// version.
-pub const ABI: u32 = 7;
+pub const ABI: u32 = 8;
 /// Bytes of a command.
 pub const COMMAND_BYTES: usize = declared::COMMAND_BYTES as usize;
 /// 32-bit words of a command.

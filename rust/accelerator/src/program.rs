@@ -121,6 +121,14 @@ pub(crate) struct NetworkSizes {
     pub(crate) phases: usize,
 }
 
+impl NetworkSizes {
+    /// Returns true for the attention of a block that pools by attention.
+    pub(crate) fn pools(&self, phase: usize) -> bool {
+        // The block's MLP and the head follow.
+        self.pool == Pool::Attention && phase + 3 == self.phases
+    }
+}
+
 /// Returns the transfer of each band of a frame's patches. Addresses count from the frame's input.
 pub(crate) fn input_transfers(
     hardware: &Hardware,

@@ -106,6 +106,12 @@ impl Shape {
         bytes.div_ceil(self.beat)
     }
 
+    /// Returns the beats of the residual of some tokens.
+    pub const fn residual_beats(&self, embed: u64, tokens: u64) -> usize {
+        let words = tokens.div_ceil(self.tokens as u64) * embed;
+        words as usize * self.beats(2 * self.tokens)
+    }
+
     /// Returns the beats of the weights of a tile of row pairs.
     pub const fn weight_beats(&self, columns: usize) -> usize {
         self.beats(self.padded(columns) * self.pairs)

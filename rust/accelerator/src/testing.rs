@@ -213,7 +213,13 @@ prop_compose! {
         (embed, prefix) in (1usize..24, 0usize..3),
         blocks in prop::collection::vec((1usize..4, 1usize..8, 1usize..40), 1..4),
         (pool, classes) in (
-            prop_oneof![Just("token"), Just("mean"), Just("mean_after_norm"), Just("token_pair")],
+            prop_oneof![
+                Just("token"),
+                Just("mean"),
+                Just("mean_after_norm"),
+                Just("token_pair"),
+                Just("attention"),
+            ],
             1usize..12,
         ),
         (eight_bit, seed) in (0i64..=8, any::<u64>()),
@@ -256,9 +262,10 @@ pub(crate) fn golden(name: &str) -> Subnet {
 }
 
 /// Names of all golden subnets.
-pub(crate) const GOLDEN: [&str; 11] = [
+pub(crate) const GOLDEN: [&str; 12] = [
     "all-4",
     "all-8",
+    "attention",
     "embed-norm",
     "embedding",
     "mean",

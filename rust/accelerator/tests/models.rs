@@ -64,11 +64,12 @@ impl Sample {
             Pool::Mean,
             Pool::MeanAfterNorm,
             Pool::TokenPair,
+            Pool::Attention,
         ]);
         let prefix_tokens = match pool {
-            Pool::Token | Pool::Attention => 1,
+            Pool::Token => 1,
             Pool::TokenPair => 2,
-            Pool::Mean | Pool::MeanAfterNorm => self.of(0, 1),
+            Pool::Mean | Pool::MeanAfterNorm | Pool::Attention => self.of(0, 1),
         };
         let pair = pool == Pool::TokenPair;
         let setting = Setting {

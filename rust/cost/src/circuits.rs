@@ -53,9 +53,9 @@ circuits! {
     /// A `LayerNorm` lane's root and reciprocal.
     ROOT: "root_lane" "" 554 419;
     /// A `LayerNorm` lane's elements, with the choice of one of eight groups.
-    NORMALISE: "normalise_lane" "GN=8" 379 320;
+    NORMALISE: "normalise_lane" "GN=8" 405 320;
     /// The same with the choice of one of four.
-    NORMALISE_4: "normalise_lane" "GN=4" 346 320;
+    NORMALISE_4: "normalise_lane" "GN=4" 386 320;
     /// An exponential lane.
     EXPONENTIAL: "exponential_lane" "" 174 192;
     /// The softmax's divider.

@@ -378,6 +378,7 @@ fn a_subnet_and_its_architecture_cost_the_same() {
         "all-8",
         "embedding",
         "token-pair",
+        "attention",
         "embed-norm",
     ] {
         let subnet = quasar_core::Subnet::load(format!("{folder}/{name}.qvit")).unwrap();

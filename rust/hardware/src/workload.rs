@@ -175,10 +175,6 @@ impl Workload {
             let problem = "the subnet has rotary positions, which run on the CPU only as yet";
             return Err(Error::InvalidValue(problem.into()));
         }
-        if config.pool == Pool::Attention {
-            let problem = "the subnet pools by attention, which runs on the CPU only as yet";
-            return Err(Error::InvalidValue(problem.into()));
-        }
         let rows = |layer: &str, first: usize, last: usize| {
             let bits = &subnet.expect(&format!("{layer}.bits")).data()[first..last];
             let eight_bit: usize = bits.iter().map(|&b| usize::from(b == 8)).sum();

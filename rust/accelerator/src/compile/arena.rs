@@ -130,6 +130,9 @@ impl Writer<'_> {
             });
             write_matrix(&mut self.arena, matrix, &qkv, rows, self.shape);
         }
+        if let Some(zeros) = block.zeros {
+            self.residual(zeros, &vec![0; self.subnet.config().embed]);
+        }
         let (spec, proj) = self.next();
         let proj = LinearTensors {
             codes: spread(&proj.codes, head_dim, padded),

@@ -146,6 +146,16 @@ impl<'a> Phases<'a> {
         self.shape.padded(columns as usize) as u32
     }
 
+    /// Fills the residual of some tokens.
+    fn fill(&mut self, stage: &'static str, tokens: u32, transfer: Transfer) {
+        self.stage = stage;
+        self.push(Fill {
+            frame: self.slot.into(),
+            words: tokens.div_ceil(self.lanes()) * self.embed(),
+        });
+        self.load(Target::Residual, transfer);
+    }
+
     /// Adds the norm before the next phase.
     fn norm(&mut self, tokens: u32, pool: Pooling) {
         self.stage = "norm";
@@ -157,7 +167,7 @@ impl<'a> Phases<'a> {
             frac,
             tokens,
             first: match (pool, self.outline.workload.setting.pool) {
-                (Pooling::None, _) => 0,
+                (Pooling::None | Pooling::Unnormalised, _) => 0,
                 // The mean of token 1 alone.
                 (_, Pool::TokenPair) => 1,
                 _ => self.outline.workload.setting.prefix_tokens as u32,
@@ -208,12 +218,7 @@ impl<'a> Phases<'a> {
                 ..Load::default()
             });
             if band.tile == 0 {
-                self.stage = "position";
-                self.push(Fill {
-                    frame: self.slot.into(),
-                    words: tokens.div_ceil(self.lanes()) * embed,
-                });
-                self.load(Target::Residual, plan.residual);
+                self.fill("position", tokens, plan.residual);
             }
             let first = band.tile as u32 * self.lanes();
             self.product(
@@ -268,12 +273,7 @@ impl<'a> Phases<'a> {
             },
             rows,
         );
-        self.stage = "prefix";
-        self.push(Fill {
-            frame: self.slot.into(),
-            words: tokens.div_ceil(self.lanes()) * embed,
-        });
-        self.load(Target::Residual, plan.residual);
+        self.fill("prefix", tokens, plan.residual);
         self.product(
             "normalised patches",
             &plan.proj,
@@ -334,6 +334,10 @@ impl<'a> Phases<'a> {
         } else {
             (first, last)
         };
+        if let Some(zeros) = block.zeros {
+            // Keys and values are stored, so the norm has read the residual.
+            self.fill("zeros", needed, zeros);
+        }
         self.attention(i, waits);
         self.residual(
             "projection",
@@ -451,6 +455,7 @@ impl<'a> Phases<'a> {
             _ if setting.patch_tokens => Pooling::None,
             Pool::Mean | Pool::TokenPair if last => Pooling::Before,
             Pool::MeanAfterNorm if last => Pooling::After,
+            Pool::Attention if last => Pooling::Unnormalised,
             _ => Pooling::None,
         };
         self.stage = "table";

@@ -1,5 +1,6 @@
 //! Gives each transfer its place in the arena, from sizes and row widths alone.
 
+use quasar_core::subnet::config::Pool;
 use quasar_hardware::tiling::Band;
 use quasar_hardware::workload::{BlockWork, RowWidths, Setting};
 use quasar_hardware::{Hardware, Workload};
@@ -43,6 +44,12 @@ impl Outline {
         self.workload.setting.needed(last) as u32
     }
 
+    /// Returns true for a block that pools all tokens into token 0.
+    pub(super) fn pools(&self, block: usize) -> bool {
+        let last = block + 1 == self.workload.blocks.len();
+        last && self.workload.setting.pool == Pool::Attention
+    }
+
     /// Returns true if a block makes the queries of leading tokens alone, after keys and values.
     pub(super) fn split(&self, block: usize) -> bool {
         u64::from(self.needed(block)) < self.workload.setting.tokens()
@@ -79,6 +86,8 @@ impl Matrix {
 pub(super) struct BlockPlan {
     /// Keys and queries, then values; or keys and values, then the queries of leading tokens.
     pub(super) qkv: [Matrix; 2],
+    /// Zeros for the residual of the token that a block pools into.
+    pub(super) zeros: Option<Transfer>,
     pub(super) proj: Matrix,
     pub(super) table: Transfer,
     /// The MLP of each band of tokens.
@@ -103,6 +112,9 @@ impl BlockPlan {
             [block.key.plus(block.query), block.value]
         };
         let qkv = parts.map(|rows| Matrix::new(cursor, shape, rows, embed));
+        let zeros = outline
+            .pools(i)
+            .then(|| cursor.take(shape.residual_beats(embed, 1)));
         let inner = block.heads * shape.padded(block.head_dim as usize) as u64;
         let proj = Matrix::new(cursor, shape, block.proj, inner);
         norms.push(cursor.take(gains));
@@ -119,6 +131,7 @@ impl BlockPlan {
         Self {
             mlp: bands.collect(),
             qkv,
+            zeros,
             proj,
             table,
         }
@@ -180,8 +193,8 @@ impl Plan {
         let mut cursor = Cursor::default();
         let cursor = &mut cursor;
         let gains = shape.beats(4 * embed as usize);
-        let words = (setting.tokens() as usize).div_ceil(shape.tokens) * embed as usize;
-        let residual = cursor.take(words * shape.beats(2 * shape.tokens));
+        let filled = shape.residual_beats(embed, setting.tokens());
+        let residual = cursor.take(filled);
         let (mut embedding, mut norms) = (Vec::new(), Vec::new());
         for band in hardware.input_bands(setting.tokens(), setting.patch_len) {
             let matrix = Matrix::new(cursor, shape, patch_rows, setting.patch_len);
@@ -196,7 +209,7 @@ impl Plan {
                 eight_bit: 0,
             };
             let zeros = Matrix::new(cursor, shape, zeros, embed);
-            let residual = cursor.take(words * shape.beats(2 * shape.tokens));
+            let residual = cursor.take(filled);
             let proj = Matrix::new(cursor, shape, rows, embed);
             norms.push(cursor.take(gains));
             EmbedNormPlan {

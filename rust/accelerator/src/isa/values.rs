@@ -183,5 +183,7 @@ values! {
         Before = 1,
         /// Mean of the normalised tokens.
         After = 2,
+        /// No pooling and no normalisation: gain and offset alone.
+        Unnormalised = 3,
     }
 }

@@ -7,7 +7,7 @@ use crate::shape::Shape;
 pub(super) fn layer_norm(c: LayerNorm, s: Shape) -> impl Iterator<Item = Step> {
     let embed = c.embed as usize;
     let padded = s.padded(embed);
-    let pools = c.pool != Pooling::None;
+    let pools = matches!(c.pool, Pooling::Before | Pooling::After);
     let stored = move |tile: usize, tokens: usize| {
         let normed = Range::new(
             Memory::Normed(c.frame),

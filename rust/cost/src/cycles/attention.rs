@@ -1,5 +1,6 @@
 //! Models attention's half of a block.
 
+use quasar_core::subnet::config::Pool;
 use quasar_hardware::declared::{
     array as timing, COMMAND_GAP, EXPONENTIAL_DEPTH, LOOP_GAP, PLAN_INTERVAL, SCORE_DEPTH,
 };
@@ -30,7 +31,11 @@ impl Model<'_> {
         // The columns that pad a head to whole words are no work of the network.
         proj.stage.macs = needed * work.proj.total() * work.inner();
         proj.stage.slot_macs = proj.stage.slot_macs / inner * work.inner();
-        let side = self.side(4 * embed);
+        let pools = last && self.setting.pool == Pool::Attention;
+        let mut side = self.side(4 * embed);
+        if pools {
+            side.add(self.fill(embed, needed));
+        }
         let norm = self.norm(&proj.held_up(), needed, embed);
         let mut lead = self.lead(&[first, second], side, norm, false);
         self.refill_first(&mut first, &proj);
@@ -67,7 +72,7 @@ impl Model<'_> {
             norm,
             covers,
             side,
-            commands: 9 + 4 * units,
+            commands: 9 + 4 * units + if pools { 2 } else { 0 },
         }
     }
 

@@ -19,7 +19,7 @@ impl Model<'_> {
         // Each word of all tokens of a tile starts on a beat: patches, then the first values of the
         // residual.
         let word = |bytes: u64| self.padded(bytes * self.tiling.tokens);
-        let fill = self.fill(embed);
+        let fill = self.fill(embed, tokens);
         // With two frames in flight, load reads ahead while the other frame's phase works, until
         // the residual's first values fill the drain's queue: the drain takes them once it is done
         // with the phase before.
@@ -107,7 +107,7 @@ impl Model<'_> {
             end.stage.add(&product.stage);
             end.norm = self.norm(&product, tokens, embed);
         }
-        let fill = self.fill(embed);
+        let fill = self.fill(embed, tokens);
         end.side = fill;
         end.side.add(self.side(4 * embed));
         // The product's sums wait until the residual is filled.
@@ -116,11 +116,11 @@ impl Model<'_> {
         end
     }
 
-    /// Models the transfer that fills the residual.
-    fn fill(&self, embed: u64) -> Side {
+    /// Models the transfer that fills the residual of some tokens.
+    pub(super) fn fill(&self, embed: u64, tokens: u64) -> Side {
         // Each word of all tokens of a tile starts on a beat. The drain stores it a group of tokens
         // at a time.
-        let words = self.tiling.token_tiles(self.setting.tokens()) * embed;
+        let words = self.tiling.token_tiles(tokens) * embed;
         let fill = self.side(words * self.padded(2 * self.tiling.tokens));
         let stored = words * self.tiling.tokens.div_ceil(self.lanes().requantize);
         Side {

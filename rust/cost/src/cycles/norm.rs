@@ -100,7 +100,6 @@ impl Model<'_> {
         let before = &bands[bands.len() - 1].product;
         let after = match self.setting.pool {
             _ if self.setting.patch_tokens => return self.norm_of_bands(bands, embed),
-            // No accelerator pools by attention yet.
             Pool::Token | Pool::Attention => return self.norm(before, 1, embed),
             Pool::MeanAfterNorm => {
                 let mut norm = self.norm_of_bands(bands, embed);

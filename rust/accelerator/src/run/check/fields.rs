@@ -101,6 +101,8 @@ impl<'a> Checker<'a> {
                 ensure(c.base + c.rows <= c.stride, "the head is beyond all heads")
             }
             Command::Fill(c) => {
+                let pools = sizes.pools(place.phase.into());
+                let tokens = if pools { 1 } else { tokens };
                 let words = self.tiles(tokens) * sizes.embed as u64;
                 ensure(
                     u64::from(c.words) == words && words <= buffers.residual,
@@ -249,12 +251,13 @@ impl<'a> Checker<'a> {
             _ if sizes.patch_tokens => Pooling::None,
             Pool::Mean | Pool::TokenPair if last => Pooling::Before,
             Pool::MeanAfterNorm if last => Pooling::After,
+            Pool::Attention if last => Pooling::Unnormalised,
             _ => Pooling::None,
         };
         ensure(c.frame == slot, "the frame is not the slot's")?;
         ensure(c.pool == expected, "the pooling is not the network's")?;
         let from = match (expected, sizes.pool) {
-            (Pooling::None, _) => 0,
+            (Pooling::None | Pooling::Unnormalised, _) => 0,
             (_, Pool::TokenPair) => 1,
             _ => sizes.prefix,
         };

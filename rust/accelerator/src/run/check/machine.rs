@@ -512,8 +512,10 @@ impl<'a> Machine<'a> {
             self.write(DRAIN, mean, tag.of(means))?;
         }
         if contents == Contents::Residual {
+            let sizes = self.program.sizes;
             // The row of zeros behind the norm of the embedded patches has no moments.
-            let refilled = self.program.sizes.embed_norm && tag.phase == 1 && c.moments;
+            let refilled =
+                sizes.embed_norm && tag.phase == 1 && c.moments || sizes.pools(tag.phase.into());
             let old = if tag.phase == 0 || refilled {
                 tag.of(Contents::Filled)
             } else {
