@@ -32,6 +32,7 @@ def run(model: Any, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
     }
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(None, {"pixels": images}), strict=True))

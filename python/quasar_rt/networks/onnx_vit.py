@@ -99,7 +99,7 @@ class _Reader:
         self.notices: list[str] = []
         #: The rotary positions, complex [tokens, pairs], and whether pairs are channels of both halves of a head.
         self.turns: tuple[Array, bool] | None = None
-        #: For q, k and v of each block, whether they are rotated.
+        #: For k, v and q of each block, whether they are rotated.
         self.rotated: list[bool] = []
         self.norms, self.linears = graph.norms(), graph.linears()
         self.require(bool(self.norms), "it has no LayerNorm")
@@ -141,7 +141,7 @@ class _Reader:
             self.depth > 0, "no pre-norm block of attention and MLP was found behind the first LayerNorm"
         )
         self.require(
-            self.turns is None or self.rotated == [True, True, False] * self.depth,
+            self.turns is None or self.rotated == [True, False, True] * self.depth,
             "it rotates some of its q and k, or v",
         )
         pool = self._tail(x)
