@@ -78,7 +78,6 @@ def test_a_network_of_deit_tinys_size_answers_soon_and_in_little_memory(deit_tin
         "print(time.process_time() - start, before, peak())"
     )
     runs = [numbers(code) for _ in range(PROCESSES)]
-    # The aim is 50 ms on an idle machine; a busy one takes twice as long.
     assert min(seconds for seconds, _, _ in runs) < 0.1
     # Next to other work, one of them now and then has 4 MB more.
     assert min(peak - numpys for _, numpys, peak in runs) < 25
