@@ -24,7 +24,7 @@ from typing import Any
 
 import click
 
-from peer_models import CONTESTANTS, Shape
+from peer_models import CONTESTANTS, SHAPES, Shape
 from quasar_rt.bench import RANDOM_SHAPES
 from quasar_rt.cli.output import print_table
 
@@ -186,7 +186,9 @@ def show(title: str, results: list[dict[str, Any]]) -> None:
 
 
 @click.command(help=__doc__, context_settings={"max_content_width": 100})
-@click.option("--shape", "shapes", multiple=True, type=click.Choice(list(RANDOM_SHAPES)), help="By name.")
+@click.option(
+    "--shape", "shapes", multiple=True, type=click.Choice([*RANDOM_SHAPES, *SHAPES]), help="By name."
+)
 @click.option("--embed", type=int, help="A shape of your own: channels.")
 @click.option("--depth", type=int, default=12, show_default=True, help="Its blocks.")
 @click.option("--heads", type=int, default=3, show_default=True, help="Its attention heads.")
@@ -236,7 +238,7 @@ def main(
     peers: Path,
     output: Path | None,
 ) -> None:
-    named = {name: Shape(**RANDOM_SHAPES[name], image=224, patch=16) for name in RANDOM_SHAPES}
+    named = {**SHAPES, **{name: Shape(**RANDOM_SHAPES[name], image=224, patch=16) for name in RANDOM_SHAPES}}
     if embed is not None:
         name = f"vit-{embed}x{depth}-heads{heads}-{image}-patch{patch}"
         named[name] = Shape(embed, depth, heads, image, patch)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Shape(NamedTuple):
-    """A ViT's shape: square RGB images, one class token, an MLP four times as wide."""
+    """A ViT's shape: square RGB images, an MLP four times as wide."""
 
     embed: int
     depth: int
@@ -30,11 +30,25 @@ class Shape(NamedTuple):
     image: int
     patch: int
     classes: int = 1000
+    prefix: int = 1
+    """Class token and registers."""
+    rotary: bool = False
+    """Positions turn q and k of patches."""
+    pools: bool = False
+    """One more block pools all tokens by attention."""
 
     @property
     def tokens(self) -> int:
-        """Patches and the class token."""
-        return (self.image // self.patch) ** 2 + 1
+        """Patches and prefix tokens."""
+        return (self.image // self.patch) ** 2 + self.prefix
+
+
+#: What is raced by name, besides `quasar_rt.bench.RANDOM_SHAPES`.
+SHAPES = {
+    "dinov3-small": Shape(384, 12, 6, 224, 16, prefix=5, rotary=True),
+    "siglip-base": Shape(768, 12, 12, 224, 16, prefix=0, pools=True),
+    "vit-base": Shape(768, 12, 12, 224, 16),
+}
 
 
 # The graph, as timm exports it.
@@ -73,15 +87,36 @@ def vit(shape: Shape, seed: int = 0) -> onnx.ModelProto:
     def numbers(*values: int) -> str:
         return constant(values, np.int64)
 
-    def attention(x: str) -> str:
-        qkv = node("Reshape", linear(x, embed, 3 * embed), numbers(0, tokens, 3, heads, embed // heads))
+    def rotated(x: str) -> str:
+        first, last, axis = numbers(shape.prefix), numbers(tokens), numbers(2)
+        patches = node("Slice", x, first, last, axis)
+        half, dim = numbers(embed // heads // 2), numbers(3)
+        low = node("Slice", patches, numbers(0), half, dim)
+        high = node("Slice", patches, half, numbers(embed // heads), dim)
+        turned = node("Concat", node("Neg", high), low, axis=3)
+        angles = rng.uniform(0, 6, (tokens - shape.prefix, embed // heads))
+        kept = node("Mul", patches, constant(np.cos(angles)))
+        patches = node("Add", kept, node("Mul", turned, constant(np.sin(angles))))
+        return node("Concat", node("Slice", x, numbers(0), first, axis), patches, axis=2)
+
+    def attention(x: str, pools: bool = False) -> str:
+        parts = 2 if pools else 3
+        qkv = node(
+            "Reshape", linear(x, embed, parts * embed), numbers(0, tokens, parts, heads, embed // heads)
+        )
         qkv = node("Transpose", qkv, perm=[2, 0, 3, 1, 4])
-        q, k, v = (node("Gather", qkv, constant(i, np.int64), axis=0) for i in range(3))
-        q = node("Mul", q, constant((embed // heads) ** -0.5))
-        logits = node("MatMul", q, node("Transpose", k, perm=[0, 1, 3, 2]))
+        *q, k, v = (node("Gather", qkv, constant(i, np.int64), axis=0) for i in range(parts))
+        query = normal(1, heads, 1, embed // heads, deviation=1.0) if pools else q[0]
+        if shape.rotary:
+            query, k = rotated(query), rotated(k)
+        query = node("Mul", query, constant((embed // heads) ** -0.5))
+        logits = node("MatMul", query, node("Transpose", k, perm=[0, 1, 3, 2]))
         attended = node("MatMul", node("Softmax", logits, axis=-1), v)
         attended = node("Transpose", attended, perm=[0, 2, 1, 3])
-        return linear(node("Reshape", attended, numbers(0, tokens, embed)), embed, embed)
+        return linear(node("Reshape", attended, numbers(0, 1 if pools else tokens, embed)), embed, embed)
+
+    def mlp(x: str) -> str:
+        return linear(node("Gelu", linear(norm(x), embed, 4 * embed)), 4 * embed, embed)
 
     kernel = normal(embed, 3, shape.patch, shape.patch, deviation=(3 * shape.patch**2) ** -0.5)
     x = node(
@@ -94,15 +129,19 @@ def vit(shape: Shape, seed: int = 0) -> onnx.ModelProto:
     )
     x = node("Transpose", node("Reshape", x, numbers(0, embed, -1)), perm=[0, 2, 1])
     batch = node("Gather", node("Shape", "image"), numbers(0), axis=0)
-    target = node("Concat", batch, numbers(1, embed), axis=0)
-    token = node("Expand", normal(1, 1, embed, deviation=1.0), target)
-    x = node("Concat", token, x, axis=1)
-    x = node("Add", x, normal(1, tokens, embed, deviation=0.2))
+    if shape.prefix:
+        target = node("Concat", batch, numbers(shape.prefix, embed), axis=0)
+        x = node("Concat", node("Expand", normal(1, shape.prefix, embed, deviation=1.0), target), x, axis=1)
+    if not shape.rotary:
+        x = node("Add", x, normal(1, tokens, embed, deviation=0.2))
     for _ in range(shape.depth):
         x = node("Add", x, attention(norm(x)))
-        hidden = node("Gelu", linear(norm(x), embed, 4 * embed))
-        x = node("Add", x, linear(hidden, 4 * embed, embed))
-    token = node("Gather", norm(x), constant(0, np.int64), axis=1)
+        x = node("Add", x, mlp(x))
+    x = norm(x)
+    if shape.pools:
+        x = attention(x, pools=True)
+        x = node("Add", x, mlp(x))
+    token = node("Gather", x, constant(0, np.int64), axis=1)
     nodes.append(helper.make_node("Identity", [linear(token, embed, shape.classes)], ["logits"]))
     floats = TensorProto.FLOAT
     graph = helper.make_graph(
@@ -164,11 +203,14 @@ def quasar(shape: Shape, folder: Path, threads: int, batch: int) -> Contestant:
     warnings.simplefilter("ignore", quasar_rt.UntrainedWarning)
     subnet = random_subnet(
         embed=shape.embed,
-        depth=shape.depth,
+        depth=shape.depth + shape.pools,
         heads=shape.heads,
         image_size=shape.image,
         kernel=shape.patch,
         classes=shape.classes,
+        prefix_tokens=shape.prefix,
+        rotary=shape.rotary,
+        pool="attention" if shape.pools else "token",
     )
     engine = quasar_rt.Engine(subnet, "cpu", threads=threads)
     pixels = np.random.default_rng(1).integers(0, 256, (shape.image, shape.image, 3), np.uint8)
