@@ -140,7 +140,7 @@ test-rust: $(STAMPS)/venv toolchain ## The crates' tests (the binding crate is t
 
 .PHONY: test-loom
 test-loom: toolchain ## The models of the team of threads with few preemptions; `make loom` allows more and notes what it did
-	QUASAR_LOOM_PREEMPTIONS=1 cargo test --release --quiet --manifest-path rust/loom/Cargo.toml --lib -- --test-threads=$(JOBS)
+	QUASAR_LOOM_PREEMPTIONS=2 cargo test --release --quiet --manifest-path rust/loom/Cargo.toml --lib -- --test-threads=$(JOBS)
 
 .PHONY: test-python
 test-python: ## The Python tests, with what is installed now
