@@ -28,8 +28,8 @@ CARGO_DENY := cargo-deny@0.20.2
 # The runtimes that quasar_rt is compared with.
 PEERS := 'openvino~=2026.4' 'nncf~=3.4' 'onnx~=1.23' 'onnxruntime~=1.32'
 ZOO_ARGS ?=
-# A module's tests mostly stay in one process, with the fixtures that they share.
-PYTEST := python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
+# A module's tests mostly stay in one process, with the fixtures that they share. Some tests wait: one process more.
+PYTEST := python -m pytest -n $(shell echo $$(($(JOBS) + 1))) --maxprocesses 8 --dist worksteal
 
 export PATH := $(BIN):$(PATH)
 export VIRTUAL_ENV := $(abspath $(VENV))

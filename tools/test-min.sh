@@ -32,5 +32,5 @@ export PATH="$PWD/.venv-min/bin:$PATH"
 # What does not depend on the versions of numpy and pillow is left to `make test`; test_nsga2.py searches here.
 left=(search_page search_boards search_quality search hardware simulated_time)
 ignored=("${left[@]/#/--ignore=tests/python/test_}")
-python -m pytest -n "${JOBS:-2}" --maxprocesses 8 --dist worksteal tests/python \
+python -m pytest -n "$((${JOBS:-2} + 1))" --maxprocesses 8 --dist worksteal tests/python \
   "${ignored[@]/%/.py}"

@@ -49,7 +49,10 @@ def shipped(board: str) -> Shape:
     )
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in ("4x20x1", "2x4x8") else ()) for name in SHAPES],
+)
 def test_random_passes_are_exact_in_value_and_cycle(name: str, check: Check) -> None:
     causes = {"descriptor", "issue", "chain", "weights", "room"}
     waits: Counter[str] = Counter()

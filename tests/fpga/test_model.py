@@ -24,7 +24,7 @@ SHAPES = {
     "1x1x1-DSP48E1": Shape(1, 1, 1, lanes=1, norm=1, exponential=1, dsp48e1=True),
 }
 #: Shapes that take longest to compile.
-LARGE = ("7x6x4-R2", "4x20x1-R2", "2x4x8")
+LARGE = ("7x6x4-R2", "4x20x1-R2", "2x4x8", "9x5x2-R2-DSP48E1")
 MIXES = ((100, 100), (100, 40), (35, 100), (60, 50), (20, 15))
 
 

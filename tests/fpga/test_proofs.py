@@ -15,7 +15,7 @@ import prove
 
 PROOFS = {proof.name: proof for proof in prove.PROOFS}
 #: The proofs that take longest; those of other sizes stay.
-LONGEST = ("issue-R1-P1", "issue-R1-P2", "issue-R2-P2")
+LONGEST = ("issue-R1-P1", "issue-R1-P2", "issue-R2-P1", "issue-R2-P2")
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,6 @@ def test_engines_are_imported_without_what_single_calls_need():
 
 
 def test_an_engines_import_is_a_fraction_of_numpys():
-    # 60 ms are the aim, beyond NumPy's import of 80 to 100 ms on the machines at hand: measured, a sixth of that.
     code = (
         "import time; start = time.process_time()\n"
         "import numpy; middle = time.process_time()\n"
@@ -79,7 +78,5 @@ def test_a_network_of_deit_tinys_size_answers_soon_and_in_little_memory(deit_tin
     )
     runs = [numbers(code) for _ in range(PROCESSES)]
     assert min(seconds for seconds, _, _ in runs) < 0.1
-    # Next to other work, one of them now and then has 4 MB more.
     assert min(peak - numpys for _, numpys, peak in runs) < 25
-    # All of the process: Python and NumPy have 35 to 41 MB, from machine to machine.
-    assert min(peak for _, _, peak in runs) < 68
+    assert min(peak for _, _, peak in runs) < 68  # Python and NumPy have 35 to 41

@@ -175,7 +175,7 @@ def test_a_subnet_is_estimated_by_its_own_rows() -> None:
         assert modelled.macs == layer.macs
 
 
-@pytest.mark.parametrize("name", space_names())
+@pytest.mark.parametrize("name", sorted(set(space_names()) - {"base"}))
 def test_tables_equal_estimates(name: str) -> None:
     space = Space.load(name)
     hardware = Hardware.for_board("zcu102", space)

@@ -428,7 +428,7 @@ except ImportError as error:
 
 @pytest.mark.parametrize(
     ("space", "board"),
-    [("tiny", "zcu102"), ("tiny", "kv260"), ("digits", "pynq-z2"), ("fashion-mnist", "ultra96v2")],
+    [("tiny", "kv260"), ("digits", "pynq-z2"), ("fashion-mnist", "ultra96v2")],
 )
 def test_each_target_is_reached_event_by_event_by_the_file_s_own_rows(tmp_path, space, board):
     result = search(space, board=board, population=24, generations=8, out=tmp_path / "found")

@@ -145,7 +145,7 @@ def assert_steady(library, subnet, modelled, frames=8):
     assert steady_cycles(library, subnet, frames) == pytest.approx((modelled, modelled), rel=0.01)
 
 
-@pytest.mark.parametrize("name", ["zcu102", "kv260", "pynq-z2"])
+@pytest.mark.parametrize("name", ["zcu102", pytest.param("kv260", marks=pytest.mark.slow), "pynq-z2"])
 def test_the_rate_of_deit_tiny_is_that_of_the_event_model(name):
     library = simulated.library(name)
     subnet = random_subnet(eight_bit_fraction=0)
