@@ -238,7 +238,8 @@ def main(
     peers: Path,
     output: Path | None,
 ) -> None:
-    named = {**SHAPES, **{name: Shape(**RANDOM_SHAPES[name], image=224, patch=16) for name in RANDOM_SHAPES}}
+    sizes = {name: (one["embed"], one["depth"], one["heads"]) for name, one in RANDOM_SHAPES.items()}
+    named = {**SHAPES, **{name: Shape(*size, 224, 16) for name, size in sizes.items()}}
     if embed is not None:
         name = f"vit-{embed}x{depth}-heads{heads}-{image}-patch{patch}"
         named[name] = Shape(embed, depth, heads, image, patch)

@@ -33,7 +33,6 @@ class Shape(NamedTuple):
     prefix: int = 1
     """Class token and registers."""
     rotary: bool = False
-    """Positions turn q and k of patches."""
     pools: bool = False
     """One more block pools all tokens by attention."""
 
@@ -43,7 +42,7 @@ class Shape(NamedTuple):
         return (self.image // self.patch) ** 2 + self.prefix
 
 
-#: What is raced by name, besides `quasar_rt.bench.RANDOM_SHAPES`.
+#: Shapes by name, besides `quasar_rt.bench.RANDOM_SHAPES`.
 SHAPES = {
     "dinov3-small": Shape(384, 12, 6, 224, 16, prefix=5, rotary=True),
     "siglip-base": Shape(768, 12, 12, 224, 16, prefix=0, pools=True),
