@@ -175,7 +175,9 @@ def test_a_subnet_is_estimated_by_its_own_rows() -> None:
         assert modelled.macs == layer.macs
 
 
-@pytest.mark.parametrize("name", sorted(set(space_names()) - {"base"}))
+@pytest.mark.parametrize(
+    "name", [*sorted({*space_names()} - {"base"}), pytest.param("base", marks=pytest.mark.slow)]
+)
 def test_tables_equal_estimates(name: str) -> None:
     space = Space.load(name)
     hardware = Hardware.for_board("zcu102", space)

@@ -70,9 +70,7 @@ def test_a_reader_checks_angles_widths_and_heads():
 
 
 def test_the_hardware_model_refuses_networks_of_the_cpu_by_name():
-    with pytest.raises(
-        quasar_rt.InvalidValueError, match="rotary positions, which run on the CPU only as yet"
-    ):
+    with pytest.raises(quasar_rt.InvalidValueError, match="rotary positions, which run on the CPU only"):
         Workload.of_subnet(network())
 
 
