@@ -124,6 +124,11 @@ impl Setting {
         }
     }
 
+    /// Returns true if a block, the network's `last` or not, pools all tokens into token 0.
+    pub const fn pools(&self, last: bool) -> bool {
+        last && matches!(self.pool, Pool::Attention)
+    }
+
     /// Returns the number of tokens that a head runs on.
     pub const fn head_tokens(&self) -> u64 {
         if self.patch_tokens {

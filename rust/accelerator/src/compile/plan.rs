@@ -1,6 +1,5 @@
 //! Gives each transfer its place in the arena, from sizes and row widths alone.
 
-use quasar_core::subnet::config::Pool;
 use quasar_hardware::tiling::Band;
 use quasar_hardware::workload::{BlockWork, RowWidths, Setting};
 use quasar_hardware::{Hardware, Workload};
@@ -47,7 +46,7 @@ impl Outline {
     /// Returns true for a block that pools all tokens into token 0.
     pub(super) fn pools(&self, block: usize) -> bool {
         let last = block + 1 == self.workload.blocks.len();
-        last && self.workload.setting.pool == Pool::Attention
+        self.workload.setting.pools(last)
     }
 
     /// Returns true if a block makes the queries of leading tokens alone, after keys and values.

@@ -1,6 +1,5 @@
 //! Models attention's half of a block.
 
-use quasar_core::subnet::config::Pool;
 use quasar_hardware::declared::{
     array as timing, COMMAND_GAP, EXPONENTIAL_DEPTH, LOOP_GAP, PLAN_INTERVAL, SCORE_DEPTH,
 };
@@ -31,7 +30,7 @@ impl Model<'_> {
         // The columns that pad a head to whole words are no work of the network.
         proj.stage.macs = needed * work.proj.total() * work.inner();
         proj.stage.slot_macs = proj.stage.slot_macs / inner * work.inner();
-        let pools = last && self.setting.pool == Pool::Attention;
+        let pools = self.setting.pools(last);
         let mut side = self.side(4 * embed);
         if pools {
             side.add(self.fill(embed, needed));
