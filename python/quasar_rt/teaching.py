@@ -27,9 +27,10 @@ from .datasets import files_by_class, held_out
 from .engine import Engine
 from .errors import FileError, ImageError, InvalidValueError, MissingFileError
 from .evaluate import Estimate, decode, wilson
-from .export.post_training import Progress, calibration_apart, export_timm, prepare
+from .export.post_training import calibration_apart, export_timm, prepare
 from .files import cache_folder, make_folder, write_bytes
 from .networks import load_network
+from .quantization import Progress, QuantizationOptions
 from .subnet import Subnet
 
 __all__ = ["Taught", "backbone", "teach"]
@@ -167,7 +168,7 @@ def _embeddings(
     network: Any, paths: Sequence[str], report: Callable[[int, int], object]
 ) -> NDArray[np.float32]:
     """Returns the float network's embeddings, on the pixels that its subnet will get, float32 [images, embed]."""
-    prepared = prepare(network, paths[:1], embedding=True)
+    prepared = prepare(network, paths[:1], QuantizationOptions(embedding=True))
     parts = []
     report(0, len(paths))
     for start in range(0, len(paths), 8):

@@ -31,6 +31,7 @@ from pages import markdown, splice
 from quasar_rt import Engine
 from quasar_rt.bench import measure
 from quasar_rt.evaluate import wilson
+from quasar_rt.quantization import QuantizationOptions
 from zoo import machine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +47,8 @@ CALIBRATION = 256
 FOLDS, DRAWS = 5, 5
 #: Strengths of the head's ridge, as scikit-learn's C; cross-validation within the training cells takes one.
 RIDGES = (0.001, 0.01, 0.1)
+#: Frame rates on kv260, and the sides of the images at which the network can reach them.
+TARGETS = ((60, 224), (100, 182))
 #: Pictures that the simulated accelerator embeds.
 PICTURES = 3
 
@@ -53,10 +56,6 @@ Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 Vectors = NDArray[np.float32]
 Record = dict[str, Any]
-
-
-#: Frame rates on kv260, and the sides of the images at which the network can reach them.
-TARGETS = ((60, 224), (100, 182))
 
 
 @dataclass(frozen=True)
@@ -294,7 +293,7 @@ def measured(fps: int, side: int, folder: Path, count: int, peers: Path | None) 
         correct=False,
         progress=lambda what, done, total: click.echo(f"fit: {done} of {total}, {what}", err=True),
     ).fitted
-    prepared = prepare(model, calibration.paths[:2], embedding=True)
+    prepared = prepare(model, calibration.paths[:2], QuantizationOptions(embedding=True))
 
     with torch.no_grad():
         exact = torch.cat([model(batch) for batch in prepared.normalised(tested.paths)]).numpy()

@@ -11,13 +11,15 @@ from __future__ import annotations
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import QuasarError
 from ..files import check_writable, write_text
+from ..quantization import ExportOptions
 from .float_network import described, float_network, open_float_network
+from .options import declared
 from .output import Failure, bars, echo, print_records
 
 if TYPE_CHECKING:
@@ -28,18 +30,13 @@ if TYPE_CHECKING:
 @float_network
 @click.option(
     "--eight-bit",
+    "eight_bit_fraction",
     default=0.25,
     show_default=True,
     type=click.FloatRange(0, 1),
     help="Share of the blocks' weights with 8 bits; the rows are chosen over all matrices, the others have 4 bits.",
 )
-@click.option(
-    "--method",
-    type=click.Choice(["gptq", "nearest"]),
-    default="gptq",
-    show_default=True,
-    help="How weights are rounded: for the least error of each row's outputs, or each to the nearest code.",
-)
+@declared(ExportOptions)
 @click.option(
     "--report",
     is_flag=True,
@@ -48,9 +45,7 @@ if TYPE_CHECKING:
 @click.option(
     "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The .qvit file to write."
 )
-def command(
-    eight_bit: float, method: Literal["gptq", "nearest"], report: bool, out: Path, **source: Any
-) -> None:
+def command(report: bool, out: Path, **source: Any) -> None:
     """Quantizes a network, and writes its subnet."""
     try:
         from ..engine import Engine
@@ -71,8 +66,6 @@ def command(
             subnet = export_timm(
                 network.model,
                 files,
-                eight_bit_fraction=eight_bit,
-                method=method,
                 report=layers.append,
                 progress=calibration_apart(bar, "quantize"),
                 **options,
@@ -90,7 +83,7 @@ def command(
             ">columns": lambda layer: layer.columns,
             ">8-bit rows": lambda layer: layer.eight_bit_rows,
             ">error, nearest codes": lambda layer: f"{layer.error_before:.2%}",
-            f">error, {method}": lambda layer: f"{layer.error_after:.2%}",
+            f">error, {options['method']}": lambda layer: f"{layer.error_after:.2%}",
         },
     )
     echo(

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import QuasarError
-from ..nas.options import DEFAULT_BOARD
+from ..quantization import CURVE, FitOptions
 from . import complete
 from .float_network import described, float_network, open_float_network
-from .options import as_json, warnings_as_lines
+from .options import as_json, declared, warnings_as_lines
 from .output import Failure, bars, echo, print_json, print_records
 
 if TYPE_CHECKING:
@@ -33,37 +33,7 @@ if TYPE_CHECKING:
 
 @click.command("fit", help=(__doc__ or "").replace(r"\b", "\b"))
 @float_network
-@click.option(
-    "--board",
-    metavar="NAME|FILE",
-    shell_complete=complete.boards,
-    help=f"A shipped board, or a TOML file of your own. [the one in --hardware, or {DEFAULT_BOARD}]",
-)
-@click.option("--fps", type=float, multiple=True, help="A frame rate to reach, frames a second. Repeatable.")
-@click.option(
-    "--curve",
-    type=click.IntRange(2, 100),
-    help="This many subnets from 8 bits in all rows to 4 instead. [5 without --fps]",
-)
-@click.option(
-    "--fps-of",
-    type=click.Choice(["board", "accelerator"]),
-    default="board",
-    show_default=True,
-    help="What --fps means: what a user gets, with the processor's gaps and limit, or the accelerator alone.",
-)
-@click.option(
-    "--hardware",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A configuration of the accelerator (TOML). [the fastest one for the network]",
-)
-@click.option(
-    "--space",
-    shell_complete=complete.spaces,
-    metavar="NAME|FILE",
-    help="Make the configuration for this search space rather than for the network alone.",
-)
-@click.option("--clock", type=float, metavar="MHZ", help="The fabric's clock. [the board's default]")
+@declared(FitOptions, board=complete.boards, space=complete.spaces)
 @click.option(
     "--out",
     required=True,
@@ -71,50 +41,22 @@ if TYPE_CHECKING:
     help="The folder for the results.",
 )
 @as_json
-def command(
-    board: str | None,
-    fps: tuple[float, ...],
-    curve: int | None,
-    fps_of: Any,
-    hardware: Path | None,
-    space: str | None,
-    clock: float | None,
-    out: Path,
-    as_json: bool,
-    **source: Any,
-) -> None:
+def command(out: Path, as_json: bool, **source: Any) -> None:
     """Fits a network, and prints what was found."""
     from ..fitting import fit
-    from ..fitting.run import CURVE
-    from ..hardware import Board, Hardware
-    from ..space import Space
 
     network, files, options = open_float_network(**source)
     from ..export.post_training import calibration_apart
 
     try:
-        chosen = None if board is None else Board.load(board)
         with warnings_as_lines(), bars() as bar:
-            found = fit(
-                network.model,
-                files,
-                out=out,
-                board=chosen,
-                fps=fps,
-                curve=curve,
-                fps_of=fps_of,
-                hardware=None if hardware is None else Hardware.load(hardware, chosen),
-                space=None if space is None else Space.load(space),
-                clock_mhz=clock,
-                progress=calibration_apart(bar, "fit"),
-                **options,
-            )
+            found = fit(network.model, files, out=out, progress=calibration_apart(bar, "fit"), **options)
     except (QuasarError, ValueError) as error:
         raise Failure(str(error)) from error
     if as_json:
         print_json(found.as_dict())
     else:
-        _show(found, out, 1 if fps else curve or CURVE)
+        _show(found, out, 1 if options["fps"] else options["curve"] or CURVE)
 
 
 def _show(found: Fit, out: Path, asked: int) -> None:

@@ -70,30 +70,10 @@ _OPTIONS: list[Callable[..., Any]] = [
         "there are 128 or more, correct the outputs.",
     ),
     click.option(
-        "--correct/--no-correct",
-        default=True,
-        show_default=True,
-        help="Correct logits and embedding by least squares towards the float network's, where held-out images gain.",
-    ),
-    click.option(
         "--classes",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="A text file, one class name a line. By default the names in a Hugging Face folder, or those of the "
         "folders in --calibration if there is one for each class.",
-    ),
-    click.option(
-        "--embedding",
-        is_flag=True,
-        help="Also give an image's embedding, for retrieval (Engine.embed); a model without a classifier gives it "
-        "alone.",
-    ),
-    click.option(
-        "--tokens",
-        type=click.Choice(["image", "patch"]),
-        default="image",
-        show_default=True,
-        help="Whose classes and embedding the subnet gives: the image's, or each patch's, too, for anomaly maps and "
-        "segmentation.",
     ),
     click.option(
         "--mean",
@@ -113,10 +93,6 @@ _OPTIONS: list[Callable[..., Any]] = [
         metavar="JSON",
         help='How images come to the model\'s size, e.g. \'{"mode": "exact", "size": [48, 96], "filter": "bicubic"}\' '
         "(docs/subnet-file.md); timm's configuration by default.",
-    ),
-    click.option(
-        "--name",
-        help="The subnet's name; by default that of the checkpoint's file, the folder or the timm model.",
     ),
 ]
 

@@ -36,8 +36,8 @@ def declared(options: type[Any], **completions: Callable[..., Any]) -> Callable[
             flag, _, metavar = details.flag.partition(" ")
             text = details.help or details.text[0].upper() + details.text[1:]
             keywords: dict[str, Any] = {"default": one.default, "show_default": one.default is not None}
-            if one.default is False:
-                keywords = {"is_flag": True}
+            if isinstance(one.default, bool):
+                keywords = {"is_flag": True, "default": one.default, "show_default": one.default}
             elif "Iterable" in one.type or "Sequence" in one.type:
                 keywords, text = {"multiple": True}, f"{text} Repeatable."
             if details.choices:

@@ -7,7 +7,7 @@ say how much an error of each row costs. Then the matrices are quantized one aft
 inputs that the quantized part before it gives, with GPTQ (`gptq`).
 """
 
-from .layerwise import LayerReport as LayerReport
+from ..quantization import LayerReport as LayerReport
 from .post_training import export_timm as export_timm
 from .reference import reference_embeddings as reference_embeddings
 from .reference import reference_logits as reference_logits

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from ..build import (
     unnormalised,
 )
 from ..build.integers import ATTENTION_GAIN_LIMIT, MULTIPLIER_LIMIT, at_least
+from ..quantization import LayerReport, Method
 from ..train.quantizers import attention, layer_norm
 from .calibration import Ranges, Statistics
 from .float_vit import Block, Linear, Norm, ViT, patches_of, scaled, single_tokens
@@ -39,8 +40,6 @@ from .gptq import Observed, Rows, best_ridge, gptq_rows, joint_rows, nearest_row
 from .team import Team
 
 __all__ = [
-    "LayerReport",
-    "Method",
     "Quantized",
     "Widths",
     "Worth",
@@ -48,34 +47,11 @@ __all__ = [
     "quantize_layers",
 ]
 
-#: ``gptq``: `quasar_rt.export.gptq` with corrected biases; ``nearest``: each weight to the nearest code.
-Method = Literal["gptq", "nearest"]
 #: Computes, for each row of a matrix, by how much 8 bits lower the loss against 4 bits: float64 [rows].
 Worth = Callable[[], NDArray[np.float64]]
 #: Chooses the width of each row of a matrix of the blocks, uint8 [rows], from its name, its number of rows and their
 #: worth.
 Widths = Callable[[str, int, Worth], NDArray[np.uint8]]
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """Reports how well one matrix was quantized, measured on the calibration images.
-
-    An error is the root of the mean squared difference from the outputs of the float network, as a share of their
-    standard deviation. It contains what the quantized layers before this one cost.
-    """
-
-    name: str
-    rows: int
-    columns: int
-    eight_bit_rows: int
-    error_before: float
-    """With each weight rounded to the nearest code."""
-    error_after: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the fields for JSON."""
-        return asdict(self)
 
 
 @dataclass

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..quantization import LayerReport, Method
 from .calibration import Ranges, Statistics, balance, find_ranges, gather_statistics, largest_channels
 from .float_vit import ViT
 from .inputs import varied
-from .layerwise import LayerReport, Method, Quantized, Widths, Worth, quantize_layers
+from .layerwise import Quantized, Widths, Worth, quantize_layers
 from .team import Team
 
 __all__ = ["Calibrated", "calibrate", "measure_worth"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import timm
@@ -16,86 +16,27 @@ from torch import Tensor, nn
 
 from ..build import NetworkSpec, build_subnet
 from ..images import ImageLike
+from ..options import takes
+from ..quantization import ExportOptions, LayerReport, Method, Progress, QuantizationOptions, Tokens
 from ..subnet import Subnet
 from . import correction, rotation
 from .float_vit import ViT, forward
 from .inputs import calibration_batches, preprocessing_of
-from .layerwise import LayerReport, Method, Quantized, norm_spec
+from .layerwise import Quantized, norm_spec
 from .network import Calibrated, calibrate, measure_worth
 from .team import MEMBERS
 from .timm_reader import read, require
 from .widths import widths_of_share
 
-__all__ = ["Prepared", "Tokens", "calibration_apart", "export_timm", "prepare"]
+__all__ = ["Prepared", "calibration_apart", "export_timm", "prepare"]
 
-#: The tokens whose outputs a subnet gives: those of the image alone, or of each patch, too.
-Tokens = Literal["image", "patch"]
 #: Stages of a calibration: channels, gradients and ranges.
 CALIBRATION_STAGES = 3
-#: Gets what is done, how much of it, and its total.
-Progress = Callable[[str, int, int], object]
 
 
-def export_timm(
-    model: nn.Module,
-    calibration: Iterable[ImageLike] | Tensor,
-    *,
-    eight_bit_fraction: float = 0.25,
-    classes: Sequence[str] | None = None,
-    name: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    resize: dict[str, Any] | None = None,
-    percentile: float | None = None,
-    equalize: bool = True,
-    rotate: bool | None = None,
-    method: Method = "gptq",
-    embedding: bool = False,
-    tokens: Tokens = "image",
-    correct: bool = True,
-    batch_size: int = 16,
-    report: Callable[[LayerReport], object] | None = None,
-    progress: Progress | None = None,
-) -> Subnet:
+@takes(ExportOptions)
+def export_timm(options: ExportOptions) -> Subnet:
     """Quantizes a timm ``VisionTransformer`` after training.
-
-    Args:
-        model: ``vit_*``, ``deit_*`` or any other plain ``VisionTransformer``: any embed, depth, heads, patch and MLP
-            ratio, class token (and register tokens), class and distillation token, or mean pooling, layer scale, RGB or
-            gray. It is not changed.
-        calibration: images as :meth:`Engine.infer` takes them, or one float tensor [images, channels, height, width]
-            normalised as the model expects it. A few dozen suffice, some hundreds correct the outputs as well; labels
-            are not needed.
-        eight_bit_fraction: the share of the blocks' weights that have 8 bits. The rows are chosen over all matrices:
-            those whose error, after `method`, costs the loss most at 4 bits for each weight; the model's own
-            prediction is the label. The patch embedding and the head are all 8-bit.
-        classes: class names; ``class 0``, ... by default.
-        name: the subnet's name; the model's architecture name by default.
-        mean, std: of pixel/255 for each channel; timm's configuration of the model by default (``pretrained_cfg``), or
-            ImageNet's, with a warning, where the model has none.
-        resize: the subnet's ``preprocess.resize`` (docs/subnet-file.md). The default is timm's configuration of the
-            model, whose ``crop_pct`` counts only where the model has the configuration's image size: for a model made
-            with another ``img_size``, the shorter side is resized to that size. Rectangular models need `resize`.
-        percentile: the share of an activation's distribution that its 8-bit range covers on each side. By default the
-            range is that of the least squared error, clipping and rounding together, each channel weighted by what an
-            error of it costs the loss.
-        equalize: True first evens out the ranges of the channels that each LayerNorm gives, and of v's.
-        rotate: True first rotates q, k and v by head and, where nothing forbids it, the residual stream
-            (`quasar_rt.export.rotation`). The float function stays the same: the head, or a projection of the
-            embedding, rotates back. An embedding beside classes and a norm of the patches forbid it. None rotates
-            a network without classes whose rows all have 8 bits.
-        method: ``"gptq"`` rounds each row for the least error of its outputs (`quasar_rt.export.gptq`) and corrects
-            the biases; ``"nearest"`` rounds each weight to the nearest code.
-        embedding: True for a subnet that gives the image's embedding, the head's input, as well as its classes
-            (`quasar_rt.Engine.embed`). The model may have no classifier then (``num_classes=0``).
-        tokens: ``"patch"`` for a subnet that also gives the logits and the embedding of each patch, from its token
-            after the final LayerNorm. A model without a classifier gives embeddings. If the model normalises the mean
-            of its patches (``fc_norm``), the subnet normalises each patch, and its image's result is their mean.
-        correct: True corrects logits and embedding by least squares on 128 images or more
-            (`quasar_rt.export.correction`), where images that are held out gain.
-        batch_size: calibration images at a time.
-        report: gets the error of each matrix before and after.
-        progress: gets, after each stage, its name, the number of stages done and their total.
 
     Returns:
         A subnet marked as trained, its recipe in ``provenance``.
@@ -106,6 +47,7 @@ def export_timm(
         quasar_rt.QuasarError: images that cannot be read or do not differ, weights that are not finite, shapes beyond
             the integer model's limits.
     """
+    eight_bit_fraction, method = options.eight_bit_fraction, options.method
     if not 0 <= eight_bit_fraction <= 1:
         raise ValueError(f"eight_bit_fraction must be in [0, 1], not {eight_bit_fraction}")
     if method not in get_args(Method):
@@ -114,30 +56,15 @@ def export_timm(
     done = count(1)
 
     def step(what: str) -> None:
-        if progress is not None:
-            progress(what, next(done), prepared.stages(1 + chosen, 1, eight_bit_fraction == 1))
+        if options.progress is not None:
+            options.progress(what, next(done), prepared.stages(1 + chosen, 1, eight_bit_fraction == 1))
 
     def on_layer(layer: LayerReport) -> None:
-        if report is not None:
-            report(layer)
+        if options.report is not None:
+            options.report(layer)
         step(layer.name)
 
-    prepared = prepare(
-        model,
-        calibration,
-        classes=classes,
-        name=name,
-        mean=mean,
-        std=std,
-        resize=resize,
-        percentile=percentile,
-        equalize=equalize,
-        rotate=rotate,
-        embedding=embedding,
-        tokens=tokens,
-        correct=correct,
-        batch_size=batch_size,
-    )
+    prepared = prepare(options.model, options.calibration, options)
     calibrated = prepared.calibrate(step, all_eight=eight_bit_fraction == 1)
     if chosen:
         worth = measure_worth(calibrated, method, lambda layer: step(layer.name))
@@ -286,36 +213,27 @@ def calibration_apart(report: Progress, what: str) -> Progress:
 
 
 def prepare(
-    model: nn.Module,
-    calibration: Iterable[ImageLike] | Tensor,
-    *,
-    classes: Sequence[str] | None = None,
-    name: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    resize: dict[str, Any] | None = None,
-    percentile: float | None = None,
-    equalize: bool = True,
-    rotate: bool | None = None,
-    embedding: bool = False,
-    tokens: Tokens = "image",
-    correct: bool = True,
-    batch_size: int = 16,
+    model: nn.Module, calibration: Iterable[ImageLike] | Tensor, options: QuantizationOptions
 ) -> Prepared:
-    """Reads a model and its calibration images; the arguments and the errors are those of `export_timm`."""
+    """Reads a model and its calibration images; the errors are those of `export_timm`."""
+    percentile, tokens = options.percentile, options.tokens
     if percentile is not None and not 0.9 <= percentile <= 1:
         raise ValueError(f"percentile must be in [0.9, 1], not {percentile}")
     if tokens not in get_args(Tokens):
         raise ValueError(f"tokens must be one of {', '.join(get_args(Tokens))}, not {tokens!r}")
-    net = read(model, headless=embedding or tokens == "patch")
-    embedding = embedding or not len(net.head.weight)
-    preprocessing, means, deviations = preprocessing_of(model, net, mean, std, resize)
-    names = [f"class {i}" for i in range(len(net.head.weight))] if classes is None else list(classes)
+    net = read(model, headless=options.embedding or tokens == "patch")
+    embedding = options.embedding or not len(net.head.weight)
+    preprocessing, means, deviations = preprocessing_of(model, net, options.mean, options.std, options.resize)
+    names = (
+        [f"class {i}" for i in range(len(net.head.weight))]
+        if options.classes is None
+        else list(options.classes)
+    )
     if len(names) != len(net.head.weight):
         raise ValueError(f"the model has {len(net.head.weight)} classes, but {len(names)} names were given")
     # The members of a team work on as many images in all.
     batches = calibration_batches(
-        calibration, net, preprocessing, means, deviations, max(1, batch_size // MEMBERS)
+        calibration, net, preprocessing, means, deviations, max(1, options.batch_size // MEMBERS)
     )
     net.cast(torch.float32)
     _check_same_function(model, net, batches[0])
@@ -327,17 +245,17 @@ def prepare(
     return Prepared(
         net=net,
         batches=batches,
-        name=name or architecture or type(model).__name__,
+        name=options.name or architecture or type(model).__name__,
         architecture=architecture,
         classes=names,
         preprocessing=preprocessing,
         mean=means,
         std=deviations,
         percentile=percentile,
-        equalize=equalize,
-        rotate=rotate,
+        equalize=options.equalize,
+        rotate=options.rotate,
         embedding=embedding,
-        correct=correct,
+        correct=options.correct,
     )
 
 

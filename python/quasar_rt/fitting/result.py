@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -18,10 +17,7 @@ from ..files import write_text
 from ..hardware import Hardware, Rates, RatesOf
 from ..subnet import Subnet
 
-__all__ = ["Errors", "Fit", "Fitted", "Progress"]
-
-#: Gets, after each stage, its name, the number of stages done and their total.
-Progress = Callable[[str, int, int], object]
+__all__ = ["Errors", "Fit", "Fitted"]
 
 #: The matrices of a block, as rows of the report have them.
 MATRICES = ("q", "k", "v", "proj", "fc1", "fc2")

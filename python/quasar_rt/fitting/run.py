@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -19,52 +19,42 @@ from torch import nn
 
 from ..engine import Engine
 from ..errors import DoesNotFitError, FileError, InvalidValueError
-from ..export.layerwise import LayerReport
 from ..export.network import Calibrated, measure_worth
 from ..export.post_training import Prepared, prepare
 from ..files import check_apart, check_folder, make_folder, open_regular, replacing
 from ..hardware import Board, Hardware, RatesOf, Workload, rates
 from ..images import ImageLike
 from ..nas.options import DEFAULT_BOARD
+from ..quantization import CURVE, FitOptions, LayerReport, Progress
 from ..space import Space
 from ..subnet import Subnet
 from .choice import CLOSE, Choice, Choices, unreachable
-from .result import Errors, Fit, Fitted, Progress
+from .result import Errors, Fit, Fitted
 from .shape import why_outside, workload_of
 
-__all__ = ["CURVE", "HELD_OUT", "run"]
+__all__ = ["HELD_OUT", "run"]
 
 #: One of this many calibration images is held out: the errors are measured on these.
 HELD_OUT = 4
-#: Subnets of a curve without frame rates, from 8 bits in all rows to 4.
-CURVE = 5
 
 
-def run(
-    model: nn.Module | str | os.PathLike[str],
-    calibration: Iterable[ImageLike],
-    *,
-    out: str | os.PathLike[str],
-    board: Board | str | None,
-    fps: float | Sequence[float],
-    curve: int | None,
-    fps_of: RatesOf,
-    hardware: Hardware | None,
-    space: Space | None,
-    clock_mhz: float | None,
-    image_size: int | tuple[int, int] | None,
-    progress: Progress | None,
-    **options: Any,
-) -> Fit:
-    """Fits a network; the arguments and the errors are those of `quasar_rt.fit`."""
-    wanted = _checked_rates(fps, curve)
+def run(options: FitOptions) -> Fit:
+    """Fits a network; the errors are those of `quasar_rt.fit`."""
+    curve, fps_of, model, out = options.curve, options.fps_of, options.model, Path(options.out)
+    wanted = _checked_rates(options.fps, curve)
     if fps_of not in get_args(RatesOf):
         raise InvalidValueError(f"fps_of must be {' or '.join(map(repr, get_args(RatesOf)))}, not {fps_of!r}")
-    images = list(calibration)
+    given = Board.load(options.board) if isinstance(options.board, str) else options.board
+    hardware, space = options.hardware, options.space
+    if isinstance(hardware, (str, os.PathLike)):
+        hardware = Hardware.load(hardware, given)
+    if isinstance(space, (str, os.PathLike)):
+        space = Space.load(space)
+    images = list(options.calibration)
     if len(images) < 2:
         raise InvalidValueError(f"a fit needs two images or more, better 32; {len(images)} were given")
-    check_apart(Path(out), (one for one in images if isinstance(one, (str, os.PathLike))))
-    check_folder(Path(out), {"report.json": "fit", "hardware.toml": "configuration", "fit.png": "picture"})
+    check_apart(out, (one for one in images if isinstance(one, (str, os.PathLike))))
+    check_folder(out, {"report.json": "fit", "hardware.toml": "configuration", "fit.png": "picture"})
     # Of two or three images the last one.
     first = min(HELD_OUT, len(images)) - 1
     held_out = images[first::HELD_OUT]
@@ -72,11 +62,12 @@ def run(
     if not isinstance(model, nn.Module):
         from ..networks import load_network
 
-        loaded = load_network(model, image_size=image_size)
+        loaded = load_network(model, image_size=options.image_size)
         model = loaded.model
-        options = {"name": loaded.name, "classes": loaded.classes, **options}
-    prepared = prepare(model, used, **options)
-    target = _Target(prepared, _configured(prepared, board, hardware, space, clock_mhz), fps_of)
+        classes = loaded.classes if options.classes is None else options.classes
+        options = replace(options, name=options.name or loaded.name, classes=classes)
+    prepared = prepare(model, used, options)
+    target = _Target(prepared, _configured(prepared, given, hardware, space, options.clock_mhz), fps_of)
     outside = None if space is None or hardware is not None else why_outside(prepared.net, space)
     remedy = (
         "the accelerator is that of the space; leave the space (--space) out, or name one with the network"
@@ -88,9 +79,8 @@ def run(
             raise
         raise DoesNotFitError(f"{error}: {outside}; {remedy}") from error
     if outside is not None:
-        warnings.warn(f"{outside}: {remedy}", stacklevel=3)
-    folder = Path(out)
-    job = _Job(model, prepared, target, folder, held_out, progress, len(wanted) or curve or CURVE)
+        warnings.warn(f"{outside}: {remedy}", stacklevel=4)
+    job = _Job(model, prepared, target, out, held_out, options.progress, len(wanted) or curve or CURVE)
     return job.run(wanted, curve or CURVE)
 
 
@@ -105,16 +95,15 @@ def _checked_rates(fps: float | Sequence[float], curve: int | None) -> list[floa
 
 def _configured(
     prepared: Prepared,
-    board: Board | str | None,
+    board: Board | None,
     hardware: Hardware | None,
     space: Space | None,
     clock_mhz: float | None,
 ) -> Hardware:
     """Returns the given configuration, or the one of the board that is fastest for the space or the network."""
     if hardware is not None:
-        given = Board.load(board) if isinstance(board, str) else board
-        if given is not None and given.name != hardware.board.name:
-            raise InvalidValueError(f"the configuration is for {hardware.board.name}, not for {given.name}")
+        if board is not None and board.name != hardware.board.name:
+            raise InvalidValueError(f"the configuration is for {hardware.board.name}, not for {board.name}")
         return hardware if clock_mhz is None else hardware.with_clock(clock_mhz)
     networks = [workload_of(prepared, width) for width in (4, 8)]
     return Hardware.for_board(board or DEFAULT_BOARD, space or networks, clock_mhz)
