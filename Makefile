@@ -13,6 +13,7 @@ STAMPS := $(VENV)/stamps
 UV = $(shell PATH="$(BIN):$$PATH" uv --version >/dev/null 2>&1 && echo uv)
 # $(call pip_install,VENV): the command that installs packages into that environment.
 pip_install = $(if $(UV),uv pip install --quiet --python $(1)/bin/python,$(1)/bin/python -m pip install --quiet)
+maturin_develop = CARGO_ENCODED_RUSTFLAGS="$$(bash tools/rustflags.sh)" maturin develop --release
 # $(call fresh_venv,VENV,PACKAGES): the command that makes an environment of these packages alone.
 fresh_venv = $(PYTHON) -m venv --clear $(1) && $(call pip_install,$(1)) $(2)
 
@@ -53,7 +54,7 @@ demo: develop ## Build, install what a board would install, classify the package
 
 .PHONY: test
 test: install-test dataset browser eda instruments gstreamer ## Install what tests need and run all of them (Rust and Python)
-	@$(MAKE) -j$(JOBS) --output-sync=target hls test-rust test-loom test-wheel
+	@$(MAKE) -j$(JOBS) --output-sync=target hls test-rust test-wheel
 	@$(MAKE) test-python
 
 ##@ Build and install (into .venv)
@@ -61,12 +62,12 @@ test: install-test dataset browser eda instruments gstreamer ## Install what tes
 .PHONY: develop
 develop: $(STAMPS)/venv toolchain ## Build in release mode and install the package, editable, with its run-time dependencies
 	@echo 'Building the Rust core; the first time this takes about a minute.'
-	@maturin develop --release $(if $(UV),--uv)
+	@$(maturin_develop) $(if $(UV),--uv)
 
 .PHONY: install-test
 install-test: $(STAMPS)/venv toolchain ## The same with the [host] and [test] extras (torch, timm, pytest, ...)
 	@echo 'Installing the [host] and [test] extras; the first time this downloads torch (about 3 GB from PyPI).'
-	@maturin develop --release --quiet $(if $(UV),--uv) --extras host,webdataset,datasets,test
+	@$(maturin_develop) --quiet $(if $(UV),--uv) --extras host,webdataset,datasets,test
 
 .PHONY: wheel
 wheel: $(STAMPS)/venv toolchain ## Build the abi3 wheel into dist/ and check what it holds
@@ -138,10 +139,6 @@ test-rust: $(STAMPS)/venv toolchain ## The crates' tests (the binding crate is t
 	@# Documentation tests cannot reach make's job server and would warn.
 	env -u MAKEFLAGS -u MFLAGS cargo test --workspace --exclude quasar-py
 
-.PHONY: test-loom
-test-loom: toolchain ## The models of the team of threads with few preemptions; `make loom` allows more and notes what it did
-	QUASAR_LOOM_PREEMPTIONS=2 cargo test --release --quiet --manifest-path rust/loom/Cargo.toml --lib -- --test-threads=$(JOBS)
-
 .PHONY: test-python
 test-python: ## The Python tests, with what is installed now
 	$(PYTEST) $(PYTEST_ARGS)
@@ -173,6 +170,7 @@ test-wheel: wheel ## Install the wheel as a board would, nothing else, and run t
 # Crates that `make develop` compiled are not compiled again.
 .PHONY: test-sdist
 test-sdist: export CARGO_TARGET_DIR = $(CURDIR)/target
+test-sdist: export CARGO_ENCODED_RUSTFLAGS = $(shell bash tools/rustflags.sh)
 test-sdist: develop ## Build the sdist, compare it with the tracked files, install from it, and run the demo
 	@rm -rf build/sdist
 	@maturin sdist --out build/sdist
@@ -370,7 +368,7 @@ fmt: $(STAMPS)/dev toolchain ## Format everything [by hand: changes files on pur
 	git ls-files -z 'fpga/*.h' 'fpga/*.hpp' 'fpga/*.cpp' | xargs -0 -r clang-format -i
 
 $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml
-	@maturin develop --release --quiet $(if $(UV),--uv) --extras dev
+	@$(maturin_develop) --quiet $(if $(UV),--uv) --extras dev
 	@touch $@
 
 .PHONY: check-all

@@ -6,15 +6,11 @@ cd "$(dirname "$0")/.."
 out="${1:?usage: tools/build-wheel.sh FOLDER [MATURIN-ARGUMENT ...]}"
 shift
 
-# The flags are rustc's for the target alone: with `--target`, `make develop` and this build keep to folders of their own.
-flags="${RUSTFLAGS:-}"
-separator=$'\x1f'
-remap="--remap-path-prefix=$PWD=.$separator--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
-export CARGO_ENCODED_RUSTFLAGS="${flags:+${flags// /$separator}$separator}$remap"
+CARGO_ENCODED_RUSTFLAGS="$(bash tools/rustflags.sh)"
+export CARGO_ENCODED_RUSTFLAGS
 
 new="$(mktemp -d)"
 trap 'rm -rf "$new"' EXIT
-case " $* " in *" --target "*) ;; *) set -- --target "$(rustc --print host-tuple)" "$@" ;; esac
 maturin build --release --locked --quiet --out "$new" "$@"
 python tools/normalize_sbom.py "$new"/*.whl
 mkdir -p "$out"

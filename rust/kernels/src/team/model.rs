@@ -17,7 +17,7 @@ use super::cores::{CHANGES, PREEMPTS};
 use super::{for_each_step, Team};
 
 /// Runs a model and prints the number of its interleavings. `preemptions`: switches, at most, away
-/// from a thread that could go on; `QUASAR_LOOM_PREEMPTIONS` may allow fewer.
+/// from a thread that could go on.
 fn check(name: &str, preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     // The team's own panic is part of a model, some thousand times. Once: loom adds a hook, too.
     static QUIET: Once = Once::new();
@@ -29,10 +29,6 @@ fn check(name: &str, preemptions: usize, model: impl Fn() + Sync + Send + 'stati
             }
         }));
     });
-    let most = std::env::var("QUASAR_LOOM_PREEMPTIONS").map_or(usize::MAX, |most| {
-        most.parse().expect("QUASAR_LOOM_PREEMPTIONS is a number")
-    });
-    let preemptions = preemptions.min(most);
     static RUNS: Count = Count::new(0);
     RUNS.store(0, Relaxed);
     let start = std::time::Instant::now();
