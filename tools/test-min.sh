@@ -30,7 +30,8 @@ print(f"Python {platform.python_version()}, numpy {numpy.__version__}, pillow {P
 unset VIRTUAL_ENV
 export PATH="$PWD/.venv-min/bin:$PATH"
 # What does not depend on the versions of numpy and pillow is left to `make test`; test_nsga2.py searches here.
-left=(search_page search_boards search_quality search hardware simulated_time)
+left=(search_page search_boards search_quality search hardware simulated_time address_space memory release
+  watch_attacks watch_page doctor build)
 ignored=("${left[@]/#/--ignore=tests/python/test_}")
 python -m pytest -n "$((${JOBS:-2} + 1))" --maxprocesses 8 --dist worksteal tests/python \
   "${ignored[@]/%/.py}"
