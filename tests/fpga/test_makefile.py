@@ -39,6 +39,7 @@ def test_the_header_of_a_configuration_stays_while_its_text_does(tmp_path: Path)
     assert "constexpr unsigned" in header.read_text()
 
 
+@pytest.mark.slow
 def test_a_waveform_has_the_signals_of_array_and_lanes(tmp_path: Path) -> None:
     tool("verilator")
     run(*FPGA, "sim", "RTL=1", "TRACE=1")

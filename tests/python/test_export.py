@@ -281,6 +281,7 @@ def test_bad_arguments_are_refused(options: dict[str, Any], error: type[Exceptio
         export_timm(small_model(), arguments.pop("calibration"), **arguments)
 
 
+@pytest.mark.slow
 def test_all_eight_bit_loses_at_most_a_point_on_fashion_mnist() -> None:
     """Trains a timm ViT for an epoch, quantizes it from 64 unlabelled images, scores all 10,000 test images."""
     try:

@@ -161,6 +161,7 @@ def test_no_drawn_rate_is_missed(network: Any, reading: Any) -> None:
             choices.meeting(ends[1] * 1.01)
 
 
+@pytest.mark.slow
 def test_a_small_network_keeps_8_bit_rows_at_a_rate_that_they_reach() -> None:
     sizes: dict[str, Any] = {"embed_dim": 32, "depth": 2, "num_heads": 2, "mlp_ratio": 2, "num_classes": 7}
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, **sizes).eval()

@@ -391,6 +391,7 @@ def test_a_hardware_file_names_its_board(tmp_path):
         search(space, board="zcu102", hardware=file)
 
 
+@pytest.mark.slow
 def test_a_board_that_holds_only_the_smaller_networks_is_left_out_and_named(tmp_path):
     space = Space.from_toml(Space.load("tiny").to_toml().replace("depth = [12, 13, 14]", "depth = [1, 2]"))
     result = search(space, population=8, generations=2, out=tmp_path)
@@ -428,7 +429,7 @@ except ImportError as error:
 
 @pytest.mark.parametrize(
     ("space", "board"),
-    [("tiny", "kv260"), ("digits", "pynq-z2"), ("fashion-mnist", "ultra96v2")],
+    [("digits", "pynq-z2"), pytest.param("fashion-mnist", "ultra96v2", marks=pytest.mark.slow)],
 )
 def test_each_target_is_reached_event_by_event_by_the_file_s_own_rows(tmp_path, space, board):
     result = search(space, board=board, population=24, generations=8, out=tmp_path / "found")

@@ -66,6 +66,7 @@ def test_the_default_budget_comes_within_a_percent_of_the_exact_front(pair: tupl
     assert min(shares(pair, seed)["fps"] for seed in range(2)) >= 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS)
 def test_the_default_budget_stays_close_with_noisy_scores(pair: tuple[str, str]) -> None:
     found, plain = (

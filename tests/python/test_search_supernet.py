@@ -348,6 +348,7 @@ def whole(digits_supernet, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_a_search_that_was_stopped_and_killed_goes_on_to_the_same_files(digits_supernet, whole, tmp_path):
     out = tmp_path / "out"
     scores = out / "scores.jsonl"

@@ -162,7 +162,10 @@ def explored(board, subnet, folder, clock_mhz=None, *variables):
     return hardware, folder / "sim" / "explored.so"
 
 
-@pytest.mark.parametrize(("board", "clock_mhz", "ratio"), [("ultra96v2", 150.0, 2), ("pynq-z2", 200.0, 1)])
+@pytest.mark.parametrize(
+    ("board", "clock_mhz", "ratio"),
+    [pytest.param("ultra96v2", 150.0, 2, marks=pytest.mark.slow), ("pynq-z2", 200.0, 1)],
+)
 def test_the_rate_of_an_explored_configuration_is_that_of_the_event_model(
     board, clock_mhz, ratio, tmp_path, monkeypatch
 ):

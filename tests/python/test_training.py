@@ -641,6 +641,7 @@ def test_a_checkpoint_on_a_full_disk_leaves_the_old_one(tmp_path: Path, full_dis
     assert checkpoint.load(path)["step"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_filled_the_disk_continues_when_there_is_space(
     whole: Path, tmp_path: Path, full_disk: FullDisk
 ) -> None:
