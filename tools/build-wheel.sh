@@ -6,12 +6,9 @@ cd "$(dirname "$0")/.."
 out="${1:?usage: tools/build-wheel.sh FOLDER [MATURIN-ARGUMENT ...]}"
 shift
 
-CARGO_ENCODED_RUSTFLAGS="$(bash tools/rustflags.sh)"
-export CARGO_ENCODED_RUSTFLAGS
-
 new="$(mktemp -d)"
 trap 'rm -rf "$new"' EXIT
-maturin build --release --locked --quiet --out "$new" "$@"
+CARGO_ENCODED_RUSTFLAGS="$(bash tools/rustflags.sh)" maturin build --release --locked --quiet --out "$new" "$@"
 python tools/normalize_sbom.py "$new"/*.whl
 mkdir -p "$out"
 mv "$new"/*.whl "$out"
