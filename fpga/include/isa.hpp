@@ -6,7 +6,7 @@
 
 namespace isa {
 
-constexpr unsigned ABI = 8;
+constexpr unsigned ABI = 9;
 constexpr unsigned MAGIC = 0x51564954;
 constexpr unsigned HEAD_BITS = 3;
 constexpr unsigned COMMAND_WORDS = 8;
@@ -493,6 +493,8 @@ struct Rows {
   u<11> skip = 0;
   // Columns from one tile of tokens to the next in the destination.
   u<13> stride = 0;
+  // Pairs of rows of a head, if rows are rotated: all but those for `logit`.
+  u<7> pairs = 0;
   // 4-bit rows.
   u<16> rows4 = 0;
   // 8-bit rows.
@@ -513,6 +515,7 @@ struct Rows {
     fields.zero_point = s<8>(bits(command, 0, 24, 8));
     fields.skip = u<11>(bits(command, 1, 0, 11));
     fields.stride = u<13>(bits(command, 1, 11, 13));
+    fields.pairs = u<7>(bits(command, 1, 24, 7));
     fields.rows4 = u<16>(bits(command, 2, 0, 16));
     fields.rows8 = u<16>(bits(command, 2, 16, 16));
     fields.reciprocal = u<21>(bits(command, 3, 0, 21));
@@ -532,6 +535,7 @@ struct Rows {
     put_bits(command, 0, 24, 8, uint64_t(int64_t(zero_point)));
     put_bits(command, 1, 0, 11, uint64_t(int64_t(skip)));
     put_bits(command, 1, 11, 13, uint64_t(int64_t(stride)));
+    put_bits(command, 1, 24, 7, uint64_t(int64_t(pairs)));
     put_bits(command, 2, 0, 16, uint64_t(int64_t(rows4)));
     put_bits(command, 2, 16, 16, uint64_t(int64_t(rows8)));
     put_bits(command, 3, 0, 21, uint64_t(int64_t(reciprocal)));
@@ -602,17 +606,21 @@ struct Fill {
   }
 };
 
-// Loads the table of an activation from memory.
+// Loads the table of an activation, or angles, from memory.
 struct Table {
   static constexpr unsigned UNIT = unit::DRAIN;
   static constexpr unsigned CODE = 3;
-  static Table decode(const fields_t&) {
+  // Parts of angles, 16 bytes each; 0: the table of an activation.
+  u<20> words = 0;
+  static Table decode(const fields_t& command) {
     Table fields;
+    fields.words = u<20>(bits(command, 0, 6, 20));
     return fields;
   }
   command_t encode() const {
     command_t command{};
     command.word[0] = UNIT | CODE << HEAD_BITS;
+    put_bits(command, 0, 6, 20, uint64_t(int64_t(words)));
     return command;
   }
 };
@@ -717,7 +725,7 @@ struct RowParameters {
   u<16> column = 0;
   // c div B', for a value.
   u<16> value_block = 0;
-  // c mod B', for a value.
+  // c mod B', for a value; pair of rows of the head, for a row that is rotated.
   u<8> value_bank = 0;
   static RowParameters decode(const uint8_t* bytes) {
 #pragma HLS INLINE

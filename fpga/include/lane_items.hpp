@@ -33,7 +33,7 @@ struct lane_job_t {
   u<13> stride;
   // 2^20 / tokens, rounded.
   u<21> reciprocal;
-  // Words of a Fill.
+  // Words of a Fill, or parts of angles.
   u<20> words;
 };
 template <> struct item_bits<lane_job_t> {
@@ -69,9 +69,9 @@ struct row_t {
   u<3> destination;
   // Column in the destination.
   u<16> column;
-  // For a value: bank of the column.
+  // For a value: bank of the column; of a rotated row: pair of the head.
   u<8> value_bank;
-  // For a value: block of words of the column.
+  // For a value: block of words of the column; of a rotated row: address of its angle.
   u<16> value_block;
 };
 template <> struct item_bits<row_t> {
@@ -107,6 +107,8 @@ struct lane_row_t {
   u<24> key_address;
   // For a value: bank of the first token in column 0.
   u<8> tile_value_bank;
+  // The row is rotated.
+  u<1> rotates;
   // The command has one tile of tokens.
   u<1> one_tile;
   // First row of the tile.
@@ -121,7 +123,7 @@ struct lane_row_t {
   u<1> last;
 };
 template <> struct item_bits<lane_row_t> {
-  static constexpr int value = ITEM_BITS<row_t> + 112;
+  static constexpr int value = ITEM_BITS<row_t> + 113;
 };
 template <typename F> void each_number(F& f, lane_row_t& item) {
 #pragma HLS INLINE
@@ -134,6 +136,7 @@ template <typename F> void each_number(F& f, lane_row_t& item) {
   f(item.key_bank);
   f(item.key_address);
   f(item.tile_value_bank);
+  f(item.rotates);
   f(item.one_tile);
   f(item.begin_tile);
   f(item.end_tile);

@@ -8,6 +8,9 @@ module lane_fill #(
     parameter int L = 2,             // tokens of an item
     parameter int BEAT = 16,         // bytes of a beat
     parameter int RESIDUAL_BITS = 6, // of the residual's addresses
+    parameter int PLACES = 2,        // of a token's lane in a tile
+    parameter int ANGLE_PARTS = 1,   // parts of four lanes
+    parameter int ANGLE_BITS = 2,    // of an angle's address: place, angle
     parameter bit PRIMITIVES = 0,    // instantiate the flip-flops of copies
     localparam int G = (T + L - 1) / L,
     localparam int GROUP_BITS = G > 1 ? $clog2(G) : 1,
@@ -34,7 +37,11 @@ module lane_fill #(
     // A code of the table.
     output logic                                 table_write,
     output logic [7:0]                           table_address,
-    output logic [7:0]                           table_d
+    output logic [7:0]                           table_d,
+    // Angles of four lanes.
+    output logic [ANGLE_PARTS-1:0]               angle_write,
+    output logic [ANGLE_BITS-1:0]                angle_write_address,
+    output logic [127:0]                         angle_d
 );
 
     localparam int WORD_BEATS = (2 * T + BEAT - 1) / BEAT;
@@ -56,7 +63,9 @@ module lane_fill #(
     logic [7:0] index;
     wire table_beat = 32'(index) % TABLE_PARTS == 0;
     wire table_step = tables && (!table_beat || beats_valid);
-    assign table_ends = table_step && index == 8'd255;
+    // A table with words holds angles, 16 bytes each.
+    wire angles = words != '0;
+    assign table_ends = table_step && (angles ? word + 1'b1 == words : index == 8'd255);
     assign beats_ready = (step && takes_word) || (table_step && table_beat);
 
     always_ff @(posedge clk) begin
@@ -66,8 +75,8 @@ module lane_fill #(
             index <= '0;
         end else begin
             if (step) place <= last_step ? '0 : place + 1'b1;
-            if (step && last_step) word <= word + 1'b1;
-            if (table_step) index <= index + 1'b1;
+            if ((step && last_step) || table_step) word <= word + 1'b1;
+            if (table_step) index <= next_index;
         end
     end
 
@@ -119,7 +128,8 @@ module lane_fill #(
 
     logic [BEAT*8-1:0] codes;
     logic [BEAT_PARTS-1:0] takes_codes;
-    wire [7:0] next_index = tables ? index + 8'(table_step) : '0;
+    wire [7:0] behind = !angles ? index + 8'd1 : 32'(index) + 16 == BEAT ? '0 : index + 8'd16;
+    wire [7:0] next_index = !tables ? '0 : table_step ? behind : index;
     registers #(.BITS(BEAT_PARTS), .PRIMITIVES(PRIMITIVES)) takes_codes_copies (
         .clk, .d({BEAT_PARTS{32'(next_index) % TABLE_PARTS == 0}}), .q(takes_codes)
     );
@@ -130,10 +140,33 @@ module lane_fill #(
     logic [7:0] index_0;
     always_ff @(posedge clk) begin
         index_0 <= index;
-        table_write_0 <= table_step;
+        table_write_0 <= table_step && !angles;
         table_write <= table_write_0;
         table_address <= index_0;
         table_d <= codes[32'(index_0)%TABLE_PARTS*8+:8];
+    end
+
+    // Angles: for each angle the places, for each place the parts of four lanes.
+    localparam int PLACE_BITS = PLACES > 1 ? $clog2(PLACES) : 1;
+    localparam int PART_BITS = ANGLE_PARTS > 1 ? $clog2(ANGLE_PARTS) : 1;
+    logic [PART_BITS-1:0] part;
+    logic [PLACE_BITS-1:0] angle_place;
+    logic [ANGLE_BITS-PLACE_BITS-1:0] angle;
+    logic angle_write_0;
+    wire last_part = 32'(part) == ANGLE_PARTS - 1;
+    wire last_place = 32'(angle_place) == PLACES - 1;
+    always_ff @(posedge clk) begin
+        angle_write_0 <= table_step && angles;
+        if (starts) {part, angle_place, angle} <= '0;
+        else if (angle_write_0) begin
+            part <= last_part ? '0 : part + 1'b1;
+            if (last_part) angle_place <= last_place ? '0 : angle_place + 1'b1;
+            if (last_part && last_place) angle <= angle + 1'b1;
+        end
+        for (int i = 0; i < ANGLE_PARTS; i++)
+            angle_write[i] <= !reset && angle_write_0 && 32'(part) == i;
+        angle_write_address <= {angle_place, angle};
+        angle_d <= codes[32'(index_0)%TABLE_PARTS/16*128+:128];
     end
 
 endmodule

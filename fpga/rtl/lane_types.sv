@@ -3,7 +3,7 @@
 package lane_types;
 
     localparam int LANE_JOB_BITS = 93;
-    localparam int LANE_ROW_BITS = 203;
+    localparam int LANE_ROW_BITS = 204;
     localparam int SCALE_BITS = 35;
     localparam int MOMENT_BITS = 68;
     localparam int TOKEN_BITS = 11;
@@ -30,7 +30,7 @@ package lane_types;
 
     // A command, as the lanes need it.
     typedef struct packed {
-        // Words of a Fill.
+        // Words of a Fill, or parts of angles.
         logic [19:0] words;
         // 2^20 / tokens, rounded.
         logic [20:0] reciprocal;
@@ -74,6 +74,8 @@ package lane_types;
         logic begin_tile;
         // The command has one tile of tokens.
         logic one_tile;
+        // The row is rotated.
+        logic rotates;
         // For a value: bank of the first token in column 0.
         logic [7:0] tile_value_bank;
         // For a key: address of the first token's column 0.
@@ -90,9 +92,9 @@ package lane_types;
         logic [10:0] tile;
         // Place of the row in its tile of row pairs.
         logic [8:0] index;
-        // For a value: block of words of the column.
+        // For a value: block of words of the column; of a rotated row: address of its angle.
         logic [15:0] value_block;
-        // For a value: bank of the column.
+        // For a value: bank of the column; of a rotated row: pair of the head.
         logic [7:0] value_bank;
         // Column in the destination.
         logic [15:0] column;

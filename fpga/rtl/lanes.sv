@@ -20,6 +20,7 @@ module lanes #(
     parameter int BEAT = 16,         // bytes of a beat
     parameter int TILES = 4,         // tiles of tokens of a frame, at most
     parameter int MEANS = 64,        // value columns of a command, at most
+    parameter int ANGLES = 0,        // angles of a token, at most; 0: no rotary positions
     parameter int ADDRESS_BITS = 6,  // of query and hidden
     parameter int ROW_BITS = 7,      // of keys and values
     parameter int RESIDUAL_BITS = 6, // of the residual
@@ -107,6 +108,12 @@ module lanes #(
     localparam int INDEX_BITS = P > 1 ? $clog2(2 * P) : 1;
     localparam int MEAN_BITS = MEANS > 1 ? $clog2(MEANS) : 1;
     localparam int USED_BITS = $clog2(OUTPUTS + 1);
+    localparam bit ROTATES = ANGLES > 0;
+    localparam int TOKEN_ANGLE_BITS = ANGLES > 1 ? $clog2(ANGLES) : 1;
+    // A token's place in a tile: group, and at R = 2 the fast cycle.
+    localparam int PLACE_BITS = G * R > 1 ? $clog2(G) + R - 1 : 1;
+    localparam int KEPT_BITS = PLACE_BITS + 2;
+    localparam int ANGLE_BITS = TOKEN_ANGLE_BITS + PLACE_BITS;
     // Eight tokens share a copy of a control signal.
     localparam int ITEM_PARTS = (L + 7) / 8;
 
@@ -163,14 +170,20 @@ module lanes #(
     wire finishes = row.destination == lane_types::TO_VALUE && last_group
         && first + lanes_here == job.tokens;
 
+    // Rows 2i and 2i + 1 of queries and keys are a pair.
+    wire rotates = ROTATES && row.rotates;
+    wire opens = rotates && !row.column[0];
+    logic pair_pending, last_pair, turns, ends_pairs;
+
     logic moments_room, logits_room, credits_room, means_pending;
     logic scales_here;
     wire fire = state == ROWS && row_valid && (logit != '0 || sums_valid)
         && (!attends || ((!row.begin_tile || scales_here) && !means_pending))
-        && (!makes_moments || moments_room) && (!job.logits || logits_room) && credits_room;
+        && (!makes_moments || moments_room) && (!job.logits || logits_room) && credits_room
+        && !turns && (!pair_pending || (opens && !last_pair));
     wire item = fire && last_logit;
     wire end_row = item && last_group;
-    wire ends_rows = end_row && row.last;
+    wire ends_rows = (end_row && row.last && !rotates) || ends_pairs;
     assign sums_ready = fire && logit == '0;
     assign rows_ready = !row_valid || end_row;
 
@@ -207,6 +220,30 @@ module lanes #(
         end else row_valid <= !rows_ready || rows_valid;
     end
 
+    // Rotations.
+    logic half, turn_half;
+    logic [1:0] turn;
+    logic [2:0] turn_destination;
+    logic [15:0] turn_column, turn_angle;
+    logic [GROUP_BITS-1:0] turn_group;
+    logic [7:0] turn_lanes;
+    logic [ADDRESS-1:0] turn_address, turn_key_address;
+    logic [BANK-1:0] turn_key_bank;
+    if (!ROTATES) begin : gen_no_turns
+        assign {half, turn_half, turn, turn_destination, turn_column, turn_angle, turn_group,
+            turn_lanes, turn_address, turn_key_address, turn_key_bank, pair_pending, last_pair,
+            turns, ends_pairs} = '0;
+    end else begin : gen_turns
+        lane_turns #(.L(L), .R(R), .G(G), .KEY_BANKS(KEY_BANKS)) lane_turns (
+            .clk, .reset(reset_here), .closes(end_row && rotates && !opens), .row,
+            .stride(job.stride), .half,
+            .pending(pair_pending), .last(last_pair), .turns, .ends(ends_pairs), .turn, .turn_half,
+            .destination(turn_destination), .column(turn_column), .angle(turn_angle),
+            .group(turn_group), .lanes(turn_lanes), .address(turn_address),
+            .key_address(turn_key_address), .key_bank(turn_key_bank)
+        );
+    end
+
     // Fills and tables.
     logic fill_step, fill_ends, table_ends, filled;
     logic [ITEM_PARTS-1:0] filled_lanes;
@@ -215,14 +252,19 @@ module lanes #(
     logic [L*16-1:0] fill_d;
     logic table_write;
     logic [7:0] table_address, table_d;
+    localparam int ANGLE_PARTS = (LANES + 3) / 4; // four lanes share a write
+    logic [ANGLE_PARTS-1:0] angle_write;
+    logic [ANGLE_BITS-1:0] angle_write_address;
+    logic [127:0] angle_d;
     lane_fill #(
-        .T(T), .L(L), .BEAT(BEAT), .RESIDUAL_BITS(RESIDUAL_BITS), .PRIMITIVES(PRIMITIVES)
+        .T(T), .L(L), .BEAT(BEAT), .RESIDUAL_BITS(RESIDUAL_BITS), .PLACES(G * R),
+        .ANGLE_PARTS(ANGLE_PARTS), .ANGLE_BITS(ANGLE_BITS), .PRIMITIVES(PRIMITIVES)
     ) fill (
         .clk, .reset(reset_here), .starts(state == IDLE), .fills(state == FILL),
         .tables(state == TABLE), .words(job.words), .beats_valid, .beats_ready, .beats,
         .step(fill_step), .ends(fill_ends), .table_ends, .write(filled),
         .write_lanes(filled_lanes), .address(fill_address), .group(fill_group), .d(fill_d),
-        .table_write, .table_address, .table_d
+        .table_write, .table_address, .table_d, .angle_write, .angle_write_address, .angle_d
     );
 
     always_ff @(posedge clk) begin
@@ -299,6 +341,9 @@ module lanes #(
     logic [7:0] lanes_0;
     logic [15:0] column_0, value_block_0;
     logic [ADDRESS-1:0] address_0, key_address_0;
+    logic turns_0, keeps_0, kept_half_0, kept_row_0;
+    logic [1:0] turn_0;
+    logic [TOKEN_ANGLE_BITS-1:0] angle_0;
     logic [BANK-1:0] key_bank_0, value_bank_0;
     logic [COLUMN-1:0] key_stride_0;
     logic [TOKEN-1:0] value_words_0;
@@ -319,15 +364,21 @@ module lanes #(
         tile_0 <= row.tile;
         first_0 <= first;
         skip_0 <= job.skip;
-        group_0 <= group;
+        group_0 <= turns ? turn_group : group;
         frame_0 <= job.frame;
         adds_0 <= job.residual;
-        lanes_0 <= lanes_here;
-        column_0 <= row.column;
+        lanes_0 <= turns ? turn_lanes : lanes_here;
+        column_0 <= turns ? {turn_column[15:1], turn[1]} : row.column;
         value_block_0 <= row.value_block;
-        address_0 <= row.address;
-        key_bank_0 <= key_bank;
-        key_address_0 <= key_address;
+        address_0 <= turns ? turn_address : row.address;
+        key_bank_0 <= turns ? turn_key_bank : key_bank;
+        key_address_0 <= turns ? turn_key_address : key_address;
+        turns_0 <= turns;
+        turn_0 <= turn;
+        angle_0 <= turn_angle[TOKEN_ANGLE_BITS-1:0];
+        keeps_0 <= item && rotates;
+        kept_half_0 <= turns ? turn_half : half;
+        kept_row_0 <= turns ? turn[1] : row.column[0];
         value_bank_0 <= value_bank;
         key_stride_0 <= COLUMN'(((COLUMN + 1)'(job.stride) + (COLUMN + 1)'(C - 1)) >> SHIFT_C);
         value_words_0 <= TOKEN'(((TOKEN + 1)'(job.tokens) + (TOKEN + 1)'(C - 1)) >> SHIFT_C);
@@ -345,7 +396,8 @@ module lanes #(
             finishes_0 <= item && finishes;
             credits_0 <= 2'(end_row && row.end_tile && row.last_rows && job.post_tiles)
                 + 2'(ends_rows && job.post);
-            destination_0 <= item ? row.destination : '1;
+            destination_0 <= turns && turn[0] ? turn_destination
+                : item && !rotates ? row.destination : '1;
         end
     end
 
@@ -374,7 +426,7 @@ module lanes #(
         .A(17), .B(TOKEN + 1), .P(30), .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)
     ) value_address (
         .clk, .a({1'b0, value_block_0}), .b({1'b0, value_words_0}), .c(30'(first_1 >> SHIFT_C)),
-        .p(value_at_3)
+        .mode(3'd3), .p(value_at_3)
     );
 
     // Control of the lanes' stages.
@@ -406,6 +458,69 @@ module lanes #(
     delay #(.CYCLES(18 / R), .RESET(1)) sums_up_delay (
         .clk, .reset(reset_here), .in(sums_up_0), .out(sums_up_fast)
     );
+
+    // Control of rotations. At R = 2 the fast cycles of a turn have one token and two products,
+    // at R = 1 the turns have.
+    logic turns_fast, turned;
+    logic [LANES-1:0] turns_copies, sine, keeps;
+    logic [LANES*KEPT_BITS-1:0] kept_address, keep_address;
+    logic [ANGLE_BITS-1:0] angle_address;
+    logic [2:0] mode;
+    if (!ROTATES) begin : gen_no_rotation
+        assign {turned, turns_copies, sine, keeps, kept_address, keep_address, angle_address} = '0;
+        assign mode = 3'd3;
+        assign turns_fast = 1'b0;
+    end else begin : gen_rotation
+        logic half_6, row_6, half_10, row_10, keeps_10, token_6, sine_6, sine_7, row_7;
+        logic [GROUP_BITS-1:0] group_6, group_10;
+        logic [1:0] turn_6;
+        logic [KEPT_BITS-1:0] kept_7, keep_11;
+        logic turns_7, keeps_11;
+        lane_control #(
+            .BITS(5 + GROUP_BITS), .STAGE(6), .R(R), .PRIMITIVES(PRIMITIVES)
+        ) turn_control (
+            .clk, .clk_array, .in({turns_0, turn_0, kept_half_0, kept_row_0, group_0}),
+            .out({turns_fast, turn_6, half_6, row_6, group_6})
+        );
+        assign sine_6 = R == 2 ? second[0] : turn_6[0];
+        assign token_6 = turn_6[0];
+        // The place of a token: its group, and at R = 2 its fast cycle.
+        wire [GROUP_BITS:0] place_0 = R == 2 ? {group_0, turn_0[0]} : {1'b0, group_0};
+        wire [GROUP_BITS:0] place_6 = R == 2 ? {group_6, token_6} : {1'b0, group_6};
+        wire [GROUP_BITS:0] place_10 = R == 2 ? {group_10, second[0]} : {1'b0, group_10};
+        lane_control #(
+            .BITS(3 + GROUP_BITS), .STAGE(10), .R(R), .PRIMITIVES(PRIMITIVES)
+        ) keep_control (
+            .clk, .clk_array, .in({keeps_0, kept_half_0, kept_row_0, group_0}),
+            .out({keeps_10, half_10, row_10, group_10})
+        );
+        always_ff @(posedge clk_array) begin
+            turns_7 <= turns_fast;
+            sine_7 <= sine_6;
+            row_7 <= row_6;
+            kept_7 <= {half_6, row_6 ^ sine_6, place_6[PLACE_BITS-1:0]};
+            keeps_11 <= keeps_10;
+            keep_11 <= {half_10, row_10, place_10[PLACE_BITS-1:0]};
+        end
+        registers #(.BITS(LANES * (2 + KEPT_BITS)), .PRIMITIVES(PRIMITIVES)) turn_copies (
+            .clk(clk_array), .d({{LANES{turns_7}}, {LANES{sine_7}}, {LANES{kept_7}}}),
+            .q({turns_copies, sine, kept_address})
+        );
+        registers #(.BITS(LANES * (1 + KEPT_BITS)), .PRIMITIVES(PRIMITIVES)) keep_copies (
+            .clk(clk_array), .d({{LANES{keeps_11}}, {LANES{keep_11}}}), .q({keeps, keep_address})
+        );
+        // The first product stands alone; the second one is added, or subtracted for the first row.
+        wire [2:0] mode_7 = turns_7 ? {sine_7 && !row_7, sine_7, 1'b0} : 3'd3;
+        delay #(.BITS(3), .CYCLES(4), .PRIMITIVES(PRIMITIVES)) mode_delay (
+            .clk(clk_array), .reset(1'b0), .in(mode_7), .out(mode)
+        );
+        delay #(.BITS(ANGLE_BITS), .CYCLES(8 / R - 2), .PRIMITIVES(PRIMITIVES)) angle_delay (
+            .clk, .reset(1'b0), .in({place_0[PLACE_BITS-1:0], angle_0}), .out(angle_address)
+        );
+        delay #(.CYCLES(CODE_AT - 1), .PRIMITIVES(PRIMITIVES)) turned_delay (
+            .clk, .reset(1'b0), .in(turns_0), .out(turned)
+        );
+    end
 
     // The residual before the row.
     localparam int RESIDUAL_BANKS = FRAMES * G;
@@ -468,12 +583,17 @@ module lanes #(
             assign all_moments[PLACE*MOMENT+:MOMENT] = lane_moments[i*MOMENT+:MOMENT];
         end
         requantize_lane #(
-            .R(R), .SCALES(1 << SCALE_ADDRESS_BITS), .STATES(STATES),
+            .R(R), .SCALES(1 << SCALE_ADDRESS_BITS), .STATES(STATES), .GROUPS(G),
+            .ANGLE_BITS(ROTATES ? ANGLE_BITS : 0),
             .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)
         ) lane (
             .clk, .clk_array, .second(second[j]),
             .scale_write(lane_scale_write), .scale_write_address, .scale_d,
-            .table_write, .table_address, .table_d,
+            .table_write, .table_address, .table_d, .angle_write(angle_write[j/4]),
+            .angle_write_address, .angle_d(angle_d[j%4*32+:32]), .angle_address,
+            .turns(turns_copies[j]), .sine(sine[j]),
+            .kept_address(kept_address[j*KEPT_BITS+:KEPT_BITS]), .mode, .keeps(keeps[j]),
+            .keep_address(keep_address[j*KEPT_BITS+:KEPT_BITS]), .turned,
             .sums(lane_sums), .attends(attends_0[j/8]), .scale_address(scale_address_0),
             .mult(mult_0), .shift(shift_0), .bias(bias_fast), .mean(mean_fast),
             .held(lane_held), .skip(lane_skip), .zero_point(zero_point_fast),
@@ -684,6 +804,7 @@ module lanes #(
             results_find_room: assert (32'(moments_used) <= OUTPUTS && 32'(logits_used) <= OUTPUTS);
             credits_are_counted: assert (credits <= 6'd60);
             tiles_have_a_place: assert (!(fire && job.moments) || 32'(row.tile) < TILES);
+            a_command_ends_behind_its_pairs: assert (!ends_rows || !pair_pending || ends_pairs);
             a_command_ends_in_a_row:
             assert (!ends_rows || logit == 8'(lanes_here - 1'b1) || !job.logits);
             a_credit_follows_its_results:

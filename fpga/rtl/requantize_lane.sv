@@ -43,10 +43,14 @@ module requantize_lane #(
     parameter int R = 2,           // tokens of an item: fast cycles of a slow one, 1 or 2
     parameter int SCALES = 2,      // scales of a token that the lane holds
     parameter int STATES = 1,      // groups of tokens of a frame
+    parameter int GROUPS = 1,      // groups of tokens of a tile
+    parameter int ANGLE_BITS = 0,  // of an angle's address; 0: no rotary positions
     parameter bit DSP48E1 = 0,     // slices of 7 series
     parameter bit PRIMITIVES = 0,
     localparam int SCALE_ADDRESS_BITS = SCALES > 1 ? $clog2(SCALES) : 1,
-    localparam int STATE_BITS = STATES > 1 ? $clog2(STATES) : 1
+    localparam int STATE_BITS = STATES > 1 ? $clog2(STATES) : 1,
+    localparam int ANGLE_PORT = ANGLE_BITS > 0 ? ANGLE_BITS : 1,
+    localparam int KEPT_BITS = (GROUPS * R > 1 ? $clog2(GROUPS * R) : 1) + 2
 ) (
     input  wire logic                          clk,
     input  wire logic                          clk_array,
@@ -58,6 +62,11 @@ module requantize_lane #(
     input  wire logic                          table_write,
     input  wire logic [7:0]                    table_address,
     input  wire logic [7:0]                    table_d,
+    input  wire logic                          angle_write,
+    input  wire logic [ANGLE_PORT-1:0]         angle_write_address,
+    input  wire logic [31:0]                   angle_d,
+    // Two slow cycles before stage 8.
+    input  wire logic [ANGLE_PORT-1:0]         angle_address,
     // Stage 0.
     input  wire logic [R*27-1:0]               sums,
     input  wire logic                          attends,
@@ -67,17 +76,27 @@ module requantize_lane #(
     // Stage 1.
     input  wire logic [26:0]                   bias,
     input  wire logic [12:0]                   mean,          // 0 for rows
+    // Stage 8: a product of a rotation.
+    input  wire logic                          turns,
+    input  wire logic                          sine,
+    input  wire logic [KEPT_BITS-1:0]          kept_address,
     // Stage 10.
     input  wire logic [R*16-1:0]               held,
     input  wire logic [R-1:0]                  skip,
+    // Stage 11: of times_mantissa.
+    input  wire logic [2:0]                    mode,
     // Stage 12.
     input  wire logic [7:0]                    zero_point,
+    input  wire logic                          keeps,         // z of a row that is rotated
+    input  wire logic [KEPT_BITS-1:0]          keep_address,
     // Stage 17.
     input  wire logic                          activation,
     // Stage 18.
     input  wire logic                          fresh,         // the first row of a tile
     input  wire logic                          sums_up,
     input  wire logic [STATE_BITS-1:0]         state,
+    // The slow cycle before the results: the first token's code stands in the second one's place.
+    input  wire logic                          turned,
     output logic      [R*8-1:0]                code,
     output logic      [R*16-1:0]               residual,
     output logic      [R*68-1:0]               moments
@@ -103,7 +122,8 @@ module requantize_lane #(
     // 1: operands of the token. 2: the sum with the bias.
     logic signed [26:0] sum_1, sum_2;
     logic signed [14:0] residue_1;
-    logic [15:0] mult_1, mult_9;
+    logic [15:0] mult_1, mult_8;
+    logic signed [16:0] factor_9;
     logic [4:0] shift_1, shift_4;
     always_ff @(posedge clk_array) begin
         sum_1 <= phase ? sums[(R-1)*27+:27] : sums[26:0];
@@ -115,8 +135,8 @@ module requantize_lane #(
     delay #(.BITS(5), .CYCLES(3), .PRIMITIVES(PRIMITIVES)) shift_delay (
         .clk(clk_array), .reset(1'b0), .in(shift_1), .out(shift_4)
     );
-    delay #(.BITS(16), .CYCLES(8), .PRIMITIVES(PRIMITIVES)) mult_delay (
-        .clk(clk_array), .reset(1'b0), .in(mult_1), .out(mult_9)
+    delay #(.BITS(16), .CYCLES(7), .PRIMITIVES(PRIMITIVES)) mult_delay (
+        .clk(clk_array), .reset(1'b0), .in(mult_1), .out(mult_8)
     );
 
     // 4: 256 * (sum + bias) + residue * mean + 8, of which the lowest four bits go.
@@ -124,7 +144,8 @@ module requantize_lane #(
     multiply_add #(
         .A(15), .B(13), .P(35), .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)
     ) residue_times_mean (
-        .clk(clk_array), .a(residue_1), .b(mean), .c({sum_2, 8'd8}), .p(numerator_4)
+        .clk(clk_array), .a(residue_1), .b(mean), .c({sum_2, 8'd8}), .mode(3'd3),
+        .p(numerator_4)
     );
 
     // 5 to 7: shifted, with one bit behind the point. 8: rounded. 9: clamped to 16 bits.
@@ -135,7 +156,7 @@ module requantize_lane #(
     // Bits above 16 that are all ones, or all zeros. One comparison of both would be deep.
     logic ones_8, zeros_8, negative_8;
     wire beyond_8 = !ones_8 && !zeros_8;
-    logic signed [15:0] clamped_9;
+    logic signed [15:0] clamped_9, kept_8, angle_8;
     always_ff @(posedge clk_array) begin
         shifted_5 <= $signed({numerator_4[34:4], 1'b0}) >>> {shift_4[4:3], 3'b0};
         shift_5 <= shift_4[2:0];
@@ -146,19 +167,31 @@ module requantize_lane #(
         ones_8 <= &shifted_7[31:17];
         zeros_8 <= ~|shifted_7[31:17];
         negative_8 <= shifted_7[31];
-        if (beyond_8 || rounded_8[17:15] != {3{rounded_8[17]}})
+        if (turns) clamped_9 <= kept_8;
+        else if (beyond_8 || rounded_8[17:15] != {3{rounded_8[17]}})
             clamped_9 <= (beyond_8 ? negative_8 : rounded_8[17]) ? 16'h8000 : 16'h7fff;
         else clamped_9 <= rounded_8[15:0];
+        // Twice the angle's cosine or sine: the sum of the products is then a z.
+        factor_9 <= turns ? {angle_8, 1'b0} : {1'b0, mult_8};
     end
 
-    // 12: times the mantissa, rounded to 18 bits.
+    // 12: times the mantissa, rounded to 18 bits; or the first product of a rotation, or both.
     logic signed [32:0] scaled_12;
     multiply_add #(
-        .A(16), .B(16), .P(33), .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)
+        .A(16), .B(17), .P(33), .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)
     ) times_mantissa (
-        .clk(clk_array), .a(clamped_9), .b(mult_9), .c(33'sd16384), .p(scaled_12)
+        .clk(clk_array), .a(clamped_9), .b(factor_9), .c(33'sd16384), .mode, .p(scaled_12)
     );
     wire signed [17:0] z_12 = scaled_12[32:15];
+    if (ANGLE_BITS == 0) begin : gen_no_rotation
+        assign {kept_8, angle_8} = '0;
+    end else begin : gen_rotation
+        lane_rotation #(.R(R), .PLACES(GROUPS * R), .ANGLE_BITS(ANGLE_PORT)) rotation (
+            .clk, .clk_array, .angle_write, .angle_write_address, .angle_d, .angle_address, .sine,
+            .kept_address, .z(kept_8), .factor(angle_8), .keeps, .keep_address,
+            .keep_d(z_12[15:0])
+        );
+    end
 
     // 13: the code held its clamp; the new residual held its clamp.
     logic signed [15:0] held_11, held_12;
@@ -213,7 +246,7 @@ module requantize_lane #(
     multiply_add #(
         .A(16), .B(16), .P(32), .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)
     ) square (
-        .clk(clk_array), .a(kept_15), .b(kept_15), .c('0), .p(square_18)
+        .clk(clk_array), .a(kept_15), .b(kept_15), .c('0), .mode(3'd3), .p(square_18)
     );
     (* ram_style = "distributed" *) logic [67:0] tile_moments[R*STATES];
     localparam int STATE_PLACE_BITS = R * STATES > 1 ? $clog2(R * STATES) : 1;
@@ -245,7 +278,7 @@ module requantize_lane #(
             moments_21 <= moments_20;
         end
         always_ff @(posedge clk) begin
-            code <= {code_18, code_19};
+            code <= {code_18, turned ? code[15:8] : code_19};
             residual <= {kept_16, kept_17};
             moments <= {moments_20, moments_21};
         end

@@ -31,6 +31,7 @@ def parameters(module: str, header: str) -> dict[str, int]:
             "R": c["CLOCK_RATIO"],
             "TILES": -(-c["SCORE_WORDS"] // c["TOKENS"]),
             "MEANS": min(c["QUERY_WORDS"], c["WEIGHT_WORDS"]),
+            "ANGLES": c["ANGLE_WORDS"],
             "RESIDUAL_BITS": max(1, (c["RESIDUAL_WORDS"] - 1).bit_length()),
             "DSP48E1": int(c["SHIFT"] == 21),
         }

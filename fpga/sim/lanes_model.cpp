@@ -2,6 +2,8 @@
 // place of the SystemVerilog. tests/fpga/test_lanes.py compares them.
 #include "lanes_core.hpp"
 
+#include <vector>
+
 #include "arithmetic.hpp"
 #include "lanes.hpp"
 #include "value_banks.hpp"
@@ -107,11 +109,77 @@ using Means = Memory<s<13>, 1, least(config::QUERY_WORDS, config::WEIGHT_WORDS)>
 using Lookup = Memory<code_t, LANES, 256>; // the activation's table, one copy for each lane
 using Saved = Memory<moments_t, 1, ceil_div(config::SCORE_WORDS, TOKENS) * GROUPS>;
 
+// The angles of a group of lanes.
+struct angle_t {
+  s<16> cosine, sine;
+};
+using angles_t = vec<angle_t, LANES>;
+using Angles = std::vector<angles_t>; // by group and address
+constexpr unsigned RATIO = config::CLOCK_RATIO;
+constexpr unsigned FAST_LANES = ceil_div(LANES, RATIO); // on the array's clock
+
+// Two rows that are rotated: the second one, and the values of both.
+struct pair_t {
+  bool waits = false;
+  unsigned cycles = 0; // since its last value
+  lane_row_t step{};
+  s<16> z[2][GROUPS][LANES];
+};
+
+// Stores the codes of a pair. Each group of lanes takes two cycles for each row. `ends`: the
+// command ends here.
+void turn(pair_t& pair, const lane_job_t& job, Angles& angles, Stored& stored, bool ends) {
+  // Until the lanes have kept the values.
+  constexpr unsigned SETTLE = RATIO == 2 ? 2 : 4;
+  for (; pair.cycles + 1 < SETTLE; ++pair.cycles)
+    interval("drain.settle");
+  const lane_row_t& step = pair.step;
+  unsigned key_bank = step.key_bank, key_address = step.key_address;
+  const unsigned tokens = step.tokens, groups = ceil_div(tokens, LANES);
+  for (unsigned group = 0; group < groups; ++group) {
+    const angles_t angle = angles.at(group * config::ANGLE_WORDS + unsigned(step.row.value_block));
+    for (unsigned row = 0; row < 2; ++row) {
+      interval("drain.turns");
+      interval("drain.turns");
+      stored_t item = nothing();
+      const unsigned column = unsigned(step.row.column) - 1 + row;
+      for (unsigned lane = 0; lane < LANES; ++lane) {
+        const int64_t even = int(pair.z[0][group][lane]), odd = int(pair.z[1][group][lane]);
+        const int64_t c = int(angle[lane].cosine), s = int(angle[lane].sine);
+        const int64_t sum = row == 0 ? even * c - odd * s : odd * c + even * s;
+        item.code[lane] = clamp8(int((sum + (1 << 19)) >> 20));
+      }
+      item.destination = step.row.destination;
+      item.lanes = least(LANES, tokens - group * LANES);
+      item.byte = column % CASCADE;
+      if (step.row.destination == destination::KEY) {
+        item.bank = key_bank;
+        item.address = (key_address + column) / CASCADE;
+        item.wrapped = unsigned(item.address) + bank_words(job.stride);
+      } else {
+        item.bank = group * CASCADE + column % CASCADE;
+        item.address = (unsigned(step.address) + column) / CASCADE;
+        item.wrapped = item.address;
+      }
+      item.ends = ends && group + 1 == groups && row == 1;
+      item.credits = item.ends == 1 && job.post == 1 ? 1 : 0;
+      stored.write(item);
+    }
+    key_bank += LANES;
+    if (key_bank >= KEY_BANKS) {
+      key_bank -= KEY_BANKS;
+      key_address += unsigned(job.stride);
+    }
+  }
+  pair.waits = false;
+}
+
 // Requantizes the sums of Rows or Attend. In an Attend each lane has its own scale, and the
 // rounding residue times the value's mean replaces the bias.
 void drain_rows(const lane_job_t& job, LaneRows& rows, ScaleWords& words, Sums& sums,
                 LaneLogits& logits, Read::Residual residual, Write::Residual residual_write,
-                Means& means, Lookup& lookup, Saved& saved, Waiting& waiting, Stored& stored) {
+                Means& means, Lookup& lookup, Saved& saved, Angles& angles, Waiting& waiting,
+                Stored& stored) {
   const bool attends = job.operation == isa::Attend::CODE;
   scale_t scale[GROUPS][LANES];
   for (unsigned group = 0; group < GROUPS; ++group) {
@@ -129,14 +197,21 @@ void drain_rows(const lane_job_t& job, LaneRows& rows, ScaleWords& words, Sums& 
   up_to<KEY_BANKS - 1> key_bank = 0;
   decltype(lane_row_t::key_address) key_address = 0;
   up_to<VALUE_BANKS - 1> value_bank = 0;
+  pair_t present, pair; // the rows that come, and those that wait for their turns
   const s<8> zero_point = attends ? s<8>(0) : job.zero_point;
   const unsigned value_words = bank_words(job.tokens);
   const unsigned key_stride = bank_words(job.stride);
   bool more = true;
   while (more) {
-    interval(attends ? "drain.attend" : "drain.rows");
     if (group == 0 && logit == 0) {
       step = receive_item<lane_row_t>(rows);
+      const bool opens = step.rotates == 1 && step.row.column % 2 == 0;
+      if (pair.waits && !opens)
+        turn(pair, job, angles, stored, false);
+    }
+    interval(attends ? "drain.attend" : "drain.rows");
+    ++pair.cycles;
+    if (group == 0 && logit == 0) {
       key_bank = step.key_bank;
       key_address = step.key_address;
       const unsigned first_bank = unsigned(step.tile_value_bank) + unsigned(step.row.value_bank);
@@ -185,6 +260,7 @@ void drain_rows(const lane_job_t& job, LaneRows& rows, ScaleWords& words, Sums& 
       }
       const s<16> mult = attends ? s<16>(factor.mantissa) : row.mult;
       const s<18> z = requantize(s<31>(sum[lane] * 16 + added), factor.shift, mult);
+      present.z[column % 2][group][lane] = z;
       const s<8> y = code_of(z, zero_point);
       s<8> code = y;
       if (job.activation == 1)
@@ -214,7 +290,8 @@ void drain_rows(const lane_job_t& job, LaneRows& rows, ScaleWords& words, Sums& 
       moments[lane] = moment;
     }
 
-    item.destination = row.destination;
+    if (step.rotates == 0)
+      item.destination = row.destination;
     item.lanes = lanes;
     item.bank = unsigned(group) * CASCADE + column % CASCADE;
     item.byte = column % CASCADE;
@@ -263,10 +340,19 @@ void drain_rows(const lane_job_t& job, LaneRows& rows, ScaleWords& words, Sums& 
         continue;
     }
     more = !(step.last == 1 && last_group);
-    item.credits =
-        (last_group && tile_ends && job.post_tiles == 1 ? 1 : 0) + (!more && job.post == 1 ? 1 : 0);
-    item.ends = !more;
+    const bool closes = step.rotates == 1 && column % 2 == 1 && last_group;
+    item.ends = !more && !closes;
+    item.credits = (last_group && tile_ends && job.post_tiles == 1 ? 1 : 0) +
+                   (item.ends == 1 && job.post == 1 ? 1 : 0);
     stored.write(item);
+    if (closes) {
+      pair = present;
+      pair.waits = true;
+      pair.cycles = 0;
+      pair.step = step;
+      if (!more)
+        turn(pair, job, angles, stored, true);
+    }
 
     if constexpr (GROUPS > 1)
       group = last_group ? 0 : unsigned(group) + 1;
@@ -318,6 +404,27 @@ void fill(const lane_job_t& job, Beats<isa::depth::lane_beats>& beats,
   }
 }
 
+// Takes the angles of all places of a tile, for each address: parts of four lanes.
+void take_angles(unsigned parts, Beats<isa::depth::lane_beats>& beats, Angles& angles) {
+  constexpr unsigned LANE_PARTS = ceil_div(FAST_LANES, 4), PLACES = GROUPS * RATIO;
+  beat_t beat{};
+  for (unsigned i = 0; i < parts; ++i) {
+    interval("drain.angles");
+    if (16 * i % BEAT == 0)
+      beat = receive_item<beat_t>(beats);
+    const unsigned place = i / LANE_PARTS % PLACES, address = i / LANE_PARTS / PLACES;
+    for (unsigned j = 0; j < 4; ++j) {
+      const unsigned lane = i % LANE_PARTS * 4 + j, token = place % RATIO * FAST_LANES + lane;
+      if (lane >= FAST_LANES || token >= LANES)
+        continue;
+      const auto* bytes = &beat.byte[16 * i % BEAT + 4 * j];
+      angle_t& angle = angles.at(place / RATIO * config::ANGLE_WORDS + address)[token];
+      angle.cosine = int(int16_t(little_endian(bytes, 2)));
+      angle.sine = int(int16_t(little_endian(bytes + 2, 2)));
+    }
+  }
+}
+
 void take_table(Beats<isa::depth::lane_beats>& beats, Lookup& lookup) {
   beat_t beat{};
   for (up_to<256> i = 0; i < 256; ++i) {
@@ -337,13 +444,14 @@ void requantize(LaneJobs& jobs, LaneRows& rows, Sums& sums, ScaleWords& scales,
   Means means;
   Lookup lookup;
   Saved saved;
+  Angles angles(size_t(GROUPS) * config::ANGLE_WORDS);
   while (alive()) {
     const lane_job_t job = receive_item<lane_job_t>(jobs);
     gap(isa::declared::COMMAND_GAP);
     const unsigned code = job.operation;
     if (code == isa::Rows::CODE || code == isa::Attend::CODE) {
       drain_rows(job, rows, scales, sums, logits, residual, residual_write, means, lookup, saved,
-                 waiting, stored);
+                 angles, waiting, stored);
     } else if (code == isa::Fill::CODE) {
       fill(job, beats, residual_write, stored);
       if (job.words != 0)
@@ -351,7 +459,10 @@ void requantize(LaneJobs& jobs, LaneRows& rows, Sums& sums, ScaleWords& scales,
       else
         stored.write(end_alone());
     } else {
-      take_table(beats, lookup);
+      if (job.words != 0)
+        take_angles(job.words, beats, angles);
+      else
+        take_table(beats, lookup);
       stored.write(end_alone());
     }
   }

@@ -32,6 +32,7 @@ struct row_job_t {
   u<16> rows4; // Attend: rows
   u<16> rows8; // Attend: base
   u<11> tile;  // first tile of tokens in the destination
+  u<7> pairs;  // of a head, if rows are rotated
 };
 // Types of loop counters: rows and tokens of an Attend, forwarded beats.
 using attend_rows_t = decltype(isa::Attend::rows);
@@ -66,7 +67,7 @@ lane_job_t lane_job(const fields_t& command) {
   job.skip = rows.skip;
   job.stride = attends ? attend.stride : rows.stride;
   job.reciprocal = rows.reciprocal;
-  job.words = fill.words;
+  job.words = code == isa::Table::CODE ? isa::Table::decode(command).words : fill.words;
   return job;
 }
 
@@ -82,12 +83,14 @@ void dispatch(Commands<isa::depth::drain_commands>& commands, LaneJobs& lane_job
     if (code == isa::Attend::CODE)
       send_item(attention_tiles, attend.tokens);
     else
-      parameter_jobs.write({code, rows.rows4, rows.rows8, isa::Fill::decode(command).words});
+      parameter_jobs.write({code, rows.rows4, rows.rows8,
+                            code == isa::Table::CODE ? isa::Table::decode(command).words
+                                                     : isa::Fill::decode(command).words});
     if (code == isa::Rows::CODE)
       row_jobs.write({0, rows.tokens, rows.stride, rows.rows4, rows.rows8,
-                      rows.kind == kind::RESIDUAL ? rows.tile : u<11>(0)});
+                      rows.kind == kind::RESIDUAL ? rows.tile : u<11>(0), rows.pairs});
     else if (code == isa::Attend::CODE)
-      row_jobs.write({1, attend.tokens, attend.stride, attend.rows, attend.base, attend.tile});
+      row_jobs.write({1, attend.tokens, attend.stride, attend.rows, attend.base, attend.tile, 0});
     send_item(lane_jobs, lane_job(command));
   }
 }
@@ -133,8 +136,10 @@ void load_parameters(ParameterJobs& jobs, Beats<isa::depth::rows>& beats,
         half = half == 0 ? 1 : 0;
       }
     } else {
-      const passed_t count =
-          job.code == isa::Table::CODE ? ceil_div(256, BEAT) : unsigned(job.words) * WORD_BEATS;
+      const bool is_table = job.code == isa::Table::CODE;
+      const passed_t count = !is_table        ? unsigned(job.words) * WORD_BEATS
+                             : job.words == 0 ? ceil_div(256, BEAT)
+                                              : ceil_div(unsigned(job.words), config::PORTS);
       for (passed_t i = 0; i < count; ++i) {
 #pragma HLS PIPELINE II = 1
         interval("drain.pass");
@@ -178,6 +183,7 @@ void walk(RowJobs& jobs, DoubleBuffer& double_buffer, Stream<credit_t, 2>& fille
       unsigned key_bank = 0;
       unsigned key_address = 0;
       unsigned value_bank = 0;
+      unsigned angle = 0;
       unsigned tile = 0;
       for (unsigned first = 0; first < tokens; first += TOKENS) {
         const bool last_tile = tokens - first <= TOKENS;
@@ -194,6 +200,9 @@ void walk(RowJobs& jobs, DoubleBuffer& double_buffer, Stream<credit_t, 2>& fille
           item.key_bank = key_bank;
           item.key_address = key_address;
           item.tile_value_bank = value_bank;
+          item.rotates = command.pairs != 0 && item.row.destination != destination::LOGIT;
+          if (item.rotates == 1)
+            item.row.value_block = angle + unsigned(item.row.value_bank);
           item.one_tile = tokens <= TOKENS;
           item.begin_tile = i == 0;
           item.end_tile = i + 1 == rows;
@@ -203,6 +212,7 @@ void walk(RowJobs& jobs, DoubleBuffer& double_buffer, Stream<credit_t, 2>& fille
           send_item(lane_rows, item);
         }
         address += command.stride;
+        angle += command.pairs;
         const unsigned next = key_bank + TOKENS % KEY_BANKS;
         key_address +=
             (TOKENS / KEY_BANKS + (next >= KEY_BANKS ? 1 : 0)) * unsigned(command.stride);

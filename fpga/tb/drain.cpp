@@ -26,6 +26,7 @@ namespace kind = isa::kind;
 struct Row {
   int64_t bias, mult, shift;
   unsigned destination, column;
+  int pair = -1; // of the head, if it is rotated
 };
 
 // The inputs, and the expected contents of memories and queues.
@@ -99,6 +100,35 @@ struct Bench {
     bench::append(beats, bytes);
   }
 
+  // Random angles of some tokens, for heads of `pairs` pairs. [token][pair]: cosine, sine.
+  std::vector<std::vector<std::array<int64_t, 2>>> angle;
+  void take_angles(unsigned tokens, unsigned pairs) {
+    constexpr unsigned RATIO = config::CLOCK_RATIO, FAST = ceil_div(LANES, RATIO);
+    angle.assign(tokens, std::vector<std::array<int64_t, 2>>(pairs));
+    for (auto& of_token : angle)
+      for (auto& [c, s] : of_token) {
+        c = sample(random, -(1 << 14), 1 << 14);
+        s = sample(random, -(1 << 14), 1 << 14);
+      }
+    std::vector<uint8_t> bytes;
+    for (unsigned tile = 0; tile < ceil_div(tokens, TOKENS); ++tile)
+      for (unsigned pair = 0; pair < pairs; ++pair)
+        for (unsigned group = 0; group < GROUPS; ++group)
+          for (unsigned cycle = 0; cycle < RATIO; ++cycle)
+            for (unsigned lane = 0; lane < ceil_div(FAST, 4) * 4; ++lane) {
+              const unsigned of_item = cycle * FAST + lane, t = group * LANES + of_item,
+                             token = tile * TOKENS + t;
+              const bool is_there = lane < FAST && of_item < LANES && t < TOKENS && token < tokens;
+              for (unsigned i = 0; i < 2; ++i) {
+                const int64_t x = is_there ? angle[token][pair][i] : 0;
+                bytes.push_back(uint8_t(x));
+                bytes.push_back(uint8_t(x >> 8));
+              }
+            }
+    commands.push_back(isa::Table{.words = bytes.size() / 16}.encode());
+    bench::append(beats, bytes);
+  }
+
   void fill(unsigned frame, unsigned words) {
     commands.push_back(isa::Fill{.frame = frame, .words = words}.encode());
     for (unsigned word = 0; word < words; ++word) {
@@ -157,6 +187,7 @@ struct Bench {
     unsigned next_row = 0;
     std::vector<int64_t> value_sum(rows4 + unsigned(task.rows8));
     std::vector<std::array<int64_t, 2>> moment(static_cast<size_t>(n));
+    std::vector<int64_t> even(static_cast<size_t>(n)); // z of a pair's first row
     for (unsigned first = 0; first < pairs; first += PAIRS) {
       std::vector<Row> here;
       for (unsigned pair = first; pair < std::min(pairs, first + PAIRS); ++pair)
@@ -170,7 +201,8 @@ struct Bench {
                                   int(row.mult),
                                   unsigned(row.shift),
                                   row.destination,
-                                  row.column});
+                                  row.column,
+                                  row.pair});
       bench::append(beats, bytes);
       const unsigned row_base = next_row - unsigned(here.size());
       for (unsigned tile = 0; tile < tiles; ++tile) {
@@ -183,8 +215,15 @@ struct Bench {
               const unsigned in_tile = group * LANES + lane, token = tile * TOKENS + in_tile;
               const int64_t sum = sample_sum(row, wild);
               item[lane] = sum;
-              if (in_tile < tokens)
+              if (in_tile < tokens && row.pair >= 0) {
+                const int64_t z = requant16(row.bias + sum, row.shift, row.mult);
+                if (row.column % 2 == 1)
+                  expect_rotated(row, token, {even[token], z}, unsigned(task.stride));
+                even[token] = z;
+              } else if (in_tile < tokens &&
+                         (task.pairs == 0 || row.destination != destination::LOGIT)) {
                 expect(task, row, token, row.bias + sum, value_sum[row_base + r], moment[token]);
+              }
               if (task.kind == kind::LOGITS && in_tile < tokens)
                 logits.push_back(((row.bias + sum) * row.mult + (1 << 14)) >> 15);
             }
@@ -232,6 +271,24 @@ struct Bench {
     } else {
       value_sum += code;
       expect_code(name, bench::value_code(*value, token, c, unsigned(task.tokens)), code);
+    }
+  }
+
+  // Expects the codes of both rows of a pair, the first of which has the column before.
+  void expect_rotated(const Row& row, unsigned token, std::array<int64_t, 2> z, unsigned stride) {
+    const auto [c, s] = angle[token][size_t(row.pair)];
+    const std::array<int64_t, 2> codes = {clamp8(rshift(z[0] * c - z[1] * s, 20)),
+                                          clamp8(rshift(z[1] * c + z[0] * s, 20))};
+    const unsigned tile = token / TOKENS, t = token % TOKENS;
+    for (unsigned i = 0; i < 2; ++i) {
+      const unsigned column = row.column - 1 + i;
+      const std::string name =
+          "rotated: token " + std::to_string(token) + ", column " + std::to_string(column);
+      if (row.destination == destination::QUERY)
+        expect_word(name, bench::column_word(*query, t / LANES, tile * stride + column), t % LANES,
+                    codes[i]);
+      else
+        expect_code(name, bench::key_code(*key, token, column, stride), codes[i]);
     }
   }
 
@@ -434,6 +491,67 @@ uint64_t attention_inputs(Verdict& verdict, uint64_t seed) {
   return bench.digest.value();
 }
 
+// Tests rotated queries and keys, in pairs, 4-bit ones first; then values, which are not rotated.
+uint64_t rotated(Verdict& verdict, uint64_t seed) {
+  if (config::ANGLE_WORDS == 0)
+    return 0;
+  Bench bench(verdict, seed);
+  Random& random = bench.random;
+  const unsigned tokens = unsigned(random.between(1, Bench::MOST_TOKENS));
+  const unsigned pairs = unsigned(random.between(1, 4)), heads = unsigned(random.between(1, 3)),
+                 head = bench::padded(2 * pairs), stride = heads * head;
+  // The second time with other angles, into the same columns.
+  for (unsigned n = 0; n < 2; ++n) {
+    bench.codes.clear();
+    bench.take_angles(tokens, pairs);
+    struct Pair {
+      unsigned to, head, pair;
+    };
+    std::vector<Pair> all;
+    for (const unsigned to : {destination::KEY, destination::QUERY})
+      for (unsigned h = 0; h < heads; ++h)
+        for (unsigned pair = 0; pair < pairs; ++pair)
+          all.push_back({to, h, pair});
+    for (size_t i = all.size(); i > 1; --i)
+      std::swap(all[i - 1], all[size_t(random.between(0, int64_t(i) - 1))]);
+    const size_t four = size_t(random.between(0, int64_t(all.size())));
+    std::vector<Row> rows;
+    const auto add = [&](const Pair& pair) {
+      for (unsigned i = 0; i < 2; ++i) {
+        Row row = bench.sample_row(pair.to, pair.head * head + 2 * pair.pair + i);
+        row.pair = int(pair.pair);
+        rows.push_back(row);
+      }
+    };
+    for (size_t i = 0; i < four; ++i)
+      add(all[i]);
+    unsigned place = unsigned(four);
+    for (size_t i = four; i < all.size(); ++i) {
+      // A row of zeros keeps the pair in one tile.
+      if (place % PAIRS == PAIRS - 1) {
+        rows.push_back({0, 0, 1, destination::LOGIT, 0});
+        ++place;
+      }
+      add(all[i]);
+      place += 2;
+    }
+    bench.rows(
+        {.post = 1,
+         .tokens = tokens,
+         .stride = stride,
+         .pairs = pairs,
+         .rows4 = 2 * four,
+         .rows8 = rows.size() - 2 * four},
+        [&](unsigned r) { return rows[r]; }, random.between(0, 1));
+    if (random.between(0, 1))
+      bench.rows(
+          {.post = 1, .tokens = tokens, .stride = stride, .rows4 = stride},
+          [&](unsigned r) { return bench.sample_row(destination::VALUE, r); }, false);
+  }
+  bench.run(seed);
+  return bench.digest.value();
+}
+
 // Seeds from here on test the longest sequence that fits `hidden`, and values of one column.
 constexpr uint64_t EDGES = 12;
 
@@ -626,7 +744,7 @@ int main() {
   Verdict verdict("drain");
   bench::Digest digest;
   for (uint64_t seed = 0; seed < EDGES; ++seed)
-    for (const auto test : {attention_inputs, full_keys, context, hidden, residual})
+    for (const auto test : {attention_inputs, full_keys, context, hidden, residual, rotated})
       digest.add(int64_t(test(verdict, seed)));
   for (const auto test : {context, hidden})
     digest.add(int64_t(test(verdict, EDGES)));

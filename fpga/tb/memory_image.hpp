@@ -44,6 +44,7 @@ struct MatrixRow {
   bool eight_bit;
   int bias, mult;
   unsigned shift, destination, column;
+  int pair = -1; // of the head, if the row is rotated
 };
 
 // Appends a row's parameters in memory format.
@@ -57,8 +58,9 @@ inline void append_parameters(std::vector<uint8_t>& bytes, const MatrixRow& row)
   put(row.shift, 1);
   put(row.destination, 1);
   put(row.column, 2);
-  put(row.column / config::VALUE_BANKS, 2);
-  put(row.column % config::VALUE_BANKS, 1);
+  const bool rotates = row.pair >= 0;
+  put(rotates ? 0 : row.column / config::VALUE_BANKS, 2);
+  put(rotates ? unsigned(row.pair) : row.column % config::VALUE_BANKS, 1);
   put(0, 3);
 }
 

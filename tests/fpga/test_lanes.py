@@ -127,6 +127,7 @@ def test_the_model_counts_what_yosys_builds(name: str, tmp_path: Path) -> None:
 FAULTS = [
     ("requantize_lane", "+ 13'(z_12[5])", ""),
     ("lane_store", "before_first[i] ? key_wrapped_1", "before_first[i] ? key_address_1"),
+    ("lanes", "row_6 ^ sine_6", "row_6"),
 ]
 MORE_FAULTS = [
     ("lanes", "assign logits_room = 32'(logits_used) < OUTPUTS;", "assign logits_room = 1'b1;"),
@@ -172,7 +173,15 @@ MORE_FAULTS = [
     ("lanes", "(fire ? last_logit : takes[0])", "(fire || takes[0])"),
     ("lane_fill", "TILE_PARTS{step && last_step}", "TILE_PARTS{step}"),
     ("lane_fill", "'0 : !step ? place", "'0 : 1'b0 ? place"),
-    ("lane_fill", "index + 8'(table_step) : '0", "index + 8'd1 : '0"),
+    ("lane_fill", "table_step ? behind : index", "behind"),
+    # Rotary positions: signs, places, and turns before z is kept.
+    ("lanes", "{sine_7 && !row_7, sine_7, 1'b0}", "{1'b0, sine_7, 1'b0}"),
+    ("lanes", "row_10, place_10[PLACE_BITS-1:0]", "row_10, place_6[PLACE_BITS-1:0]"),
+    ("lanes", "(!pair_pending || (opens && !last_pair))", "(!pair_pending || opens)"),
+    ("lane_turns", "2'(SETTLE - 1)", "'0"),
+    ("lane_turns", "half <= !half", "half <= half"),
+    ("lane_fill", "if (last_part) angle_place <=", "angle_place <="),
+    ("requantize_lane", "turned ? code[15:8] : code_19", "code_19"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Rotary positions: the arithmetic, what a reader checks, and what does not run them yet."""
+"""Rotary positions: the arithmetic, what a reader checks, and the simulated accelerator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import quasar_rt
 import simulated
 from quasar_rt import Subnet, oracle, random_subnet
-from quasar_rt.hardware import Workload
+from quasar_rt.hardware import Hardware, estimate
 from quasar_rt.oracle import Linear, requant8, requant16, rotate, rotations
 
 VECTOR = Path(__file__).parents[1] / "vectors" / "rotary.qvit"
@@ -69,11 +69,23 @@ def test_a_reader_checks_angles_widths_and_heads():
         network(pool="attention")
 
 
-def test_the_hardware_model_refuses_networks_of_the_cpu_by_name():
-    with pytest.raises(quasar_rt.InvalidValueError, match="rotary positions, which run on the CPU only"):
-        Workload.of_subnet(network())
+@pytest.mark.filterwarnings("ignore::quasar_rt.errors.UntrainedWarning")
+@pytest.mark.parametrize("name", ["tiny", "odd"])
+def test_a_simulated_accelerator_has_the_cpu_s_bits(name):
+    library = simulated.library(name)
+    # An odd number of row pairs: rows of zeros keep pairs of 8-bit rows in one tile.
+    for seed, share in enumerate((0.0, 0.4, 1.0)):
+        subnet = network(
+            seed=seed, depth=2, heads=2 + seed, image_size=(12, 4 + 8 * seed), pool=("mean", "token")[seed % 2],
+            eight_bit_fraction=share,
+        )  # fmt: skip
+        images = np.random.default_rng(seed).integers(0, 256, (3, 12, 4 + 8 * seed, 3), dtype=np.uint8)
+        with quasar_rt.Engine(subnet, f"sim:{library.stem}") as device, quasar_rt.Engine(subnet) as cpu:
+            for answer, image in zip(device.stream(iter(images)), images, strict=True):
+                np.testing.assert_array_equal(answer.logits, cpu.infer(image).logits)
 
 
-def test_a_simulated_accelerator_refuses_them_by_name():
-    with pytest.raises(quasar_rt.QuasarError, match="rotary positions, which run on the CPU only as yet"):
-        quasar_rt.Engine(network(), f"sim:{simulated.library('tiny').stem}")
+def test_a_configuration_without_angles_is_named():
+    hardware = Hardware.load(Path(__file__).parents[2] / "fpga" / "configs" / "wide.toml")
+    with pytest.raises(quasar_rt.DoesNotFitError, match="the angle buffer needs"):
+        estimate(network(), hardware)

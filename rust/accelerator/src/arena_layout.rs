@@ -25,6 +25,8 @@ pub(crate) struct Row<'a> {
     pub(crate) shift: u8,
     pub(crate) destination: Destination,
     pub(crate) column: u16,
+    /// Pair of rows of the head, if the row is rotated.
+    pub(crate) pair: Option<u8>,
 }
 
 /// The rows that one position of the array holds.
@@ -164,8 +166,11 @@ pub(crate) fn rows(tile: &[RowPair], banks: usize) -> Vec<u8> {
             shift: row.shift,
             destination: row.destination as u8,
             column: row.column,
-            value_block: (usize::from(row.column) / banks) as u16,
-            value_bank: (usize::from(row.column) % banks) as u8,
+            value_block: match row.pair {
+                Some(_) => 0,
+                None => (usize::from(row.column) / banks) as u16,
+            },
+            value_bank: (row.pair).unwrap_or((usize::from(row.column) % banks) as u8),
         };
         data.extend(parameters.bytes());
     }

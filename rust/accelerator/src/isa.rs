@@ -25,13 +25,13 @@ pub use values::{Destination, Form, Kind, Pooling, Source, Target, Value, Values
 use quasar_core::error::{Error, Result};
 use quasar_hardware::declared;
 use quasar_hardware::design::{
-    COLUMN_BITS, FILL_BITS, RECIPROCAL_BITS, TOKEN_BITS, ZERO_POINT_BITS,
+    COLUMN_BITS, FILL_BITS, PAIR_BITS, RECIPROCAL_BITS, TOKEN_BITS, ZERO_POINT_BITS,
 };
 use values::FieldType;
 
 /// Version of commands, registers and memory formats. The driver refuses a bitstream of another
 /// version.
-pub const ABI: u32 = 8;
+pub const ABI: u32 = 9;
 /// Bytes of a command.
 pub const COMMAND_BYTES: usize = declared::COMMAND_BYTES as usize;
 /// 32-bit words of a command.
@@ -462,6 +462,8 @@ commands! {
         skip: u32 TOKEN_BITS,
         /// Columns from one tile of tokens to the next in the destination.
         stride: u32 COLUMN_BITS,
+        /// Pairs of rows of a head, if rows are rotated: all but those for `logit`.
+        pairs: u32 PAIR_BITS,
         /// 4-bit rows.
         rows4: u32 16,
         /// 8-bit rows.
@@ -493,8 +495,10 @@ commands! {
         /// Words.
         words: u32 FILL_BITS,
     }
-    /// Loads the table of an activation from memory.
+    /// Loads the table of an activation, or angles, from memory.
     Drain 3 Table(Table) {
+        /// Parts of angles, 16 bytes each; 0: the table of an activation.
+        words: u32 FILL_BITS,
     }
     /// Normalises the residual; before the head, also pools.
     Norm 0 LayerNorm(LayerNorm) {

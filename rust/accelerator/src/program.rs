@@ -119,6 +119,8 @@ pub(crate) struct NetworkSizes {
     pub(crate) patch_tokens: bool,
     pub(crate) embed_norm: bool,
     pub(crate) phases: usize,
+    /// Pairs of rows of a head that are rotated; 0: none are.
+    pub(crate) pairs: u32,
 }
 
 impl NetworkSizes {

@@ -31,6 +31,8 @@ pub struct Shape {
     pub value_banks: usize,
     /// Frames in flight.
     pub frames: usize,
+    /// Cycles R of the array in one of the kernels.
+    pub ratio: usize,
 }
 
 /// Place of a code in a memory whose words have C bytes.
@@ -59,6 +61,7 @@ impl Shape {
             key_banks: key_banks(c.array, c.lanes) as usize,
             value_banks: value_banks(c.array, c.lanes) as usize,
             frames: c.frames as usize,
+            ratio: c.array.clock_ratio as usize,
         }
     }
 
@@ -99,6 +102,12 @@ impl Shape {
     /// Returns the groups of L tokens.
     pub const fn groups(&self, tokens: usize) -> usize {
         tokens.div_ceil(self.lanes)
+    }
+
+    /// Returns the parts of 16 bytes of a lane's `angles`: a part holds those of four lanes.
+    pub const fn angle_parts(&self, angles: u64) -> usize {
+        let places = self.tokens.div_ceil(self.lanes) * self.ratio;
+        angles as usize * places * self.lanes.div_ceil(self.ratio).div_ceil(4)
     }
 
     /// Returns the beats of some bytes.
@@ -180,6 +189,7 @@ mod tests {
                 key_banks: 8,
                 value_banks,
                 frames: 2,
+                ratio: 1,
             };
             for first in 0..30 {
                 let lanes = first..first + 6;
@@ -214,6 +224,7 @@ mod tests {
             key_banks: 8,
             value_banks: 5,
             frames: 2,
+            ratio: 1,
         };
         let codes = (0..21).flat_map(|token| (0..16).map(move |column| (token, column)));
         let places: [At; 2] = [

@@ -39,5 +39,5 @@ pub use cpu::Executor;
 pub use error::{Error, Result};
 pub use network::Network;
 pub use quasar_kernels::scalar::EXP2;
-pub use quasar_kernels::{Kernels, Storage, Tier};
+pub use quasar_kernels::{Kernels, Rotary, Storage, Tier};
 pub use subnet::Subnet;

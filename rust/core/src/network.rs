@@ -145,7 +145,7 @@ impl Network {
                 .map(Tensor::i16s)
                 .unwrap_or_default(),
             embed_norm,
-            rotary: (config.rotary).then(|| rotary(subnet)),
+            rotary: rotary(subnet),
             blocks,
             norm: layer_norm(subnet, "norm"),
             heads,
@@ -301,12 +301,15 @@ fn layer_norm(subnet: &Subnet, name: &str) -> LayerNorm {
     }
 }
 
-/// Returns the rotations of q and k of a subnet that has them.
-pub(crate) fn rotary(subnet: &Subnet) -> Rotary {
+/// Returns the rotations of q and k of a subnet, if it has any.
+pub fn rotary(subnet: &Subnet) -> Option<Rotary> {
     let config = subnet.config();
+    if !config.rotary {
+        return None;
+    }
     let [rows, columns] = ["rotary.rows", "rotary.columns"].map(|name| subnet.expect(name).i16s());
     let head_dim = config.blocks[0].head_dim;
-    Rotary::new(head_dim, config.prefix_tokens, &rows, &columns)
+    Some(Rotary::new(head_dim, config.prefix_tokens, &rows, &columns))
 }
 
 fn attention(subnet: &Subnet, name: &str) -> Vec<HeadParams> {

@@ -100,7 +100,7 @@ fn check_layer(
             embedded_patches(config, trace)?,
         ),
         "qkv" => {
-            let rotary = config.rotary.then(|| rotary(subnet));
+            let rotary = rotary(subnet);
             // The last block computes only the queries of tokens that the heads read.
             layer.compare_codes(
                 i8s(trace, &of_block("norm1"))?,

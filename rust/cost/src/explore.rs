@@ -335,7 +335,7 @@ impl Search<'_> {
                     .map_or(0, |rows| tiles(1, slots(rows)) * words(d));
             for (block, last, count) in &network.blocks {
                 let needed = workload.setting.needed(*last);
-                let qkv = if needed == n {
+                let qkv = if needed == n || workload.setting.rotates() {
                     tiles(n, slots(block.key.plus(block.query))) + tiles(n, slots(block.value))
                 } else {
                     tiles(n, slots(block.key.plus(block.value))) + tiles(needed, slots(block.query))

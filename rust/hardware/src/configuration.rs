@@ -130,11 +130,20 @@ pub struct Buffers {
     pub hidden: u64,
     /// Weights, columns of one tile of row pairs. Two tiles: one is loaded while the other is used.
     pub weight: u64,
+    /// Cosines and sines of rotary positions, words a token lane: token tiles * `head_dim` / 2.
+    /// 0: no network has rotary positions.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub angle: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde passes a reference
+const fn is_zero(words: &u64) -> bool {
+    *words == 0
 }
 
 impl Buffers {
     /// Returns each buffer's key and words.
-    pub const fn entries(&self) -> [(&'static str, u64); 9] {
+    pub const fn entries(&self) -> [(&'static str, u64); 10] {
         [
             ("input", self.input),
             ("residual", self.residual),
@@ -145,6 +154,7 @@ impl Buffers {
             ("score", self.score),
             ("hidden", self.hidden),
             ("weight", self.weight),
+            ("angle", self.angle),
         ]
     }
 
@@ -161,6 +171,7 @@ impl Buffers {
             score: self.score.max(other.score),
             hidden: self.hidden.max(other.hidden),
             weight: self.weight.max(other.weight),
+            angle: self.angle.max(other.angle),
         }
     }
 
@@ -182,13 +193,17 @@ impl Buffers {
         let blocks = workload.blocks.iter();
         blocks
             .map(|block| {
-                Self::of_sizes(
+                let sizes = Self::of_sizes(
                     &workload.setting,
                     workload.embed,
                     block.heads * array.padded(block.head_dim),
                     block.hidden,
                     (array, lanes),
-                )
+                );
+                Self {
+                    angle: workload.setting.angles(array.tokens),
+                    ..sizes
+                }
             })
             .fold(Self::default(), |all, one| all.max(&one))
     }
@@ -215,9 +230,13 @@ impl Buffers {
             score: tokens,
             hidden: tiles * padded(hidden),
             weight: padded(embed.max(inner).max(hidden).max(setting.patch_len)),
+            angle: 0,
         }
     }
 }
+
+/// Words of angles, at most: an address has 16 bits.
+const MAX_ANGLES: u64 = 1 << 16;
 
 /// Bands of tokens into which a product may be divided, at most. Each band has its own copy of the
 /// weights in memory.
@@ -398,6 +417,7 @@ impl Hardware {
                         available / array.padded(tokens) * value_banks(*array, *lanes),
                     ),
                     "score" => ("number of tokens", available),
+                    "angle" => ("size of heads with rotary positions", available / tiles * 2),
                     _ => ("number of columns", whole(available)),
                 };
                 return Err(Error::DoesNotFit {
@@ -476,9 +496,14 @@ impl Configuration {
             within(
                 &format!("buffers.{key}"),
                 usize::try_from(words).unwrap_or(usize::MAX),
-                1,
+                usize::from(key != "angle"),
                 MAX_BUFFER_WORDS,
             )?;
+        }
+        if self.buffers.angle > MAX_ANGLES || (self.buffers.angle > 0 && self.array.pairs < 2) {
+            let problem =
+                format!("angles need at least two array.pairs and at most {MAX_ANGLES} words");
+            return Err(Error::config("buffers.angle", problem));
         }
         Ok(())
     }

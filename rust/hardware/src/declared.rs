@@ -85,3 +85,15 @@ pub fn segment_gap(hardware: &Hardware) -> u64 {
     let seconds = hardware.board().host.segment_us * 1e-6;
     (seconds * hardware.clock_hz()).ceil() as u64
 }
+
+/// Returns the cycles in which the lanes rotate a pair of rows of a tile, without those of its
+/// sums. At R = 1 the first ones wait until the values are kept, while the first row of the next
+/// pair passes.
+pub const fn turn_cycles(groups: u64, ratio: u64) -> u64 {
+    let waits = if ratio == 1 {
+        3u64.saturating_sub(groups)
+    } else {
+        0
+    };
+    4 * groups + waits
+}

@@ -5,6 +5,7 @@
 //! from the tiles that `config.hpp` states. Depends on [`crate::configuration`].
 
 use crate::configuration::Hardware;
+use crate::workload::RowWidths;
 
 /// Sizes of the array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,11 @@ pub struct RowTile {
 }
 
 impl RowTile {
+    /// Returns the pairs of rows that are rotated, if any are: all rows but an odd one of zeros.
+    pub const fn rotations(self) -> u64 {
+        self.rows4 / 2 + self.rows8 / 2
+    }
+
     /// Returns the number of rows.
     pub const fn rows(self) -> u64 {
         self.rows4 + self.rows8
@@ -52,6 +58,23 @@ impl Tiling {
         Self {
             tokens: array.tokens,
             pairs: array.pairs,
+        }
+    }
+
+    /// Adds the 8-bit rows of zeros that keep both rows of each rotated pair in one tile: one at
+    /// the end of a tile that has room for a single row.
+    #[must_use]
+    pub const fn rotated(self, rows: RowWidths) -> RowWidths {
+        let all = rows.eight_bit / 2;
+        let room = self.pairs - rows.four_bit.div_ceil(2) % self.pairs;
+        let (first, whole) = (room / 2, self.pairs / 2);
+        if all <= first {
+            return rows;
+        }
+        let tiles = (all - first).div_ceil(whole) - 1;
+        RowWidths {
+            four_bit: rows.four_bit,
+            eight_bit: rows.eight_bit + room % 2 + tiles * (self.pairs % 2),
         }
     }
 

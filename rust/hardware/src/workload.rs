@@ -2,7 +2,7 @@
 //!
 //! Depends on [`quasar_core::subnet`] and its errors.
 
-use quasar_core::error::{Error, Result};
+use quasar_core::error::Result;
 use quasar_core::subnet::config::{Pool, ResizeMode};
 use quasar_core::subnet::Subnet;
 use serde::Serialize;
@@ -99,6 +99,9 @@ pub struct Setting {
     pub source_pixels: u64,
     /// True if the host resizes the picture.
     pub resized: bool,
+    /// Dimensions of each head, if queries and keys are rotated by the positions of the patches;
+    /// else 0.
+    pub rotated_dim: u64,
 }
 
 /// Pixels of a picture of `ImageNet`, 500x375 (assumed): for networks whose input is of such a
@@ -127,6 +130,17 @@ impl Setting {
     /// Returns true if a block, the network's `last` or not, pools all tokens into token 0.
     pub const fn pools(&self, last: bool) -> bool {
         last && matches!(self.pool, Pool::Attention)
+    }
+
+    /// Returns the angles of a token's lane, if the array has `lanes` tokens: those of each pair of
+    /// rows of a head and of each tile of tokens.
+    pub const fn angles(&self, lanes: u64) -> u64 {
+        self.tokens().div_ceil(lanes) * self.rotated_dim / 2
+    }
+
+    /// Returns true if queries and keys are rotated.
+    pub const fn rotates(&self) -> bool {
+        self.rotated_dim > 0
     }
 
     /// Returns the number of tokens that a head runs on.
@@ -176,10 +190,6 @@ impl Workload {
     /// [`Error::InvalidValue`] for a subnet that no accelerator runs.
     pub fn of_subnet(subnet: &Subnet) -> Result<Self> {
         let config = subnet.config();
-        if config.rotary {
-            let problem = "the subnet has rotary positions, which run on the CPU only as yet";
-            return Err(Error::InvalidValue(problem.into()));
-        }
         let rows = |layer: &str, first: usize, last: usize| {
             let bits = &subnet.expect(&format!("{layer}.bits")).data()[first..last];
             let eight_bit: usize = bits.iter().map(|&b| usize::from(b == 8)).sum();
@@ -221,6 +231,11 @@ impl Workload {
                     pixels as u64
                 },
                 resized,
+                rotated_dim: if config.rotary {
+                    config.blocks[0].head_dim as u64
+                } else {
+                    0
+                },
             },
             embed: config.embed as u64,
             patch_rows: rows("embed", 0, config.embed),

@@ -26,6 +26,7 @@ impl Space {
             patch_tokens: false,
             source_pixels: source_pixels(pixels),
             resized: pixels >= SMALLEST_RESIZED,
+            rotated_dim: 0,
         }
     }
 

@@ -1,8 +1,9 @@
 //! Fills the arena.
 
+use quasar_core::network::rotary;
 use quasar_core::subnet::schema::{self, LinearSpec};
 use quasar_core::subnet::LinearTensors;
-use quasar_core::Subnet;
+use quasar_core::{Rotary, Subnet};
 
 use super::plan::{BlockPlan, Matrix, Outline, Plan};
 use crate::arena_layout::{self, Arena, Row, RowPair, Transfer};
@@ -79,7 +80,7 @@ impl Writer<'_> {
         to: Destination,
     ) -> Vec<u16> {
         let rows = (0..spec.rows).map(|row| (row, to, row as u16));
-        write_matrix(&mut self.arena, matrix, tensors, rows, self.shape)
+        write_matrix(&mut self.arena, matrix, tensors, rows, None, self.shape)
     }
 
     fn embedding(&mut self) {
@@ -87,6 +88,9 @@ impl Writer<'_> {
         let mut residual = self.values("prefix");
         residual.extend(self.values("position"));
         self.residual(self.plan.residual, &residual);
+        if let (Some((_, at)), Some(rotary)) = (self.plan.angles, rotary(self.subnet)) {
+            self.arena.put(at, &angles(&rotary, self.shape));
+        }
         let embedding = self.next();
         for (_, matrix) in &self.plan.embed {
             self.layer(matrix, &embedding, Destination::Residual);
@@ -128,7 +132,9 @@ impl Writer<'_> {
                 (0..inner)
                     .map(move |column| (to as usize * inner + column, to, place(column) as u16))
             });
-            write_matrix(&mut self.arena, matrix, &qkv, rows, self.shape);
+            let rotated = self.subnet.config().rotary && part.len() == 2;
+            let head = rotated.then_some(padded);
+            write_matrix(&mut self.arena, matrix, &qkv, rows, head, self.shape);
         }
         if let Some(zeros) = block.zeros {
             self.residual(zeros, &vec![0; self.subnet.config().embed]);
@@ -198,6 +204,35 @@ fn spread(codes: &[i8], length: usize, padded: usize) -> Vec<i8> {
         .collect()
 }
 
+/// Adds a row of zeros, whose results go nowhere, where the next pair of 8-bit rows would begin in
+/// the last place of a tile of row pairs.
+fn whole_pairs<'a>(
+    four_bit: usize,
+    eight_bit: Vec<Row<'a>>,
+    zeros: &'a [i8],
+    pairs: usize,
+) -> Vec<Row<'a>> {
+    let mut at = four_bit.div_ceil(2);
+    let mut all = Vec::new();
+    for pair in eight_bit.chunks(2) {
+        if at % pairs == pairs - 1 {
+            all.push(Row {
+                codes: zeros,
+                bias: 0,
+                mult: 0,
+                shift: 1,
+                destination: Destination::Logit,
+                column: 0,
+                pair: None,
+            });
+            at += 1;
+        }
+        all.extend(pair);
+        at += 2;
+    }
+    all
+}
+
 /// Writes 4-bit rows of zeros, which change nothing of the residual that they are added to.
 fn write_zeros(arena: &mut Arena, matrix: &Matrix, shape: &Shape) {
     let rows = matrix.rows4 as usize;
@@ -209,19 +244,49 @@ fn write_zeros(arena: &mut Arena, matrix: &Matrix, shape: &Shape) {
         shift: vec![1; rows],
     };
     let rows = (0..rows).map(|row| (row, Destination::Residual, row as u16));
-    write_matrix(arena, matrix, &zeros, rows, shape);
+    write_matrix(arena, matrix, &zeros, rows, None, shape);
+}
+
+/// Lays out angles: for each tile of tokens and pair of a head's rows, for each place of a lane's
+/// token in a tile, cosine and sine of each lane, in parts of four lanes.
+fn angles(rotary: &Rotary, s: &Shape) -> Vec<u8> {
+    let (tokens, lanes) = (rotary.tokens(), s.lanes.div_ceil(s.ratio));
+    let mut data = Vec::new();
+    for tile in 0..tokens.div_ceil(s.tokens) {
+        for pair in 0..rotary.head_dim() / 2 {
+            for place in 0..s.groups(s.tokens) * s.ratio {
+                let (group, cycle) = (place / s.ratio, place % s.ratio);
+                for lane in 0..lanes.next_multiple_of(4) {
+                    let of_item = cycle * lanes + lane;
+                    let in_tile = group * s.lanes + of_item;
+                    let token = tile * s.tokens + in_tile;
+                    let is_there = lane < lanes && of_item < s.lanes && in_tile < s.tokens;
+                    let angle = if is_there && token < tokens {
+                        rotary.angle(token, pair)
+                    } else {
+                        [0; 2]
+                    };
+                    data.extend(angle.iter().flat_map(|part| part.to_le_bytes()));
+                }
+            }
+        }
+    }
+    data
 }
 
 /// Writes some rows of a layer. `rows`: row of the layer, destination of the results, column there.
-/// Returns these columns in the order of the sums.
+/// `head`: columns of a head whose rows are rotated; rows of zeros keep their pairs whole. Returns
+/// these columns in the order of the sums.
 fn write_matrix(
     arena: &mut Arena,
     matrix: &Matrix,
     tensors: &LinearTensors,
     rows: impl Iterator<Item = (usize, Destination, u16)>,
+    head: Option<usize>,
     shape: &Shape,
 ) -> Vec<u16> {
     let columns = matrix.columns as usize;
+    let zeros = vec![0; columns];
     let (mut four_bit, mut eight_bit) = (Vec::new(), Vec::new());
     for (row, destination, column) in rows {
         let bits = tensors.bits[row];
@@ -238,7 +303,11 @@ fn write_matrix(
             shift: tensors.shift.get(row).copied().unwrap_or_default(),
             destination,
             column,
+            pair: head.map(|head| (usize::from(column) % head / 2) as u8),
         });
+    }
+    if head.is_some() {
+        eight_bit = whole_pairs(four_bit.len(), eight_bit, &zeros, shape.pairs);
     }
     let pairs: Vec<RowPair> = four_bit
         .chunks(2)

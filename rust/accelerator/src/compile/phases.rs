@@ -219,6 +219,11 @@ impl<'a> Phases<'a> {
             });
             if band.tile == 0 {
                 self.fill("position", tokens, plan.residual);
+                if let Some((words, transfer)) = plan.angles {
+                    self.stage = "angles";
+                    self.push(Table { words });
+                    self.load(Target::Table, transfer);
+                }
             }
             let first = band.tile as u32 * self.lanes();
             self.product(
@@ -304,6 +309,7 @@ impl<'a> Phases<'a> {
             reciprocal: ((1 << 20) + tokens / 2) / tokens,
             ..RowsCommand::default()
         };
+        let pairs = self.outline.workload.setting.rotated_dim as u32 / 2;
         let [stage, second] = if split {
             ["keys, values", "query"]
         } else {
@@ -316,7 +322,7 @@ impl<'a> Phases<'a> {
                 wait_norm: true,
                 ..gemm
             },
-            rows,
+            RowsCommand { pairs, ..rows },
         );
         let last = self.product(
             second,
@@ -459,7 +465,7 @@ impl<'a> Phases<'a> {
             _ => Pooling::None,
         };
         self.stage = "table";
-        self.push(Table {});
+        self.push(Table::default());
         self.load(Target::Table, block.table);
         for (band, MlpPlan { fc1, fc2 }) in &block.mlp {
             self.product(

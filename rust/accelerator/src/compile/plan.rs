@@ -34,7 +34,13 @@ impl Outline {
                 + pool.heads().len()
                 + usize::from(self.workload.embed_proj.is_some()),
             embed_norm: self.workload.embed_proj.is_some(),
+            pairs: self.workload.setting.rotated_dim as u32 / 2,
         }
+    }
+
+    /// Returns true if queries and keys are rotated.
+    pub(super) fn rotates(&self) -> bool {
+        self.workload.setting.rotates()
     }
 
     /// Returns the tokens that need a block's attention output and MLP.
@@ -50,8 +56,9 @@ impl Outline {
     }
 
     /// Returns true if a block makes the queries of leading tokens alone, after keys and values.
+    /// Rows that are rotated have a product of their own.
     pub(super) fn split(&self, block: usize) -> bool {
-        u64::from(self.needed(block)) < self.workload.setting.tokens()
+        u64::from(self.needed(block)) < self.workload.setting.tokens() && !self.rotates()
     }
 }
 
@@ -108,7 +115,9 @@ impl BlockPlan {
         let parts = if outline.split(i) {
             [block.key.plus(block.value), block.query]
         } else {
-            [block.key.plus(block.query), block.value]
+            let first = block.key.plus(block.query);
+            let rotated = outline.rotates().then(|| shape.tiling().rotated(first));
+            [rotated.unwrap_or(first), block.value]
         };
         let qkv = parts.map(|rows| Matrix::new(cursor, shape, rows, embed));
         let zeros = outline
@@ -164,6 +173,8 @@ pub(super) struct PairPlan {
 /// Places of a frame's transfers in the arena, in the order in which the frame reads them.
 pub(super) struct Plan {
     pub(super) residual: Transfer,
+    /// Parts of the angles of rotary positions, and their transfer.
+    pub(super) angles: Option<(u32, Transfer)>,
     /// The patch embedding of each band of tokens.
     pub(super) embed: Vec<(Band, Matrix)>,
     pub(super) embed_norm: Option<EmbedNormPlan>,
@@ -194,6 +205,10 @@ impl Plan {
         let gains = shape.beats(4 * embed as usize);
         let filled = shape.residual_beats(embed, setting.tokens());
         let residual = cursor.take(filled);
+        let angles = outline.rotates().then(|| {
+            let parts = shape.angle_parts(setting.angles(shape.tokens as u64));
+            (parts as u32, cursor.take(shape.beats(16 * parts)))
+        });
         let (mut embedding, mut norms) = (Vec::new(), Vec::new());
         for band in hardware.input_bands(setting.tokens(), setting.patch_len) {
             let matrix = Matrix::new(cursor, shape, patch_rows, setting.patch_len);
@@ -233,6 +248,7 @@ impl Plan {
         });
         Self {
             residual,
+            angles,
             embed: embedding,
             embed_norm,
             blocks,

@@ -74,6 +74,6 @@ row_parameters! {
     column: u16,
     /// c div B', for a value.
     value_block: u16,
-    /// c mod B', for a value.
+    /// c mod B', for a value; pair of rows of the head, for a row that is rotated.
     value_bank: u8,
 }

@@ -1,7 +1,7 @@
 //! The steps of the drain.
 
 use super::{Contents, Head, Memory, QueueName, Range, Step};
-use crate::isa::{Attend, Destination, Fill, Kind, RowParameters, RowsCommand, Target};
+use crate::isa::{Attend, Destination, Fill, Kind, RowParameters, RowsCommand, Table, Target};
 use crate::shape::Shape;
 
 fn stored(post: bool) -> Step {
@@ -29,22 +29,36 @@ pub(super) fn rows(c: RowsCommand, s: Shape) -> impl Iterator<Item = Step> {
                 tokens: tokens as u32,
             };
             let count = usize::from(last && c.moments) * groups;
-            [
-                Step::Take(QueueName::Sums, rows * groups, sums),
+            let rotations = if c.pairs > 0 {
+                tile_rows.rotations() as usize
+            } else {
+                0
+            };
+            let rotated = std::iter::repeat_n(
+                [
+                    Step::Take(QueueName::Sums, 2 * groups, sums),
+                    Step::Turns { groups },
+                ],
+                rotations,
+            );
+            let others = rows - 2 * rotations;
+            let end = [
+                Step::Take(QueueName::Sums, others * groups, sums),
                 Step::Requantize { tile, tokens },
                 Step::Give(QueueName::Logits, logits, Contents::Logits { later: 0 }),
                 Step::Give(QueueName::Moments, count, moments),
                 stored(last && c.post_tiles),
-            ]
+            ];
+            rotated.flatten().chain(end)
         });
         std::iter::once(Step::TakeHalf(s.parameters_half(rows as u64)))
             .chain(tokens)
             .chain([Step::FreeHalf(QueueName::Rows)])
     });
     let table = Range::new(Memory::Table, 0, 1, 0, Contents::Table);
-    c.activation
-        .then_some(Step::Read(table))
-        .into_iter()
+    let angles = Range::new(Memory::Angles, 0, 1, 0, Contents::Angles);
+    (c.activation.then_some(Step::Read(table)).into_iter())
+        .chain((c.pairs > 0).then_some(Step::Read(angles)))
         .chain(tiles)
         .chain([stored(c.post)])
 }
@@ -128,13 +142,19 @@ pub(super) fn fill(c: Fill, s: Shape) -> impl Iterator<Item = Step> {
     })
 }
 
-pub(super) fn table(s: Shape) -> impl Iterator<Item = Step> {
-    let beats = s.beats(256);
+pub(super) fn table(c: Table, s: Shape) -> impl Iterator<Item = Step> {
+    let (bytes, table) = if c.words == 0 {
+        let table = Range::new(Memory::Table, 0, 1, 0, Contents::Table);
+        (256, table)
+    } else {
+        let angles = Range::new(Memory::Angles, 0, 1, 0, Contents::Angles);
+        (16 * c.words as usize, angles)
+    };
+    let beats = s.beats(bytes);
     let transfer = Contents::Transfer {
         target: Target::Table,
         beats: beats as u32,
     };
-    let table = Range::new(Memory::Table, 0, 1, 0, Contents::Table);
     [
         Step::Take(QueueName::Rows, beats, transfer),
         Step::Write(table),

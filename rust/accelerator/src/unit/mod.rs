@@ -140,11 +140,13 @@ pub enum Memory {
     Mean,
     /// GELU's table, in the drain.
     Table,
+    /// Angles of the rotary positions, in the drain.
+    Angles,
 }
 
 impl Memory {
     /// Number of memories.
-    pub const COUNT: usize = 15;
+    pub const COUNT: usize = 16;
 
     /// Returns a number below [`Self::COUNT`].
     pub const fn index(self) -> usize {
@@ -160,6 +162,7 @@ impl Memory {
             Self::Hidden => 12,
             Self::Mean => 13,
             Self::Table => 14,
+            Self::Angles => 15,
         }
     }
 }
@@ -221,6 +224,8 @@ pub enum Contents {
     Normed,
     /// GELU's table.
     Table,
+    /// Angles, the same for all frames.
+    Angles,
     /// Logits of a head; `later`: heads of the same frame that follow.
     Logits { later: u16 },
     /// Checks of a frame's transfers.
@@ -359,6 +364,12 @@ pub enum Step {
         /// Tokens of the tile.
         tokens: usize,
     },
+    /// Turns of the lanes that rotate the pair of rows whose sums were taken last: four for each
+    /// group of tokens.
+    Turns {
+        /// Groups of tokens.
+        groups: usize,
+    },
     /// Normalises tokens of a tile, or their mean.
     Normalise {
         /// Tile of tokens.
@@ -404,7 +415,7 @@ pub fn steps(command: Command, shape: Shape) -> Steps {
         Command::Rows(c) => all(drain::rows(c, shape)),
         Command::Attend(c) => all(drain::attend(c, shape)),
         Command::Fill(c) => all(drain::fill(c, shape)),
-        Command::Table(_) => all(drain::table(shape)),
+        Command::Table(c) => all(drain::table(c, shape)),
         Command::LayerNorm(c) => all(norm::layer_norm(c, shape)),
         Command::Softmax(c) => all(softmax::softmax(c, shape)),
     }

@@ -16,15 +16,19 @@ impl Model<'_> {
         let (n, needed) = (self.setting.tokens(), self.needed(last));
         // Two products: keys and queries, then values, so that scores start while values are
         // computed. If one query is needed: keys and values, then the query.
-        let (first, second) = if needed == n {
-            (work.key.plus(work.query), work.value)
+        // Rows that are rotated have a product of their own.
+        let values_last = needed == n || self.setting.rotates();
+        let (mut first, mut second) = if values_last {
+            (
+                self.keys_and_queries(n, work.key.plus(work.query), embed),
+                self.linear(n, work.value, embed),
+            )
         } else {
-            (work.key.plus(work.value), work.query)
+            (
+                self.linear(n, work.key.plus(work.value), embed),
+                self.linear(needed, work.query, embed),
+            )
         };
-        let (mut first, mut second) = (
-            self.linear(n, first, embed),
-            self.linear(needed, second, embed),
-        );
         let inner = work.heads * self.array.padded(work.head_dim);
         let mut proj = self.linear(needed, work.proj, inner);
         // The columns that pad a head to whole words are no work of the network.
@@ -42,7 +46,7 @@ impl Model<'_> {
         Self::refill(&mut second, &first);
         Self::supply(&mut lead, &mut second, first.backlog);
         let values = self.ready(&second);
-        let queries = if needed == n {
+        let queries = if values_last {
             self.ready(&first).saturating_sub(second.stage.cycles())
         } else {
             values

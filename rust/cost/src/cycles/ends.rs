@@ -41,10 +41,17 @@ impl Model<'_> {
             Self::supply(&mut Reserve::idle(there).into(), &mut product, 0);
             let tiles = self.tiling.token_tiles(band.tokens);
             let mut transfers = self.side(tiles * patch_len * word(1));
+            let mut angles = 0;
             if band.tile == 0 {
                 transfers.add(fill);
+                angles = self.angle_parts();
+                if angles > 0 {
+                    transfers.add(self.side(16 * angles));
+                }
             }
-            let alone = MEMORY_LATENCY + transfers.cycles() + first;
+            // The lanes take the angles, a part a cycle: as they come, or from what is read ahead.
+            let came = (16 * angles).div_ceil(self.beat_bytes);
+            let alone = MEMORY_LATENCY + transfers.cycles() + first + angles - came;
             exposed_alone += alone;
             exposed += if two && band.tile == 0 {
                 let drain = if blocked > 0 {
@@ -56,7 +63,10 @@ impl Model<'_> {
                 } else {
                     0
                 };
-                drain.max((transfers.cycles() + first).saturating_sub(self.lead_after_head(embed)))
+                angles
+                    + drain.max(
+                        (transfers.cycles() + first).saturating_sub(self.lead_after_head(embed)),
+                    )
             } else {
                 alone
             };

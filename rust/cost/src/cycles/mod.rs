@@ -245,6 +245,13 @@ impl<'a> Model<'a> {
         self.tiling.pairs
     }
 
+    /// Returns the parts of 16 bytes of all angles.
+    const fn angle_parts(&self) -> u64 {
+        let (array, lanes) = (self.array, self.hardware.configuration().lanes.requantize);
+        let places = array.tokens.div_ceil(lanes) * array.clock_ratio;
+        self.setting.angles(array.tokens) * places * lanes.div_ceil(array.clock_ratio).div_ceil(4)
+    }
+
     fn lanes(&self) -> Lanes {
         self.hardware.configuration().lanes
     }

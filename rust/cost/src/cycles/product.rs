@@ -1,8 +1,8 @@
 //! Models one product on the array.
 
 use quasar_hardware::declared::{
-    array as timing, requantize_depth, BURST_BEATS, COMMAND_GAP, OPEN_BURSTS, PLAN_INTERVAL,
-    ROW_BYTES, TRANSFERS_AHEAD,
+    array as timing, requantize_depth, turn_cycles, BURST_BEATS, COMMAND_GAP, OPEN_BURSTS,
+    PLAN_INTERVAL, ROW_BYTES, TRANSFERS_AHEAD,
 };
 use quasar_hardware::packing::{Activation, Pair};
 use quasar_hardware::workload::RowWidths;
@@ -17,6 +17,8 @@ pub(super) const BEATS_AHEAD: u64 = 64;
 pub(super) enum Drain {
     /// Through the requantizing lanes.
     Requantize,
+    /// Through the requantizing lanes, which rotate all rows.
+    Rotate,
     /// Through the requantizing lanes with a GELU table.
     Gelu,
     /// Through one requantizing lane, a token at a time.
@@ -132,10 +134,25 @@ impl Model<'_> {
         })
     }
 
+    /// Models the product of keys and queries.
+    pub(super) fn keys_and_queries(&self, tokens: u64, rows: RowWidths, columns: u64) -> Product {
+        if !self.setting.rotates() {
+            return self.linear(tokens, rows, columns);
+        }
+        self.gemm(Gemm {
+            tokens,
+            rows: self.tiling.rotated(rows),
+            columns,
+            activation: Activation::Signed,
+            drain: Drain::Rotate,
+            streamed: true,
+        })
+    }
+
     /// Models a product.
     pub(super) fn gemm(&self, gemm: Gemm) -> Product {
         let lanes = match gemm.drain {
-            Drain::Requantize => self.lanes().requantize,
+            Drain::Requantize | Drain::Rotate => self.lanes().requantize,
             Drain::Gelu => self.lanes().gelu,
             Drain::Logit => 1,
             Drain::Score => self.tiling.tokens,
@@ -170,7 +187,13 @@ impl Model<'_> {
                 if gemm.drain == Drain::Score {
                     slots
                 } else {
-                    outputs * tokens.div_ceil(lanes)
+                    let groups = tokens.div_ceil(lanes);
+                    let turns = if gemm.drain == Drain::Rotate && groups > 0 {
+                        tile.rotations() * turn_cycles(groups, self.array.clock_ratio)
+                    } else {
+                        0
+                    };
+                    outputs * groups + turns
                 }
             };
             let pass = self.words(gemm.columns.div_ceil(passes));

@@ -14,6 +14,9 @@ pub const RECIPROCAL_BITS: u32 = 21;
 /// Bits of the words of a `Fill`.
 pub const FILL_BITS: u32 = 20;
 
+/// Bits of a number of pairs of a head's rows.
+pub const PAIR_BITS: u32 = 7;
+
 /// Bits of a bank's number.
 pub const LANE_BANK_BITS: u32 = 8;
 /// Bits of an address of codes in a memory.
@@ -74,7 +77,7 @@ pub const LANE_JOB: &[ItemField] = &[
         "columns of a tile in the destination",
     ),
     ItemField::new("reciprocal", RECIPROCAL_BITS, "2^20 / tokens, rounded"),
-    ItemField::new("words", FILL_BITS, "words of a Fill"),
+    ItemField::new("words", FILL_BITS, "words of a Fill, or parts of angles"),
 ];
 
 /// The parameters of a row.
@@ -87,12 +90,12 @@ pub const LANE_PARAMETERS: &[ItemField] = &[
     ItemField::new(
         "value_bank",
         LANE_BANK_BITS,
-        "for a value: bank of the column",
+        "for a value: bank of the column; of a rotated row: pair of the head",
     ),
     ItemField::new(
         "value_block",
         16,
-        "for a value: block of words of the column",
+        "for a value: block of words of the column; of a rotated row: address of its angle",
     ),
 ];
 
@@ -122,6 +125,7 @@ pub const LANE_ROW: &[ItemField] = &[
         LANE_BANK_BITS,
         "for a value: bank of the first token in column 0",
     ),
+    ItemField::new("rotates", 1, "the row is rotated"),
     ItemField::new("one_tile", 1, "the command has one tile of tokens"),
     ItemField::new("begin_tile", 1, "first row of the tile"),
     ItemField::new("end_tile", 1, "last row of the tile"),

@@ -31,6 +31,7 @@ pub fn lanes_parameters(hardware: &Hardware) -> Vec<(String, String)> {
         ("BEAT", 16 * c.axi_ports),
         ("TILES", max_tiles(hardware)),
         ("MEANS", c.buffers.query.min(c.buffers.weight)),
+        ("ANGLES", c.buffers.angle),
         ("ADDRESS_BITS", bits(&["query", "hidden"])),
         ("ROW_BITS", bits(&["key", "value"])),
         ("RESIDUAL_BITS", bits(&["residual"])),

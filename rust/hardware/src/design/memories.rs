@@ -249,7 +249,11 @@ fn inside_kernels(hardware: &Hardware) -> Vec<Memory> {
     let tile_groups = c.array.tokens.div_ceil(l);
     let embed = max_embed(hardware);
     let groups = frame_groups(hardware);
-    vec![
+    // By the place of a token in its tile, each a power of two.
+    let angles = c.buffers.angle.next_power_of_two() * (tile_groups * ratio).next_power_of_two();
+    let angles =
+        (c.buffers.angle > 0).then(|| inside("lanes", "angles", (fast, 32, angles), Ram::Block));
+    let all = vec![
         // bias 27, mantissa 16, shift 5, destination 3, column 16, value bank 8 and block 16 bits
         inside("drain", "row parameters", (2, 91, 2 * pairs), Ram::Lut),
         inside("lanes", "GELU tables", (fast, 8, 256), Ram::Lut),
@@ -293,7 +297,7 @@ fn inside_kernels(hardware: &Hardware) -> Vec<Memory> {
         inside(
             "drain",
             "commands in drain",
-            (1, 55 + 68, DRAIN_JOBS),
+            (1, 55 + 75, DRAIN_JOBS),
             Ram::Lut,
         ),
         inside(
@@ -302,7 +306,8 @@ fn inside_kernels(hardware: &Hardware) -> Vec<Memory> {
             (1, 11 + 12 + 35 + 73 + 40, NORM_JOBS),
             Ram::Lut,
         ),
-    ]
+    ];
+    all.into_iter().chain(angles).collect()
 }
 
 /// Assigns the kinds of RAM to the memories that are not fixed: LUT RAM to shallow ones, block RAM

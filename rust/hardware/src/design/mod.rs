@@ -21,8 +21,8 @@ pub use counters::{CountedUnit, Counter, MainInput};
 pub use counters_cell::counters_cell;
 pub use lane_items::{
     ItemField, COLUMN_BITS, FILL_BITS, LANE_ADDRESS_BITS, LANE_BANK_BITS, LANE_JOB, LANE_JOB_BITS,
-    LANE_PARAMETERS, LANE_ROW, LANE_ROW_BITS, MOMENT_BITS, RECIPROCAL_BITS, SCALE_BITS, TOKEN_BITS,
-    ZERO_POINT_BITS,
+    LANE_PARAMETERS, LANE_ROW, LANE_ROW_BITS, MOMENT_BITS, PAIR_BITS, RECIPROCAL_BITS, SCALE_BITS,
+    TOKEN_BITS, ZERO_POINT_BITS,
 };
 pub use lanes_cell::{lanes_cell, lanes_parameters};
 pub use limits::check_limits;

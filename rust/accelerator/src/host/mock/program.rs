@@ -69,6 +69,7 @@ pub(crate) fn program(frames: u64, ports: u64) -> Arc<Program> {
             patch_tokens: false,
             embed_norm: false,
             phases: 2,
+            pairs: 0,
         },
         lists: segments.iter().map(list).collect(),
         arena: arena(ports as usize * PORT_BYTES),

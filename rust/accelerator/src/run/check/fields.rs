@@ -110,7 +110,17 @@ impl<'a> Checker<'a> {
                 )?;
                 ensure(c.frame == slot, "the frame is not the slot's")
             }
-            Command::Table(_) => Ok(()),
+            Command::Table(c) => {
+                let angles = self.tiles(tokens) * u64::from(sizes.pairs);
+                ensure(
+                    c.words == 0 || c.words as usize == self.shape.angle_parts(angles),
+                    "the angles are miscounted",
+                )?;
+                ensure(
+                    c.words == 0 || (angles > 0 && angles <= buffers.angle),
+                    "the angles exceed their memory",
+                )
+            }
             Command::LayerNorm(c) => self.layer_norm(c, place),
             Command::Softmax(c) => {
                 let cap = ((1u32 << 31) - (1 << 20)).checked_div(c.mult);
@@ -218,6 +228,10 @@ impl<'a> Checker<'a> {
         ensure(
             c.kind != Kind::Logits || c.tokens == if sizes.patch_tokens { tokens } else { 1 },
             "logits are those of other tokens",
+        )?;
+        ensure(
+            c.pairs == 0 || (c.pairs == sizes.pairs && c.zero_point == 0 && !c.post_tiles),
+            "the rotated rows are not the network's",
         )?;
         let skip = if residual && (first || (normed && c.moments)) {
             (sizes.prefix).saturating_sub(c.tile as usize * self.shape.tokens)

@@ -304,6 +304,7 @@ impl<'a> Machine<'a> {
             }
             Step::Transfer(None)
             | Step::FreeHalf(_)
+            | Step::Turns { .. }
             | Step::Pass(_)
             | Step::Normalise { .. }
             | Step::Pool
@@ -322,6 +323,7 @@ impl<'a> Machine<'a> {
         };
         match contents {
             Contents::InputFree => FREE,
+            Contents::Angles => Tag::default().of(contents),
             // The norm of a phase is for the next one.
             Contents::Normed if reads => tag.earlier(1).of(contents),
             // The head of token 1 comes a phase before that of token 0.
@@ -473,8 +475,20 @@ impl<'a> Machine<'a> {
     ) -> Result<(), String> {
         let (first, rows) = self.agents[DRAIN].rows;
         let parameters = &self.program.arena[first as usize * self.shape.beat..];
-        for row in parameters.chunks_exact(ROW_BYTES).take(rows) {
-            self.store_row(c, RowParameters::of(row), tile, tokens, tag)?;
+        let rows: Vec<_> = (parameters.chunks_exact(ROW_BYTES).take(rows))
+            .map(RowParameters::of)
+            .collect();
+        for row in &rows {
+            self.store_row(c, *row, tile, tokens, tag)?;
+        }
+        // Rows of zeros alone follow no pair.
+        for pair in rows.chunks(2).filter(|_| c.pairs > 0) {
+            let zeros = pair[0].destination == Destination::Logit as u8;
+            let follows = pair.len() == 2
+                && pair[0].column % 2 == 0
+                && (pair[0].destination, pair[0].column + 1)
+                    == (pair[1].destination, pair[1].column);
+            ensure(zeros && pair.len() == 1 || follows, "a pair is not whole")?;
         }
         Ok(())
     }
@@ -531,15 +545,26 @@ impl<'a> Machine<'a> {
         let (s, column) = (self.shape, usize::from(row.column));
         let destination = Destination::of_code(row.destination.into())
             .ok_or("a row has a destination that does not exist")?;
-        let place = usize::from(row.value_block) * s.value_banks + usize::from(row.value_bank);
+        let rotates = c.pairs > 0 && destination != Destination::Logit;
         ensure(
-            place == column && usize::from(row.value_bank) < s.value_banks,
+            rotates == (self.program.sizes.pairs > 0 && destination <= Destination::Key),
+            "queries and keys are rotated, and nothing else",
+        )?;
+        let (block, bank) = if rotates {
+            let head = s.padded(2 * c.pairs as usize);
+            (0, column % head / 2)
+        } else {
+            (column / s.value_banks, column % s.value_banks)
+        };
+        ensure(
+            (usize::from(row.value_block), usize::from(row.value_bank)) == (block, bank),
             "a row's block and bank are not its column's",
         )?;
         let expected = match c.kind {
             Kind::Residual => destination == Destination::Residual,
             Kind::Logits => destination == Destination::Logit,
             Kind::Codes if c.activation => destination == Destination::Hidden,
+            Kind::Codes if c.pairs > 0 && destination == Destination::Logit => return Ok(()),
             Kind::Codes => destination <= Destination::Value,
         };
         ensure(expected, "a row's destination does not go with its command")?;

@@ -142,6 +142,7 @@ impl Process for Array {
             | Step::Write(_)
             | Step::Transfer(_)
             | Step::Requantize { .. }
+            | Step::Turns { .. }
             | Step::Normalise { .. }
             | Step::Pool
             | Step::Exponentials { .. }

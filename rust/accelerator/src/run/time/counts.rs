@@ -187,7 +187,7 @@ mod tests {
             ..Load::default()
         };
         let end = LoadEnd::default();
-        let trace = traced(vec![load.into(), end.into(), Table {}.into()], 0);
+        let trace = traced(vec![load.into(), end.into(), Table::default().into()], 0);
         let unit = |unit: CountedUnit| trace.units[unit as usize];
         // Fetch's first beat comes 64 cycles after its start, then a command every 2 cycles.
         let expected = |[commands, busy, blocked, starved]: [u64; 4]| UnitCounts {
@@ -241,11 +241,18 @@ mod tests {
             ..Load::default()
         };
         let commands = vec![table(96).into()];
-        let taken = [Table {}; 6].map(Command::from);
+        let taken = [Table::default(); 6].map(Command::from);
         let trace = traced([commands, taken.to_vec()].concat(), 0);
         let load = trace.units[CountedUnit::Load as usize];
-        let free = traced(vec![table(32).into(), Table {}.into(), Table {}.into()], 0).units
-            [CountedUnit::Load as usize];
+        let free = traced(
+            vec![
+                table(32).into(),
+                Table::default().into(),
+                Table::default().into(),
+            ],
+            0,
+        )
+        .units[CountedUnit::Load as usize];
         assert_eq!(free.blocked, 0);
         // The drain takes the first 16 beats, and the queue holds 64. The next one comes in cycle
         // 144 + 80 * 10 / 9, rounded up, and has room once the second table is begun: 240 entries

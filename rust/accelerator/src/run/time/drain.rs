@@ -54,7 +54,7 @@ pub(super) struct Drain {
     /// Tokens of the present tile, and its logits so far.
     tokens: u64,
     given: u64,
-    /// Words of the present `Fill`.
+    /// Words of the present `Fill` or `Table`.
     words: usize,
     pub(super) rows: BufferLoader,
     pub(super) scales: Gather,
@@ -79,6 +79,7 @@ impl Process for Drain {
         self.logits = matches!(command, Command::Rows(rows) if rows.kind == Kind::Logits);
         self.words = match command {
             Command::Fill(fill) => fill.words as usize,
+            Command::Table(table) => table.words as usize,
             _ => 0,
         };
     }
@@ -141,6 +142,18 @@ impl Process for Drain {
             }) => {
                 // An entry a cycle, to every lane.
                 worker.clock.work(256 - sizes.shape.beats(256) as u64);
+            }
+            Step::Write(Range {
+                memory: Memory::Angles,
+                ..
+            }) => {
+                let parts = self.words;
+                (worker.clock).work((parts - sizes.shape.beats(16 * parts)) as u64);
+            }
+            Step::Turns { groups } => {
+                worker
+                    .clock
+                    .work(declared::turn_cycles(groups as u64, sizes.core.ratio));
             }
             // Sums pass the lanes while others are taken; the other kinds are no step of the drain.
             Step::Read(_)

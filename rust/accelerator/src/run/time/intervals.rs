@@ -47,7 +47,11 @@ pub fn intervals(hardware: &Hardware, lists: &[&[Command]]) -> BTreeMap<&'static
                     let last = range.first + 1 == c.words as usize;
                     count("drain.fill", (1 + u64::from(last)) * word);
                 }
-                (Command::Table(_), Step::Write(_)) => count("drain.table", 256),
+                (Command::Table(c), Step::Write(_)) if c.words == 0 => count("drain.table", 256),
+                (Command::Table(c), Step::Write(_)) => count("drain.angles", c.words.into()),
+                (Command::Rows(_), Step::Turns { groups }) => {
+                    count("drain.turns", 4 * groups as u64);
+                }
                 (Command::LayerNorm(_), Step::TakeHalf(half)) => count("norm.gains", half.words),
                 (Command::LayerNorm(c), Step::Normalise { tokens, .. }) => {
                     let groups = tokens.div_ceil(shape.norm_lanes) as u64;
@@ -69,6 +73,7 @@ pub fn intervals(hardware: &Hardware, lists: &[&[Command]]) -> BTreeMap<&'static
                     | Step::Read(_)
                     | Step::Write(_)
                     | Step::Requantize { .. }
+                    | Step::Turns { .. }
                     | Step::Normalise { .. }
                     | Step::Pool
                     | Step::Exponentials { .. }

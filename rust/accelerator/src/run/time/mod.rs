@@ -95,6 +95,7 @@ impl Awaited {
                     | Step::Read(_)
                     | Step::Write(_)
                     | Step::Requantize { .. }
+                    | Step::Turns { .. }
                     | Step::Normalise { .. }
                     | Step::Pool
                     | Step::Exponentials { .. }

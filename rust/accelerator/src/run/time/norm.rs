@@ -95,6 +95,7 @@ impl Process for Norm {
             | Step::Transfer(_)
             | Step::Pass(_)
             | Step::Requantize { .. }
+            | Step::Turns { .. }
             | Step::Exponentials { .. } => {}
         }
         true

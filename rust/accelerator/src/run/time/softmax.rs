@@ -49,6 +49,7 @@ impl Process for Exponential {
             | Step::Transfer(_)
             | Step::Pass(_)
             | Step::Requantize { .. }
+            | Step::Turns { .. }
             | Step::Normalise { .. }
             | Step::Pool => {}
         }
