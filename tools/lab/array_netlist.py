@@ -33,7 +33,8 @@ RECORD = ROOT / "docs/evidence/array-netlists.json"
 #: The lanes and what they use; the package first.
 LANES = (
     "lane_types.sv", "multiply_add.sv", "requantize_lane.sv", "lane_store.sv", "lane_fill.sv", "lane_scales.sv",
-    "lane_logits.sv", "lane_rotation.sv", "lane_turns.sv", "value_means.sv", "lanes.sv", "registers.sv", "delay.sv", "queue.sv",
+    "lane_logits.sv", "lane_rotation.sv", "lane_turns.sv", "value_means.sv", "lanes.sv", "registers.sv", "delay.sv",
+    "queue.sv",
 )  # fmt: skip
 #: Modules of the block design that are no part of the array.
 OTHERS = {"bank.v", "clock_status.v", "clock_watchdog.v", "counters.sv", *LANES[:11]}
