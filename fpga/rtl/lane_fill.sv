@@ -8,6 +8,7 @@ module lane_fill #(
     parameter int L = 2,             // tokens of an item
     parameter int BEAT = 16,         // bytes of a beat
     parameter int RESIDUAL_BITS = 6, // of the residual's addresses
+    parameter bit ROTATES = 1,       // there are angles
     parameter int PLACES = 2,        // of a token's lane in a tile
     parameter int ANGLE_PARTS = 1,   // parts of four lanes
     parameter int ANGLE_BITS = 2,    // of an angle's address: place, angle
@@ -64,7 +65,7 @@ module lane_fill #(
     wire table_beat = 32'(index) % TABLE_PARTS == 0;
     wire table_step = tables && (!table_beat || beats_valid);
     // A table with words holds angles, 16 bytes each.
-    wire angles = words != '0;
+    wire angles = ROTATES && words != '0;
     assign table_ends = table_step && (angles ? word + 1'b1 == words : index == 8'd255);
     assign beats_ready = (step && takes_word) || (table_step && table_beat);
 
@@ -75,7 +76,7 @@ module lane_fill #(
             index <= '0;
         end else begin
             if (step) place <= last_step ? '0 : place + 1'b1;
-            if ((step && last_step) || table_step) word <= word + 1'b1;
+            if ((step && last_step) || (table_step && angles)) word <= word + 1'b1;
             if (table_step) index <= next_index;
         end
     end

@@ -257,7 +257,7 @@ module lanes #(
     logic [ANGLE_BITS-1:0] angle_write_address;
     logic [127:0] angle_d;
     lane_fill #(
-        .T(T), .L(L), .BEAT(BEAT), .RESIDUAL_BITS(RESIDUAL_BITS), .PLACES(G * R),
+        .T(T), .L(L), .BEAT(BEAT), .RESIDUAL_BITS(RESIDUAL_BITS), .ROTATES(ROTATES), .PLACES(G * R),
         .ANGLE_PARTS(ANGLE_PARTS), .ANGLE_BITS(ANGLE_BITS), .PRIMITIVES(PRIMITIVES)
     ) fill (
         .clk, .reset(reset_here), .starts(state == IDLE), .fills(state == FILL),
@@ -584,7 +584,7 @@ module lanes #(
         end
         requantize_lane #(
             .R(R), .SCALES(1 << SCALE_ADDRESS_BITS), .STATES(STATES), .GROUPS(G),
-            .ANGLE_BITS(ROTATES ? ANGLE_BITS : 0),
+            .ROTATES(ROTATES), .ANGLE_BITS(ANGLE_BITS),
             .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)
         ) lane (
             .clk, .clk_array, .second(second[j]),

@@ -44,12 +44,12 @@ module requantize_lane #(
     parameter int SCALES = 2,      // scales of a token that the lane holds
     parameter int STATES = 1,      // groups of tokens of a frame
     parameter int GROUPS = 1,      // groups of tokens of a tile
-    parameter int ANGLE_BITS = 0,  // of an angle's address; 0: no rotary positions
+    parameter bit ROTATES = 0,     // rotary positions
+    parameter int ANGLE_BITS = 1,  // of an angle's address
     parameter bit DSP48E1 = 0,     // slices of 7 series
     parameter bit PRIMITIVES = 0,
     localparam int SCALE_ADDRESS_BITS = SCALES > 1 ? $clog2(SCALES) : 1,
     localparam int STATE_BITS = STATES > 1 ? $clog2(STATES) : 1,
-    localparam int ANGLE_PORT = ANGLE_BITS > 0 ? ANGLE_BITS : 1,
     localparam int KEPT_BITS = (GROUPS * R > 1 ? $clog2(GROUPS * R) : 1) + 2
 ) (
     input  wire logic                          clk,
@@ -63,10 +63,10 @@ module requantize_lane #(
     input  wire logic [7:0]                    table_address,
     input  wire logic [7:0]                    table_d,
     input  wire logic                          angle_write,
-    input  wire logic [ANGLE_PORT-1:0]         angle_write_address,
+    input  wire logic [ANGLE_BITS-1:0]         angle_write_address,
     input  wire logic [31:0]                   angle_d,
     // Two slow cycles before stage 8.
-    input  wire logic [ANGLE_PORT-1:0]         angle_address,
+    input  wire logic [ANGLE_BITS-1:0]         angle_address,
     // Stage 0.
     input  wire logic [R*27-1:0]               sums,
     input  wire logic                          attends,
@@ -183,10 +183,10 @@ module requantize_lane #(
         .clk(clk_array), .a(clamped_9), .b(factor_9), .c(33'sd16384), .mode, .p(scaled_12)
     );
     wire signed [17:0] z_12 = scaled_12[32:15];
-    if (ANGLE_BITS == 0) begin : gen_no_rotation
+    if (!ROTATES) begin : gen_no_rotation
         assign {kept_8, angle_8} = '0;
     end else begin : gen_rotation
-        lane_rotation #(.R(R), .PLACES(GROUPS * R), .ANGLE_BITS(ANGLE_PORT)) rotation (
+        lane_rotation #(.R(R), .PLACES(GROUPS * R), .ANGLE_BITS(ANGLE_BITS)) rotation (
             .clk, .clk_array, .angle_write, .angle_write_address, .angle_d, .angle_address, .sine,
             .kept_address, .z(kept_8), .factor(angle_8), .keeps, .keep_address,
             .keep_d(z_12[15:0])

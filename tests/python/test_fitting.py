@@ -114,6 +114,20 @@ def test_an_embedding_of_8_bit_rows_is_projected_and_keeps_its_rate(
         assert (one.eight_bit_weights == 1) == (wanted == rate)
 
 
+def test_rotary_positions_reach_a_rate_on_a_design_with_angles(pictures: Any, tmp_path: Path) -> None:
+    model = timm.create_model(
+        "vit_small_patch16_dinov3", img_size=32, embed_dim=64, depth=2, num_heads=2, num_classes=0
+    )
+    curve = quasar_rt.fit(model, pictures, out=tmp_path, curve=2, embedding=True, **OPTIONS).fitted
+    assert all(one.subnet.config["rotary"] for one in curve)
+    assert curve[0].rates.fps < curve[1].rates.fps
+    text = (tmp_path / "hardware.toml").read_text()
+    assert int(text.partition("angle = ")[2].split()[0]) == 16, "one tile of tokens, 16 pairs of a head"
+    without = Hardware.from_toml(text.partition("angle = ")[0])
+    with pytest.raises(DoesNotFitError, match="the angle buffer needs 16 words"):
+        quasar_rt.hardware.estimate(curve[0].subnet, without)
+
+
 def test_a_corrected_embedding_keeps_its_rate(network: Any, tmp_path: Path) -> None:
     model = copy.deepcopy(network)
     model.reset_classifier(0)

@@ -11,6 +11,10 @@ use crate::circuits::Logic;
 /// `requantize_lane` with one token, and with two.
 const LANE: [Logic; 2] = [Logic { lut: 383, ff: 555 }, Logic { lut: 428, ff: 815 }];
 
+/// Rotary positions in `requantize_lane` with two tokens, with its share of the turns' control:
+/// kv260's lanes with angles less those without.
+const ROTATION: Logic = Logic { lut: 63, ff: 51 };
+
 /// Returns the logic of a configuration's lanes.
 pub fn lanes_logic(hardware: &Hardware) -> Logic {
     let c = hardware.configuration();
@@ -20,6 +24,7 @@ pub fn lanes_logic(hardware: &Hardware) -> Logic {
     let banks = c.frames * t.div_ceil(l);
     let groups = t.div_ceil(l);
     let lanes = LANE[usize::from(ratio == 2)].times(fast);
+    let rotations = ROTATION.times(if c.buffers.angle > 0 { fast } else { 0 });
     // The adders of a column's codes, and its mean.
     let means = Logic {
         lut: 18 * l + 60,
@@ -47,7 +52,7 @@ pub fn lanes_logic(hardware: &Hardware) -> Logic {
             + beat
             + 900,
     };
-    [lanes, store(hardware), means, moments, items]
+    [lanes, rotations, store(hardware), means, moments, items]
         .into_iter()
         .sum()
 }
