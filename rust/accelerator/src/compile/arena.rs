@@ -208,7 +208,7 @@ fn spread(codes: &[i8], length: usize, padded: usize) -> Vec<i8> {
 /// the last place of a tile of row pairs.
 fn whole_pairs<'a>(
     four_bit: usize,
-    eight_bit: Vec<Row<'a>>,
+    eight_bit: &[Row<'a>],
     zeros: &'a [i8],
     pairs: usize,
 ) -> Vec<Row<'a>> {
@@ -307,7 +307,7 @@ fn write_matrix(
         });
     }
     if head.is_some() {
-        eight_bit = whole_pairs(four_bit.len(), eight_bit, &zeros, shape.pairs);
+        eight_bit = whole_pairs(four_bit.len(), &eight_bit, &zeros, shape.pairs);
     }
     let pairs: Vec<RowPair> = four_bit
         .chunks(2)
