@@ -105,12 +105,13 @@ void load_parameters(ParameterJobs& jobs, Beats<isa::depth::rows>& beats,
     const parameter_job_t job = jobs.read();
     if (job.code == isa::Rows::CODE) {
       const unsigned all = row_pairs(job);
+      row_tiles_t left = row_tiles(job.rows4, all);
       for (unsigned pair = 0; pair < all; pair += PAIRS) {
         if (free_buffers > 0)
           --free_buffers;
         else
           freed.read();
-        const up_to<MAX_ROWS> count = row_tile(job.rows4, all, pair).rows;
+        const up_to<MAX_ROWS> count = next_tile(left).rows;
         beat_t beat{};
 #pragma HLS ARRAY_PARTITION variable = beat.byte complete
         up_to<config::PORTS - 1> port = 0;
@@ -176,9 +177,10 @@ void walk(RowJobs& jobs, DoubleBuffer& double_buffer, Stream<credit_t, 2>& fille
       continue;
     }
     const unsigned all = row_pairs(command);
+    row_tiles_t left = row_tiles(command.rows4, all);
     for (unsigned pair = 0; pair < all; pair += PAIRS) {
       filled.read();
-      const up_to<MAX_ROWS> rows = row_tile(command.rows4, all, pair).rows;
+      const up_to<MAX_ROWS> rows = next_tile(left).rows;
       unsigned address = start;
       unsigned key_bank = 0;
       unsigned key_address = 0;

@@ -92,8 +92,9 @@ void passes_of(Jobs& jobs, Credits<isa::depth::load_to_array>& load_to_array,
     unsigned value_bank = context.bank;
     unsigned value_address = product;
 
+    row_tiles_t left = row_tiles(rows4, row_count);
     for (unsigned pair = 0; pair < row_count; pair += PAIRS) {
-      const row_tile_t rows = row_tile(rows4, row_count, pair);
+      const row_tile_t rows = next_tile(left);
       unsigned address = start;
       for (unsigned first = 0; first < tokens; first += TOKENS) {
         const bool last_tile = tokens - first <= TOKENS;

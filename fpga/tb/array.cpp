@@ -135,36 +135,25 @@ struct Bench {
         w = r < rows4 ? (worst ? (r % 2 ? -7 : 7) : sample(random, -7, 7))
             : worst   ? 127
                       : sample(random, -127, 127);
-    const unsigned pairs4 = ceil_div(rows4, 2), pairs = pairs4 + rows8;
     const std::string name = "gemm " + std::to_string(tokens) + "x" + std::to_string(total) + "x" +
                              std::to_string(rows4) + "+" + std::to_string(rows8);
-    for (unsigned first = 0; first < pairs; first += PAIRS) {
-      const unsigned here = std::min(PAIRS, pairs - first);
+    for (const auto& pairs : tiles_of(rows4, rows8)) {
       std::vector<uint8_t> bytes(size_t(bench::padded(total)) * PAIRS);
       for (size_t i = size_t(total) * PAIRS; i < bytes.size(); ++i)
         bytes[i] = uint8_t(random.next()); // bytes after the last column are arbitrary
-      for (unsigned i = 0; i < here; ++i) {
-        const unsigned pair = first + i;
+      for (unsigned i = 0; i < pairs.size(); ++i)
         for (unsigned k = 0; k < total; ++k) {
-          int64_t byte;
-          if (pair < pairs4)
-            byte = (weight[2 * pair][k] & 15) |
-                   (2 * pair + 1 < rows4 ? weight[2 * pair + 1][k] * 16 : 0);
-          else
-            byte = weight[rows4 + pair - pairs4][k];
+          const int64_t first = weight[pairs[i][0]][k];
+          const int64_t second = pairs[i].size() > 1 ? weight[pairs[i][1]][k] * 16 : 0;
+          const int64_t byte = pairs[i][0] < rows4 ? (first & 15) | second : first;
           bytes[size_t(k) * PAIRS + PAIRS - 1 - i] = uint8_t(byte);
         }
-      }
       bench::append(weights, bytes);
       for (unsigned tile = 0; tile < tiles; ++tile) {
         const unsigned here_tokens = std::min(TOKENS, tokens - tile * TOKENS);
         words += ceil_div(total, CASCADE);
-        for (unsigned i = 0; i < here; ++i) {
-          const unsigned pair = first + i;
-          for (unsigned half = 0; half < 2; ++half) {
-            const unsigned row = pair < pairs4 ? 2 * pair + half : rows4 + pair - pairs4;
-            if (pair < pairs4 ? row >= rows4 : half == 1)
-              continue;
+        for (const auto& pair : pairs)
+          for (const unsigned row : pair) {
             expect_row(name + " row " + std::to_string(row), tile * TOKENS, here_tokens,
                        [&](unsigned token) {
                          int64_t sum = 0;
@@ -175,7 +164,6 @@ struct Bench {
                          return sum;
                        });
           }
-        }
       }
     }
   }

@@ -182,16 +182,16 @@ struct Bench {
     commands.push_back(task.encode());
     const unsigned tiles = ceil_div(task.tokens, TOKENS);
     credits += (task.post_tiles == 1 ? tiles : 0) + unsigned(task.post);
-    const unsigned rows4 = task.rows4, pairs4 = ceil_div(rows4, 2),
-                   pairs = pairs4 + unsigned(task.rows8);
+    const unsigned rows4 = task.rows4;
+    const auto row_tiles = tiles_of(rows4, unsigned(task.rows8));
     unsigned next_row = 0;
     std::vector<int64_t> value_sum(rows4 + unsigned(task.rows8));
     std::vector<std::array<int64_t, 2>> moment(static_cast<size_t>(n));
     std::vector<int64_t> even(static_cast<size_t>(n)); // z of a pair's first row
-    for (unsigned first = 0; first < pairs; first += PAIRS) {
+    for (size_t row_tile = 0; row_tile < row_tiles.size(); ++row_tile) {
       std::vector<Row> here;
-      for (unsigned pair = first; pair < std::min(pairs, first + PAIRS); ++pair)
-        for (unsigned half = 0; half < (pair < pairs4 && 2 * pair + 1 < rows4 ? 2u : 1u); ++half)
+      for (const auto& pair : row_tiles[row_tile])
+        for (size_t i = 0; i < pair.size(); ++i)
           here.push_back(row_at(next_row++));
       std::vector<uint8_t> bytes;
       for (const Row& row : here)
@@ -232,7 +232,7 @@ struct Bench {
           if (row.destination == destination::VALUE && tile + 1 == tiles)
             means[row.column] = (value_sum[row_base + r] * reciprocal + (1 << 15)) >> 16;
         }
-        if (task.moments == 1 && first + PAIRS >= pairs)
+        if (task.moments == 1 && row_tile + 1 == row_tiles.size())
           for (unsigned group = 0; group < ceil_div(tokens, LANES); ++group)
             for (unsigned lane = 0; lane < LANES; ++lane)
               moments.push_back(group * LANES + lane < tokens
@@ -515,33 +515,35 @@ uint64_t rotated(Verdict& verdict, uint64_t seed) {
     for (size_t i = all.size(); i > 1; --i)
       std::swap(all[i - 1], all[size_t(random.between(0, int64_t(i) - 1))]);
     const size_t four = size_t(random.between(0, int64_t(all.size())));
+    // Rows of zeros keep the pairs in one tile.
+    const size_t whole = PAIRS / 2, eight = all.size() - four, room = PAIRS - four % PAIRS;
+    const bool divided = 2 * (eight % whole) > room && room % 2 == 1;
+    const size_t rows8 = 2 * eight + eight / whole * (PAIRS % 2) + divided;
     std::vector<Row> rows;
-    const auto add = [&](const Pair& pair) {
-      for (unsigned i = 0; i < 2; ++i) {
-        Row row = bench.sample_row(pair.to, pair.head * head + 2 * pair.pair + i);
-        row.pair = int(pair.pair);
-        rows.push_back(row);
-      }
+    size_t row4 = 0, row8 = 2 * four;
+    const auto add = [&](size_t i) {
+      const Pair& pair = all[i / 2];
+      Row row = bench.sample_row(pair.to, pair.head * head + 2 * pair.pair + unsigned(i % 2));
+      row.pair = int(pair.pair);
+      rows.push_back(row);
     };
-    for (size_t i = 0; i < four; ++i)
-      add(all[i]);
-    unsigned place = unsigned(four);
-    for (size_t i = four; i < all.size(); ++i) {
-      // A row of zeros keeps the pair in one tile.
-      if (place % PAIRS == PAIRS - 1) {
-        rows.push_back({0, 0, 1, destination::LOGIT, 0});
-        ++place;
-      }
-      add(all[i]);
-      place += 2;
-    }
+    for (const auto& tile : tiles_of(unsigned(2 * four), unsigned(rows8)))
+      for (size_t i = 0; i < tile.size(); ++i)
+        if (tile[i].size() == 2) {
+          add(row4++);
+          add(row4++);
+        } else if (row8 % 2 == 0 && i + 1 == PAIRS) {
+          rows.push_back({0, 0, 1, destination::LOGIT, 0});
+        } else {
+          add(row8++);
+        }
     bench.rows(
         {.post = 1,
          .tokens = tokens,
          .stride = stride,
          .pairs = pairs,
          .rows4 = 2 * four,
-         .rows8 = rows.size() - 2 * four},
+         .rows8 = rows8},
         [&](unsigned r) { return rows[r]; }, random.between(0, 1));
     if (random.between(0, 1))
       bench.rows(

@@ -328,12 +328,16 @@ public:
     bench::collect(scheduler(), logits_, logits);
     product("head", source::NORMED, embed, {.kind = kind::LOGITS, .tokens = 1},
             [](unsigned r) { return std::pair(destination::LOGIT, r); });
-    // Logits arrive with those of 4-bit rows first.
-    std::vector<unsigned> order;
+    std::vector<unsigned> sorted, order; // 4-bit rows first; as logits arrive
     for (const int64_t bits : {4, 8})
       for (unsigned r = 0; r < number("config.outputs"); ++r)
         if (vectors["head.bits"][r] == bits)
-          order.push_back(r);
+          sorted.push_back(r);
+    const unsigned rows4 = unsigned(std::ranges::count(vectors["head.bits"], 4));
+    for (const auto& tile : tiles_of(rows4, unsigned(sorted.size()) - rows4))
+      for (const auto& pair : tile)
+        for (const unsigned row : pair)
+          order.push_back(sorted[row]);
     std::vector<int64_t> by_class(order.size());
     verdict.equal(logits.size(), order.size(), subnet + ": logits");
     for (size_t i = 0; i < std::min(logits.size(), order.size()); ++i)

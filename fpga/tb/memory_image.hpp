@@ -2,6 +2,7 @@
 // Written from docs/accelerator.md, independently of the sources under test.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -69,27 +70,52 @@ struct RowTile {
   std::vector<uint8_t> weights, parameters;
 };
 
-// Divides a matrix into tiles. 4-bit rows come first, two to a pair. The weights are padded to a
-// whole word of CASCADE columns.
+// Returns the rows of each row pair, tile by tile. Rows count those of 4 bits first.
+inline std::vector<std::vector<std::vector<unsigned>>> tiles_of(unsigned rows4, unsigned rows8) {
+  std::vector<std::vector<unsigned>> pairs4, pairs8;
+  for (unsigned r = 0; r < rows4; r += 2)
+    pairs4.push_back(r + 1 < rows4 ? std::vector{r, r + 1} : std::vector{r});
+  for (unsigned r = rows4; r < rows4 + rows8; ++r)
+    pairs8.push_back({r});
+  const size_t p = config::PAIRS, whole4 = pairs4.size() / p, whole8 = pairs8.size() / p;
+  std::vector<std::vector<std::vector<unsigned>>> tiles;
+  size_t fours = 0, eights = 0;
+  while (fours < whole4 || eights < whole8) {
+    const bool four = eights == whole8 ||
+                      (fours < whole4 && fours * pairs8.size() < (eights + 1) * pairs4.size());
+    const auto from =
+        four ? pairs4.begin() + long(fours++ * p) : pairs8.begin() + long(eights++ * p);
+    tiles.emplace_back(from, from + long(p));
+  }
+  std::vector<std::vector<unsigned>> rest(pairs4.begin() + long(whole4 * p), pairs4.end());
+  rest.insert(rest.end(), pairs8.begin() + long(whole8 * p), pairs8.end());
+  for (size_t i = 0; i < rest.size(); i += p)
+    tiles.emplace_back(rest.begin() + long(i), rest.begin() + long(std::min(i + p, rest.size())));
+  return tiles;
+}
+
+// Divides a matrix, 4-bit rows first, into tiles. The weights are padded to a whole word of CASCADE
+// columns.
 inline std::vector<RowTile> row_tiles(const std::vector<MatrixRow>& rows) {
+  const auto is_eight = [](const MatrixRow& row) { return row.eight_bit; };
+  const unsigned rows8 = unsigned(std::ranges::count_if(rows, is_eight));
   std::vector<RowTile> tiles;
-  unsigned pairs = 0; // in the last tile
-  for (size_t i = 0; i < rows.size(); ++pairs) {
-    if (pairs % config::PAIRS == 0) {
-      const size_t cascade = config::CASCADE;
-      const size_t words = (rows[i].weights.size() + cascade - 1) / cascade;
-      tiles.push_back({std::vector<uint8_t>(words * cascade * config::PAIRS), {}});
-      pairs = 0;
+  for (const auto& pairs : tiles_of(unsigned(rows.size()) - rows8, rows8)) {
+    const size_t cascade = config::CASCADE;
+    const size_t words = (rows[0].weights.size() + cascade - 1) / cascade;
+    RowTile tile{std::vector<uint8_t>(words * cascade * config::PAIRS), {}};
+    for (size_t i = 0; i < pairs.size(); ++i) {
+      const MatrixRow& first = rows[pairs[i][0]];
+      for (size_t k = 0; k < first.weights.size(); ++k) {
+        const int low = first.weights[k],
+                  high = pairs[i].size() > 1 ? rows[pairs[i][1]].weights[k] : 0;
+        tile.weights[k * config::PAIRS + config::PAIRS - 1 - i] =
+            uint8_t(first.eight_bit ? low : (high & 15) << 4 | (low & 15));
+      }
+      for (const unsigned row : pairs[i])
+        append_parameters(tile.parameters, rows[row]);
     }
-    const MatrixRow& first = rows[i];
-    const bool two = !first.eight_bit && i + 1 < rows.size() && !rows[i + 1].eight_bit;
-    for (size_t k = 0; k < first.weights.size(); ++k) {
-      const int low = first.weights[k], high = two ? rows[i + 1].weights[k] : 0;
-      tiles.back().weights[k * config::PAIRS + config::PAIRS - 1 - pairs] =
-          uint8_t(first.eight_bit ? low : (high & 15) << 4 | (low & 15));
-    }
-    for (const size_t end = i + (two ? 2 : 1); i < end; ++i)
-      append_parameters(tiles.back().parameters, rows[i]);
+    tiles.push_back(std::move(tile));
   }
   return tiles;
 }

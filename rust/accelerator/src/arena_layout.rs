@@ -40,7 +40,7 @@ pub(crate) enum RowPair<'a> {
 
 impl<'a> RowPair<'a> {
     /// Returns the rows in the order in which their sums leave the array.
-    fn rows(self) -> impl Iterator<Item = Row<'a>> {
+    pub(crate) fn rows(self) -> impl Iterator<Item = Row<'a>> {
         let (first, second) = match self {
             Self::FourBit(first, second) => (first, second),
             Self::EightBit(row) => (row, None),

@@ -463,6 +463,7 @@ fn tiling_assertions(tiling: Tiling) -> String {
         (2 * p + 1, 0),
         (2 * p + 1, 2 * p),
         (6 * p - 2, 1),
+        (6 * p, 2 * p),
     ] {
         let tiles = tiling.row_tiles(rows4, rows8);
         let pairs: u64 = tiles.clone().map(RowTile::pairs).sum();
@@ -470,17 +471,15 @@ fn tiling_assertions(tiling: Tiling) -> String {
             text,
             "static_assert(row_pairs({rows4}, {rows8}) == {pairs});"
         );
-        let mut first = 0;
-        for tile in tiles {
+        for (i, tile) in tiles.enumerate() {
             let _ = writeln!(
                 text,
-                "static_assert(row_tile({rows4}, {pairs}, {first}) == row_tile_t{{{}, {}, {}, {}}});",
+                "static_assert(row_tile({rows4}, {pairs}, {i}) == row_tile_t{{{}, {}, {}, {}}});",
                 tile.pairs(),
                 tile.rows4.div_ceil(2),
                 tile.rows4 % 2 == 1,
                 tile.rows()
             );
-            first += tile.pairs();
         }
     }
     for tokens in [1, t, t + 1, 3 * t - 1] {

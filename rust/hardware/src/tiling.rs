@@ -65,46 +65,72 @@ impl Tiling {
     /// the end of a tile that has room for a single row.
     #[must_use]
     pub const fn rotated(self, rows: RowWidths) -> RowWidths {
-        let all = rows.eight_bit / 2;
+        let whole = 2 * (self.pairs / 2);
+        let (tiles, left) = (rows.eight_bit / whole, rows.eight_bit % whole);
         let room = self.pairs - rows.four_bit.div_ceil(2) % self.pairs;
-        let (first, whole) = (room / 2, self.pairs / 2);
-        if all <= first {
-            return rows;
-        }
-        let tiles = (all - first).div_ceil(whole) - 1;
+        let divided = left > room && room % 2 == 1;
         RowWidths {
             four_bit: rows.four_bit,
-            eight_bit: rows.eight_bit + room % 2 + tiles * (self.pairs % 2),
+            eight_bit: rows.eight_bit + tiles * (self.pairs % 2) + divided as u64,
         }
     }
 
-    /// Divides the rows of a matrix into tiles of row pairs.
+    /// Divides the rows of a matrix into tiles of row pairs: whole tiles of 4-bit rows and of 8-bit
+    /// rows take turns by their numbers of row pairs, because 4-bit rows keep the lanes busy twice
+    /// as long; what is left of both comes last.
     pub fn row_tiles(self, rows4: u64, rows8: u64) -> impl Iterator<Item = RowTile> + Clone {
-        self.row_tile_runs(rows4, rows8)
-            .flat_map(|(tile, count)| (0..count).map(move |_| tile))
+        let all4 = rows4.div_ceil(2);
+        let (mut left, mut ahead) = (RowTile { rows4, rows8 }, 0);
+        std::iter::from_fn(move || {
+            let whole4 = left.rows4.div_ceil(2) >= self.pairs;
+            let whole8 = left.rows8 >= self.pairs;
+            let eight_bit = whole8 && (!whole4 || ahead >= all4);
+            let tile = if eight_bit {
+                RowTile {
+                    rows4: 0,
+                    rows8: self.pairs,
+                }
+            } else {
+                self.tail(left)
+            };
+            ahead = if eight_bit {
+                u64::saturating_sub(ahead, all4)
+            } else {
+                ahead + rows8
+            };
+            left.rows4 -= tile.rows4;
+            left.rows8 -= tile.rows8;
+            (tile.rows() > 0).then_some(tile)
+        })
     }
 
-    /// Divides the rows of a matrix into tiles of row pairs. Lists equal tiles that follow each
-    /// other once, with their number.
-    pub fn row_tile_runs(
-        self,
-        rows4: u64,
-        rows8: u64,
-    ) -> impl Iterator<Item = (RowTile, u64)> + Clone {
-        let mut left = RowTile { rows4, rows8 };
-        std::iter::from_fn(move || {
-            let rows4 = left.rows4.min(2 * self.pairs);
-            let rows8 = left.rows8.min(self.pairs - rows4.div_ceil(2));
-            let count = match (rows4, rows8) {
-                (0, 0) => return None,
-                (_, 0) => left.rows4 / rows4,
-                (0, _) => left.rows8 / rows8,
-                _ => 1,
-            };
-            left.rows4 -= count * rows4;
-            left.rows8 -= count * rows8;
-            Some((RowTile { rows4, rows8 }, count))
-        })
+    /// Returns each kind of tile of row pairs with its number; the last tile is the last one.
+    pub fn row_tile_kinds(self, rows4: u64, rows8: u64) -> impl Iterator<Item = (RowTile, u64)> {
+        let left = RowTile {
+            rows4: rows4 % (2 * self.pairs),
+            rows8: rows8 % self.pairs,
+        };
+        let tail = self.tail(left);
+        let rest = RowTile {
+            rows4: 0,
+            rows8: left.rows8 - tail.rows8,
+        };
+        let whole = |rows4, rows8| RowTile { rows4, rows8 };
+        [
+            (whole(2 * self.pairs, 0), rows4 / (2 * self.pairs)),
+            (whole(0, self.pairs), rows8 / self.pairs),
+            (tail, u64::from(tail.rows() > 0)),
+            (rest, u64::from(rest.rows() > 0)),
+        ]
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+    }
+
+    /// Returns the tile that takes 4-bit rows as long as there are any, then 8-bit rows.
+    fn tail(self, left: RowTile) -> RowTile {
+        let rows4 = left.rows4.min(2 * self.pairs);
+        let rows8 = left.rows8.min(self.pairs - rows4.div_ceil(2));
+        RowTile { rows4, rows8 }
     }
 
     /// Returns the number of tiles of tokens.
@@ -160,24 +186,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_divide_into_tiles_with_four_bit_pairs_first() {
+    fn tiles_of_four_bit_and_of_eight_bit_rows_take_turns() {
         let tiling = Tiling {
             tokens: 5,
             pairs: 3,
         };
-        let rows: Vec<_> = tiling
-            .row_tiles(7, 3)
-            .map(|t| (t.rows4, t.rows8, t.pairs()))
-            .collect();
-        assert_eq!(rows, [(6, 0, 3), (1, 2, 3), (0, 1, 1)]);
-        let runs = |rows4, rows8| -> Vec<_> {
-            let runs = tiling.row_tile_runs(rows4, rows8);
-            runs.map(|(t, count)| (t.rows4, t.rows8, count)).collect()
+        let rows = |rows4, rows8| -> Vec<_> {
+            let tiles = tiling.row_tiles(rows4, rows8);
+            tiles.map(|t| (t.rows4, t.rows8)).collect()
         };
-        assert_eq!(runs(19, 8), [(6, 0, 3), (1, 2, 1), (0, 3, 2)]);
-        assert_eq!(runs(5, 7), [(5, 0, 1), (0, 3, 2), (0, 1, 1)]);
+        assert_eq!(rows(7, 3), [(6, 0), (0, 3), (1, 0)]);
+        assert_eq!(
+            rows(19, 8),
+            [(6, 0), (0, 3), (6, 0), (0, 3), (6, 0), (1, 2)]
+        );
+        assert_eq!(
+            rows(24, 6),
+            [(6, 0), (6, 0), (0, 3), (6, 0), (6, 0), (0, 3)]
+        );
+        assert_eq!(rows(5, 8), [(5, 0), (0, 3), (0, 3), (0, 2)]);
+        assert_eq!(rows(4, 5), [(0, 3), (4, 1), (0, 1)]);
         assert_eq!(tiling.row_tiles(0, 0).count(), 0);
         assert_eq!(tiling.token_sizes(11).collect::<Vec<_>>(), [5, 5, 1]);
+    }
+
+    #[test]
+    fn kinds_of_tiles_are_the_tiles() {
+        for pairs in 1..5 {
+            let tiling = Tiling { tokens: 1, pairs };
+            for (rows4, rows8) in (0..30).flat_map(|a| (0..30).map(move |b| (a, b))) {
+                let mut tiles: Vec<_> = tiling.row_tiles(rows4, rows8).collect();
+                let last = tiles.last().copied();
+                let kinds: Vec<_> = tiling.row_tile_kinds(rows4, rows8).collect();
+                for (tile, count) in kinds {
+                    let before = tiles.len();
+                    tiles.retain(|other| *other != tile);
+                    assert_eq!(before - tiles.len(), count as usize, "{tile:?}");
+                }
+                assert_eq!(tiles, [], "{last:?}");
+            }
+        }
     }
 
     #[test]

@@ -204,33 +204,17 @@ fn spread(codes: &[i8], length: usize, padded: usize) -> Vec<i8> {
         .collect()
 }
 
-/// Adds a row of zeros, whose results go nowhere, where the next pair of 8-bit rows would begin in
-/// the last place of a tile of row pairs.
-fn whole_pairs<'a>(
-    four_bit: usize,
-    eight_bit: &[Row<'a>],
-    zeros: &'a [i8],
-    pairs: usize,
-) -> Vec<Row<'a>> {
-    let mut at = four_bit.div_ceil(2);
-    let mut all = Vec::new();
-    for pair in eight_bit.chunks(2) {
-        if at % pairs == pairs - 1 {
-            all.push(Row {
-                codes: zeros,
-                bias: 0,
-                mult: 0,
-                shift: 1,
-                destination: Destination::Logit,
-                column: 0,
-                pair: None,
-            });
-            at += 1;
-        }
-        all.extend(pair);
-        at += 2;
+/// Returns a row of zeros whose results go nowhere.
+fn nowhere(zeros: &[i8]) -> Row<'_> {
+    Row {
+        codes: zeros,
+        bias: 0,
+        mult: 0,
+        shift: 1,
+        destination: Destination::Logit,
+        column: 0,
+        pair: None,
     }
-    all
 }
 
 /// Writes 4-bit rows of zeros, which change nothing of the residual that they are added to.
@@ -306,19 +290,34 @@ fn write_matrix(
             pair: head.map(|head| (usize::from(column) % head / 2) as u8),
         });
     }
-    if head.is_some() {
-        eight_bit = whole_pairs(four_bit.len(), &eight_bit, &zeros, shape.pairs);
-    }
-    let pairs: Vec<RowPair> = four_bit
-        .chunks(2)
-        .map(|pair| RowPair::FourBit(pair[0], pair.get(1).copied()))
-        .chain(eight_bit.iter().map(|&row| RowPair::EightBit(row)))
-        .collect();
+    let (mut four_bit, mut eight_bit) = (four_bit.into_iter(), eight_bit.into_iter());
+    let zero = nowhere(&zeros);
     let padded = shape.padded(columns);
-    for (tile, &(weights, rows)) in pairs.chunks(shape.pairs).zip(&matrix.tiles) {
-        arena.put(weights, &arena_layout::weights(tile, padded, shape.pairs));
-        arena.put(rows, &arena_layout::rows(tile, shape.value_banks));
+    let mut order = Vec::new();
+    let tiles = shape.row_tiles(matrix.rows4, matrix.rows8);
+    for (tile, &(weights, parameters)) in tiles.zip(&matrix.tiles) {
+        let mut pairs = Vec::with_capacity(shape.pairs);
+        let mut left = tile.rows4;
+        while left > 0 {
+            let first = four_bit.next().expect("the plan counts 4-bit rows");
+            let second = if left > 1 { four_bit.next() } else { None };
+            pairs.push(RowPair::FourBit(first, second));
+            left = left.saturating_sub(2);
+        }
+        for row in 0..tile.rows8 {
+            // Both rows of a rotated pair are in one tile.
+            let alone = head.is_some() && row % 2 == 0 && pairs.len() + 1 == shape.pairs;
+            let next = if alone { None } else { eight_bit.next() };
+            pairs.push(RowPair::EightBit(next.unwrap_or(zero)));
+        }
+        arena.put(weights, &arena_layout::weights(&pairs, padded, shape.pairs));
+        arena.put(parameters, &arena_layout::rows(&pairs, shape.value_banks));
+        order.extend(
+            pairs
+                .iter()
+                .flat_map(|pair| pair.rows())
+                .map(|row| row.column),
+        );
     }
-    let all = four_bit.iter().chain(&eight_bit);
-    all.map(|row| row.column).collect()
+    order
 }

@@ -174,8 +174,8 @@ impl Model<'_> {
             self.tiling.tokens
         };
         let (mut product, mut words, mut issue, mut all_passes) = (Product::default(), 0, 0, 0);
-        let runs = (self.tiling).row_tile_runs(gemm.rows.four_bit, gemm.rows.eight_bit);
-        for (tile, count) in runs {
+        let kinds = (self.tiling).row_tile_kinds(gemm.rows.four_bit, gemm.rows.eight_bit);
+        for (tile, count) in kinds {
             let (slots, outputs) = (tile.pairs(), tile.rows());
             let pair = if tile.rows8 > 0 {
                 Pair::EightBit
