@@ -61,7 +61,7 @@ module lane_logits #(
     multiply_add #(
         .A(27), .B(16), .P(44), .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)
     ) product (
-        .clk, .a(acc_3), .b(mult_3), .c(44'sd16384), .mode(3'd3), .p(logit_6)
+        .clk, .a(acc_3), .b(mult_3), .c(44'sd16384), .subtracts(1'b0), .p(logit_6)
     );
     delay #(.BITS(32), .CYCLES(DEPTH - 8), .PRIMITIVES(PRIMITIVES)) logit_delay (
         .clk, .reset(1'b0), .in(32'($signed(logit_6[43:15]))), .out(d)

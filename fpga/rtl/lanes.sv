@@ -172,15 +172,14 @@ module lanes #(
 
     // Rows 2i and 2i + 1 of queries and keys are a pair.
     wire rotates = ROTATES && row.rotates;
-    wire opens = rotates && !row.column[0];
-    logic pair_pending, last_pair, turns, ends_pairs;
+    logic pair_room, pair_pending, last_pair, turns, ends_pairs;
 
     logic moments_room, logits_room, credits_room, means_pending;
     logic scales_here;
     wire fire = state == ROWS && row_valid && (logit != '0 || sums_valid)
         && (!attends || ((!row.begin_tile || scales_here) && !means_pending))
         && (!makes_moments || moments_room) && (!job.logits || logits_room) && credits_room
-        && !turns && (!pair_pending || (opens && !last_pair));
+        && !turns && !last_pair && (rotates ? pair_room : !row.last || !pair_pending);
     wire item = fire && last_logit;
     wire end_row = item && last_group;
     wire ends_rows = (end_row && row.last && !rotates) || ends_pairs;
@@ -221,8 +220,8 @@ module lanes #(
     end
 
     // Rotations.
-    logic half, turn_half;
-    logic [1:0] turn;
+    logic turn_second;
+    logic [1:0] pair_slot, turn_slot;
     logic [2:0] turn_destination;
     logic [15:0] turn_column, turn_angle;
     logic [GROUP_BITS-1:0] turn_group;
@@ -230,14 +229,14 @@ module lanes #(
     logic [ADDRESS-1:0] turn_address, turn_key_address;
     logic [BANK-1:0] turn_key_bank;
     if (!ROTATES) begin : gen_no_turns
-        assign {half, turn_half, turn, turn_destination, turn_column, turn_angle, turn_group,
-            turn_lanes, turn_address, turn_key_address, turn_key_bank, pair_pending, last_pair,
-            turns, ends_pairs} = '0;
+        assign {pair_slot, turn_slot, turn_second, turn_destination, turn_column, turn_angle,
+            turn_group, turn_lanes, turn_address, turn_key_address, turn_key_bank, pair_room,
+            pair_pending, last_pair, turns, ends_pairs} = '0;
     end else begin : gen_turns
         lane_turns #(.L(L), .R(R), .G(G), .KEY_BANKS(KEY_BANKS)) lane_turns (
-            .clk, .reset(reset_here), .closes(end_row && rotates && !opens), .row,
-            .stride(job.stride), .half,
-            .pending(pair_pending), .last(last_pair), .turns, .ends(ends_pairs), .turn, .turn_half,
+            .clk, .reset(reset_here), .closes(end_row && rotates && row.column[0]), .row,
+            .stride(job.stride), .slot(pair_slot), .room(pair_room), .pending(pair_pending),
+            .last(last_pair), .turns, .ends(ends_pairs), .second(turn_second), .turn_slot,
             .destination(turn_destination), .column(turn_column), .angle(turn_angle),
             .group(turn_group), .lanes(turn_lanes), .address(turn_address),
             .key_address(turn_key_address), .key_bank(turn_key_bank)
@@ -341,9 +340,8 @@ module lanes #(
     logic [7:0] lanes_0;
     logic [15:0] column_0, value_block_0;
     logic [ADDRESS-1:0] address_0, key_address_0;
-    logic turns_0, keeps_0, kept_half_0, kept_row_0;
-    logic [1:0] turn_0;
-    logic [TOKEN_ANGLE_BITS-1:0] angle_0;
+    logic turns_0, takes_second_0;
+    logic [1:0] keeps_0, kept_slot_0;
     logic [BANK-1:0] key_bank_0, value_bank_0;
     logic [COLUMN-1:0] key_stride_0;
     logic [TOKEN-1:0] value_words_0;
@@ -352,7 +350,7 @@ module lanes #(
     logic [RECIPROCAL-1:0] reciprocal_0;
     always_ff @(posedge clk) begin
         logit_0 <= logit;
-        bias_0 <= attends ? '0 : row.bias;
+        bias_0 <= attends || turns ? '0 : row.bias;
         mult_0 <= row.mult;
         shift_0 <= row.shift;
         mean_0 <= attends ? mean : '0;
@@ -368,17 +366,15 @@ module lanes #(
         frame_0 <= job.frame;
         adds_0 <= job.residual;
         lanes_0 <= turns ? turn_lanes : lanes_here;
-        column_0 <= turns ? {turn_column[15:1], turn[1]} : row.column;
+        column_0 <= turns ? {turn_column[15:1], turn_second} : row.column;
         value_block_0 <= row.value_block;
         address_0 <= turns ? turn_address : row.address;
         key_bank_0 <= turns ? turn_key_bank : key_bank;
         key_address_0 <= turns ? turn_key_address : key_address;
         turns_0 <= turns;
-        turn_0 <= turn;
-        angle_0 <= turn_angle[TOKEN_ANGLE_BITS-1:0];
-        keeps_0 <= item && rotates;
-        kept_half_0 <= turns ? turn_half : half;
-        kept_row_0 <= turns ? turn[1] : row.column[0];
+        takes_second_0 <= turn_second;
+        keeps_0 <= {2{item && rotates}} & {row.column[0], !row.column[0]};
+        kept_slot_0 <= turns ? turn_slot : pair_slot;
         value_bank_0 <= value_bank;
         key_stride_0 <= COLUMN'(((COLUMN + 1)'(job.stride) + (COLUMN + 1)'(C - 1)) >> SHIFT_C);
         value_words_0 <= TOKEN'(((TOKEN + 1)'(job.tokens) + (TOKEN + 1)'(C - 1)) >> SHIFT_C);
@@ -396,7 +392,7 @@ module lanes #(
             finishes_0 <= item && finishes;
             credits_0 <= 2'(end_row && row.end_tile && row.last_rows && job.post_tiles)
                 + 2'(ends_rows && job.post);
-            destination_0 <= turns && turn[0] ? turn_destination
+            destination_0 <= turns ? turn_destination
                 : item && !rotates ? row.destination : '1;
         end
     end
@@ -426,7 +422,7 @@ module lanes #(
         .A(17), .B(TOKEN + 1), .P(30), .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)
     ) value_address (
         .clk, .a({1'b0, value_block_0}), .b({1'b0, value_words_0}), .c(30'(first_1 >> SHIFT_C)),
-        .mode(3'd3), .p(value_at_3)
+        .subtracts(1'b0), .p(value_at_3)
     );
 
     // Control of the lanes' stages.
@@ -459,66 +455,74 @@ module lanes #(
         .clk, .reset(reset_here), .in(sums_up_0), .out(sums_up_fast)
     );
 
-    // Control of rotations. At R = 2 the fast cycles of a turn have one token and two products,
-    // at R = 1 the turns have.
-    logic turns_fast, turned;
-    logic [LANES-1:0] turns_copies, sine, keeps;
-    logic [LANES*KEPT_BITS-1:0] kept_address, keep_address;
-    logic [ANGLE_BITS-1:0] angle_address;
-    logic [2:0] mode;
+    // Control of rotations: each lane has its own, and four lanes share an angle's address.
+    logic [LANES-1:0] turns_copies, takes_second, turns_late;
+    logic [2*LANES-1:0] keeps;
+    logic [LANES*KEPT_BITS-1:0] first_address, second_address, keep_address;
+    logic [ANGLE_PARTS*ANGLE_BITS-1:0] angle_address;
+    logic subtracts;
     if (!ROTATES) begin : gen_no_rotation
-        assign {turned, turns_copies, sine, keeps, kept_address, keep_address, angle_address} = '0;
-        assign mode = 3'd3;
-        assign turns_fast = 1'b0;
+        assign {turns_copies, takes_second, turns_late, keeps, first_address, second_address,
+            keep_address, angle_address, subtracts} = '0;
     end else begin : gen_rotation
-        logic half_6, row_6, half_10, row_10, keeps_10, token_6, sine_6, sine_7, row_7;
-        logic [GROUP_BITS-1:0] group_6, group_10;
-        logic [1:0] turn_6;
-        logic [KEPT_BITS-1:0] kept_7, keep_11;
-        logic turns_7, keeps_11;
-        lane_control #(
-            .BITS(5 + GROUP_BITS), .STAGE(6), .R(R), .PRIMITIVES(PRIMITIVES)
-        ) turn_control (
-            .clk, .clk_array, .in({turns_0, turn_0, kept_half_0, kept_row_0, group_0}),
-            .out({turns_fast, turn_6, half_6, row_6, group_6})
-        );
-        assign sine_6 = R == 2 ? second[0] : turn_6[0];
-        assign token_6 = turn_6[0];
         // The place of a token: its group, and at R = 2 its fast cycle.
-        wire [GROUP_BITS:0] place_0 = R == 2 ? {group_0, turn_0[0]} : {1'b0, group_0};
-        wire [GROUP_BITS:0] place_6 = R == 2 ? {group_6, token_6} : {1'b0, group_6};
-        wire [GROUP_BITS:0] place_10 = R == 2 ? {group_10, second[0]} : {1'b0, group_10};
-        lane_control #(
-            .BITS(3 + GROUP_BITS), .STAGE(10), .R(R), .PRIMITIVES(PRIMITIVES)
-        ) keep_control (
-            .clk, .clk_array, .in({keeps_0, kept_half_0, kept_row_0, group_0}),
-            .out({keeps_10, half_10, row_10, group_10})
-        );
-        always_ff @(posedge clk_array) begin
-            turns_7 <= turns_fast;
-            sine_7 <= sine_6;
-            row_7 <= row_6;
-            kept_7 <= {half_6, row_6 ^ sine_6, place_6[PLACE_BITS-1:0]};
-            keeps_11 <= keeps_10;
-            keep_11 <= {half_10, row_10, place_10[PLACE_BITS-1:0]};
+        wire [GROUP_BITS:0] place = R == 2 ? {turn_group, second[0]} : {1'b0, turn_group};
+        wire [ANGLE_BITS-1:0] angle_at = {place[PLACE_BITS-1:0], turn_angle[TOKEN_ANGLE_BITS-1:0]};
+        if (R == 2) begin : gen_fast_address
+            registers #(.BITS(ANGLE_PARTS * ANGLE_BITS), .PRIMITIVES(PRIMITIVES)) angle_copies (
+                .clk(clk_array), .d({ANGLE_PARTS{angle_at}}), .q(angle_address)
+            );
+        end else begin : gen_address
+            assign angle_address = {ANGLE_PARTS{angle_at}};
         end
-        registers #(.BITS(LANES * (2 + KEPT_BITS)), .PRIMITIVES(PRIMITIVES)) turn_copies (
-            .clk(clk_array), .d({{LANES{turns_7}}, {LANES{sine_7}}, {LANES{kept_7}}}),
-            .q({turns_copies, sine, kept_address})
+
+        registers #(.BITS(LANES), .PRIMITIVES(PRIMITIVES)) turn_copies (
+            .clk, .d({LANES{turns}}), .q(turns_copies)
         );
-        registers #(.BITS(LANES * (1 + KEPT_BITS)), .PRIMITIVES(PRIMITIVES)) keep_copies (
+        for (genvar j = 0; j < LANES; j++) begin : gen_first
+            wire [GROUP_BITS:0] place_0 = R == 2 ? {group_0, second[j]} : {1'b0, group_0};
+            assign first_address[j*KEPT_BITS+:KEPT_BITS] = {kept_slot_0, place_0[PLACE_BITS-1:0]};
+        end
+        lane_control #(
+            .STAGE(1), .COPIES(LANES), .R(R), .PRIMITIVES(PRIMITIVES)
+        ) second_control (
+            .clk, .clk_array, .in(takes_second_0), .out(takes_second)
+        );
+
+        logic turns_6, second_6, turns_7, second_7;
+        logic [1:0] slot_6, slot_10, keeps_10, keeps_11;
+        logic [GROUP_BITS-1:0] group_6, group_10;
+        logic [KEPT_BITS-1:0] kept_7, keep_11;
+        lane_control #(
+            .BITS(4 + GROUP_BITS), .STAGE(6), .R(R), .PRIMITIVES(PRIMITIVES)
+        ) turn_control (
+            .clk, .clk_array, .in({turns_0, takes_second_0, kept_slot_0, group_0}),
+            .out({turns_6, second_6, slot_6, group_6})
+        );
+        lane_control #(
+            .BITS(4 + GROUP_BITS), .STAGE(10), .R(R), .PRIMITIVES(PRIMITIVES)
+        ) keep_control (
+            .clk, .clk_array, .in({keeps_0, kept_slot_0, group_0}),
+            .out({keeps_10, slot_10, group_10})
+        );
+        wire [GROUP_BITS:0] place_6 = R == 2 ? {group_6, second[0]} : {1'b0, group_6};
+        wire [GROUP_BITS:0] place_10 = R == 2 ? {group_10, second[0]} : {1'b0, group_10};
+        always_ff @(posedge clk_array) begin
+            turns_7 <= turns_6;
+            second_7 <= second_6;
+            kept_7 <= {slot_6, place_6[PLACE_BITS-1:0]};
+            keeps_11 <= keeps_10;
+            keep_11 <= {slot_10, place_10[PLACE_BITS-1:0]};
+        end
+        registers #(.BITS(LANES * (1 + KEPT_BITS)), .PRIMITIVES(PRIMITIVES)) late_copies (
+            .clk(clk_array), .d({{LANES{turns_7}}, {LANES{kept_7}}}),
+            .q({turns_late, second_address})
+        );
+        registers #(.BITS(LANES * (2 + KEPT_BITS)), .PRIMITIVES(PRIMITIVES)) keep_copies (
             .clk(clk_array), .d({{LANES{keeps_11}}, {LANES{keep_11}}}), .q({keeps, keep_address})
         );
-        // The first product stands alone; the second one is added, or subtracted for the first row.
-        wire [2:0] mode_7 = turns_7 ? {sine_7 && !row_7, sine_7, 1'b0} : 3'd3;
-        delay #(.BITS(3), .CYCLES(4), .PRIMITIVES(PRIMITIVES)) mode_delay (
-            .clk(clk_array), .reset(1'b0), .in(mode_7), .out(mode)
-        );
-        delay #(.BITS(ANGLE_BITS), .CYCLES(8 / R - 2), .PRIMITIVES(PRIMITIVES)) angle_delay (
-            .clk, .reset(1'b0), .in({place_0[PLACE_BITS-1:0], angle_0}), .out(angle_address)
-        );
-        delay #(.CYCLES(CODE_AT - 1), .PRIMITIVES(PRIMITIVES)) turned_delay (
-            .clk, .reset(1'b0), .in(turns_0), .out(turned)
+        delay #(.CYCLES(4), .PRIMITIVES(PRIMITIVES)) subtract_delay (
+            .clk(clk_array), .reset(1'b0), .in(turns_7 && !second_7), .out(subtracts)
         );
     end
 
@@ -590,10 +594,12 @@ module lanes #(
             .clk, .clk_array, .second(second[j]),
             .scale_write(lane_scale_write), .scale_write_address, .scale_d,
             .table_write, .table_address, .table_d, .angle_write(angle_write[j/4]),
-            .angle_write_address, .angle_d(angle_d[j%4*32+:32]), .angle_address,
-            .turns(turns_copies[j]), .sine(sine[j]),
-            .kept_address(kept_address[j*KEPT_BITS+:KEPT_BITS]), .mode, .keeps(keeps[j]),
-            .keep_address(keep_address[j*KEPT_BITS+:KEPT_BITS]), .turned,
+            .angle_write_address, .angle_d(angle_d[j%4*32+:32]),
+            .angle_address(angle_address[j/4*ANGLE_BITS+:ANGLE_BITS]),
+            .turns(turns_copies[j]), .first_address(first_address[j*KEPT_BITS+:KEPT_BITS]),
+            .takes_second(takes_second[j]), .turns_late(turns_late[j]),
+            .second_address(second_address[j*KEPT_BITS+:KEPT_BITS]), .subtracts,
+            .keeps(keeps[2*j+:2]), .keep_address(keep_address[j*KEPT_BITS+:KEPT_BITS]),
             .sums(lane_sums), .attends(attends_0[j/8]), .scale_address(scale_address_0),
             .mult(mult_0), .shift(shift_0), .bias(bias_fast), .mean(mean_fast),
             .held(lane_held), .skip(lane_skip), .zero_point(zero_point_fast),

@@ -1,7 +1,6 @@
 // Computes a * b + c in a DSP slice: registers of a and b, of the product and of c, of the sum. `c`
-// arrives a cycle after `a` and `b`, `p` is three cycles after these. `mode` arrives two cycles
-// after them: bit 2 subtracts the product, bits 1:0 choose what it is added to: 3 is c, 2 the last
-// `p`, 0 is 0.
+// arrives a cycle after `a` and `b`, `p` is three cycles after these. `subtracts` arrives two cycles
+// after them: the result is c - a * b.
 
 `default_nettype none
 
@@ -16,7 +15,7 @@ module multiply_add #(
     input  wire logic signed [A-1:0] a,
     input  wire logic signed [B-1:0] b,
     input  wire logic signed [P-1:0] c,
-    input  wire logic        [2:0]   mode,
+    input  wire logic                subtracts,
     output logic signed [P-1:0]      p
 );
 
@@ -40,8 +39,8 @@ module multiply_add #(
             ) dsp (
                 .CLK(clk), .A(factor), .B(other), .C(added), .D(25'd0), .CARRYIN(1'b0),
                 .ACIN(30'd0), .BCIN(18'd0), .PCIN(48'd0), .CARRYCASCIN(1'b0), .MULTSIGNIN(1'b0),
-                .INMODE(5'b00000), .ALUMODE({2'b00, {2{mode[2]}}}), .CARRYINSEL(3'b000),
-                .OPMODE({1'b0, mode[1:0], 4'b0101}),
+                .INMODE(5'b00000), .ALUMODE({2'b00, {2{subtracts}}}), .CARRYINSEL(3'b000),
+                .OPMODE(7'b0110101),
                 .CEA1(1'b0), .CEA2(1'b1), .CEB1(1'b0), .CEB2(1'b1), .CEC(1'b1), .CED(1'b0),
                 .CEAD(1'b0), .CEM(1'b1), .CEP(1'b1), .CECTRL(1'b1), .CEALUMODE(1'b0),
                 .CECARRYIN(1'b0), .CEINMODE(1'b0), .RSTA(1'b0), .RSTB(1'b0), .RSTC(1'b0),
@@ -57,8 +56,8 @@ module multiply_add #(
             ) dsp (
                 .CLK(clk), .A(factor), .B(other), .C(added), .D(27'd0), .CARRYIN(1'b0),
                 .ACIN(30'd0), .BCIN(18'd0), .PCIN(48'd0), .CARRYCASCIN(1'b0), .MULTSIGNIN(1'b0),
-                .INMODE(5'b00000), .ALUMODE({2'b00, {2{mode[2]}}}), .CARRYINSEL(3'b000),
-                .OPMODE({3'b000, mode[1:0], 4'b0101}),
+                .INMODE(5'b00000), .ALUMODE({2'b00, {2{subtracts}}}), .CARRYINSEL(3'b000),
+                .OPMODE(9'b000110101),
                 .CEA1(1'b0), .CEA2(1'b1), .CEB1(1'b0), .CEB2(1'b1), .CEC(1'b1), .CED(1'b0),
                 .CEAD(1'b0), .CEM(1'b1), .CEP(1'b1), .CECTRL(1'b1), .CEALUMODE(1'b0),
                 .CECARRYIN(1'b0), .CEINMODE(1'b0), .RSTA(1'b0), .RSTB(1'b0), .RSTC(1'b0),
@@ -70,15 +69,14 @@ module multiply_add #(
         (* use_dsp = "yes" *) logic signed [A+B-1:0] product;
         logic signed [A-1:0] a_in;
         logic signed [B-1:0] b_in;
-        logic signed [P-1:0] c_in, base, wide;
-        assign base = mode[1:0] == 2'd3 ? c_in : mode[1] ? p : '0;
+        logic signed [P-1:0] c_in, wide;
         assign wide = product;
         always_ff @(posedge clk) begin
             a_in <= a;
             b_in <= b;
             product <= a_in * b_in;
             c_in <= c;
-            p <= mode[2] ? base - wide : base + wide;
+            p <= subtracts ? c_in - wide : c_in + wide;
         end
     end
 

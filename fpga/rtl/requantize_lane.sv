@@ -65,7 +65,7 @@ module requantize_lane #(
     input  wire logic                          angle_write,
     input  wire logic [ANGLE_BITS-1:0]         angle_write_address,
     input  wire logic [31:0]                   angle_d,
-    // Two slow cycles before stage 8.
+    // A cycle of the array's clock before stage 0.
     input  wire logic [ANGLE_BITS-1:0]         angle_address,
     // Stage 0.
     input  wire logic [R*27-1:0]               sums,
@@ -73,21 +73,23 @@ module requantize_lane #(
     input  wire logic [SCALE_ADDRESS_BITS-1:0] scale_address,
     input  wire logic [15:0]                   mult,
     input  wire logic [4:0]                    shift,
+    input  wire logic                          turns,         // a rotation
+    input  wire logic [KEPT_BITS-1:0]          first_address,
     // Stage 1.
     input  wire logic [26:0]                   bias,
     input  wire logic [12:0]                   mean,          // 0 for rows
-    // Stage 8: a product of a rotation.
-    input  wire logic                          turns,
-    input  wire logic                          sine,
-    input  wire logic [KEPT_BITS-1:0]          kept_address,
+    input  wire logic                          takes_second,  // the pair's second row turns
+    // Stage 8.
+    input  wire logic                          turns_late,
+    input  wire logic [KEPT_BITS-1:0]          second_address,
     // Stage 10.
     input  wire logic [R*16-1:0]               held,
     input  wire logic [R-1:0]                  skip,
-    // Stage 11: of times_mantissa.
-    input  wire logic [2:0]                    mode,
+    // Stage 11: the second product of a rotation.
+    input  wire logic                          subtracts,
     // Stage 12.
     input  wire logic [7:0]                    zero_point,
-    input  wire logic                          keeps,         // z of a row that is rotated
+    input  wire logic [1:0]                    keeps,         // z of a pair's first row, second row
     input  wire logic [KEPT_BITS-1:0]          keep_address,
     // Stage 17.
     input  wire logic                          activation,
@@ -95,8 +97,6 @@ module requantize_lane #(
     input  wire logic                          fresh,         // the first row of a tile
     input  wire logic                          sums_up,
     input  wire logic [STATE_BITS-1:0]         state,
-    // The slow cycle before the results: the first token's code stands in the second one's place.
-    input  wire logic                          turned,
     output logic      [R*8-1:0]                code,
     output logic      [R*16-1:0]               residual,
     output logic      [R*68-1:0]               moments
@@ -119,15 +119,19 @@ module requantize_lane #(
     always_ff @(posedge clk) if (scale_write != '0) scales[scale_write_place] <= scale_d;
     wire [34:0] scale = scales[scale_place];
 
-    // 1: operands of the token. 2: the sum with the bias.
+    // 1: operands of the token. 2: the sum with the bias; nothing in a rotation.
+    localparam int FACTOR = ROTATES ? 16 : 15, OTHER = ROTATES ? 17 : 13;
     logic signed [26:0] sum_1, sum_2;
-    logic signed [14:0] residue_1;
+    logic signed [FACTOR-1:0] residue_1;
+    logic signed [OTHER-1:0] other_1;
+    logic signed [15:0] z_first, z_second, second_factor;
+    logic turns_2, turns_9;
     logic [15:0] mult_1, mult_8;
     logic signed [16:0] factor_9;
     logic [4:0] shift_1, shift_4;
     always_ff @(posedge clk_array) begin
-        sum_1 <= phase ? sums[(R-1)*27+:27] : sums[26:0];
-        residue_1 <= scale[34:20];
+        sum_1 <= turns ? '0 : phase ? sums[(R-1)*27+:27] : sums[26:0];
+        residue_1 <= turns ? z_first[FACTOR-1:0] : FACTOR'($signed(scale[34:20]));
         mult_1 <= attends ? {1'b0, scale[14:0]} : mult;
         shift_1 <= attends ? scale[19:15] : shift;
         sum_2 <= sum_1 + $signed(bias);
@@ -139,13 +143,14 @@ module requantize_lane #(
         .clk(clk_array), .reset(1'b0), .in(mult_1), .out(mult_8)
     );
 
-    // 4: 256 * (sum + bias) + residue * mean + 8, of which the lowest four bits go.
+    // 4: 256 * (sum + bias) + residue * mean + 8, of which the lowest four bits go; or the first
+    // product of a rotation, with twice the cosine or sine: the sum of its products is then a z.
     logic signed [34:0] numerator_4;
     multiply_add #(
-        .A(15), .B(13), .P(35), .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)
+        .A(FACTOR), .B(OTHER), .P(35), .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)
     ) residue_times_mean (
-        .clk(clk_array), .a(residue_1), .b(mean), .c({sum_2, 8'd8}), .mode(3'd3),
-        .p(numerator_4)
+        .clk(clk_array), .a(residue_1), .b(other_1), .c({sum_2, 4'd0, !turns_2, 3'd0}),
+        .subtracts(1'b0), .p(numerator_4)
     );
 
     // 5 to 7: shifted, with one bit behind the point. 8: rounded. 9: clamped to 16 bits.
@@ -156,7 +161,7 @@ module requantize_lane #(
     // Bits above 16 that are all ones, or all zeros. One comparison of both would be deep.
     logic ones_8, zeros_8, negative_8;
     wire beyond_8 = !ones_8 && !zeros_8;
-    logic signed [15:0] clamped_9, kept_8, angle_8;
+    logic signed [15:0] clamped_9;
     always_ff @(posedge clk_array) begin
         shifted_5 <= $signed({numerator_4[34:4], 1'b0}) >>> {shift_4[4:3], 3'b0};
         shift_5 <= shift_4[2:0];
@@ -167,30 +172,46 @@ module requantize_lane #(
         ones_8 <= &shifted_7[31:17];
         zeros_8 <= ~|shifted_7[31:17];
         negative_8 <= shifted_7[31];
-        if (turns) clamped_9 <= kept_8;
+        if (turns_late) clamped_9 <= z_second;
         else if (beyond_8 || rounded_8[17:15] != {3{rounded_8[17]}})
             clamped_9 <= (beyond_8 ? negative_8 : rounded_8[17]) ? 16'h8000 : 16'h7fff;
         else clamped_9 <= rounded_8[15:0];
-        // Twice the angle's cosine or sine: the sum of the products is then a z.
-        factor_9 <= turns ? {angle_8, 1'b0} : {1'b0, mult_8};
+        factor_9 <= turns_late ? {second_factor, 1'b0} : {1'b0, mult_8};
     end
 
-    // 12: times the mantissa, rounded to 18 bits; or the first product of a rotation, or both.
-    logic signed [32:0] scaled_12;
+    // 12: times the mantissa, rounded to 18 bits; or both products of a rotation.
+    logic signed [32:0] added_10, scaled_12;
     multiply_add #(
         .A(16), .B(17), .P(33), .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)
     ) times_mantissa (
-        .clk(clk_array), .a(clamped_9), .b(factor_9), .c(33'sd16384), .mode, .p(scaled_12)
+        .clk(clk_array), .a(clamped_9), .b(factor_9), .c(added_10), .subtracts, .p(scaled_12)
     );
     wire signed [17:0] z_12 = scaled_12[32:15];
     if (!ROTATES) begin : gen_no_rotation
-        assign {kept_8, angle_8} = '0;
+        assign {z_first, z_second, second_factor, turns_2, turns_9} = '0;
+        assign other_1 = mean;
+        assign added_10 = 33'sd16384;
     end else begin : gen_rotation
-        lane_rotation #(.R(R), .PLACES(GROUPS * R), .ANGLE_BITS(ANGLE_BITS)) rotation (
-            .clk, .clk_array, .angle_write, .angle_write_address, .angle_d, .angle_address, .sine,
-            .kept_address, .z(kept_8), .factor(angle_8), .keeps, .keep_address,
-            .keep_d(z_12[15:0])
+        logic turns_1;
+        logic signed [15:0] first_factor;
+        logic [32:0] product_9;
+        lane_rotation #(
+            .PLACES(GROUPS * R), .ANGLE_BITS(ANGLE_BITS), .PRIMITIVES(PRIMITIVES)
+        ) rotation (
+            .clk, .clk_array, .angle_write, .angle_write_address, .angle_d, .angle_address,
+            .first_address, .z_first, .takes_second, .first_factor, .second_address, .z_second,
+            .second_factor, .keeps, .keep_address, .keep_d(z_12[15:0])
         );
+        assign other_1 = turns_1 ? {first_factor, 1'b0} : OTHER'($signed(mean));
+        delay #(.BITS(33), .CYCLES(5), .PRIMITIVES(PRIMITIVES)) product_delay (
+            .clk(clk_array), .reset(1'b0), .in(numerator_4[32:0]), .out(product_9)
+        );
+        always_ff @(posedge clk_array) begin
+            turns_1 <= turns;
+            turns_2 <= turns_1;
+            turns_9 <= turns_late;
+            added_10 <= turns_9 ? product_9 : 33'sd16384;
+        end
     end
 
     // 13: the code held its clamp; the new residual held its clamp.
@@ -246,7 +267,7 @@ module requantize_lane #(
     multiply_add #(
         .A(16), .B(16), .P(32), .DSP48E1(DSP48E1), .PRIMITIVES(PRIMITIVES)
     ) square (
-        .clk(clk_array), .a(kept_15), .b(kept_15), .c('0), .mode(3'd3), .p(square_18)
+        .clk(clk_array), .a(kept_15), .b(kept_15), .c('0), .subtracts(1'b0), .p(square_18)
     );
     (* ram_style = "distributed" *) logic [67:0] tile_moments[R*STATES];
     localparam int STATE_PLACE_BITS = R * STATES > 1 ? $clog2(R * STATES) : 1;
@@ -278,7 +299,7 @@ module requantize_lane #(
             moments_21 <= moments_20;
         end
         always_ff @(posedge clk) begin
-            code <= {code_18, turned ? code[15:8] : code_19};
+            code <= {code_18, code_19};
             residual <= {kept_16, kept_17};
             moments <= {moments_20, moments_21};
         end

@@ -90,7 +90,7 @@ module value_means #(
     );
     assign reciprocal_sum[21] = 1'b0;
     multiply_add #(.A(22), .B(19), .P(41)) times_reciprocal (
-        .clk, .a(reciprocal_sum), .b(running), .c(41'sd32768), .mode(3'd3),
+        .clk, .a(reciprocal_sum), .b(running), .c(41'sd32768), .subtracts(1'b0),
         .p(product)
     );
     delay #(.CYCLES(PRODUCT), .RESET(1)) finish_delay (

@@ -120,18 +120,15 @@ constexpr unsigned FAST_LANES = ceil_div(LANES, RATIO); // on the array's clock
 
 // Two rows that are rotated: the second one, and the values of both.
 struct pair_t {
-  bool waits = false;
-  unsigned cycles = 0; // since its last value
   lane_row_t step{};
   s<16> z[2][GROUPS][LANES];
 };
 
-// Stores the codes of a pair. Each group of lanes takes two cycles for each row. `ends`: the
-// command ends here.
-void turn(pair_t& pair, const lane_job_t& job, Angles& angles, Stored& stored, bool ends) {
-  // Until the lanes have kept the values.
-  constexpr unsigned SETTLE = RATIO == 2 ? 2 : 4;
-  for (; pair.cycles + 1 < SETTLE; ++pair.cycles)
+// Stores the codes of a pair. Each group of lanes takes a cycle for each row. `ends`: the command
+// ends here.
+void turn(const pair_t& pair, const lane_job_t& job, Angles& angles, Stored& stored, bool ends) {
+  // lanes.sv turns a pair later, while others pass; the last one when its values are kept.
+  for (unsigned cycle = 1; ends && cycle < ceil_div(13, RATIO); ++cycle)
     interval("drain.settle");
   const lane_row_t& step = pair.step;
   unsigned key_bank = step.key_bank, key_address = step.key_address;
@@ -139,7 +136,6 @@ void turn(pair_t& pair, const lane_job_t& job, Angles& angles, Stored& stored, b
   for (unsigned group = 0; group < groups; ++group) {
     const angles_t angle = angles.at(group * config::ANGLE_WORDS + unsigned(step.row.value_block));
     for (unsigned row = 0; row < 2; ++row) {
-      interval("drain.turns");
       interval("drain.turns");
       stored_t item = nothing();
       const unsigned column = unsigned(step.row.column) - 1 + row;
@@ -171,7 +167,6 @@ void turn(pair_t& pair, const lane_job_t& job, Angles& angles, Stored& stored, b
       key_address += unsigned(job.stride);
     }
   }
-  pair.waits = false;
 }
 
 // Requantizes the sums of Rows or Attend. In an Attend each lane has its own scale, and the
@@ -197,20 +192,15 @@ void drain_rows(const lane_job_t& job, LaneRows& rows, ScaleWords& words, Sums& 
   up_to<KEY_BANKS - 1> key_bank = 0;
   decltype(lane_row_t::key_address) key_address = 0;
   up_to<VALUE_BANKS - 1> value_bank = 0;
-  pair_t present, pair; // the rows that come, and those that wait for their turns
+  pair_t pair;
   const s<8> zero_point = attends ? s<8>(0) : job.zero_point;
   const unsigned value_words = bank_words(job.tokens);
   const unsigned key_stride = bank_words(job.stride);
   bool more = true;
   while (more) {
-    if (group == 0 && logit == 0) {
+    if (group == 0 && logit == 0)
       step = receive_item<lane_row_t>(rows);
-      const bool opens = step.rotates == 1 && step.row.column % 2 == 0;
-      if (pair.waits && !opens)
-        turn(pair, job, angles, stored, false);
-    }
     interval(attends ? "drain.attend" : "drain.rows");
-    ++pair.cycles;
     if (group == 0 && logit == 0) {
       key_bank = step.key_bank;
       key_address = step.key_address;
@@ -260,7 +250,7 @@ void drain_rows(const lane_job_t& job, LaneRows& rows, ScaleWords& words, Sums& 
       }
       const s<16> mult = attends ? s<16>(factor.mantissa) : row.mult;
       const s<18> z = requantize(s<31>(sum[lane] * 16 + added), factor.shift, mult);
-      present.z[column % 2][group][lane] = z;
+      pair.z[column % 2][group][lane] = z;
       const s<8> y = code_of(z, zero_point);
       s<8> code = y;
       if (job.activation == 1)
@@ -346,12 +336,8 @@ void drain_rows(const lane_job_t& job, LaneRows& rows, ScaleWords& words, Sums& 
                    (item.ends == 1 && job.post == 1 ? 1 : 0);
     stored.write(item);
     if (closes) {
-      pair = present;
-      pair.waits = true;
-      pair.cycles = 0;
       pair.step = step;
-      if (!more)
-        turn(pair, job, angles, stored, true);
+      turn(pair, job, angles, stored, !more);
     }
 
     if constexpr (GROUPS > 1)

@@ -518,7 +518,8 @@ uint64_t rotated(Verdict& verdict, uint64_t seed) {
     // Rows of zeros keep the pairs in one tile.
     const size_t whole = PAIRS / 2, eight = all.size() - four, room = PAIRS - four % PAIRS;
     const bool divided = 2 * (eight % whole) > room && room % 2 == 1;
-    const size_t rows8 = 2 * eight + eight / whole * (PAIRS % 2) + divided;
+    const bool last = eight > 0 && eight % whole == 0 && room == PAIRS;
+    const size_t rows8 = 2 * eight + (eight / whole - last) * (PAIRS % 2) + divided;
     std::vector<Row> rows;
     size_t row4 = 0, row8 = 2 * four;
     const auto add = [&](size_t i) {

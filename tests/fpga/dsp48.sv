@@ -1,6 +1,6 @@
 // Models of the DSP slices and of the flip-flop that fpga/rtl names, as AMD's UG579 and UG479
 // describe them, in the forms that it uses: A (or the pre-adder's AD), B, M and P registered, X and
-// Y the product, or X P; Z PCIN, P, a registered C or 0; W P or 0. Any other form stops the
+// Y the product, or X P; Z PCIN, P, a registered C or 0; W P or 0; Z minus the product with C. Any other form stops the
 // simulation.
 
 `default_nettype none
@@ -51,10 +51,11 @@ module DSP48E2 #(
         m <= ADDS_C ? 45'(a) * 45'(b1) : 45'(ad) * 45'(b2);
         c <= C;
         opmode <= OPMODE;
-        P <= product + (ADDS_C ? '0 : w) + z;
+        P <= ADDS_C && ALUMODE[0] ? z - product : product + (ADDS_C ? '0 : w) + z;
         if (ADDS_C && (AREG != 1 || BREG != 1 || MREG != 1 || PREG != 1 || OPMODEREG != 0
             || INMODEREG != 0 || AMULTSEL != "A" || BMULTSEL != "B" || USE_MULT != "MULTIPLY"
-            || USE_SIMD != "ONE48" || INMODE != '0 || ALUMODE != '0 || CARRYINSEL != '0 || CARRYIN
+            || USE_SIMD != "ONE48" || INMODE != '0 || (ALUMODE != '0 && ALUMODE != 4'b0011)
+            || CARRYINSEL != '0 || CARRYIN
             || {CEA2, CEB2, CEC, CEM, CEP} != '1 || {RSTA, RSTB, RSTC, RSTM, RSTP} != '0
             || OPMODE != 9'b000110101))
             $fatal(1, "this form of a DSP48E2 is not modelled");
@@ -117,10 +118,10 @@ module DSP48E1 #(
         m <= ADDS_C ? 43'(a) * 43'(b1) : 43'(ad) * 43'(b2);
         c <= C;
         opmode <= OPMODE;
-        P <= x + z;
+        P <= ADDS_C && ALUMODE[0] ? z - x : x + z;
         if (ADDS_C && (AREG != 1 || BREG != 1 || MREG != 1 || PREG != 1 || OPMODEREG != 0
             || INMODEREG != 0 || USE_DPORT != "FALSE" || !MULTIPLIES || USE_SIMD != "ONE48"
-            || INMODE != '0 || ALUMODE != '0 || CARRYINSEL != '0 || CARRYIN
+            || INMODE != '0 || (ALUMODE != '0 && ALUMODE != 4'b0011) || CARRYINSEL != '0 || CARRYIN
             || {CEA2, CEB2, CEC, CEM, CEP} != '1 || {RSTA, RSTB, RSTC, RSTM, RSTP} != '0
             || OPMODE != 7'b0110101))
             $fatal(1, "this form of a DSP48E1 is not modelled");

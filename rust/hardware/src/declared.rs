@@ -87,13 +87,7 @@ pub fn segment_gap(hardware: &Hardware) -> u64 {
 }
 
 /// Returns the cycles in which the lanes rotate a pair of rows of a tile, without those of its
-/// sums. At R = 1 the first ones wait until the values are kept, while the first row of the next
-/// pair passes.
-pub const fn turn_cycles(groups: u64, ratio: u64) -> u64 {
-    let waits = if ratio == 1 {
-        3u64.saturating_sub(groups)
-    } else {
-        0
-    };
-    4 * groups + waits
+/// sums. Rows of later pairs pass until the values are kept.
+pub const fn turn_cycles(groups: u64) -> u64 {
+    2 * groups
 }

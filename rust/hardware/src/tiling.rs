@@ -62,16 +62,18 @@ impl Tiling {
     }
 
     /// Adds the 8-bit rows of zeros that keep both rows of each rotated pair in one tile: one at
-    /// the end of a tile that has room for a single row.
+    /// the end of a tile that has room for a single row, but for the last tile.
     #[must_use]
     pub const fn rotated(self, rows: RowWidths) -> RowWidths {
         let whole = 2 * (self.pairs / 2);
         let (tiles, left) = (rows.eight_bit / whole, rows.eight_bit % whole);
         let room = self.pairs - rows.four_bit.div_ceil(2) % self.pairs;
         let divided = left > room && room % 2 == 1;
+        let last = left == 0 && room == self.pairs && tiles > 0;
+        let zeros = (tiles - last as u64) * (self.pairs % 2) + divided as u64;
         RowWidths {
             four_bit: rows.four_bit,
-            eight_bit: rows.eight_bit + tiles * (self.pairs % 2) + divided as u64,
+            eight_bit: rows.eight_bit + zeros,
         }
     }
 
@@ -198,7 +200,7 @@ mod tests {
         assert_eq!(rows(7, 3), [(6, 0), (0, 3), (1, 0)]);
         assert_eq!(
             rows(19, 8),
-            [(6, 0), (0, 3), (6, 0), (0, 3), (6, 0), (1, 2)]
+            [(6, 0), (6, 0), (0, 3), (6, 0), (0, 3), (1, 2)]
         );
         assert_eq!(
             rows(24, 6),
@@ -224,6 +226,39 @@ mod tests {
                     assert_eq!(before - tiles.len(), count as usize, "{tile:?}");
                 }
                 assert_eq!(tiles, [], "{last:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_of_zeros_keep_rotated_pairs_in_one_tile() {
+        for pairs in 2..8 {
+            let tiling = Tiling { tokens: 1, pairs };
+            for (four_bit, eight_bit) in (0..40).flat_map(|a| (0..40).map(move |b| (2 * a, 2 * b)))
+            {
+                let rows = tiling.rotated(RowWidths {
+                    four_bit,
+                    eight_bit,
+                });
+                let (mut eight_bits, mut zeros, mut last_is_zero) = (0, 0, false);
+                for tile in tiling.row_tiles(four_bit, rows.eight_bit) {
+                    for row in 0..tile.rows8 {
+                        let place = tile.rows4.div_ceil(2) + row;
+                        last_is_zero = eight_bits % 2 == 0 && place + 1 == pairs;
+                        *(if last_is_zero {
+                            &mut zeros
+                        } else {
+                            &mut eight_bits
+                        }) += 1;
+                    }
+                    assert_eq!(eight_bits % 2, 0);
+                    last_is_zero &= tile.rows8 > 0;
+                }
+                assert_eq!(
+                    (eight_bits, eight_bits + zeros),
+                    (eight_bit, rows.eight_bit)
+                );
+                assert!(!last_is_zero, "{pairs} {four_bit} {eight_bit}");
             }
         }
     }

@@ -189,7 +189,7 @@ impl Model<'_> {
                 } else {
                     let groups = tokens.div_ceil(lanes);
                     let turns = if gemm.drain == Drain::Rotate && groups > 0 {
-                        tile.rotations() * turn_cycles(groups, self.array.clock_ratio)
+                        tile.rotations() * turn_cycles(groups)
                     } else {
                         0
                     };

@@ -151,9 +151,7 @@ impl Process for Drain {
                 (worker.clock).work((parts - sizes.shape.beats(16 * parts)) as u64);
             }
             Step::Turns { groups } => {
-                worker
-                    .clock
-                    .work(declared::turn_cycles(groups as u64, sizes.core.ratio));
+                worker.clock.work(declared::turn_cycles(groups as u64));
             }
             // Sums pass the lanes while others are taken; the other kinds are no step of the drain.
             Step::Read(_)

@@ -50,7 +50,7 @@ pub fn intervals(hardware: &Hardware, lists: &[&[Command]]) -> BTreeMap<&'static
                 (Command::Table(c), Step::Write(_)) if c.words == 0 => count("drain.table", 256),
                 (Command::Table(c), Step::Write(_)) => count("drain.angles", c.words.into()),
                 (Command::Rows(_), Step::Turns { groups }) => {
-                    count("drain.turns", 4 * groups as u64);
+                    count("drain.turns", 2 * groups as u64);
                 }
                 (Command::LayerNorm(_), Step::TakeHalf(half)) => count("norm.gains", half.words),
                 (Command::LayerNorm(c), Step::Normalise { tokens, .. }) => {
