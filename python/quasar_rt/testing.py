@@ -143,13 +143,18 @@ def random_case(
 ) -> tuple[Subnet, NDArray[np.uint8]]:
     """Returns a subnet of odd shape and an image for it, uint8 [height, width, channels].
 
-    `rotary` gives it rotary positions, `attention` the pooling by attention.
+    `rotary` gives it rotary positions and up to 8 prefix tokens, `attention` the pooling by attention.
     """
     shape = random_shape(seed)
     if attention:
         shape |= {"pool": "attention", "patch_tokens": False}
     if rotary:
-        shape |= {"rotary": True, "head_dim": -(-shape["head_dim"] // 4) * 4}
+        needed = {"token": 1, "token_pair": 2}.get(shape["pool"], 0)
+        shape |= {
+            "rotary": True,
+            "head_dim": -(-shape["head_dim"] // 4) * 4,
+            "prefix_tokens": max(seed % 9, needed),
+        }
     subnet = random_subnet(**shape)
     if scrambled:
         subnet = scramble(subnet, seed)

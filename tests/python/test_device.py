@@ -260,15 +260,26 @@ def test_a_batch_and_a_stream_say_where_the_device_failed(tiny, simulated):
 @pytest.mark.parametrize("subnets", [4, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["tiny", "odd", "wide", "pynq-z2", "zcu102", "kv260"])
 def test_random_subnets_have_the_cpus_bits(name, subnets):
+    have_the_cpus_bits(name, subnets, lambda seed: random_case(seed, attention=seed % 4 == 2))
+
+
+@pytest.mark.parametrize("subnets", [3, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["tiny", "odd"])
+def test_random_rotary_subnets_have_the_cpus_bits(name, subnets):
+    have_the_cpus_bits(name, subnets, lambda seed: random_case(seed, rotary=True))
+
+
+def have_the_cpus_bits(name, subnets, case):
+    """Compares four frames of each of the first subnets that fit, two frames in flight where there are slots."""
     library(name)
     equal = 0
     for seed in range(50 * subnets):
-        subnet, image = random_case(seed, attention=seed % 4 == 2)
+        subnet, image = case(seed)
         try:
             engine = Engine(subnet, f"sim:{name}")
         except quasar_rt.DoesNotFitError:
             continue
-        images = [image, 255 - image, image[::-1].copy()]
+        images = [image, 255 - image, image[::-1].copy(), image[:, ::-1].copy()]
         with engine:
             logits = [outputs_of(prediction) for prediction in engine.infer_batch(images)]
         np.testing.assert_array_equal(logits, cpu_logits(subnet, images), f"seed {seed}")

@@ -250,9 +250,16 @@ fn inside_kernels(hardware: &Hardware) -> Vec<Memory> {
     let embed = max_embed(hardware);
     let groups = frame_groups(hardware);
     // By the place of a token in its tile, each a power of two.
-    let angles = c.buffers.angle.next_power_of_two() * (tile_groups * ratio).next_power_of_two();
-    let angles =
-        (c.buffers.angle > 0).then(|| inside("lanes", "angles", (fast, 32, angles), Ram::Block));
+    let places = (tile_groups * ratio).next_power_of_two();
+    let angles = c.buffers.angle.next_power_of_two() * places;
+    let rotary = [
+        inside("lanes", "angles", (fast, 32, angles), Ram::Block),
+        // z of both rows of four pairs
+        inside("lanes", "values to rotate", (2 * fast, 16, 4 * places), Ram::Lut),
+        // destination 3, column 16, angle 16, tokens 11, two addresses of 24, key bank 8, last 1 bit
+        inside("lanes", "pairs to rotate", (1, 103, 4), Ram::Lut),
+    ];
+    let rotary = rotary.into_iter().filter(|_| c.buffers.angle > 0);
     let all = vec![
         // bias 27, mantissa 16, shift 5, destination 3, column 16, value bank 8 and block 16 bits
         inside("drain", "row parameters", (2, 91, 2 * pairs), Ram::Lut),
@@ -307,7 +314,7 @@ fn inside_kernels(hardware: &Hardware) -> Vec<Memory> {
             Ram::Lut,
         ),
     ];
-    all.into_iter().chain(angles).collect()
+    all.into_iter().chain(rotary).collect()
 }
 
 /// Assigns the kinds of RAM to the memories that are not fixed: LUT RAM to shallow ones, block RAM
