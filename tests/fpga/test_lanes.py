@@ -127,11 +127,11 @@ def test_the_model_counts_what_yosys_builds(name: str, tmp_path: Path) -> None:
 FAULTS = [
     ("requantize_lane", "+ 13'(z_12[5])", ""),
     ("lane_store", "before_first[i] ? key_wrapped_1", "before_first[i] ? key_address_1"),
-    ("lanes", "row_6 ^ sine_6", "row_6"),
+    ("lanes", "turns_7 && !second_7", "1'b0"),
 ]
 MORE_FAULTS = [
     ("lanes", "assign logits_room = 32'(logits_used) < OUTPUTS;", "assign logits_room = 1'b1;"),
-    ("requantize_lane", ".b(mean), .c({sum_2", ".b('0), .c({sum_2"),
+    ("requantize_lane", "OTHER'($signed(mean))", "'0"),
     ("requantize_lane", "if (beyond_8 || rounded_8[17:15]", "if (rounded_8[17:15]"),
     ("requantize_lane", "+ $signed({17'b0, shifted_7[0]})", ""),
     ("requantize_lane", "over_14 || lowest_14", "over_14"),
@@ -155,7 +155,7 @@ MORE_FAULTS = [
     ("lanes", "+ (BANK + 1)'(32'(next_byte) >= C)", ""),
     ("lanes", "if (32'(next_key_bank) >= KEY_BANKS) key_address", "if (1'b0) key_address"),
     # Results at a rounding's half, at the widths' ends, or earlier than what they wait for.
-    ("requantize_lane", "8'd8}", "8'd7}"),
+    ("requantize_lane", "!turns_2, 3'd0}", "1'b0, 3'd7}"),
     ("lane_logits", "44'sd16384", "44'sd16383"),
     ("value_means", ".c(41'sd32768)", ".c(41'sd32767)"),
     (
@@ -174,14 +174,20 @@ MORE_FAULTS = [
     ("lane_fill", "TILE_PARTS{step && last_step}", "TILE_PARTS{step}"),
     ("lane_fill", "'0 : !step ? place", "'0 : 1'b0 ? place"),
     ("lane_fill", "table_step ? behind : index", "behind"),
-    # Rotary positions: signs, places, and turns before z is kept.
-    ("lanes", "{sine_7 && !row_7, sine_7, 1'b0}", "{1'b0, sine_7, 1'b0}"),
-    ("lanes", "row_10, place_10[PLACE_BITS-1:0]", "row_10, place_6[PLACE_BITS-1:0]"),
-    ("lanes", "(!pair_pending || (opens && !last_pair))", "(!pair_pending || opens)"),
-    ("lane_turns", "2'(SETTLE - 1)", "'0"),
-    ("lane_turns", "half <= !half", "half <= half"),
+    # Rotary positions: rounding, factors, places, angles, and turns before z is kept.
+    ("requantize_lane", "!turns_2, 3'd0}", "1'b1, 3'd0}"),
+    ("requantize_lane", "sum_1 <= turns ? '0 : phase", "sum_1 <= phase"),
+    ("requantize_lane", "turns_9 ? product_9 : 33'sd16384", "33'sd16384"),
+    ("lanes", "bias_0 <= attends || turns ?", "bias_0 <= attends ?"),
+    ("lane_rotation", "other <= takes_second ? angle[15:0] : angle[31:16];", "other <= angle[31:16];"),
+    ("lane_rotation", "takes_second ? angle[31:16] : angle[15:0];\n    delay", "angle[15:0];\n    delay"),
+    ("lanes", "{slot_10, place_10[PLACE_BITS-1:0]}", "{slot_10, place_6[PLACE_BITS-1:0]}"),
+    ("lanes", "R == 2 ? {turn_group, second[0]}", "R == 2 ? {turn_group, !second[0]}"),
+    ("lanes", "&& !last_pair && (rotates ? pair_room : !row.last || !pair_pending)", "&& !last_pair"),
+    ("lanes", "&& !turns && !last_pair &&", "&& !turns &&"),
+    ("lane_turns", ".CYCLES(SETTLE - 2)", ".CYCLES(SETTLE - 3)"),
+    ("lane_turns", "slot <= slot + 1'b1;", "slot <= slot;"),
     ("lane_fill", "if (last_part) angle_place <=", "angle_place <="),
-    ("requantize_lane", "turned ? code[15:8] : code_19", "code_19"),
 ]
 
 

@@ -361,6 +361,9 @@ BROKEN = [
     # Two prefix tokens, and the norm of the embedded patches.
     ("drain", "job.skip = rows.skip;", "job.skip = rows.skip > 1 ? u<11>(1) : rows.skip;"),
     ("lanes_model", "if (job.moments == 1 && step.end", "if (job.residual == 1 && step.end"),
+    # Rotary positions.
+    ("lanes_model", "even * c - odd * s", "even * c + odd * s"),
+    ("drain", "angle += command.pairs;", ";"),
 ]
 
 

@@ -276,6 +276,13 @@ STEPS = (
         ("softmax", "scores", "drain"),
     ),
     Step(
+        "rotary",
+        "attention with rotary positions",
+        ("softmax",),
+        compare(only_attention(None), images, rotary=True),
+        ("drain", "load"),
+    ),
+    Step(
         "passes",
         "products of more columns, and of more keys, than one pass of the array takes; a full memory of keys",
         ("softmax", "gelu"),

@@ -18,7 +18,7 @@ from ..errors import DeviceFaultError, DeviceTimeoutError, DoesNotFitError
 from ..images import Pixels
 from ..subnet import Subnet
 from ..testing import HEADS, random_case, random_image, scramble
-from .board import Board, Failed
+from .board import Board, Failed, Skipped
 
 #: Tiers of a step's networks, of which each is larger than the one before.
 TIERS = 4
@@ -131,16 +131,21 @@ def step_networks(
     change: Callable[[dict[str, Any]], None],
     prefix_tokens: bool = True,
     embed_norm: Callable[[int], bool] = lambda number: False,
+    rotary: bool = False,
 ) -> Iterator[tuple[str, int, Subnet]]:
     """Yields names, tiers and subnets of a step: random ones, each second with hard numbers, changed by `change`.
 
-    Those for whose number `embed_norm` is true have a norm of the embedded patches in front of the blocks.
+    Those for whose number `embed_norm` is true have a norm of the embedded patches in front of the blocks. `rotary`
+    gives all of them rotary positions.
 
     Tier 0 has one head and at most as many tokens as the array has row pairs, so one pass for all keys. Tier 1 has
     as many as the array has tokens, so one tile of attention. Tier 2 has two heads, so both score buffers. Tier 3
     has more tokens.
     """
     array = board.accelerator.hardware.settings["array"]
+    shape = board.shape
+    if rotary:
+        shape = shape | {"rotary": True, "head_dim": -(-shape["head_dim"] // 4) * 4}
 
     def tiers(prefix: int) -> tuple[dict[str, Any], ...]:
         one_pass = {"image_size": (4, 4 * max(1, min(array["pairs"], array["tokens"]) - prefix))}
@@ -160,7 +165,7 @@ def step_networks(
             if place >= NETWORKS:
                 number = TIERS * NETWORKS + tier * PAIR_NETWORKS + place - NETWORKS
             subnet = random_subnet(
-                **(board.shape | tiers(max(1, prefix))[tier]),
+                **(shape | tiers(max(1, prefix))[tier]),
                 pool=pool,
                 prefix_tokens=prefix,
                 eight_bit_fraction=0.5,
@@ -195,17 +200,20 @@ def compare(
     prefix_tokens: bool = True,
     hard: tuple[str, ...] = (),
     embed_norm: bool = False,
+    rotary: bool = False,
 ) -> Callable[[Board], str]:
     """Returns a step's function. The first arguments are those of `Board.networks`.
 
     `likelier` are the kernels to suspect first if a tier is the first one to fail; `hard`, if tier 0 fails with hard
-    numbers only: then the addresses are right, and arithmetic is not.
+    numbers only: then the addresses are right, and arithmetic is not. `rotary` is skipped without a memory of angles.
     """
 
     def run(board: Board) -> str:
+        if rotary and not board.accelerator.hardware.settings["buffers"].get("angle"):
+            raise Skipped("the configuration has no rotary positions (buffers.angle = 0)")
         count = 0
         pools: set[str] = set()
-        for name, tier, subnet in step_networks(board, change, prefix_tokens, lambda _: embed_norm):
+        for name, tier, subnet in step_networks(board, change, prefix_tokens, lambda _: embed_norm, rotary):
             pool = subnet.config["pool"]
             try:
                 board.compare(name, subnet, images(subnet))
