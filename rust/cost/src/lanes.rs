@@ -13,7 +13,7 @@ const LANE: [Logic; 2] = [Logic { lut: 383, ff: 555 }, Logic { lut: 428, ff: 815
 
 /// Rotary positions in `requantize_lane` with two tokens, with its share of the turns' control:
 /// kv260's lanes with angles less those without.
-const ROTATION: Logic = Logic { lut: 63, ff: 51 };
+const ROTATION: Logic = Logic { lut: 155, ff: 95 };
 
 /// Returns the logic of a configuration's lanes.
 pub fn lanes_logic(hardware: &Hardware) -> Logic {
