@@ -255,7 +255,12 @@ fn inside_kernels(hardware: &Hardware) -> Vec<Memory> {
     let rotary = [
         inside("lanes", "angles", (fast, 32, angles), Ram::Block),
         // z of both rows of four pairs
-        inside("lanes", "values to rotate", (2 * fast, 16, 4 * places), Ram::Lut),
+        inside(
+            "lanes",
+            "values to rotate",
+            (2 * fast, 16, 4 * places),
+            Ram::Lut,
+        ),
         // destination 3, column 16, angle 16, tokens 11, two addresses of 24, key bank 8, last 1 bit
         inside("lanes", "pairs to rotate", (1, 103, 4), Ram::Lut),
     ];
