@@ -11,9 +11,10 @@ use crate::circuits::Logic;
 /// `requantize_lane` with one token, and with two.
 const LANE: [Logic; 2] = [Logic { lut: 383, ff: 555 }, Logic { lut: 428, ff: 815 }];
 
-/// Rotary positions in `requantize_lane` with two tokens, with its share of the turns' control:
-/// kv260's lanes with angles less those without.
-const ROTATION: Logic = Logic { lut: 155, ff: 95 };
+/// Rotary positions in `requantize_lane` with two tokens, and what all lanes share: lanes with
+/// angles less those without, of kv260 and zcu102.
+const ROTATION: Logic = Logic { lut: 128, ff: 67 };
+const TURNS: Logic = Logic { lut: 300, ff: 313 };
 
 /// Returns the logic of a configuration's lanes.
 pub fn lanes_logic(hardware: &Hardware) -> Logic {
@@ -24,7 +25,11 @@ pub fn lanes_logic(hardware: &Hardware) -> Logic {
     let banks = c.frames * t.div_ceil(l);
     let groups = t.div_ceil(l);
     let lanes = LANE[usize::from(ratio == 2)].times(fast);
-    let rotations = ROTATION.times(if c.buffers.angle > 0 { fast } else { 0 });
+    let rotations = if c.buffers.angle > 0 {
+        [ROTATION.times(fast), TURNS].into_iter().sum()
+    } else {
+        Logic::default()
+    };
     // The adders of a column's codes, and its mean.
     let means = Logic {
         lut: 18 * l + 60,
