@@ -45,7 +45,7 @@ export HF_HUB_OFFLINE := 1
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z0-9-]+:.*## / {sub(/ *\[(by hand|needs|small): .*/, "", $$2); printf "  make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	  /^[a-z0-9-]+:.*## / {sub(/ *\[(by hand|needs|small|after): .*/, "", $$2); printf "  make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: develop ## Build, install what a board would install, classify the packaged images
@@ -140,7 +140,7 @@ test-rust: $(STAMPS)/venv toolchain ## The crates' tests (the binding crate is t
 	env -u MAKEFLAGS -u MFLAGS cargo test --workspace --exclude quasar-py
 
 .PHONY: test-python
-test-python: ## The Python tests, with what is installed now
+test-python: ## The Python tests, with what is installed now [after: install-test]
 	$(PYTEST) $(PYTEST_ARGS)
 
 .PHONY: test-slow
@@ -245,7 +245,7 @@ soak: develop ## Compare random subnets on every tier with the oracle for SOAK_S
 
 # Both in one make: they share headers and objects.
 .PHONY: hls
-hls: toolchain
+hls: toolchain ## The simulated devices of all configurations, and the testbenches once (a part of `make test`) [after: develop]
 	@$(MAKE) -C fpga PYTHON=$(BIN)/python --silent sim csim CONFIGS=all AP_CONFIGS=tiny OTHER_FAST=
 
 .PHONY: sim
@@ -372,7 +372,7 @@ $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml
 	@touch $@
 
 .PHONY: check-all
-check-all: ## Run every target that can run on this machine, in small sizes, and sum up; CHECK_ALL_ARGS='--resume' or names of targets [by hand: before a release, in two hours]
+check-all: ## Run every target that can run on this machine, in small sizes, and sum up; CHECK_ALL_ARGS='--due --minutes 60' or names of targets [by hand: takes hours; in parts]
 	@$(PYTHON) tools/check_all.py $(CHECK_ALL_ARGS)
 
 ##@ Generated files

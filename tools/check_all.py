@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
 """Run each target of make that needs no board, no AMD tool and no network but package registries; sum up what happened.
 
-    make check-all                                      # CHECK_ALL_ARGS='--resume', or names of targets
-    python tools/check_all.py [--resume] [TARGET ...]
+    make check-all                                      # CHECK_ALL_ARGS='--due --minutes 60', or names of targets
+    python tools/check_all.py [--due] [--minutes N] [TARGET ...]
     python tools/check_all.py --table                   # what runs each target
 
 The list is the Makefile: a target runs unless its text ends with `[by hand: REASON]`. `[needs: TOOL ...]` names what
-must be installed, `[small: NAME=VALUE ...]` the sizes of a run. A target that another one of the list runs is not run
-again. build/check-all has a log of each; `--resume` leaves out what passed with these sources.
+must be installed, `[after: TARGET ...]` what make runs before it, `[small: NAME=VALUE ...]` the sizes of a run. A
+target that another one of the list runs passes with it; one that only runs others is divided into them.
+build/check-all has a log of each, docs/evidence/check-all.md the last pass of each on a tree without changes.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -23,11 +23,24 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = "docs/logs.md"
+RECORD = "docs/evidence/check-all.md"
 LIMIT = "90m"
+HEAD = """\
+# Last pass of every target
+
+`make check-all` writes the last commit at which each target passed on an unchanged tree, in the
+sizes of `check-all`, with that run's time, minutes and CPU tier.
+
+```{csv-table}
+:header: target,commit,time,minutes,tier
+
+"""
 
 
 @dataclass
@@ -37,6 +50,17 @@ class Target:
     text: str = ""
     notes: dict[str, str] = field(default_factory=dict)
     calls: set[str] = field(default_factory=set)
+    #: It only runs others.
+    divided: bool = True
+
+
+class Pass(NamedTuple):
+    """The last pass of a target: commit, UTC time, minutes (or "in" the target that ran it) and CPU tier."""
+
+    commit: str
+    at: str
+    minutes: str
+    tier: str
 
 
 def targets(makefile: str) -> dict[str, Target]:
@@ -51,9 +75,22 @@ def targets(makefile: str) -> dict[str, Target]:
         for name in names.split():
             target = found.setdefault(name, Target())
             target.text = target.text or text
-            target.notes |= dict(re.findall(r"\[(by hand|needs|small): ([^]]*)\]", text))
-            target.calls |= set(" ".join([before, *makes]).split())
+            target.notes |= dict(re.findall(r"\[(by hand|needs|small|after): ([^]]*)\]", text))
+            target.calls |= set(" ".join([before, *makes, target.notes.get("after", "")]).split())
+            target.divided &= len(makes) == len(recipe.splitlines())
+    for target in found.values():
+        target.calls &= found.keys()
+        target.divided &= bool(target.calls) and all(found[name].text for name in target.calls)
+        target.divided &= "by hand" not in target.notes
     return found
+
+
+def parts(name: str, known: dict[str, Target]) -> list[str]:
+    """Returns the targets that a divided target runs, in the Makefile's order; else the target alone."""
+    if not known[name].divided:
+        return [name]
+    below = {part for call in known[name].calls for part in parts(call, known)}
+    return [part for part in known if part in below]
 
 
 def reached(names: list[str], known: dict[str, Target]) -> set[str]:
@@ -93,18 +130,51 @@ def git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
-def sources() -> str:
-    """Returns a digest of the commit and of the changes to it, but for the logs."""
-    changes = git("diff", "--binary", "HEAD", "--", ".", f":!{LOGS}")
-    return hashlib.sha256((git("rev-parse", "HEAD") + changes).encode()).hexdigest()
+def changed() -> str:
+    """Returns the changes to the commit, and the names of new files, but for logs and record."""
+    where = ("--", ".", f":!{LOGS}", f":!{RECORD}")
+    return git("status", "--porcelain", *where) + git("diff", "--binary", "HEAD", *where)
+
+
+def tier() -> str:
+    """Returns the best tier of this CPU, as the built package names it; its architecture before a build."""
+    python = ROOT / os.environ.get("VENV", ".venv") / "bin/python"
+    command = [str(python), "-c", "import quasar_rt; print(quasar_rt.cpu().best_tier)"]
+    try:
+        return subprocess.check_output(command, cwd=ROOT, stderr=subprocess.DEVNULL, text=True).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return platform.machine()
+
+
+def read_record() -> dict[str, Pass]:
+    """Returns the passes in the record, by target."""
+    path = ROOT / RECORD
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    rows = [line.split(",") for line in text.partition(":header")[2].splitlines()[1:] if "," in line]
+    return {name: Pass(*cells) for name, *cells in rows if cells[1]}
+
+
+def write_record(passes: dict[str, Pass], known: dict[str, Target]) -> None:
+    """Writes the record of all targets but those by hand; a reader finds the old file or the new one."""
+    lines = []
+    for name, target in known.items():
+        if target.text and "by hand" not in target.notes:
+            unknown = Pass("in parts" if target.divided else "never", "", "", "")
+            lines.append(",".join((name, *passes.get(name, unknown))) + "\n")
+    path = ROOT / RECORD
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(f"{HEAD}{''.join(lines)}```\n", encoding="utf-8")
+    new.replace(path)
 
 
 def run(name: str, target: Target, log: Path) -> str:
     """Runs a target, with its log in a file; returns what is wrong, or ""."""
-    command = ["timeout", "--foreground", LIMIT, "make", name, *shlex.split(target.notes.get("small", ""))]
+    goals = [*target.notes.get("after", "").split(), name, *shlex.split(target.notes.get("small", ""))]
+    command = ["timeout", "--foreground", LIMIT, "make", *goals]
     # The variables of the make that runs this are not for the others.
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
-    logs, before = (ROOT / LOGS).read_bytes(), sources()
+    logs, before = (ROOT / LOGS).read_bytes(), changed()
     try:
         with log.open("wb") as out:
             made = subprocess.run(
@@ -117,8 +187,8 @@ def run(name: str, target: Target, log: Path) -> str:
         return f"took more than {LIMIT}"
     if made.returncode:
         return f"exit status {made.returncode}"
-    if sources() != before:
-        return "changed tracked files: " + " ".join(git("diff", "--name-only", "HEAD").split())
+    if changed() != before:
+        return "changed files: " + " ".join(git("status", "--short", "--", ".", f":!{RECORD}").split()[1::2])
     return ""
 
 
@@ -136,7 +206,8 @@ def main(arguments: list[str]) -> int:
     """Runs the targets and prints the summary; the exit code is 1 if any failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="run these alone")
-    parser.add_argument("--resume", action="store_true", help="leave out what passed with these sources")
+    parser.add_argument("--due", action="store_true", help="begin with what has not passed for longest")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start none after this time")
     parser.add_argument("--table", action="store_true", help="print what runs each target, as a table, alone")
     options = parser.parse_args(arguments)
     files = [ROOT / name for name in ("Makefile", ".ci/run", ".github/workflows/release.yml")]
@@ -148,42 +219,55 @@ def main(arguments: list[str]) -> int:
         parser.error(f"the Makefile has no {', '.join(unknown)}")
     folder = ROOT / "build/check-all"
     folder.mkdir(parents=True, exist_ok=True)
-    # Some targets need what these install.
-    subprocess.run(
-        ["make", *(name for name in known if known[name].text.startswith("Install Debian's"))], cwd=ROOT
-    )
+    passes = read_record()
+    write_record(passes, known)
+    begun = time.monotonic()
+    if options.minutes > 0:
+        # Some targets need what these install.
+        system = [name for name in known if known[name].text.startswith("Install Debian's")]
+        subprocess.run(["make", *system], cwd=ROOT)
+    wanted = options.targets or [name for name, target in known.items() if target.text]
+    names = list(dict.fromkeys(part for name in wanted for part in parts(name, known)))
+    if options.due:
+        names.sort(key=lambda name: passes[name].at if name in passes else "")
     rows: list[tuple[str, str, float, str]] = []
-    skipped = {}
-    names = options.targets or [name for name, target in known.items() if target.text]
+    runs: dict[str, set[str]] = {}
     for name in names:
         missing = [tool for tool in known[name].notes.get("needs", "").split() if not shutil.which(tool)]
         if "by hand" in known[name].notes:
-            skipped[name] = f"by hand: {known[name].notes['by hand']}"
+            rows.append((name, "skipped", 0, f"by hand: {known[name].notes['by hand']}"))
         elif missing:
-            skipped[name] = f"absent: {', '.join(missing)}"
-    chosen = {name: reached([name], known) for name in names if name not in skipped}
-    passed_before = folder / "passed.json"
-    passed = json.loads(passed_before.read_text()) if options.resume and passed_before.exists() else {}
-    for name in names:
-        within = [other for other, parts in chosen.items() if name in parts and name != other]
-        start, wrong = time.monotonic(), ""
-        if name in skipped:
-            result, wrong = "skipped", skipped[name]
-        elif within:
-            result, wrong = "in another", f"part of {within[-1]}"
-        elif passed.get(name) == sources():
-            result, wrong = "passed", "before, with these sources"
+            rows.append((name, "skipped", 0, f"absent: {', '.join(missing)}"))
         else:
-            print(f"check-all: {name} ...", end=" ", flush=True)
-            wrong = run(name, known[name], folder / f"{name}.log")
-            result = "failed" if wrong else "passed"
-            print(f"{result} after {time.monotonic() - start:.0f} s", flush=True)
-            passed[name] = "" if wrong else sources()
-            passed_before.write_text(json.dumps(passed, indent=1))
-        rows.append((name, result, time.monotonic() - start, wrong))
-        # Written anew each time: a run of hours may be cut off.
+            runs[name] = reached([name], known)
+    while runs and time.monotonic() - begun < options.minutes * 60:
+        # A target waits for those that run it.
+        name = next(name for name in runs if not any(name in runs[other] for other in runs if other != name))
+        print(f"check-all: {name} ...", end=" ", flush=True)
+        commit, clean = git("rev-parse", "--short=8", "HEAD").strip(), not changed()
+        start = time.monotonic()
+        wrong = run(name, known[name], folder / f"{name}.log")
+        seconds = time.monotonic() - start
+        print(f"{'failed' if wrong else 'passed'} after {seconds:.0f} s", flush=True)
+        rows.append((name, "failed" if wrong else "passed", seconds, wrong))
+        within = runs.pop(name)
+        if not wrong:
+            rows += [(other, "in another", 0, f"part of {name}") for other in runs if other in within]
+            runs = {other: below for other, below in runs.items() if other not in within}
+            if clean and git("rev-parse", "--short=8", "HEAD").strip() == commit:
+                now = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%MZ}"
+                passed = Pass(commit, now, f"in {name}", tier())
+                passes |= dict.fromkeys(within, passed) | {
+                    name: passed._replace(minutes=f"{seconds / 60:.1f}")
+                }
+                # Written each time: a run of hours may be cut off.
+                write_record(passes, known)
+            else:
+                print("not recorded: the tree has changes, or its commit changed")
         (folder / "summary.md").write_text(summary(rows))
     print(f"{summary(rows)}Logs: {folder}")
+    if runs:
+        print(f"Not started: {', '.join(runs)}")
     return int("failed" in [result for _, result, *_ in rows])
 
 
