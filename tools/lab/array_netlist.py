@@ -3,6 +3,7 @@
 
     python tools/lab/array_netlist.py                    # all configurations, to docs/evidence/array-netlists.json
     python tools/lab/array_netlist.py zcu102-66x6x4      # some of them; those in the file are replaced
+    python tools/lab/array_netlist.py --keep             # keep counts of older RTL, and note that it has changed
 
 Synthesises `fpga/rtl/array_top.sv` (the array with the memories that it reads) with Yosys's `synth_xilinx`. Two
 outputs of a LUT are not shared, so LUTs are an upper bound. A level is a LUT, or a read of LUT RAM; a carry chain
@@ -11,6 +12,7 @@ counts in `carry`. Paths and fan-outs of the array's domain are those that begin
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import resource
@@ -26,6 +28,7 @@ from typing import NamedTuple
 import click
 
 from quasar_rt.hardware import Hardware
+from run_log import commit
 
 ROOT = Path(__file__).resolve().parents[2]
 RTL = ROOT / "fpga/rtl"
@@ -424,11 +427,20 @@ def analyse(cells: list[Cell]) -> dict[str, object]:
     )
 
 
+def sources() -> list[Path]:
+    """Returns the array's files, the package first."""
+    found = [path for path in RTL.iterdir() if path.name not in OTHERS]
+    return sorted(found, key=lambda path: (path.name != "pass_types.sv", path.name))
+
+
+def digest() -> str:
+    """Returns a digest of the array's files."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources())).hexdigest()[:16]
+
+
 def synthesise(size: Size, folder: Path) -> Path:
     """Runs Yosys and returns the netlist."""
-    sources = sorted(path for path in RTL.iterdir() if path.name not in OTHERS)
-    sources.sort(key=lambda path: path.name != "pass_types.sv")
-    return build("array_top", sources, size.parameters(), size.family, folder, *["-uram"] * size.uram)
+    return build("array_top", sources(), size.parameters(), size.family, folder, *["-uram"] * size.uram)
 
 
 def build(
@@ -453,14 +465,21 @@ def build(
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option("--output", type=click.Path(path_type=Path), default=RECORD)
-def main(names: tuple[str, ...], output: Path) -> None:
+@click.option("--keep", is_flag=True, help="Count nothing: note that the RTL has changed since the counts.")
+def main(names: tuple[str, ...], output: Path, keep: bool) -> None:
     """Count the array as Yosys builds it."""
     record = json.loads(output.read_text()) if output.exists() else {}
     for name in names or SIZES:
+        if keep:
+            record[name]["rtl_changed_until"] = digest()
+            output.write_text(json.dumps(record, indent=1) + "\n")
+            continue
         size, begun = SIZES[name], time.time()
         with TemporaryDirectory() as folder:
             found = analyse(read(synthesise(size, Path(folder))))
-        record[name] = dict(size=size._asdict(), parameters=size.parameters()) | found
+        record[name] = (
+            dict(commit=commit(), sources=digest(), size=size._asdict(), parameters=size.parameters()) | found
+        )
         seconds, peak = time.time() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
         paths, fan_out = found["paths"], found["fan_out"]
         click.echo(f"{name}: {json.dumps({k: v for k, v in found.items() if k not in ('paths', 'fan_out')})}")
