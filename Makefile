@@ -312,7 +312,7 @@ place: develop ## Place and route UNIT (unit, token, array, lanes, both) of CONF
 ##@ Checks
 
 .PHONY: lint
-lint: lint-commits lint-style lint-rust lint-crates lint-python lint-fpga docs ## All linters and the strict documentation build
+lint: lint-commits lint-style lint-markdown lint-rust lint-crates lint-python lint-fpga docs ## All linters and the strict documentation build
 
 .PHONY: lint-commits
 lint-commits: ## Subjects of commits: imperative, within 72 columns, no full stop
@@ -322,6 +322,10 @@ lint-commits: ## Subjects of commits: imperative, within 72 columns, no full sto
 lint-style: ## Line lengths, how comments open, and that no area is beyond its ceiling of lines
 	@$(PYTHON) tools/check_style.py
 	@$(PYTHON) tools/check_weight.py
+
+.PHONY: lint-markdown
+lint-markdown: $(STAMPS)/dev ## That paragraphs, lists and tables of Markdown are as `make fmt` writes them
+	@git ls-files -z '*.md' | xargs -0 rumdl check --quiet
 
 .PHONY: lint-rust
 lint-rust: $(STAMPS)/venv toolchain ## rustfmt and clippy
@@ -365,6 +369,7 @@ fmt: $(STAMPS)/dev toolchain ## Format everything [by hand: changes files on pur
 	cargo fmt --all
 	ruff check --fix-only --quiet
 	ruff format --quiet
+	git ls-files -z '*.md' | xargs -0 rumdl fmt --quiet
 	git ls-files -z 'fpga/*.h' 'fpga/*.hpp' 'fpga/*.cpp' | xargs -0 -r clang-format -i
 
 $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml
