@@ -173,7 +173,7 @@ def check_bounds(found: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_the_resource_model_gives_what_yosys_built(name: str) -> None:
-    """Compares with the netlists that `tools/lab/array_netlist.py` recorded: LUTs and flip-flops within 10 %."""
+    """Compares with the netlists that `array_netlist.py` recorded: LUTs within 12 %, flip-flops within 10 %."""
     netlist = json.loads(array_netlist.RECORD.read_text("utf-8"))[name]
     parts = {part.name: part for part in SIZES[name].hardware().parts}
     array = parts["array"]
@@ -181,7 +181,7 @@ def test_the_resource_model_gives_what_yosys_built(name: str) -> None:
     read = ["input", "normed", "query", "hidden", "probability", "key", "value"]
     rams = [parts[part] for part in [*inside, *read, "weights"]]
     assert array.dsp == netlist["dsp"]
-    assert array.lut + sum(ram.lut for ram in rams) == pytest.approx(netlist["lut"], rel=0.1)
+    assert array.lut + sum(ram.lut for ram in rams) == pytest.approx(netlist["lut"], rel=0.12)
     assert array.ff == pytest.approx(netlist["ff"] + netlist["ff_ram_outputs"], rel=0.1)
     assert sum(ram.bram18 for ram in rams) / 2 == pytest.approx(netlist["bram36"], rel=0.1)
     assert sum(ram.uram for ram in rams) == netlist["uram"]
