@@ -45,7 +45,7 @@ export HF_HUB_OFFLINE := 1
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z0-9-]+:.*## / {sub(/ *\[(by hand|needs|small|after): .*/, "", $$2); printf "  make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	  /^[a-z0-9-]+:.*## / {sub(/ *\[(by hand|needs|small|after|in): .*/, "", $$2); printf "  make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: develop ## Build, install what a board would install, classify the packaged images
@@ -148,7 +148,7 @@ test-slow: install-test ## The Python tests with more samples (pytest's mark `sl
 	$(PYTEST) -m slow $(PYTEST_ARGS)
 
 .PHONY: test-rtl
-test-rtl: install-test eda ## The array in SystemVerilog, its synthesis by Yosys, the synthesis kit (part of the Python tests, too)
+test-rtl: install-test eda ## The array in SystemVerilog, its synthesis by Yosys, the synthesis kit (part of the Python tests, too) [in: test-python]
 	$(PYTEST) tests/fpga $(PYTEST_ARGS)
 
 .PHONY: prove

@@ -7,8 +7,9 @@
 
 The list is the Makefile: a target runs unless its text ends with `[by hand: REASON]`. `[needs: TOOL ...]` names what
 must be installed, `[after: TARGET ...]` what make runs before it, `[small: NAME=VALUE ...]` the sizes of a run. A
-target that another one of the list runs passes with it; one that only runs others is divided into them.
-build/check-all has a log of each, docs/evidence/check-all.md the last pass of each on a tree without changes.
+target that another one of the list runs passes with it, as one with `[in: TARGET]`, whose work is a part of that one's;
+one that only runs others is divided into them. build/check-all has a log of each, docs/evidence/check-all.md the last
+pass of each on a tree without changes.
 """
 
 from __future__ import annotations
@@ -75,9 +76,12 @@ def targets(makefile: str) -> dict[str, Target]:
         for name in names.split():
             target = found.setdefault(name, Target())
             target.text = target.text or text
-            target.notes |= dict(re.findall(r"\[(by hand|needs|small|after): ([^]]*)\]", text))
+            target.notes |= dict(re.findall(r"\[(by hand|needs|small|after|in): ([^]]*)\]", text))
             target.calls |= set(" ".join([before, *makes, target.notes.get("after", "")]).split())
             target.divided &= len(makes) == len(recipe.splitlines())
+    for name, target in found.items():
+        if "in" in target.notes:
+            found[target.notes["in"]].calls.add(name)
     for target in found.values():
         target.calls &= found.keys()
         target.divided &= bool(target.calls) and all(found[name].text for name in target.calls)

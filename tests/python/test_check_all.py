@@ -1,5 +1,6 @@
 """Tests the table of what runs each target of make, and `make check-all`."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -25,7 +26,9 @@ tool: ## Need a tool [needs: no-such-tool]
 board: good ## Need a board [by hand: needs a board]
 whole: good bad ## Run the others
 late: ## Need a part [after: part]
-	@test -e unless-failing
+\t@test -e unless-failing
+sample: ## Run some of what good runs [in: good]
+\t@exit 1
 """
 
 
@@ -38,7 +41,7 @@ def test_every_target_of_the_makefile_has_a_text_and_a_line_of_the_table():
     assert {name for name, target in known.items() if not target.text} <= called, "a target without a text"
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "[by hand: " not in listed
-    assert "[after: " not in listed
+    assert not re.search(r"\[(after|in): ", listed)
 
 
 def test_the_record_lists_the_targets_of_the_makefile():
@@ -56,7 +59,7 @@ def test_the_table_has_a_row_for_each_way_of_running():
     rows = check_all.table(MAKEFILE, "set -e\nmake part FAST=1\n", "  - run: make\n    run: make bad\n")
     assert [row.split(" | ") for row in rows.splitlines()[2:]] == [
         ["| `.ci/run`, on each pull request; `make check-all`", "`part` |"],
-        ["| `make check-all`", "`bad`, `generate`, `good`, `late`, `system`, `tool`, `whole` |"],
+        ["| `make check-all`", "`bad`, `generate`, `good`, `late`, `sample`, `system`, `tool`, `whole` |"],
         ["| a tag (`release.yml`)", "`bad` |"],
         ["| by hand: needs a board", "`board` |"],
     ]
@@ -104,6 +107,7 @@ def test_all_targets_run_and_the_summary_says_what_each_came_to(tmp_path, outcom
         "system": ("passed",),
         "good": ("passed",),
         "part": ("in another", "part of good"),
+        "sample": ("in another", "part of good"),
         "bad": ("failed", "exit status 2"),
         "generate": ("failed", "changed files: tracked"),
         "tool": ("skipped", "absent: no-such-tool"),
@@ -123,6 +127,7 @@ def test_the_record_keeps_the_last_pass_of_each_target_on_a_tree_without_changes
     assert {name: (found.commit, found.tier) for name, found in record.items()} == {
         "good": (first, "neon"),
         "part": (first, "neon"),
+        "sample": (first, "neon"),
     }
     text = (tmp_path / check_all.RECORD).read_text()
     assert "bad,never," in text
