@@ -25,7 +25,7 @@ def why_outside(net: ViT, space: Space) -> str | None:
     try:
         space.encode(Architecture(len(net.embed.weight), tuple(blocks)))
     except InvalidValueError as error:
-        return str(error).removeprefix("invalid value: ")
+        return str(error)
     return None
 
 

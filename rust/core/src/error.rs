@@ -112,8 +112,8 @@ pub enum Error {
     /// An image has an unusable size or layout.
     #[error("invalid image: {0}")]
     InvalidImage(String),
-    /// An argument has an unusable value or shape.
-    #[error("invalid value: {0}")]
+    /// An argument has an unusable value or shape, or asks for what is not supported.
+    #[error("{0}")]
     InvalidValue(String),
     /// A search cannot meet its goal: no network of the space is fast enough.
     #[error("{0}")]

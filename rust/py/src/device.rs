@@ -336,7 +336,7 @@ impl Transport for Callback {
                 out.copy_from_slice(bytes);
                 Ok(())
             } else {
-                Err(invalid_value(format!("{} bytes", bytes.len())))
+                Err(invalid_value(format!("it returned {} bytes", bytes.len())))
             }
         })
     }

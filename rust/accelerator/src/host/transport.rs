@@ -117,7 +117,7 @@ impl Buffer {
         match offset.checked_add(bytes) {
             Some(end) if end <= self.bytes => Ok(offset..end),
             _ => Err(Error::InvalidValue(format!(
-                "bytes {offset} to {offset} + {bytes} of a buffer of {}",
+                "a buffer of {} bytes does not have bytes {offset} to {offset} + {bytes}",
                 self.bytes
             ))),
         }

@@ -556,7 +556,7 @@ impl Uio {
 
     fn register(&self, offset: u32) -> Result<*mut u32> {
         if offset >= REGISTER_BYTES || !offset.is_multiple_of(4) {
-            return Err(Error::InvalidValue(format!("register {offset:#x}")));
+            return Err(Error::InvalidValue(format!("no register {offset:#x}")));
         }
         // SAFETY: the offset lies within the mapping, which has `REGISTER_BYTES`.
         Ok(unsafe { self.registers.as_mut_ptr().add(offset as usize) }.cast())
