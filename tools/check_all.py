@@ -143,7 +143,7 @@ def changed() -> str:
 def tier() -> str:
     """Returns the best tier of this CPU, as the built package names it; its architecture before a build."""
     python = ROOT / os.environ.get("VENV", ".venv") / "bin/python"
-    command = [str(python), "-c", "import quasar_rt; print(quasar_rt.cpu().best_tier)"]
+    command = [str(python), "-c", "from quasar_rt.device import cpu; print(cpu().best_tier)"]
     try:
         return subprocess.check_output(command, cwd=ROOT, stderr=subprocess.DEVNULL, text=True).strip()
     except (OSError, subprocess.CalledProcessError):

@@ -3,11 +3,13 @@
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import check_all
+from quasar_rt.device import cpu
 
 ROOT = Path(__file__).resolve().parents[2]
 MAKEFILE = """\
@@ -63,6 +65,11 @@ def test_the_table_has_a_row_for_each_way_of_running():
         ["| a tag (`release.yml`)", "`bad` |"],
         ["| by hand: needs a board", "`board` |"],
     ]
+
+
+def test_the_tier_is_the_package_s(monkeypatch):
+    monkeypatch.setenv("VENV", sys.prefix)
+    assert check_all.tier() == cpu().best_tier
 
 
 @pytest.fixture
