@@ -24,12 +24,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fuzz_corpus
-import fuzz_seeds
 import run_log
 
 ROOT = Path(__file__).resolve().parents[2]
 FUZZ = ROOT / "rust/fuzz"
 INPUTS = ROOT / "build/fuzz"
+VECTORS = ROOT / "tests/vectors"
+DIGEST = re.compile("[0-9a-f]{40}")
 #: Limits of one input: memory, and seconds on the clock (long, since other work may share a core).
 LIMITS = ("-rss_limit_mb=2048", "-timeout=60", "-print_final_stats=1")
 
@@ -130,15 +131,20 @@ class Fuzzer:
 
 
 def pack(target: str) -> None:
-    """Packs the seeds of `target`, and the fewest of the found inputs that reach code which no seed reaches."""
+    """Packs the seeds of `target`, and the fewest of the found inputs that reach code which no seed reaches.
+
+    Seeds are the archive's inputs, and those of build/fuzz/TARGET, with a name of their own; libFuzzer names inputs by
+    their digests. A seed with the name of a golden subnet gets its present bytes.
+    """
     kept, found = fresh(f"{target}.minimized"), fresh(f"{target}.found")
     fuzz_corpus.unpack(target, kept)
     for path in kept.iterdir():
-        # libFuzzer names inputs by their digests, seeds have the names that fuzz_seeds.py gives them.
-        if re.fullmatch("[0-9a-f]{40}", path.name):
+        if DIGEST.fullmatch(path.name):
             path.rename(found / path.name)
-    for name, data in fuzz_seeds.seeds()[target].items():
-        (kept / name).write_bytes(data)
+    named = (path for path in (INPUTS / target).glob("*") if not DIGEST.fullmatch(path.name))
+    golden = (path for path in VECTORS.glob("*.qvit") if (kept / path.stem).exists())
+    for path in (*named, *golden):
+        (kept / path.name.removesuffix(".qvit")).write_bytes(path.read_bytes())
     seeds = len(list(kept.iterdir()))
     sources = [str(folder) for folder in (found, INPUTS / target) if folder.is_dir()]
     # Without counters a loop that runs more often is no new code: a tenth of the inputs.
