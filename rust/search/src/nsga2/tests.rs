@@ -92,47 +92,6 @@ fn run(search: &mut Nsga2<Double>) {
 }
 
 #[test]
-fn no_genome_is_asked_for_twice_and_all_are_canonical() {
-    let genotype = deep();
-    let mut search = search(&genotype, settings(40, 30, 1), f64::INFINITY);
-    let mut seen = GenomeSet::new(genotype.genes());
-    search
-        .run_with(|genomes, scores| {
-            assert!(genomes.len() <= 40);
-            for (genome, value) in genomes.rows().zip(scores) {
-                genotype.check(genome).unwrap();
-                assert!(seen.insert(genome).1, "{genome:?} was asked for twice");
-                *value = score(&genotype, genome);
-            }
-            Ok(())
-        })
-        .unwrap();
-    assert_eq!(seen.len(), 40 * 30);
-    assert_eq!(search.evaluated().len(), 40 * 30);
-    assert_eq!(search.population().len(), 40);
-    assert!(search.done() && search.ask(None).is_empty());
-    assert_eq!(search.history().len(), 30);
-    assert!(search
-        .history()
-        .windows(2)
-        .all(|h| h[0].hypervolume <= h[1].hypervolume));
-}
-
-#[test]
-fn the_same_seed_gives_the_same_search_and_another_seed_another() {
-    let genotype = deep();
-    let run_seed = |seed| {
-        let mut search = search(&genotype, settings(30, 15, seed), f64::INFINITY);
-        run(&mut search);
-        search
-    };
-    let (first, again, other) = (run_seed(7), run_seed(7), run_seed(8));
-    assert_eq!(first.evaluated(), again.evaluated());
-    assert_eq!(first.front(), again.front());
-    assert_ne!(first.front(), other.front());
-}
-
-#[test]
 fn the_last_generation_is_ranked() {
     // The score is 0 until the last generation; only its children can then be on the front.
     let genotype = deep();
@@ -149,37 +108,6 @@ fn the_last_generation_is_ranked() {
     assert!(front.iter().any(|c| c.score == 1.0));
     let members = search.population();
     assert!(members.iter().any(|c| c.score == 1.0));
-}
-
-#[test]
-fn a_small_space_is_evaluated_one_and_all() {
-    let genotype = toy(2, &[1, 2], &[2, 3]);
-    for (population, generations) in [(200, 100), (10, 9), (4, 21)] {
-        let mut search = search(
-            &genotype,
-            settings(population, generations, 0),
-            f64::INFINITY,
-        );
-        run(&mut search);
-        let evaluated = search.evaluated();
-        assert_eq!(evaluated.len(), 84);
-        let points: Vec<Point> = evaluated
-            .iter()
-            .map(|c| Point {
-                rate: c.fps,
-                score: c.score,
-                violation: 0.0,
-            })
-            .collect();
-        for candidate in search.front() {
-            let point = Point {
-                rate: candidate.fps,
-                score: candidate.score,
-                violation: 0.0,
-            };
-            assert!(!points.iter().any(|p| p.dominates(&point)));
-        }
-    }
 }
 
 #[test]
@@ -227,90 +155,6 @@ fn what_does_not_fit_is_neither_on_the_front_nor_best() {
         slowest >= 1e6 / capacity && slowest < 1.2e6 / capacity,
         "{slowest}"
     );
-}
-
-#[test]
-fn targets_beyond_the_fastest_network_name_it() {
-    let genotype = deep();
-    let costs = |capacity| Double {
-        genotype: genotype.clone(),
-        capacity,
-    };
-    let (_, fastest) = costs(f64::INFINITY).fastest().unwrap();
-    let mut wanted = settings(10, 1, 0);
-    wanted.targets = vec![1.0, fastest];
-    assert!(Nsga2::new(genotype.clone(), costs(f64::INFINITY), wanted.clone()).is_ok());
-    wanted.targets = vec![1.0, fastest * 1.01];
-    let error = Nsga2::new(genotype.clone(), costs(f64::INFINITY), wanted.clone()).unwrap_err();
-    assert_eq!(error.kind(), "Infeasible");
-    assert!(error.to_string().contains(&format!("{fastest:.1} FPS")));
-    let error = Nsga2::new(genotype.clone(), costs(10.0), wanted).unwrap_err();
-    assert_eq!(error.kind(), "Infeasible");
-}
-
-#[test]
-fn each_target_gets_the_best_network_at_its_rate() {
-    let genotype = deep();
-    let mut wanted = settings(50, 40, 2);
-    wanted.targets = vec![500.0, 1000.0, 2000.0];
-    let mut search = search(&genotype, wanted.clone(), f64::INFINITY);
-    run(&mut search);
-    for (target, best) in wanted.targets.iter().zip(&search.history()[39].best) {
-        let found = search.best(*target).unwrap();
-        assert!(found.fps >= *target);
-        assert_eq!(Some(found.score), *best);
-        let evaluated = search.evaluated();
-        let fast_enough = evaluated.iter().filter(|c| c.fps >= *target);
-        assert_eq!(
-            fast_enough.map(|c| c.score).fold(f64::MIN, f64::max),
-            found.score
-        );
-    }
-    assert!(search.best(1e9).is_none());
-}
-
-#[test]
-fn scores_that_cannot_be_are_refused_and_nothing_is_taken() {
-    let genotype = deep();
-    let mut search = search(&genotype, settings(10, 2, 0), f64::INFINITY);
-    assert!(search.tell(&[]).is_err());
-    let asked = search.ask(None);
-    assert_eq!(asked.len(), 10 * genotype.genes());
-    for scores in [
-        vec![1.0; 9],
-        vec![1.0; 11],
-        vec![f64::NAN; 10],
-        vec![f64::INFINITY; 10],
-    ] {
-        assert_eq!(search.tell(&scores).unwrap_err().kind(), "InvalidValue");
-        assert_eq!(search.ask(None), asked);
-    }
-    search.tell(&[1.0; 10]).unwrap();
-    assert!(search.tell(&[1.0; 10]).is_err());
-    assert_ne!(search.ask(None), asked);
-}
-
-#[test]
-fn settings_out_of_range_are_refused() {
-    let genotype = deep();
-    let bad: [fn(&mut Settings); 6] = [
-        |s| s.population = 3,
-        |s| s.population = MAX_POPULATION + 1,
-        |s| s.generations = 0,
-        |s| s.generations = usize::MAX,
-        |s| s.targets = vec![f64::NAN],
-        |s| s.targets = vec![1.0; MAX_TARGETS + 1],
-    ];
-    for change in bad {
-        let mut wanted = settings(10, 10, 0);
-        change(&mut wanted);
-        let costs = Double {
-            genotype: genotype.clone(),
-            capacity: f64::INFINITY,
-        };
-        let error = Nsga2::new(genotype.clone(), costs, wanted).unwrap_err();
-        assert_eq!(error.kind(), "InvalidValue");
-    }
 }
 
 proptest! {
