@@ -20,7 +20,6 @@ fresh_venv = $(PYTHON) -m venv --clear $(1) && $(call pip_install,$(1)) $(2)
 FASHION_MNIST := /usr/share/datasets/fashion-mnist
 JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
-SOAK_SECONDS ?= 600
 SOAK_FRAMES ?= 10000
 PYTEST_ARGS ?=
 PEERS_ARGS ?=
@@ -236,10 +235,6 @@ fuzz-corpus: toolchain ## Pack the seeds, and what fuzzing found and reaches new
 .PHONY: loom
 loom: toolchain ## The protocol of the team of threads under loom, interleaving by interleaving; notes the run in docs/logs.md
 	@bash tools/lab/loom.sh
-
-.PHONY: soak
-soak: develop ## Compare random subnets on every tier with the oracle for SOAK_SECONDS; notes the run in docs/logs.md [small: SOAK_SECONDS=30]
-	python tools/lab/soak.py --seconds $(SOAK_SECONDS) --log
 
 ##@ The accelerator's HLS sources
 

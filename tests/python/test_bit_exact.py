@@ -55,7 +55,9 @@ def expected_of_random_case(seed: int) -> Case:
 
 
 @pytest.mark.parametrize("tier", TIERS)
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize(
+    "seed", [*range(40), *(pytest.param(n, marks=pytest.mark.slow) for n in range(40, 400))]
+)
 def test_random_shapes_and_tables_agree_with_the_oracle(seed: int, tier: str) -> None:
     subnet, image, expected = expected_of_random_case(seed)
     for threads in (1, 3):

@@ -80,8 +80,8 @@ def wheel(folder, *extra, without=""):
 def test_a_wheel_with_a_file_too_many_or_too_few_is_refused(tmp_path):
     assert check_wheel.problems(wheel(tmp_path)) == []
     for name in (
-        "tools/lab/soak.py",
-        "quasar_rt/lab/soak.py",
+        "tools/lab/zoo.py",
+        "quasar_rt/lab/zoo.py",
         "quasar_rt/a.pt",
         "quasar_rt/__pycache__/a.pyc",
     ):
