@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import quasar_rt
-from quasar_rt import QuasarError, Subnet, SubnetError
+from quasar_rt import Subnet, SubnetError
 
 
 def parts(data):
@@ -220,53 +220,6 @@ def test_the_constructor_names_the_ways_to_make_one():
         Subnet()
 
 
-def test_every_truncation_is_a_named_error(tiny_subnet):
-    data = tiny_subnet.to_bytes()
-    for length in range(len(data)):
-        with pytest.raises(SubnetError):
-            Subnet.from_bytes(data[:length])
-    with pytest.raises(SubnetError):
-        Subnet.from_bytes(data + b"\0")
-
-
-def test_every_flipped_byte_is_a_named_error(tiny_subnet):
-    data = bytearray(tiny_subnet.to_bytes())
-    named = set(quasar_rt._native.error_classes().values())
-    for place in range(len(data)):
-        for flip in (0x01, 0x80, 0xFF):
-            data[place] ^= flip
-            try:
-                # White space in the header may change without changing what it says; nothing else may.
-                assert Subnet.from_bytes(data) == tiny_subnet
-            except QuasarError as error:
-                assert type(error) in named, error  # noqa: PT017
-            data[place] ^= flip
-    assert Subnet.from_bytes(data) == tiny_subnet
-
-
-@pytest.mark.parametrize(
-    ("data", "error"),
-    [
-        (b"", quasar_rt.TruncatedError),
-        (b"\x00" * 8, SubnetError),
-        (struct.pack("<Q", 2**63), SubnetError),
-        (struct.pack("<Q", 2**40) + b"{", SubnetError),
-        (struct.pack("<Q", 10**9) + b"{", SubnetError),
-        (struct.pack("<Q", 2) + b"{}", SubnetError),
-        (struct.pack("<Q", 2) + b"[]", SubnetError),
-        (
-            container({"a": {"dtype": "F32", "shape": [2**40] * 2, "data_offsets": [0, 4]}}, b"1234"),
-            SubnetError,
-        ),
-        (struct.pack("<Q", 10**5) + b"[" * 10**5, SubnetError),
-        (b"\x89PNG\r\n\x1a\n" + b"\0" * 100, SubnetError),
-    ],
-)
-def test_bytes_of_other_things_are_named_errors(data, error):
-    with pytest.raises(error):
-        Subnet.from_bytes(data)
-
-
 def test_another_digest_and_format_are_named(tiny_subnet):
     header, body = parts(tiny_subnet.to_bytes())
     header["__metadata__"].update(sha256="0" * 64)
@@ -279,37 +232,6 @@ def test_another_digest_and_format_are_named(tiny_subnet):
 
 def rebuilt(subnet, config=None, tensors=None):
     return Subnet.from_parts({**subnet.config, **(config or {})}, {**subnet.tensors(), **(tensors or {})})
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"embed": 8},
-        {"embed": 0},
-        {"embed": -1},
-        {"embed": 1e9},
-        {"embed": "4"},
-        {"blocks": []},
-        {"pool": "max"},
-        {"classes": []},
-        {"logit_scale": 0},
-        {"logit_scale": "1"},
-        {"image": {"height": 10**9, "width": 10**9, "channels": 1}},
-        {"image": {"height": 4, "width": 4, "channels": 2}},
-        {"patch": {"kernel": 0, "stride": 1, "pad": 0, "pad_value": 0}},
-        {"patch": {"kernel": 4, "stride": 0, "pad": 0, "pad_value": 0}},
-        {"patch": {"kernel": 4, "stride": 4, "pad": 10**9, "pad_value": 0}},
-        {"preprocess": {"resize": {"mode": "shorter", "size": [10**9], "filter": "bicubic"}}},
-        {"preprocess": {"resize": {"mode": "sideways"}}},
-        {"surprise": 1},
-        {"prefix_tokens": 5000},
-        {"provenance": {"long": "x" * 2**20}},
-    ],
-    ids=lambda change: ",".join(f"{key}={str(value)[:60]}" for key, value in change.items()),
-)
-def test_unsound_configs_are_named(tiny_subnet, change):
-    with pytest.raises(SubnetError):
-        rebuilt(tiny_subnet, config=change)
 
 
 def test_configs_that_are_no_json_are_named(tiny_subnet):
