@@ -1,9 +1,9 @@
 """Examines this machine: what a device needs, what is there, and what to do about the difference.
 
 `examine` reads files of ``/proc``, ``/sys`` and ``/dev`` and the environment. It opens no device, so it is safe on a
-board whose FPGA does not answer. Only ``identity=True`` reads registers, after all other checks have passed.
+board whose FPGA does not answer; `bringup` reads registers.
 
-Depends on the native module (`Survey` has what the driver needs), `device`, `accelerator` and `bringup`.
+Depends on the native module (`Survey` has what the driver needs), `device` and `accelerator`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from ._native import ABI, REGISTER_BYTES, UIO_NODE, Survey
 from .arguments import shown
 from .device import cpu, devmem_addresses, read_bitstream, sim_libraries
-from .errors import DeviceError, DoesNotFitError, InvalidValueError, QuasarError, SettingsError
+from .errors import DeviceError, DoesNotFitError, InvalidValueError, SettingsError
 from .files import read_small_text, why_unreadable
 
 if TYPE_CHECKING:
@@ -42,8 +42,6 @@ FAMILIES = {
 PYNQ_PROFILE = "etc/profile.d/pynq_venv.sh"
 #: Extras for work on this package.
 DEVELOPERS = ("test", "dev")
-#: Steps of `bringup` that read what answers.
-FIRST_STEPS = ("clocks", "identity")
 AS_ROOT = "run as root, or give your group access by a udev rule"
 OVERLAY = (
     "apply the device-tree overlay (fpga/boards/quasar-*.dtso) and set uio_pdrv_genirq.of_id=generic-uio on the "
@@ -121,7 +119,6 @@ def examine(
     device: str = "auto",
     subnet: Subnet | None = None,
     *,
-    identity: bool = False,
     machine: Machine | None = None,
 ) -> Iterator[Check]:
     """Examines the machine for a device, check by check.
@@ -129,8 +126,6 @@ def examine(
     Args:
         device: a device as `Engine` takes it. ``"auto"`` examines the CPU, and the FPGA where there are signs of one.
         subnet: a subnet that the accelerator is to run; its configuration's buffers and the DMA memory must hold it.
-        identity: read the accelerator's identity through its registers at the end, if nothing failed before. Where no
-            accelerator answers, an Arm machine may hang.
         machine: the machine; this one by default.
 
     Raises:
@@ -152,12 +147,7 @@ def examine(
         yield _simulators(device)
     if kind in ("cpu", "sim"):
         return
-    failed = False
-    for check in _Fpga(machine, machine.survey(), device, family, subnet).checks(kind):
-        failed |= check.status == "fail"
-        yield check
-    if identity:
-        yield from _identity(device, failed)
+    yield from _Fpga(machine, machine.survey(), device, family, subnet).checks(kind)
 
 
 # The software and the computer.
@@ -531,25 +521,6 @@ def _pynq_package() -> Check:
         remedy = "pip uninstall numpy, if the image has its own below it; otherwise "
         return _fail("pynq", detail, f"{remedy}pip install --only-binary :all: 'numpy{limit}'")
     return _ok("pynq", f"pynq {version}, numpy {numpy}")
-
-
-def _identity(device: str, failed: bool) -> Iterator[Check]:
-    """Reads the clocks' status, then the accelerator's identity: the first steps of `bringup`."""
-    if failed:
-        detail = "not read: where nothing answers, the first access may stop the machine"
-        yield Check("identity", "skipped", detail, "correct the failures first")
-        return
-    from .bringup import bringup
-
-    statuses: dict[str, Status] = {"pass": "ok", "fail": "fail", "skipped": "skipped"}
-    try:
-        steps = list(bringup("fpga" if device == "auto" else device, None, only=FIRST_STEPS))
-    except QuasarError as error:
-        yield _fail("identity", str(error), "quasar-rt bringup goes on from here")
-        return
-    for outcome in steps:
-        if outcome.step in FIRST_STEPS:
-            yield Check(outcome.step, statuses[outcome.status], outcome.detail, "; ".join(outcome.places))
 
 
 def _megabytes(count: int) -> str:

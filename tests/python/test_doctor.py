@@ -392,30 +392,3 @@ def test_the_command_fails_where_a_check_fails(board, monkeypatch):
     document = json_of("doctor", "--root", board.root, "--device", "uio", status=1)
     assert document["passed"] is False
     assert {check["name"] for check in document["checks"] if check["status"] == "fail"} == {"registers"}
-
-
-def test_registers_are_read_only_when_asked_for_and_nothing_failed(monkeypatch, board):
-    from quasar_rt import bringup
-
-    asked = []
-
-    def steps(device, subnet, only):
-        asked.append((device, tuple(only)))
-        return [bringup.Outcome(step, "pass", f"the kv260's {step}") for step in (*only, "another")]
-
-    monkeypatch.setattr(bringup, "bringup", steps)
-    machine = Machine(board.root, board.environment, lambda path, mode: True, 0)
-    list(examine("uio", machine=machine))
-    assert not asked
-    found = by_name(examine("uio", identity=True, machine=machine))
-    assert "another" not in found
-    for step in ("clocks", "identity"):
-        assert (found[step].status, found[step].detail) == ("ok", f"the kv260's {step}")
-    assert asked == [("uio", ("clocks", "identity"))]
-    without_uio(board)
-    assert by_name(examine("uio", identity=True, machine=machine))["identity"].status == "skipped"
-    assert len(asked) == 1
-
-
-def test_another_machines_registers_are_not_read(board):
-    assert "leave out --root" in doctor_command("--root", board.root, "--identity", status=2).output

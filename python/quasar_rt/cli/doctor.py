@@ -31,12 +31,6 @@ if TYPE_CHECKING:
     help="Device whose needs are examined: cpu, sim, uio, devmem:..., pynq or fpga.",
 )
 @click.option(
-    "--identity",
-    is_flag=True,
-    help="Read the accelerator's identity, too. The only check that touches its registers: where none answers, an Arm "
-    "board may hang.",
-)
-@click.option(
     "--root",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     default=Path("/"),
@@ -56,7 +50,6 @@ def command(
     /,
     subnet: str | None,
     device: str,
-    identity: bool,
     root: Path,
     everything: bool,
     as_json: bool,
@@ -70,12 +63,10 @@ def command(
     from ..doctor import Machine, examine
     from ..subnet import Subnet
 
-    if identity and root != Path("/"):
-        raise click.UsageError("--identity reads this machine's registers; leave out --root")
     loaded = None if subnet is None else Subnet.load(subnet)
     checks: list[Check] = []
     extras: list[Check] = []
-    for check in examine(device, loaded, identity=identity, machine=Machine(root)):
+    for check in examine(device, loaded, machine=Machine(root)):
         checks.append(check)
         if as_json:
             continue
