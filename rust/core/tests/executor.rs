@@ -2,7 +2,7 @@
 //! `golden.rs`.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
 use quasar_core::cpu::NEVER;
@@ -10,7 +10,6 @@ use quasar_core::logits::{best, first};
 use quasar_core::network::supported_tiers;
 use quasar_core::pool::MAX_THREADS;
 use quasar_core::preprocess::ImageView;
-use quasar_core::trace::TraceData;
 use quasar_core::{Executor, Network, Subnet, Tier};
 
 const VECTORS: [&str; 4] = ["token", "mean", "mean-after-norm", "token-pair"];
@@ -86,73 +85,6 @@ fn batches_and_single_frames_give_the_same_bits_with_any_number_of_threads() {
 }
 
 #[test]
-fn one_executor_serves_several_threads_at_once() {
-    let executor = executor("token", 2);
-    let classes = executor.network().config().classes.len();
-    let images = images(&executor, 4);
-    let expected: Vec<Vec<i32>> = images
-        .iter()
-        .map(|image| {
-            let mut logits = vec![0; classes];
-            executor.run(image, &mut logits).unwrap();
-            logits
-        })
-        .collect();
-    std::thread::scope(|scope| {
-        for (image, expected) in images.iter().zip(&expected) {
-            let executor = &executor;
-            scope.spawn(move || {
-                for _ in 0..50 {
-                    let mut logits = vec![0; classes];
-                    executor.run(image, &mut logits).unwrap();
-                    assert_eq!(&logits, expected);
-                }
-            });
-        }
-    });
-}
-
-#[test]
-fn a_cancelled_batch_is_interrupted() {
-    for threads in [1, 2] {
-        let executor = executor("mean", threads);
-        let images = images(&executor, 3);
-        let mut logits = vec![0; 3 * executor.network().config().classes.len()];
-        let cancel = AtomicBool::new(true);
-        let mut run = |cancel: &AtomicBool| {
-            executor.infer_batch(&views(&executor, &images), &mut logits, cancel)
-        };
-        assert_eq!(kind(run(&cancel)), "Interrupted");
-        cancel.store(false, Ordering::Relaxed);
-        run(&cancel).unwrap();
-    }
-}
-
-#[test]
-fn an_unusable_image_fails_its_batch() {
-    let subnet = subnet("mean");
-    let mut config: serde_json::Value = serde_json::from_str(subnet.config_json()).unwrap();
-    config["preprocess"]["resize"] = serde_json::json!({"mode": "none"});
-    let parts = subnet.tensors().map(|(n, t)| {
-        (
-            n.to_owned(),
-            t.dtype(),
-            t.shape().to_vec(),
-            t.data().to_vec(),
-        )
-    });
-    let subnet = Subnet::from_parts(&config.to_string(), parts).unwrap();
-    let network = Arc::new(Network::new(&subnet, Tier::Scalar).unwrap());
-    let executor = Executor::new(network, Some(2)).unwrap();
-    let images = images(&executor, 1);
-    let small = ImageView::packed(&[0; 3], 1, 1, 3).unwrap();
-    let mut logits = vec![0; 2 * executor.network().config().classes.len()];
-    let batch = [views(&executor, &images)[0], small];
-    let result = executor.infer_batch(&batch, &mut logits, &NEVER);
-    assert_eq!(kind(result), "InvalidImage");
-}
-
-#[test]
 fn large_images_are_prepared_between_frames_of_other_threads() {
     let executor = executor("mean", MAX_THREADS);
     let side = 1024; // prepared on all cores
@@ -191,83 +123,6 @@ fn large_images_are_prepared_between_frames_of_other_threads() {
             });
         }
     });
-}
-
-#[test]
-fn blocks_may_differ_in_head_size() {
-    let subnet = subnet("mean");
-    let mut config: serde_json::Value = serde_json::from_str(subnet.config_json()).unwrap();
-    // Block 0 has one head of 5; block 1 gets one of 15 in place of three of 5.
-    config["blocks"][1]["heads"] = 1.into();
-    config["blocks"][1]["head_dim"] = 15.into();
-    let parts = subnet.tensors().map(|(name, t)| {
-        let heads = if name.starts_with("blocks.1.attn") {
-            1
-        } else {
-            t.shape()[0]
-        };
-        let mut shape = t.shape().to_vec();
-        shape[0] = heads;
-        let bytes = shape.iter().product::<usize>() * t.dtype().size();
-        (
-            name.to_owned(),
-            t.dtype(),
-            shape,
-            t.data()[..bytes].to_vec(),
-        )
-    });
-    let subnet = Subnet::from_parts(&config.to_string(), parts).unwrap();
-    let mut traces = Vec::new();
-    for tier in supported_tiers() {
-        let network = Arc::new(Network::new(&subnet, tier).unwrap());
-        for threads in 1..=3 {
-            let executor = Executor::new(Arc::clone(&network), Some(threads)).unwrap();
-            let image = images(&executor, 1).remove(0);
-            let trace = executor.trace(&image, &NEVER).unwrap();
-            let mut logits = vec![0; 5];
-            for _ in 0..2 {
-                executor.run(&image, &mut logits).unwrap();
-                assert_eq!(
-                    trace.tensor("logits").unwrap().data,
-                    TraceData::I32(logits.clone())
-                );
-            }
-            traces.push(trace);
-        }
-    }
-    assert!(traces.iter().all(|trace| *trace == traces[0]));
-}
-
-#[test]
-fn an_empty_batch_is_fine() {
-    executor("mean", 2)
-        .infer_batch(&[], &mut [], &NEVER)
-        .unwrap();
-}
-
-#[test]
-fn a_profile_names_every_stage_once() {
-    for threads in [1, 3] {
-        let executor = executor("token", threads);
-        let images = images(&executor, 1);
-        let stages = executor
-            .profile(&views(&executor, &images)[0], &NEVER)
-            .unwrap();
-        let names: Vec<_> = stages.iter().map(|s| s.name.as_str()).collect();
-        let block = ["norm1", "qkv", "attention", "proj", "norm2", "fc1", "fc2"];
-        let blocks = (0..2).flat_map(|i| block.map(|part| format!("blocks.{i}.{part}")));
-        let expected: Vec<_> = ["preprocess", "embed"]
-            .map(String::from)
-            .into_iter()
-            .chain(blocks)
-            .collect();
-        assert_eq!(names[..expected.len()], expected);
-        assert_eq!(names[expected.len()..], ["pool", "head"]);
-        assert!(
-            stages.iter().all(|s| s.seconds > 0.0 && s.seconds < 10.0),
-            "{stages:?}"
-        );
-    }
 }
 
 #[test]

@@ -141,48 +141,6 @@ fn the_lowest_rate_is_that_of_all_networks() {
     }
 }
 
-/// Returns the shares of the exact hypervolumes of all objectives that a search with some of them
-/// covers.
-fn covered(space: &Space, table: &CostTable, objectives: &[Objective], seed: u64) -> [f64; 3] {
-    let (genotype, proxy) = (Genotype::of(space), ProxyTable::new(space));
-    let costs = table_of(table);
-    let settings = settings(Strategy::Guided, [32, 20], seed, objectives.to_vec());
-    let mut search = Nsga2::new(genotype.clone(), costs.clone(), settings).unwrap();
-    run(&mut search, &proxy);
-    Objective::ALL.map(|objective| {
-        let shares = table.shares(objective);
-        let reference = (shares.lowest_rate(&genotype).unwrap(), 0.0);
-        let best = best_front(&genotype, &shares, &proxy).unwrap();
-        let best: Vec<(f64, f64)> = best.members.iter().map(|m| (m.rate, m.score)).collect();
-        let found: Vec<(f64, f64)> = (search.evaluated().iter())
-            .map(|c| (costs.cost(&c.genome, objective), c.score))
-            .filter(|(cost, _)| cost.violation == 0.0)
-            .map(|(cost, score)| (cost.rate, score))
-            .collect();
-        hypervolume(&found, reference) / hypervolume(&best, reference)
-    })
-}
-
-#[test]
-fn a_further_objective_is_searched_for_at_little_cost_for_the_frame_rate() {
-    use Objective::{Energy, Latency};
-    let space = shipped::space("tiny");
-    let table = CostTable::new(&space, &hardware(&space, "zcu102")).unwrap();
-    let plain = covered(&space, &table, &[], 1);
-    for (objectives, aims) in [
-        (vec![Latency], vec![1]),
-        (vec![Energy], vec![2]),
-        (vec![Latency, Energy], vec![1, 2]),
-    ] {
-        let found = covered(&space, &table, &objectives, 1);
-        assert!(found[0] > plain[0] - 0.005, "{found:?} {plain:?}");
-        for aim in aims {
-            assert!(found[aim] > plain[aim], "{found:?} {plain:?}");
-            assert!(found[aim] > 0.99, "{found:?} {plain:?}");
-        }
-    }
-}
-
 #[test]
 fn an_evolution_has_further_objectives_too() {
     let space = shipped::space("fashion-mnist");

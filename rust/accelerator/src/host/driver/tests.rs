@@ -10,7 +10,6 @@ use crate::counts::UnitCounts;
 use crate::host::faulty::{AccessFault, Faulty};
 use crate::host::mock::{expected, forward_to_mock, program, Fault, Mock, Report};
 use crate::host::watch::CLOSE_LIMIT;
-use crate::isa::clocks::ClockStatus;
 use crate::isa::{counter_offset, Command, CountedUnit, Counter};
 
 const DEADLINES: Deadlines = Deadlines {
@@ -390,20 +389,6 @@ fn the_next_segment_starts_when_fetch_ends_or_a_tenth_of_a_millisecond_later() {
 }
 
 #[test]
-fn another_bitstream_is_refused_before_a_frame_runs() {
-    let program = program(2, 1);
-    let mut mock = Mock::new(Arc::clone(&program), DEADLINES.segment, |_| None);
-    mock.hash ^= 1 << 40;
-    let report = Arc::clone(&mock.report);
-    let error = Driver::open(Watched::of(mock), program, DEADLINES)
-        .err()
-        .unwrap();
-    assert_eq!(error.kind(), "WrongBitstream");
-    assert!(error.to_string().contains("configuration hash"), "{error}");
-    assert_eq!(report.lock().unwrap().segments, []);
-}
-
-#[test]
 fn an_accelerator_that_stays_dead_gives_each_frame_its_error() {
     let bench = Bench::new(2, 1, |segment| (segment > 4).then_some(Fault::BusError));
     let answers = bench.run(12, 4);
@@ -598,45 +583,6 @@ fn counters_are_cleared_before_frames_and_held_after_them() {
 }
 
 #[test]
-fn counts_that_no_counters_have_are_refused() {
-    let count = |unit, counter, count| (counter_offset(unit, counter), count);
-    let cases = [
-        (
-            count(CountedUnit::Drain, Counter::Busy, 1001),
-            "drain has 1001 busy of 1000 cycles",
-        ),
-        (
-            count(CountedUnit::Norm, Counter::Blocked, 101),
-            "norm has 101 blocked of 100 busy ones",
-        ),
-        (
-            count(CountedUnit::Store, Counter::Starved, u32::MAX),
-            "store has 4294967295 starved of 100 busy ones",
-        ),
-        (
-            count(CountedUnit::Fetch, Counter::Commands, 1 << 20),
-            "fetch has 1048576 commands of 1000 cycles",
-        ),
-        (
-            (register::COUNTERS_CYCLES, u32::MAX),
-            "profile fewer frames at a time",
-        ),
-    ];
-    for ((register, value), words) in cases {
-        let mut counts = frame_counts();
-        counts.insert(register, value);
-        let bench = counting(counts);
-        bench.queue.start_counters(&NEVER).unwrap();
-        assert_eq!(bench.errors(&bench.run(1, 1)), BTreeMap::new());
-        let error = bench.queue.stop_counters(&NEVER).unwrap_err();
-        assert_eq!(error.kind(), "DeviceFault");
-        assert!(error.to_string().contains(words), "{error}");
-        // The driver continues.
-        assert_eq!(bench.errors(&bench.run(1, 1)), BTreeMap::new());
-    }
-}
-
-#[test]
 fn a_lost_write_to_the_counters_is_noticed() {
     let mock = Mock::new(program(2, 2), DEADLINES.segment, |_| None);
     let bench = Bench::with(mock, &[(AccessFault::LostWrite, 0)]);
@@ -658,53 +604,6 @@ fn a_closed_driver_has_no_counters() {
 const CALL: Duration = Duration::from_millis(1500);
 
 #[test]
-fn a_call_that_does_not_return_ends_all_waits() {
-    for ends in ["wait", "close"] {
-        let limit = match ends {
-            "wait" => CALL,
-            _ => Duration::from_secs(3600),
-        };
-        let (release, released) = mpsc::channel::<()>();
-        let mock = Mock::new(program(2, 2), DEADLINES.segment, move |segment| {
-            (segment == 7).then(|| {
-                let _ = released.recv();
-                Fault::Hang
-            })
-        });
-        let bench = Bench::watched(mock, &[], &Watch::with_limit(limit));
-        let start = Instant::now();
-        let tickets: Vec<_> = (0..20).map(|frame| bench.submit(frame)).collect();
-        if ends == "close" {
-            bench.queue.close_soon();
-        }
-        let answers: Vec<_> = tickets.into_iter().map(|t| t.wait(&NEVER)).collect();
-        assert!(start.elapsed() < limit.min(CLOSE_LIMIT) + Duration::from_secs(5));
-        let kinds = bench.errors(&answers);
-        assert_eq!(kinds.keys().collect::<Vec<_>>(), [&"DeviceTimeout"]);
-        // A frame takes at most two segments, each of which may be late.
-        assert!(answers[..3].iter().all(Result::is_ok));
-        let error = answers[19].as_ref().unwrap_err().to_string();
-        assert!(error.contains("the transport's call of `write` was not done within"));
-        // Later uses fail at once, and closing waits for nothing.
-        let start = Instant::now();
-        let error = bench.submit(20).wait(&NEVER).unwrap_err();
-        assert_eq!(error.kind(), "DeviceUnavailable");
-        assert!(error.to_string().contains("restart the device"), "{error}");
-        let error = bench.queue.start_counters(&NEVER).unwrap_err();
-        assert_eq!(error.kind(), "DeviceUnavailable");
-        assert!(!bench.queue.finish(&NEVER));
-        assert!(start.elapsed() < CALL);
-        // The thread ends once the call returns, with a reset and no other access.
-        let before = bench.report.lock().unwrap().clone();
-        drop(release);
-        assert!(bench.queue.close(Instant::now() + CLOSE_LIMIT));
-        let after = bench.report.lock().unwrap().clone();
-        assert_eq!(after.started.len(), before.started.len() + 1);
-        assert_eq!(after.segments, before.segments);
-    }
-}
-
-#[test]
 fn a_long_queue_of_slow_calls_is_not_late() {
     let mock = Mock::new(program(1, 1), DEADLINES.segment, |_| {
         std::thread::sleep(CALL / 10);
@@ -715,144 +614,4 @@ fn a_long_queue_of_slow_calls_is_not_late() {
     let answers = bench.run(20, 20);
     assert_eq!(bench.errors(&answers), BTreeMap::new());
     assert!(start.elapsed() > 3 * CALL);
-}
-
-#[test]
-fn a_device_that_hangs_while_it_is_opened_is_given_up() {
-    for cancelled in [false, true] {
-        let watch = Watch::with_limit(CALL);
-        let own = Arc::clone(&watch);
-        let (release, released) = mpsc::channel::<()>();
-        let (returned, ended) = mpsc::channel::<()>();
-        let open = move || {
-            let mock = Mock::new(program(1, 1), DEADLINES.segment, |_| None);
-            let program = Arc::clone(&mock.program);
-            let transport = Watched::connect(&own, || {
-                let _returned = returned;
-                let _ = released.recv();
-                Ok(mock)
-            })?;
-            Driver::open(transport, program, DEADLINES)
-        };
-        let cancel = AtomicBool::new(cancelled);
-        let error = FrameQueue::start(&watch, &cancel, open).unwrap_err();
-        let expected = ["DeviceTimeout", "Interrupted"][usize::from(cancelled)];
-        assert_eq!(error.kind(), expected, "{error}");
-        drop(release);
-        assert!(ended.recv_timeout(CLOSE_LIMIT).is_err());
-    }
-}
-
-/// A mock behind an MMCM (`ratio` 2), or on the fabric's clock itself. Where a board would hang, it
-/// notes a violation of the protocol.
-struct Clocked {
-    mock: Mock,
-    ratio: u32,
-    beat: u32,
-    /// Looks at the clocks' status until the MMCM is locked or the clock runs; `u64::MAX`: never.
-    unlocked: Arc<AtomicU64>,
-}
-
-impl Clocked {
-    fn expect_clock(&self, register: u32) {
-        if self.unlocked.load(Ordering::Relaxed) > 0 {
-            let violation = format!("register {register:#x} is accessed without a clock");
-            self.mock.report.lock().unwrap().violations.push(violation);
-        }
-    }
-}
-
-impl Transport for Clocked {
-    forward_to_mock! { name allocate copy_in copy_out flush invalidate now sleep }
-
-    fn clocks(&mut self) -> Result<Option<u32>> {
-        let left = self.unlocked.load(Ordering::Relaxed);
-        if left != u64::MAX {
-            self.unlocked
-                .store(left.saturating_sub(1), Ordering::Relaxed);
-        }
-        let runs = left == 0;
-        self.beat = (self.beat + u32::from(runs)) % 32;
-        Ok(Some(
-            ClockStatus {
-                beat: self.beat,
-                locked: runs || self.ratio == 1,
-                ..ClockStatus::running(self.ratio)
-            }
-            .word(),
-        ))
-    }
-
-    fn read(&mut self, register: u32) -> Result<u32> {
-        self.expect_clock(register);
-        self.mock.read(register)
-    }
-
-    fn write(&mut self, register: u32, value: u32) -> Result<()> {
-        self.expect_clock(register);
-        self.mock.write(register, value)
-    }
-
-    fn wait(&mut self, timeout: Duration) -> Result<bool> {
-        self.mock.wait(timeout)
-    }
-}
-
-#[test]
-fn no_register_is_accessed_without_a_clock() {
-    for ratio in [1, 2] {
-        check_clocked(ratio);
-    }
-}
-
-fn check_clocked(ratio: u32) {
-    let unlocked = Arc::new(AtomicU64::new(5));
-    let mock = Mock::new(program(2, 1), DEADLINES.segment, |segment| {
-        (segment == 0).then_some(Fault::Hang)
-    });
-    let report = Arc::clone(&mock.report);
-    let program = Arc::clone(&mock.program);
-    let transport = Clocked {
-        mock,
-        ratio,
-        beat: 0,
-        unlocked: Arc::clone(&unlocked),
-    };
-    // The clock comes while the driver waits, as when the watchdog relocks the MMCM.
-    let driver = Driver::open(Watched::of(transport), Arc::clone(&program), DEADLINES).unwrap();
-    let bench = Bench {
-        program,
-        queue: FrameQueue::of(driver),
-        report,
-        spoiled: Arc::default(),
-    };
-    let kind = |frame| bench.submit(frame).wait(&NEVER).unwrap_err().kind();
-    assert_eq!(kind(0), "DeviceTimeout");
-    // The clock stops before the reset for the next frame, or the MMCM does not lock.
-    unlocked.store(u64::MAX, Ordering::Relaxed);
-    assert_eq!(kind(1), "DeviceUnavailable");
-    assert_eq!(kind(2), "DeviceUnavailable");
-    unlocked.store(3, Ordering::Relaxed);
-    let logits = bench.submit(3).wait(&NEVER).unwrap();
-    assert_eq!(logits, expected(&bench.program, &bench.input(3)));
-    bench.finish("clocks");
-}
-
-#[test]
-fn a_device_that_gets_no_clock_is_not_opened() {
-    for (ratio, problem) in [(1, "clock stands"), (2, "not locked")] {
-        let mock = Mock::new(program(2, 1), DEADLINES.segment, |_| None);
-        let (report, program) = (Arc::clone(&mock.report), Arc::clone(&mock.program));
-        let transport = Clocked {
-            mock,
-            ratio,
-            beat: 0,
-            unlocked: Arc::new(AtomicU64::new(u64::MAX)),
-        };
-        let opened = Driver::open(Watched::of(transport), program, DEADLINES);
-        let error = opened.map(drop).unwrap_err();
-        assert_eq!(error.kind(), "DeviceUnavailable");
-        assert!(error.to_string().contains(problem), "{error}");
-        assert_eq!(report.lock().unwrap().violations, Vec::<String>::new());
-    }
 }
