@@ -27,7 +27,10 @@ PORT_BYTES = 16
 
 
 def counted(library: Path, program: Program, classes: int, segments: list[str], seed: int) -> dict[str, int]:
-    """Returns what the loops count in a frame of zeros that runs alone, through these segments."""
+    """Returns what the loops count in a frame of zeros that runs alone, through these segments.
+
+    Fails with the device's diagnosis if it cannot go on.
+    """
     device = Transport(library, seed=seed)
     device.sim.qsim_counters.restype = device.sim.qsim_trap.restype = ctypes.c_char_p
 
@@ -48,9 +51,9 @@ def counted(library: Path, program: Program, classes: int, segments: list[str], 
         control = int(REGISTERS[f"{kernel}_CTRL"], 16)
         until = time.monotonic() + 60
         while device.read(control) & (START | IDLE) != IDLE:
+            device.wait(0.001)  # which notices that nothing can go on
             assert not (trap := device.sim.qsim_trap(device.device)), trap.decode()
             assert time.monotonic() < until, kernel
-            time.sleep(0.001)
 
     try:
         beat = program.beat_bytes
@@ -77,16 +80,20 @@ def counted(library: Path, program: Program, classes: int, segments: list[str], 
         device.sim.qsim_close(device.device)
 
 
-@pytest.mark.parametrize("seed", [0, 7])
-@pytest.mark.parametrize("pool", ["token", "mean", "mean_after_norm"])
-@pytest.mark.parametrize("name", ["tiny", "odd", "wide"])
-def test_the_model_counts_what_the_loops_count(name: str, pool: str, seed: int) -> None:
-    built = library(name)
+def small(pool: str, name: str) -> Program:
+    """Returns a program of a small network for a configuration."""
     subnet = quasar_rt.random_subnet(
         embed=12, depth=2, heads=2, head_dim=4, hidden=[20, 300], image_size=12, channels=1, kernel=4, classes=7,
         pool=pool, seed=5,
     )  # fmt: skip
-    program = Program.compile(subnet, Hardware.load(ROOT / "fpga" / "configs" / f"{name}.toml"))
+    return Program.compile(subnet, Hardware.load(ROOT / "fpga" / "configs" / f"{name}.toml"))
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+@pytest.mark.parametrize("pool", ["token", "mean", "mean_after_norm"])
+@pytest.mark.parametrize("name", ["tiny", "odd", "wide"])
+def test_the_model_counts_what_the_loops_count(name: str, pool: str, seed: int) -> None:
+    built, program = library(name), small(pool, name)
     segments = ["start0", "end0"]
     loops = counted(built, program, 7, segments, seed)
     modelled = program.intervals(*segments)
@@ -94,3 +101,21 @@ def test_the_model_counts_what_the_loops_count(name: str, pool: str, seed: int) 
         modelled
     )
     assert {loop: loops.get(loop) for loop in modelled} == modelled
+
+
+def test_a_device_that_cannot_go_on_names_who_waits_for_what() -> None:
+    with pytest.raises(AssertionError, match="deadlock: no process can go on") as caught:
+        counted(library("tiny"), small("token", "tiny"), 7, ["end0"], 0)
+    assert "reads norm_to_array" in str(caught.value)
+    assert "last taken" in str(caught.value)
+
+
+def test_registers_that_no_driver_accesses_are_named() -> None:
+    device = Transport(library("tiny"))
+    device.sim.qsim_trap.restype = ctypes.c_char_p
+    reset, status = int(REGISTERS["reset"], 16), int(REGISTERS["store_CTRL"], 16)
+    for register, problem in ((0x44, b"no register 0x00044"), (status, b"in reset")):
+        device.write(reset, int(register == status))
+        assert device.read(register) == 0xFFFFFFFF
+        assert problem in device.sim.qsim_trap(device.device)
+    device.sim.qsim_close(device.device)
