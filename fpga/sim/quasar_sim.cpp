@@ -588,11 +588,6 @@ int qsim_fault(qsim* device, const char* kind, uint64_t after_frames) {
   return device->fault(kind, after_frames) ? 0 : -1;
 }
 
-uint64_t qsim_counter(qsim* device, const char* loop) {
-  const auto counters = device->counters();
-  const auto found = counters.find(loop);
-  return found == counters.end() ? 0 : found->second;
-}
 const char* qsim_counters(qsim* device) { return device->all_counters(); }
 uint64_t qsim_cycle(qsim* device) { return device->cycle(); }
 const char* qsim_trap(qsim* device) { return device->last_trap(); }

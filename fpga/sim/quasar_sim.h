@@ -54,10 +54,8 @@ QSIM_API int qsim_wait(qsim*, uint32_t timeout_ms);
  * spurious_interrupt; wrong_identity, until the next reset. Returns -1 for an unknown kind. */
 QSIM_API int qsim_fault(qsim*, const char* kind, uint64_t after_frames);
 
-/* qsim_counter returns the number of initiation intervals of a loop since reset. qsim_counters
- * returns a line "name intervals" for each loop. array.issue counts the words of all passes that
- * the array took. */
-QSIM_API uint64_t qsim_counter(qsim*, const char* loop);
+/* Returns a line "name intervals" for each loop: its initiation intervals since reset. array.issue
+ * counts the words of all passes that the array took. */
 QSIM_API const char* qsim_counters(qsim*);
 
 /* Returns the host's time since reset, in simulated cycles. */

@@ -195,14 +195,8 @@ struct Bench {
           here.push_back(row_at(next_row++));
       std::vector<uint8_t> bytes;
       for (const Row& row : here)
-        append_parameters(bytes, {{},
-                                  false,
-                                  int(row.bias),
-                                  int(row.mult),
-                                  unsigned(row.shift),
-                                  row.destination,
-                                  row.column,
-                                  row.pair});
+        append_parameters(bytes, {int(row.bias), int(row.mult), unsigned(row.shift),
+                                  row.destination, row.column, row.pair});
       bench::append(beats, bytes);
       const unsigned row_base = next_row - unsigned(here.size());
       for (unsigned tile = 0; tile < tiles; ++tile) {

@@ -1,4 +1,4 @@
-// Builds the accelerator's memory contents: commands with checks, matrices, transfers with checks.
+// Builds the accelerator's memory contents: commands with checks, rows' parameters, transfers.
 // Written from docs/accelerator.md, independently of the sources under test.
 #pragma once
 
@@ -39,17 +39,15 @@ inline void seal(std::vector<command_t>& list, uint32_t seed) {
   }
 }
 
-// A row of a matrix: its weights and its parameters.
-struct MatrixRow {
-  std::vector<int> weights;
-  bool eight_bit;
+// The parameters of a row of a matrix.
+struct RowNumbers {
   int bias, mult;
   unsigned shift, destination, column;
   int pair = -1; // of the head, if the row is rotated
 };
 
 // Appends a row's parameters in memory format.
-inline void append_parameters(std::vector<uint8_t>& bytes, const MatrixRow& row) {
+inline void append_parameters(std::vector<uint8_t>& bytes, const RowNumbers& row) {
   const auto put = [&bytes](uint64_t value, unsigned count) {
     for (unsigned i = 0; i < count; ++i)
       bytes.push_back(uint8_t(value >> (8 * i)));
@@ -64,11 +62,6 @@ inline void append_parameters(std::vector<uint8_t>& bytes, const MatrixRow& row)
   put(rotates ? unsigned(row.pair) : row.column % config::VALUE_BANKS, 1);
   put(0, 3);
 }
-
-// A tile of row pairs in memory format.
-struct RowTile {
-  std::vector<uint8_t> weights, parameters;
-};
 
 // Returns the rows of each row pair, tile by tile. Rows count those of 4 bits first.
 inline std::vector<std::vector<std::vector<unsigned>>> tiles_of(unsigned rows4, unsigned rows8) {
@@ -91,32 +84,6 @@ inline std::vector<std::vector<std::vector<unsigned>>> tiles_of(unsigned rows4, 
   rest.insert(rest.end(), pairs8.begin() + long(whole8 * p), pairs8.end());
   for (size_t i = 0; i < rest.size(); i += p)
     tiles.emplace_back(rest.begin() + long(i), rest.begin() + long(std::min(i + p, rest.size())));
-  return tiles;
-}
-
-// Divides a matrix, 4-bit rows first, into tiles. The weights are padded to a whole word of CASCADE
-// columns.
-inline std::vector<RowTile> row_tiles(const std::vector<MatrixRow>& rows) {
-  const auto is_eight = [](const MatrixRow& row) { return row.eight_bit; };
-  const unsigned rows8 = unsigned(std::ranges::count_if(rows, is_eight));
-  std::vector<RowTile> tiles;
-  for (const auto& pairs : tiles_of(unsigned(rows.size()) - rows8, rows8)) {
-    const size_t cascade = config::CASCADE;
-    const size_t words = (rows[0].weights.size() + cascade - 1) / cascade;
-    RowTile tile{std::vector<uint8_t>(words * cascade * config::PAIRS), {}};
-    for (size_t i = 0; i < pairs.size(); ++i) {
-      const MatrixRow& first = rows[pairs[i][0]];
-      for (size_t k = 0; k < first.weights.size(); ++k) {
-        const int low = first.weights[k],
-                  high = pairs[i].size() > 1 ? rows[pairs[i][1]].weights[k] : 0;
-        tile.weights[k * config::PAIRS + config::PAIRS - 1 - i] =
-            uint8_t(first.eight_bit ? low : (high & 15) << 4 | (low & 15));
-      }
-      for (const unsigned row : pairs[i])
-        append_parameters(tile.parameters, rows[row]);
-    }
-    tiles.push_back(std::move(tile));
-  }
   return tiles;
 }
 
