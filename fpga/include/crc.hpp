@@ -1,10 +1,8 @@
 // Computes a reflected CRC word by word, each word from its lowest bit. The state is the complement
-// of the CRC so far. Plain C++ without tool headers: any front end compiles it.
+// of the CRC so far.
 #pragma once
 
 #include <stdint.h>
-
-#include "hls_pragma.hpp"
 
 // Holds, for each bit of WORDS words, its XOR contribution to the CRC state after the last word.
 // The next state is the XOR of the columns of all bits that are 1.
@@ -25,13 +23,13 @@ template <uint32_t POLYNOMIAL, unsigned WORDS> constexpr CrcColumns<WORDS> crc_c
 // Returns the XOR contribution of `words` to the state. It does not depend on the state, so an
 // earlier pipeline stage can compute it.
 template <uint32_t POLYNOMIAL, unsigned WORDS> uint32_t crc_share(const uint32_t (&words)[WORDS]) {
-  QUASAR_HLS(INLINE)
+#pragma HLS INLINE
   constexpr CrcColumns<WORDS> COLUMNS = crc_columns<POLYNOMIAL, WORDS>();
   uint32_t share = 0;
   for (unsigned i = 0; i < WORDS; ++i) {
-    QUASAR_HLS(UNROLL)
+#pragma HLS UNROLL
     for (unsigned bit = 0; bit < 32; ++bit) {
-      QUASAR_HLS(UNROLL)
+#pragma HLS UNROLL
       share ^= (words[i] >> bit & 1) * COLUMNS.of[32 * i + bit];
     }
   }
@@ -40,8 +38,8 @@ template <uint32_t POLYNOMIAL, unsigned WORDS> uint32_t crc_share(const uint32_t
 
 // Returns the state after WORDS words whose contribution is `share`.
 template <uint32_t POLYNOMIAL, unsigned WORDS> uint32_t crc_behind(uint32_t state, uint32_t share) {
-  QUASAR_HLS(INLINE)
+#pragma HLS INLINE
   uint32_t words[WORDS] = {state};
-  QUASAR_HLS(ARRAY_PARTITION variable = words complete)
+#pragma HLS ARRAY_PARTITION variable = words complete
   return crc_share<POLYNOMIAL>(words) ^ share;
 }

@@ -1,16 +1,14 @@
 // Pure functions of docs/integer-model.md: roundings and clamps, requantization, a division, a
-// square root step, an exponential, normalisation. Plain C++17 without headers, types or pragmas of
-// one tool. The includer first defines u<W>, s<W>, multiply, multiply_in_norm and
-// multiply_in_softmax: arithmetic.hpp for Vitis HLS, plain_int.hpp elsewhere. tests/fpga/leaves.cpp
-// tests the worst case of each function.
+// square root step, an exponential, normalisation. The includer first defines u<W>, s<W>, multiply,
+// multiply_in_norm and multiply_in_softmax, as arithmetic.hpp does. tests/fpga/leaves.cpp tests the
+// worst case of each function.
 #pragma once
 
-#include "hls_pragma.hpp"
 #include "powers.hpp"
 
 // Clamps to [-32768, 32767].
 template <typename T> s<16> sat16(const T& x) {
-  QUASAR_HLS(INLINE)
+#pragma HLS INLINE
   if (x > 32767)
     return 32767;
   if (x < -32768)
@@ -20,7 +18,7 @@ template <typename T> s<16> sat16(const T& x) {
 
 // Clamps to [-128, 127].
 template <typename T> s<8> clamp8(const T& x) {
-  QUASAR_HLS(INLINE)
+#pragma HLS INLINE
   if (x > 127)
     return 127;
   if (x < -128)
@@ -30,7 +28,7 @@ template <typename T> s<8> clamp8(const T& x) {
 
 // Computes rshift(x, p) for x below 2^30 and p up to 30, clamped to 16 bits.
 inline s<16> shift16(const s<31>& x, const u<5>& p) {
-  QUASAR_HLS(INLINE)
+#pragma HLS INLINE
   u<30> half = 0;
   if (p != 0)
     half = uint32_t(1) << (unsigned(p) - 1);
@@ -40,19 +38,19 @@ inline s<16> shift16(const s<31>& x, const u<5>& p) {
 
 // Computes rshift(product, 15) of a product of W bits.
 template <int W> s<W - 14> rshift15(const s<W>& product) {
-  QUASAR_HLS(INLINE)
+#pragma HLS INLINE
   return s<W - 14>((product + 16384) >> 15);
 }
 
 // Requantizes x, |x| < 2^30. The result is a code with 6 fractional bits.
 inline s<18> requantize(const s<31>& x, const u<5>& shift, const s<16>& mult) {
-  QUASAR_HLS(INLINE)
+#pragma HLS INLINE
   return rshift15<32>(s<32>(shift16(x, shift) * mult));
 }
 
 // Rounds a requantized value to its 8-bit code.
 inline s<8> code_of(const s<18>& z, const s<8>& zero_point) {
-  QUASAR_HLS(INLINE)
+#pragma HLS INLINE
   return clamp8(s<13>(((z + 32) >> 6) + zero_point));
 }
 
@@ -60,7 +58,7 @@ inline s<8> code_of(const s<18>& z, const s<8>& zero_point) {
 // have W bits. The sign of one subtraction is the comparison, too.
 template <int W, typename Rest, typename Quotient>
 void divide_step(Rest& rest, Quotient& quotient, const Rest& part) {
-  QUASAR_HLS(INLINE)
+#pragma HLS INLINE
   const s<W + 1> left = rest - part;
   if (left >= 0)
     rest = left;
@@ -70,18 +68,18 @@ void divide_step(Rest& rest, Quotient& quotient, const Rest& part) {
 // Returns m such that |floor(numerator / divisor)| = floor(m / divisor). For a negative numerator:
 // floor(-n/d) = -ceil(n/d) = -floor((n + d - 1)/d).
 template <typename Numerator> u<27> magnitude(const Numerator& numerator, const u<11>& divisor) {
-  QUASAR_HLS(INLINE)
+#pragma HLS INLINE
   return numerator < 0 ? int(divisor) - 1 - int(numerator) : int(numerator);
 }
 
 // Computes a mean of codes, floor(numerator / divisor). Each pipeline stage computes one bit of its
 // magnitude.
 inline s<9> mean_of_codes(const s<19>& numerator, const u<11>& divisor) {
-  QUASAR_HLS(INLINE)
+#pragma HLS INLINE
   u<19> rest = magnitude(numerator, divisor);
   u<8> quotient = 0;
   for (unsigned i = 8; i-- > 0;) {
-    QUASAR_HLS(UNROLL)
+#pragma HLS UNROLL
     const u<19> part = unsigned(divisor) << i;
     divide_step<19>(rest, quotient, part);
   }
@@ -95,11 +93,11 @@ struct radicand_t {
 };
 
 inline radicand_t radicand_of(const u<52>& variance) {
-  QUASAR_HLS(INLINE)
+#pragma HLS INLINE
   u<52> high = variance;
   u<5> pairs = 26;
   for (unsigned step = 16; step > 0; step /= 2) {
-    QUASAR_HLS(UNROLL)
+#pragma HLS UNROLL
     if (unsigned(pairs) > step && uint64_t(high) >> (52 - 2 * step) == 0) {
       high = uint64_t(high) << (2 * step);
       pairs = unsigned(pairs) - step;
@@ -115,7 +113,7 @@ inline radicand_t radicand_of(const u<52>& variance) {
 // remainder is at most twice the root so far. So the last of the 26 steps, which begins with a
 // 25-bit root, compares 28 bits.
 inline void root_step(u<52>& radicand, u<28>& remainder, u<26>& value) {
-  QUASAR_HLS(INLINE)
+#pragma HLS INLINE
   const u<28> next = unsigned(remainder) << 2 | unsigned(uint64_t(radicand) >> 50);
   const u<28> trial = unsigned(value) << 2 | 1;
   radicand = uint64_t(radicand) << 2 & ((uint64_t(1) << 52) - 1);
@@ -131,7 +129,7 @@ constexpr unsigned INVERT_REST = 1u << 24;
 
 // Computes the next bit of the quotient of 2^40 and a root.
 inline void invert_step(u<28>& rest, u<16>& quotient, const u<26>& value) {
-  QUASAR_HLS(INLINE)
+#pragma HLS INLINE
   const u<28> next = unsigned(rest) << 1;
   const s<29> left = next - value;
   rest = next;
@@ -145,7 +143,7 @@ inline void invert_step(u<28>& rest, u<16>& quotient, const u<26>& value) {
 inline s<8> normalise_value(const s<16>& x, const s<27>& sum, const u<5>& bits,
                             const u<15>& inverse, const s<16>& gain, const s<16>& offset,
                             const u<11>& embed, const u<4>& frac, const u<1>& normalises) {
-  QUASAR_HLS(INLINE)
+#pragma HLS INLINE
   const s<28> centred = multiply_in_norm<s<28>>(x, s<12>(embed)) - sum;
   s<16> t;
   if (bits >= 10) {
@@ -163,7 +161,7 @@ inline s<8> normalise_value(const s<16>& x, const s<27>& sum, const u<5>& bits,
 
 // Returns e12 of a score that is `below` less than the largest score.
 inline u<12> exponential(const u<24>& below, const u<31>& cap, const u<25>& mult) {
-  QUASAR_HLS(INLINE)
+#pragma HLS INLINE
   u<31> difference = below;
   if (difference > cap)
     difference = cap;
@@ -180,7 +178,7 @@ inline u<12> exponential(const u<24>& below, const u<31>& cap, const u<25>& mult
 
 // Rounds e12 to e8.
 inline u<8> rounded8(const u<12>& e12) {
-  QUASAR_HLS(INLINE)
+#pragma HLS INLINE
   return (unsigned(e12) + 8) >> 4;
 }
 
@@ -193,11 +191,11 @@ struct reciprocal_t {
 // Computes (r, p) with r = floor((Mo << b) / S12). First shifts S12 left until its highest of 22
 // bits is 1; then each pipeline stage computes one bit of the quotient.
 inline reciprocal_t reciprocal(const u<22>& sum12, const u<15>& out_mult, const u<5>& out_shift) {
-  QUASAR_HLS(INLINE)
+#pragma HLS INLINE
   u<22> divisor = sum12;
   u<5> bits = 22;
   for (unsigned step = 16; step > 0; step /= 2) {
-    QUASAR_HLS(UNROLL)
+#pragma HLS UNROLL
     if (unsigned(bits) > step && (unsigned(divisor) >> (22 - step)) == 0) {
       divisor = unsigned(divisor) << step;
       bits = unsigned(bits) - step;
@@ -207,7 +205,7 @@ inline reciprocal_t reciprocal(const u<22>& sum12, const u<15>& out_mult, const 
   u<38> rest = uint64_t(unsigned(out_mult)) << 22;
   u<16> quotient = 0;
   for (unsigned i = 16; i-- > 0;) {
-    QUASAR_HLS(UNROLL)
+#pragma HLS UNROLL
     const u<38> part = uint64_t(unsigned(divisor)) << i;
     divide_step<38>(rest, quotient, part);
   }

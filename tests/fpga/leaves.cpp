@@ -1,12 +1,10 @@
-// The worst case of each function of leaves.hpp and crc.hpp, against its formula in int64. Compiled
-// with the integers of <stdint.h>, and with integers that end the program when a value does not fit
-// its declared width (QUASAR_FAST, QUASAR_CHECKED).
+// The worst case of each function of leaves.hpp and crc.hpp, against its formula in int64, with
+// integers that end the program when a value does not fit its declared width (QUASAR_CHECKED).
 #include <initializer_list>
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
 
-#ifdef QUASAR_FAST
 #include "fast_int.hpp"
 template <int W> using u = fast::Integer<W, false>;
 template <int W> using s = fast::Integer<W, true>;
@@ -19,16 +17,32 @@ template <typename T, typename A, typename B> T multiply_in_norm(const A& a, con
 template <typename T, typename A, typename B> T multiply_in_softmax(const A& a, const B& b) {
   return multiply<T>(a, b);
 }
-#else
-#include "plain_int.hpp"
-#endif
 
 #include "crc.hpp"
 #include "leaves.hpp"
 
-#include "root_of.hpp"
-
 namespace {
+
+// The steps of a root and its reciprocal as norm.cpp takes them, one lane.
+struct root_t {
+  u<5> bits;
+  u<26> root;
+  u<16> quotient; // of 2^40, before it is clamped
+};
+
+inline root_t root_of(const u<52>& variance) {
+  const radicand_t high = radicand_of(variance);
+  u<52> radicand = high.bits;
+  u<28> remainder = 0;
+  u<26> value = 0;
+  for (unsigned i = 0; i < 26; ++i)
+    root_step(radicand, remainder, value);
+  u<28> rest = INVERT_REST;
+  u<16> quotient = 0;
+  for (unsigned i = 0; i < 16; ++i)
+    invert_step(rest, quotient, value);
+  return {high.pairs, value, quotient};
+}
 
 unsigned failures = 0;
 uint64_t checks = 0;

@@ -38,8 +38,7 @@ class Pragma:
 def pragmas_in(text: str) -> Iterator[Pragma]:
     """Returns the pragmas of a source file."""
     lines = text.splitlines()
-    for number, given in enumerate(lines, 1):
-        first = re.sub(r"^\s*QUASAR_HLS\((.*)\)$", r"#pragma HLS \1", given)  # fpga/include/hls_pragma.hpp
+    for number, first in enumerate(lines, 1):
         if not first.startswith("#pragma HLS "):
             continue
         whole, next_line = first, number
