@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from quasar_rt import FileError, InvalidValueError, SettingsError
-from quasar_rt.space import Architecture, BlockShape, Space, eight_bit_rows, space_names
+from quasar_rt.space import Architecture, BlockShape, Space, space_names
 
 
 @pytest.mark.parametrize("name", space_names())
@@ -77,9 +77,3 @@ def test_old_records_of_four_fractions_give_qkvs_to_queries_keys_and_values():
     for wrong in ([0.5] * 3, [0.5] * 5, [0.5] * 7):
         with pytest.raises(InvalidValueError, match="fractions of q, k, v, proj, fc1, fc2"):
             Architecture.from_dict({"embed": 16, "blocks": [block | {"eight_bit": wrong}]})
-
-
-def test_the_count_of_eight_bit_rows_fills_row_pairs():
-    assert eight_bit_rows(192, 0.25) == 48
-    assert eight_bit_rows(10, 0.25) == 2
-    assert eight_bit_rows(5, 0.0) == 1

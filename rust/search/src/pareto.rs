@@ -504,12 +504,4 @@ mod tests {
         assert_eq!(kept.len(), 4);
         assert_eq!(kept.iter().filter(|&&i| i == 2 || i == 3).count(), 1);
     }
-
-    #[test]
-    fn hypervolume_of_a_known_front() {
-        let front = [(1.0, 3.0), (2.0, 2.0), (3.0, 1.0), (1.5, 1.5), (9.0, -1.0)];
-        assert_eq!(hypervolume(&front, (0.0, 0.0)), 6.0);
-        assert_eq!(hypervolume(&front, (1.0, 1.0)), 1.0);
-        assert_eq!(hypervolume(&[], (0.0, 0.0)), 0.0);
-    }
 }

@@ -3,13 +3,11 @@
 // Equal bits are what is tested.
 #![allow(clippy::float_cmp)]
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
-use quasar_core::error::Error;
-use quasar_hardware::{Board, Hardware};
+use quasar_hardware::Hardware;
 use quasar_search::additive::{best_front, BestFront};
 use quasar_search::designs::OnDesign;
-use quasar_search::nsga2::{Nsga2, Settings, Strategy};
 use quasar_search::pareto::hypervolume;
 use quasar_search::proxy::ProxyTable;
 use quasar_search::{CostModel, CostTable, Design, Designs, Genotype, Limits, Objective, Space};
@@ -65,27 +63,6 @@ fn all(space: &Space) -> Vec<Vec<u8>> {
     all.chunks_exact(space.genes())
         .map(<[u8]>::to_vec)
         .collect()
-}
-
-#[test]
-fn each_network_has_the_configuration_that_suits_it_best() {
-    let space = space();
-    let designs = designs(&space, [1.0, 0.97], Limits::default()).unwrap();
-    let mut chosen = [0, 0];
-    for genome in all(&space) {
-        let best = designs.best(&genome);
-        chosen[best.design] += 1;
-        for number in 0..2 {
-            let on = designs.on(number, &genome);
-            let Design { table, scale } = &designs.designs()[number];
-            let cost = table.cost(&genome);
-            assert_eq!(on.fps, cost.fps * scale);
-            assert_eq!(on.violation == 0.0, cost.fits);
-            assert!(best.violation <= on.violation);
-            assert!(best.violation < on.violation || best.fps >= on.fps);
-        }
-    }
-    assert!(chosen[0] > 0 && chosen[1] > 0, "{chosen:?}");
 }
 
 #[test]
@@ -146,100 +123,4 @@ fn each_objective_has_the_configuration_that_suits_it_best() {
         let whole = hypervolume(&every, (0.0, 0.0));
         assert!((found / whole - 1.0).abs() < 1e-6, "{found} {whole}");
     }
-}
-
-#[test]
-fn a_search_keeps_its_limits() {
-    let space = space();
-    let free = designs(&space, [1.0; 2], Limits::default()).unwrap();
-    let proxy = ProxyTable::new(&space);
-    let middle = |key: fn(&quasar_search::designs::OnDesign) -> f64| {
-        let mut values: Vec<f64> = all(&space).iter().map(|g| key(&free.best(g))).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
-    let limits = Limits {
-        latency_s: Some(middle(|on| on.latency_s)),
-        energy_j: Some(middle(|on| on.energy_j.unwrap())),
-    };
-    let costs = Arc::new(designs(&space, [1.0; 2], limits).unwrap());
-    let settings = Settings {
-        population: 24,
-        generations: 10,
-        targets: vec![],
-        seed: 1,
-        strategy: Strategy::Guided,
-        objectives: vec![],
-    };
-    let mut search = Nsga2::new(Genotype::of(&space), Arc::clone(&costs), settings).unwrap();
-    search
-        .run_with(|genomes, scores| {
-            for (genome, score) in genomes.rows().zip(scores) {
-                *score = proxy.score(genome);
-            }
-            Ok(())
-        })
-        .unwrap();
-    let front = search.front();
-    assert!(!front.is_empty());
-    for member in &front {
-        let on = costs.best(&member.genome);
-        assert!(on.violation == 0.0);
-        assert!(on.latency_s <= limits.latency_s.unwrap());
-        assert!(on.energy_j <= limits.energy_j);
-    }
-    // Nothing within the limits scores more than what was found.
-    let best = all(&space)
-        .iter()
-        .filter(|genome| costs.best(genome).violation == 0.0)
-        .map(|genome| proxy.score(genome))
-        .fold(0.0, f64::max);
-    let found = front.iter().map(|m| m.score).fold(0.0, f64::max);
-    assert_eq!(found, best);
-}
-
-#[test]
-fn unusable_limits_are_refused() {
-    let space = space();
-    for (latency_s, energy_j, part) in [
-        (Some(0.0), None, "must be a positive number"),
-        (None, Some(f64::NAN), "must be a positive number"),
-    ] {
-        let limits = Limits {
-            latency_s,
-            energy_j,
-        };
-        let message = designs(&space, [1.0; 2], limits).unwrap_err().to_string();
-        assert!(message.contains(part), "{message}");
-    }
-    let limits = Limits {
-        latency_s: Some(1e-9),
-        energy_j: None,
-    };
-    let designs = designs(&space, [1.0; 2], limits).unwrap();
-    let error = designs.fastest().unwrap_err();
-    assert!(matches!(error, Error::Infeasible(_)));
-    assert!(
-        error.to_string().contains("a latency of at most"),
-        "{error}"
-    );
-    assert!(Designs::new(vec![], Limits::default()).is_err());
-    let mut without = tables(&space);
-    let board = board("pynq-zu");
-    let board = Board {
-        power: None,
-        ..board
-    };
-    let network = space.workload("", &space.decode(&space.smallest()).unwrap());
-    let hardware = quasar_cost::explore(&board, &[network.unwrap()], 100.0).unwrap();
-    without[0] = CostTable::new(&space, &hardware).unwrap();
-    let designs = without
-        .into_iter()
-        .map(|table| Design { table, scale: 1.0 });
-    let limits = Limits {
-        latency_s: None,
-        energy_j: Some(1.0),
-    };
-    let error = Designs::new(designs.collect(), limits).unwrap_err();
-    assert!(error.to_string().contains("[power]"), "{error}");
 }

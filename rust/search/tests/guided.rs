@@ -162,34 +162,6 @@ fn an_evolution_has_further_objectives_too() {
 }
 
 #[test]
-fn an_objective_that_is_named_twice_or_unknown_is_refused() {
-    let space = small("block");
-    let mut board = hardware(&space, "pynq-z2").board().clone();
-    let search = |table: &CostTable, objectives| {
-        let settings = settings(Strategy::Guided, [16, 8], 5, objectives);
-        Nsga2::new(Genotype::of(&space), table_of(table), settings).map_err(|e| e.to_string())
-    };
-    let table = CostTable::new(&space, &hardware(&space, "pynq-z2")).unwrap();
-    for objectives in [
-        vec![Objective::Period],
-        vec![Objective::Latency, Objective::Latency],
-    ] {
-        let error = search(&table, objectives).unwrap_err();
-        assert!(error.contains("is named twice"), "{error}");
-    }
-    board.power = None;
-    let without = explore_space(&board, &space, board.clocks_mhz[0]).unwrap();
-    let without = CostTable::new(&space, &without).unwrap();
-    assert!(search(&without, vec![Objective::Latency]).is_ok());
-    let error = search(&without, vec![Objective::Energy]).unwrap_err();
-    assert!(error.contains("no [power]"), "{error}");
-    assert!(Objective::named("fp").is_err());
-    for objective in Objective::ALL {
-        assert_eq!(Objective::named(objective.name()).unwrap(), objective);
-    }
-}
-
-#[test]
 fn the_coarse_front_comes_close_to_the_best_one() {
     let space = shipped::space("fashion-mnist");
     let table = CostTable::new(&space, &hardware(&space, "pynq-z2")).unwrap();
