@@ -264,11 +264,6 @@ csim-mutants: develop ## That the testbenches fail when a kernel is wrong: one s
 soak-device: develop sim ## Run SOAK_FRAMES frames on the simulated accelerator under random faults; notes the run in docs/logs.md [small: SOAK_FRAMES=500]
 	python tools/lab/soak_device.py --frames $(SOAK_FRAMES) --log
 
-.PHONY: soak-memory
-soak-memory: develop sim ## That memory and open files stay flat over 100,000 frames and 10,000 engines; notes the run in docs/logs.md
-	python tools/lab/soak_memory.py --log
-	python tools/lab/soak_memory.py --device sim:tiny --log
-
 .PHONY: test-pynq
 test-pynq: wheel sim ## docs/boards/pynq.md as typed and the PYNQ transport, in environments like PYNQ's images (pynq 3.0.1 and 4.0.0)
 	@QUASAR_SIM_DIR=$(CURDIR)/build/sim PYTEST_ARGS='$(PYTEST_ARGS)' bash tools/test-pynq.sh

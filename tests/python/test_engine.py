@@ -21,6 +21,7 @@ from quasar_rt.arguments import shown
 from quasar_rt.build import random_subnet
 from quasar_rt.evaluate import evaluate
 from quasar_rt.images import preprocess
+from simulated import library, small_subnet
 
 pytestmark = pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
 
@@ -614,26 +615,49 @@ def test_a_sequence_without_an_iterator_is_an_iterable(engine):
     assert list(engine.stream(Three())) == expected
 
 
-def test_engines_free_their_memory(gray_subnet):
-    def resident():
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def use():
+    """Returns the resident bytes and the open files of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd"))
 
-    if not Path("/proc/self/statm").exists():
-        pytest.skip("needs /proc")
-    image = photographs(1)[0]
 
-    def cycle():
-        for _ in range(60):
-            with Engine(gray_subnet, threads=3) as engine:
-                engine.infer(image)
-                engine.infer_batch([image] * 4)
-        gc.collect()
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+@pytest.mark.parametrize(
+    ("name", "frames", "engines"),
+    [
+        ("cpu", 5_000, 300),
+        pytest.param("cpu", 100_000, 10_000, marks=pytest.mark.slow),
+        pytest.param("sim:tiny", 20_000, 1000, marks=pytest.mark.slow),
+    ],
+)
+def test_memory_and_open_files_stay_flat(name, frames, engines):
+    if name != "cpu":
+        library(name.removeprefix("sim:"))
+    subnet = small_subnet(seed=1)
+    images = np.random.default_rng(0).integers(0, 256, (16, 8, 8), np.uint8)
+    with Engine(subnet, name) as engine:
+        expected = [engine.infer(image).integer_logits.tolist() for image in images]
 
-    cycle()
-    before = resident()
-    cycle()
-    cycle()
-    assert resident() - before < 20e6
+        def frame(number):
+            assert engine.infer(images[number % 16]).integer_logits.tolist() == expected[number % 16]
+
+        def opened(number):
+            # Every other engine is dropped without being closed.
+            one = Engine(subnet, name)
+            one.infer_batch(images[: number % 16])
+            if number % 2:
+                one.close()
+
+        for count, step in ((frames, frame), (engines, opened)):
+            for number in range(count):
+                if number == count // 10:
+                    gc.collect()
+                    memory, files = use()
+                step(number)
+            gc.collect()
+            now, open_now = use()
+            assert now - memory < 8 << 20
+            assert open_now <= files
 
 
 # profile
