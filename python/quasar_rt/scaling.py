@@ -1,4 +1,4 @@
-"""Measures what further threads are worth to one frame: in turns with one thread, with a batch, on a shared core.
+"""Measures what further threads are worth to one frame: in turns with one thread and with a batch.
 
 Times of different minutes cannot be compared on a machine that does other work, too. So what is compared takes turns
 of a fraction of a second, each round gives one ratio, and rounds in which other processes were busy are left out.
@@ -7,11 +7,8 @@ of a fraction of a second, each round gives one ratio, and rounds in which other
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -49,8 +46,7 @@ class Scaling(NamedTuple):
     rounds: int
     """Number of rounds behind the first figures."""
     disturbed: int
-    """Number of rounds, of both measurements, in which other processes were busy. They were left out, unless a
-    measurement had no other rounds."""
+    """Number of rounds in which other processes were busy. They were left out, unless there were no others."""
     one_thread_ms: float
     """A frame on one thread."""
     frame_ms: float
@@ -61,48 +57,18 @@ class Scaling(NamedTuple):
     """`frame_ms` by `image_ms` of one round: 1 if a frame uses the cores as well as a batch does."""
     speedup: Spread
     """`one_thread_ms` by `frame_ms` of one round."""
-    shared_to_ideal: Spread | None
-    """A frame's time while another process keeps one of the cores busy, by the ideal: one thread's time by the cores
-    that are left, where the shared one counts half. None if not measured."""
 
 
-class _Clock:
-    """The CPU time that other processes took."""
-
-    def __init__(self) -> None:
-        self._ours: list[int] = []
-
-    def ours(self, process: int) -> None:
-        """Counts `process` as ours."""
-        self._ours.append(process)
-
-    def others(self) -> float:
-        """Returns the seconds of CPU time that others have taken so far; 0 where the system does not report it."""
-        ticks = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
-        try:
-            with open("/proc/stat", encoding="ascii") as file:
-                fields = [int(field) for field in file.readline().split()[1:9]]
-            user, nice, system, _idle, _iowait, irq, softirq, steal = fields
-            own = time.process_time()
-            for process in self._ours:
-                with open(f"/proc/{process}/stat", encoding="ascii", errors="replace") as file:
-                    own += sum(int(field) for field in file.read().rpartition(")")[2].split()[11:13]) / ticks
-        except (OSError, ValueError):
-            return 0.0
-        return (user + nice + system + irq + softirq + steal) / ticks - own
-
-
-@contextmanager
-def _busy_process(core: int) -> Iterator[int]:
-    """Keeps a core busy."""
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+def _others() -> float:
+    """Returns the seconds of CPU time that other processes took so far; 0 where the system does not report it."""
+    ticks = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
     try:
-        os.sched_setaffinity(process.pid, {core})
-        time.sleep(0.2)
-        yield process.pid
-    finally:
-        process.kill()
-        process.wait()
+        with open("/proc/stat", encoding="ascii") as file:
+            fields = [int(field) for field in file.readline().split()[1:9]]
+        user, nice, system, _idle, _iowait, irq, softirq, steal = fields
+    except (OSError, ValueError):
+        return 0.0
+    return (user + nice + system + irq + softirq + steal) / ticks - time.process_time()
 
 
 def _frame_ms(engine: Engine, picture: Pixels, frames: int) -> float:
@@ -114,13 +80,6 @@ def _frame_ms(engine: Engine, picture: Pixels, frames: int) -> float:
     return 1e3 * float(np.median(times))
 
 
-def _mean_ms(engine: Engine, picture: Pixels, frames: int) -> float:
-    start = time.perf_counter()
-    for _ in range(frames):
-        _ = engine.infer(picture).label
-    return 1e3 * (time.perf_counter() - start) / frames
-
-
 def _image_ms(engine: Engine, picture: Pixels) -> float:
     images = [picture] * (_IMAGES * engine.threads)
     start = time.perf_counter()
@@ -130,18 +89,18 @@ def _image_ms(engine: Engine, picture: Pixels) -> float:
 
 
 def _calm_rounds(
-    clock: _Clock, seconds: float, turn: Callable[[], tuple[float, ...]]
+    seconds: float, turn: Callable[[], tuple[float, ...]]
 ) -> tuple[list[tuple[float, ...]], int]:
     """Returns the figures of each calm round (of all rounds, if none was calm), and how many were disturbed."""
     calm: list[tuple[float, ...]] = []
     disturbed: list[tuple[float, ...]] = []
     end = time.perf_counter() + seconds
     while not (calm or disturbed) or time.perf_counter() < end:
-        start, others = time.perf_counter(), clock.others()
+        start, others = time.perf_counter(), _others()
         figures = turn()
         # The system counts in hundredths of a second.
         allowed = _MOST_OTHERS * (time.perf_counter() - start) + 0.015
-        (calm if clock.others() - others <= allowed else disturbed).append(figures)
+        (calm if _others() - others <= allowed else disturbed).append(figures)
     return calm or disturbed, len(disturbed)
 
 
@@ -155,7 +114,6 @@ def measure_scaling(
     threads: int | None = None,
     tier: str | None = None,
     seconds: float = 8.0,
-    shared: bool = False,
     seed: int = 0,
 ) -> Scaling:
     """Compares a frame on several threads with one thread and with a batch, on the CPU, in turns.
@@ -164,25 +122,17 @@ def measure_scaling(
         subnet: the subnet to run.
         threads: number of threads, from 2 on; all cores if None.
         tier: instruction set, as for `Engine`.
-        seconds: the time for all rounds; `shared` takes as long again.
-        shared: also measure frames while another process keeps one core busy (Linux).
+        seconds: the time for all rounds.
         seed: the seed of the picture.
 
     Raises:
-        quasar_rt.InvalidValueError: fewer than two threads; `shared` with more threads than the process has cores, or
-            on another system than Linux.
+        quasar_rt.InvalidValueError: fewer than two threads.
     """
     several = Engine(subnet, "cpu", threads, tier)
     with several, Engine(subnet, "cpu", 1, tier) as one:
         count = several.threads
         if count < 2:
             raise InvalidValueError(f"scaling compares several threads with one; threads is {count}")
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        if shared and len(cores) != count:
-            raise InvalidValueError(
-                f"a shared core is measured with as many threads as cores, on Linux; there are {count} threads and "
-                f"{len(cores)} cores (taskset limits the cores)"
-            )
         image = subnet.config["image"]
         shape = (image["height"], image["width"], image["channels"])
         picture = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
@@ -197,18 +147,8 @@ def measure_scaling(
                 _frame_ms(one, picture, singles),
             )
 
-        clock = _Clock()
-        rounds, disturbed = _calm_rounds(clock, seconds, turn)
+        rounds, disturbed = _calm_rounds(seconds, turn)
         frame, each, single = (float(np.median(times)) for times in zip(*rounds, strict=True))
-        spread = None
-        if shared:
-            with _busy_process(cores[-1]) as process:
-                clock.ours(process)
-                # Long turns, and their mean: the system shares the core out in slices of milliseconds.
-                many = max(10, 5 * frames)
-                times, more = _calm_rounds(clock, seconds, lambda: (_mean_ms(several, picture, many),))
-            disturbed += more
-            spread = _spread([ms * (count - 0.5) / single for (ms,) in times])
         return Scaling(
             tier=str(several.tier),
             threads=count,
@@ -219,5 +159,4 @@ def measure_scaling(
             image_ms=each,
             frame_to_image=_spread([frame / each for frame, each, _ in rounds]),
             speedup=_spread([single / frame for frame, _, single in rounds]),
-            shared_to_ideal=spread,
         )

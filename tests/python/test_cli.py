@@ -805,15 +805,12 @@ def test_bench_compares_threads_in_turns(subnet_file):
     assert measured["threads"] == 2
     assert measured["rounds"] >= 1
     assert 0 < measured["frame_to_image"]["low"] <= measured["frame_to_image"]["high"]
-    assert measured["shared_to_ideal"] is None
 
 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--shared"], "--shared needs --scaling"),
         (["--scaling", "--threads", 1], "several threads with one"),
-        (["--scaling", "--shared", "--threads", 200], "as many threads as cores"),
         (["--scaling", "--device", "sim"], "the CPU's threads"),
     ],
 )

@@ -59,11 +59,6 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Compare instead a frame on several threads with one thread and with a batch, in turns.",
 )
-@click.option(
-    "--shared",
-    is_flag=True,
-    help="With --scaling: also measure frames while another process keeps one core busy.",
-)
 @as_json
 def command(
     subnet: str,
@@ -72,7 +67,6 @@ def command(
     tier: tuple[str, ...],
     seconds: float,
     scaling: bool,
-    shared: bool,
     as_json: bool,
 ) -> None:
     """Measure how fast SUBNET runs on this machine.
@@ -94,12 +88,10 @@ def command(
     from ..errors import UntrainedWarning
 
     loaded = open_subnet(subnet)
-    if shared and not scaling:
-        raise click.UsageError("--shared needs --scaling")
     if scaling:
         if device not in ("auto", "cpu"):
             raise click.UsageError(f"--scaling measures the CPU's threads; the device is {device}")
-        _scaling(loaded, threads or (None,), tier or (None,), seconds, shared, as_json)
+        _scaling(loaded, threads or (None,), tier or (None,), seconds, as_json)
         return
     counts = threads or tuple(sorted({1, devices()[0].threads}))
     speeds = []
@@ -164,7 +156,6 @@ def _scaling(
     threads: Sequence[int | None],
     tiers: Sequence[str | None],
     seconds: float,
-    shared: bool,
     as_json: bool,
 ) -> None:
     from ..errors import UntrainedWarning
@@ -172,23 +163,21 @@ def _scaling(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UntrainedWarning)
-        measured = [
-            measure_scaling(subnet, count, name, seconds, shared) for name in tiers for count in threads
-        ]
+        measured = [measure_scaling(subnet, count, name, seconds) for name in tiers for count in threads]
     if as_json:
-        spreads = ("frame_to_image", "speedup", "shared_to_ideal")
-        documents = []
-        for scaling in measured:
-            document = scaling._asdict()
-            for name in spreads:
-                spread = document[name]
-                document[name] = None if spread is None else spread._asdict()
-            documents.append(document)
+        documents = [
+            {
+                **scaling._asdict(),
+                "frame_to_image": scaling.frame_to_image._asdict(),
+                "speedup": scaling.speedup._asdict(),
+            }
+            for scaling in measured
+        ]
         print_json({"subnet": subnet.name, "measured": documents})
         return
 
-    def shown(spread: Spread | None) -> str:
-        return "" if spread is None else f"{spread.median:.2f} ({spread.low:.2f}-{spread.high:.2f})"
+    def shown(spread: Spread) -> str:
+        return f"{spread.median:.2f} ({spread.low:.2f}-{spread.high:.2f})"
 
     columns: dict[str, Callable[[Scaling], str | int]] = {
         "tier": lambda scaling: scaling.tier,
@@ -201,8 +190,6 @@ def _scaling(
         ">rounds": lambda scaling: scaling.rounds,
         ">disturbed": lambda scaling: scaling.disturbed,
     }
-    if shared:
-        columns[">shared / ideal"] = lambda scaling: shown(scaling.shared_to_ideal)
     print_records(measured, columns, title=f"{subnet.name}, measured here: median (quartiles) of rounds")
     if any(scaling.disturbed >= scaling.rounds for scaling in measured):
         echo("Other processes were busy in most rounds; measure again when the machine is idle.", err=True)
