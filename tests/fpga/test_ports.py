@@ -28,12 +28,6 @@ FAULTS = {
         "if (bank < EXP_GROUPS)\n        score[parity * EXP_GROUPS + bank]",
         "scores.store: score 2 1 conflict",
     ),
-    "a read of a variable bank": (
-        "norm",
-        "if (f == frame)\n        word = residual[f * GROUPS + bank]",
-        "if (f == 0)\n        word = residual[frame * GROUPS + bank]",
-        "norm.pool: residual 3 1 conflict",
-    ),
     "branches with different banks": (
         "norm",
         "    normed[item.bank][item.address] = item.code;\n    if (item.last == 1)\n",
@@ -65,12 +59,6 @@ FAULTS = {
         "",
         "store.words: port.byte 20 2 conflict",
     ),
-    "a copy of an array that is not partitioned": (
-        "drain",
-        "#pragma HLS ARRAY_PARTITION variable = beat.byte complete\n",
-        "",
-        "drain.parameters: beat.byte 39 2 conflict",
-    ),
     "a table in a memory of two ports": (
         "softmax",
         "type = rom_np",
@@ -101,12 +89,6 @@ FAULTS = {
         "for (unsigned key = 0; key < unsigned(command.keys); ++key)",
         "unsigned int key has no stated range",
     ),
-    "an address of no stated width": (
-        "norm",
-        "up_to<config::RESIDUAL_WORDS + most<embed_t>> address = unsigned(d);",
-        "unsigned address = unsigned(d);",
-        "unsigned int address has no stated range",
-    ),
     "a pipelined loop that is never reached": (
         "scores",
         "  QUASAR_PROCESS(send_maxima(largest, maxima, retired));\n",
@@ -124,12 +106,6 @@ FAULTS = {
         "#pragma HLS PIPELINE II = 1\n    interval(\"softmax.divide\");",
         "#pragma HLS PIPELINE off\n    interval(\"softmax.divide\");",
         "the loop of softmax.divide has PIPELINE off; its declared interval is 1",
-    ),
-    "a longer interval": (
-        "softmax",
-        "#pragma HLS PIPELINE II = 1\n    interval(\"softmax.divide\");",
-        "#pragma HLS PIPELINE II = 2\n    interval(\"softmax.divide\");",
-        "the loop of softmax.divide has an interval of 2; 1 is declared",
     ),
     "sums without a promise": (
         "norm",
@@ -150,35 +126,17 @@ FAULTS = {
         "SUMS_DISTANCE dependent = false",
         "the pragma needs type=inter direction=RAW dependent=true",
     ),
-    "a promise of another order": (
-        "norm",
-        "type = inter direction = RAW",
-        "type = inter direction = WAR",
-        "the pragma needs type=inter direction=RAW dependent=true",
-    ),
     "a loop without mark and pragma": (
         "scores",
         "#pragma HLS PIPELINE II = 1\n      interval(\"scores.maxima\");\n",
         "",
         "0 loops have the mark scores.maxima; 1 declared",
     ),
-    "one of two loops without mark and pragma": (
-        "drain",
-        "#pragma HLS PIPELINE II = 1\n        interval(\"drain.walk\");\n        lane_row_t item{};\n",
-        "        lane_row_t item{};\n",
-        "1 loops have the mark drain.walk; 2 declared",
-    ),
     "a condition behind a multiplier": (
         "drain",
         "for (passed_t i = 0; i < count; ++i)",
         "for (passed_t i = 0; unsigned(i) * unsigned(job.words) < count; ++i)",
         "drain.pass: the loop's condition is decided behind a multiplier",
-    ),
-    "a condition behind a product with an outer item": (
-        "scores",
-        "group < EXP_GROUPS; ++group",
-        "group * unsigned(most[0]) < EXP_GROUPS; ++group",
-        "scores.maxima: the loop's condition is decided behind a multiplier",
     ),
     "a condition behind a divider": (
         "norm",
@@ -191,12 +149,6 @@ FAULTS = {
         f"{COLUMNS}{MEAN}",
         f"{COLUMNS.replace('d < embed', 'int(sums[0][d]) != 7')}{MEAN}",
         "norm.mean: the loop's condition is decided behind a memory",
-    ),
-    "a condition behind a product with an item": (
-        "norm",
-        "while (group < groups) {",
-        "while (group < groups * unsigned(words.read()[0])) {",
-        "norm.normalise: the loop's condition is decided behind a multiplier",
     ),
     "a break behind a multiplier": (
         "norm",
