@@ -147,12 +147,14 @@ def test_a_planted_difference_is_marked(counting, picture):
         (BLOCK, 0, "identity is 0x0 instead of 0x51434e54"),
         (CYCLES, 3, "busy of 3 cycles"),
         (counter("array", "starved"), 2**32 - 1, "array has 4294967295 starved of"),
+        (counter("norm", "blocked"), 2**32 - 1, "norm has 4294967295 blocked of"),
+        (CYCLES, 2**32 - 1, "profile fewer frames at a time"),
     ],
 )
 def test_answers_that_no_counters_give_are_refused(counting, picture, register, value, words):
     transport, engine = counting
     transport.values[register] = value
-    if register == CYCLES:
+    if (register, value) == (CYCLES, 3):
         transport.values |= {counter(unit, "commands"): 0 for unit in UNITS}
     with pytest.raises(quasar_rt.DeviceFaultError, match=words):
         engine.profile(picture, repeat=2)
