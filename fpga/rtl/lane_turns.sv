@@ -19,7 +19,7 @@ module lane_turns #(
     output logic [1:0]                                     slot,   // of the present rows' pair
     output logic                                           room,    // for one more pair
     output logic                                           pending, // a pair waits or turns
-    output logic                                           last,    // so does the command's last one
+    output logic                                           last,    // the command's last pair, too
     output logic                                           turns,
     output logic                                           ends,   // the command, by this turn
     output logic                                           second, // the pair's second row turns

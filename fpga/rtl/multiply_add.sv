@@ -1,6 +1,6 @@
 // Computes a * b + c in a DSP slice: registers of a and b, of the product and of c, of the sum. `c`
-// arrives a cycle after `a` and `b`, `p` is three cycles after these. `subtracts` arrives two cycles
-// after them: the result is c - a * b.
+// arrives a cycle after `a` and `b`, `p` is three cycles after these. `subtracts`, two cycles after
+// them, gives c - a * b.
 
 `default_nettype none
 

@@ -1,7 +1,7 @@
 // Models of the DSP slices and of the flip-flop that fpga/rtl names, as AMD's UG579 and UG479
 // describe them, in the forms that it uses: A (or the pre-adder's AD), B, M and P registered, X and
-// Y the product, or X P; Z PCIN, P, a registered C or 0; W P or 0; Z minus the product with C. Any other form stops the
-// simulation.
+// Y the product, or X P; Z PCIN, P, a registered C or 0; W P or 0; Z minus the product with C. Any
+// other form stops the simulation.
 
 `default_nettype none
 

@@ -261,7 +261,7 @@ fn inside_kernels(hardware: &Hardware) -> Vec<Memory> {
             (2 * fast, 16, 4 * places),
             Ram::Lut,
         ),
-        // destination 3, column 16, angle 16, tokens 11, two addresses of 24, key bank 8, last 1 bit
+        // destination 3, column 16, angle 16, tokens 11, addresses 2 * 24, key bank 8, last 1 bit
         inside("lanes", "pairs to rotate", (1, 103, 4), Ram::Lut),
     ];
     let rotary = rotary.into_iter().filter(|_| c.buffers.angle > 0);
