@@ -54,7 +54,7 @@ def test_the_record_lists_the_targets_of_the_makefile():
         "write it anew: make check-all CHECK_ALL_ARGS='--minutes 0'"
     )
     assert check_all.parts("lint", known)[0] == "lint-commits"
-    assert check_all.parts("soak", known) == ["soak"]
+    assert check_all.parts("loom", known) == ["loom"]
 
 
 def test_the_table_has_a_row_for_each_way_of_running():
