@@ -66,7 +66,7 @@ develop: $(STAMPS)/venv toolchain ## Build in release mode and install the packa
 .PHONY: install-test
 install-test: $(STAMPS)/venv toolchain ## The same with the [host] and [test] extras (torch, timm, pytest, ...)
 	@echo 'Installing the [host] and [test] extras; the first time this downloads torch (about 3 GB from PyPI).'
-	@$(maturin_develop) --quiet $(if $(UV),--uv) --extras host,webdataset,datasets,test
+	@$(maturin_develop) --quiet $(if $(UV),--uv) --extras host,text,webdataset,datasets,test
 
 .PHONY: wheel
 wheel: $(STAMPS)/venv toolchain ## Build the abi3 wheel into dist/ and check what it holds

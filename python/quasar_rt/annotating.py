@@ -35,6 +35,7 @@ def annotated(pixels: Pixels, prediction: Prediction, subnet: str) -> Image.Imag
     if max(picture.size) > _MOST:
         picture.thumbnail((_MOST, _MOST))
     lines = [f"{score.label}  {score.probability:.1%}" for score in prediction.top_k] + [f"by {subnet}"]
+    lines[:0] = ["none of these"] * prediction.none_of_these
     try:
         font = ImageFont.load_default(15)
     except TypeError:  # Pillow before 10.1 has one size

@@ -5,6 +5,7 @@ Depends on NumPy, the native module and the errors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, TypeAlias, overload
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     from ._native import Output as NativeOutput
 
-    #: An engine's output, the names of the classes, how many to list, and the milliseconds of decoding.
-    _Outcome: TypeAlias = tuple[NativeOutput, list[str], int, float]
+    #: An engine's output, the names of the classes, how many to list, milliseconds of decoding, what words need.
+    _Outcome: TypeAlias = tuple[NativeOutput, list[str], int, float, "Named | None"]
 
 __all__ = ["Embedding", "Prediction", "Predictions", "Results", "Score", "Timings"]
 
@@ -82,6 +83,37 @@ class Embedding:
         return f"<Embedding of {size} codes, scale {self.scale:.3g}, zero point {self.zero_point}>"
 
 
+class Named(NamedTuple):
+    """What the logits of a subnet with classes in words were made with (``provenance.words``)."""
+
+    norm: float
+    """The mean length of an embedding."""
+    bias: float | None
+    """Of a class's logit, whose sigmoid is its probability; None for a softmax."""
+
+    def logits(self, output: NativeOutput, embedding: Embedding) -> npt.NDArray[np.float64]:
+        """Returns the model's own logits, by the length of the picture's own embedding."""
+        bias, values = self.bias or 0.0, embedding.codes.astype(np.float64) - embedding.zero_point
+        length = embedding.scale * float(np.linalg.norm(values))
+        own: npt.NDArray[np.float64] = (output.logits() - np.float64(bias)) * (
+            self.norm / length if length else 0.0
+        ) + bias
+        return own
+
+
+def named(config: Mapping[str, Any]) -> Named | None:
+    """Returns what a subnet's words were made with; None for classes of another origin."""
+    words = config["provenance"].get("words")
+    if not isinstance(words, Mapping) or "embedding" not in config or not config["classes"]:
+        return None
+    norm, bias = words.get("norm"), words.get("bias")
+    if not isinstance(norm, float) or not 0 < norm < math.inf:
+        return None
+    if bias is not None and not (isinstance(bias, float) and math.isfinite(bias)):
+        return None
+    return Named(norm, bias)
+
+
 @dataclass(frozen=True)
 class Score:
     """One class and its probability."""
@@ -132,7 +164,8 @@ class Prediction:
     top_k: list[Score]
     """The most likely classes in falling order, five by default; of equals the lower index is first."""
     logits: npt.NDArray[np.float32]
-    """float32 [classes]: ``logit_scale * integer_logits``."""
+    """float32 [classes]: ``logit_scale * integer_logits``. Of classes in words, the model's own: by the length of the
+    picture's own embedding, and not by the mean length that the file's have."""
     integer_logits: npt.NDArray[np.int32]
     """int32 [classes]: the integer model's result, the same bits on every device."""
     timings: Timings
@@ -151,7 +184,7 @@ class Prediction:
             if outcome is None or name not in _ATTRIBUTES:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             # Two threads get the same object.
-            return self.__dict__.setdefault(name, _ATTRIBUTES[name](*outcome))
+            return self.__dict__.setdefault(name, _ATTRIBUTES[name](outcome, self.embedding))
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *_ATTRIBUTES})
@@ -179,8 +212,14 @@ class Prediction:
 
     @property
     def probability(self) -> float:
-        """The softmax probability of the most likely class, in [0, 1]."""
+        """The softmax probability of the most likely class, in [0, 1]; SigLIP's words have a sigmoid each."""
         return self._best().probability
+
+    @property
+    def none_of_these(self) -> bool:
+        """True if classes in words have a sigmoid each (SigLIP), and none reaches one half."""
+        words = self.__dict__.get("_outcome", (None,))[-1]
+        return words is not None and words.bias is not None and self.probability < 0.5
 
     def _best(self) -> Score:
         if not self.top_k:
@@ -196,10 +235,13 @@ class Prediction:
 
         Returns:
             ``label``, ``index`` and ``probability`` of the most likely class, where there are classes; ``top_k``, a
-            list with these three of each listed class; ``timings`` in milliseconds.
+            list with these three of each listed class; ``none_of_these``, where that is true; ``timings`` in
+            milliseconds.
         """
         scores = [asdict(score) for score in self.top_k]
         values: dict[str, Any] = {**(scores[0] if scores else {}), "top_k": scores}
+        if self.none_of_these:
+            values["none_of_these"] = True
         if logits:
             values["logits"] = self.logits.tolist()
             values["integer_logits"] = self.integer_logits.tolist()
@@ -249,17 +291,35 @@ class Prediction:
         )
 
 
-def _scores(output: NativeOutput, classes: list[str], top_k: int, _: float) -> list[Score]:
+def _logits(
+    output: NativeOutput, words: Named | None, embedding: Embedding | None
+) -> npt.NDArray[np.float32]:
+    if words is None or embedding is None:
+        return output.logits()
+    return words.logits(output, embedding).astype(np.float32)
+
+
+def _scores(
+    output: NativeOutput, classes: list[str], top_k: int, words: Named | None, embedding: Embedding | None
+) -> list[Score]:
     best = output.best(min(top_k, len(classes)))
+    if words is not None and embedding is not None:
+        own = words.logits(output, embedding)
+        weights = np.exp(own - own.max())
+        if words.bias is None:
+            own = weights / weights.sum()
+        else:
+            own = 1 / (1 + np.exp(-own.clip(-700)))
+        best = [(index, float(own[index])) for index, _ in best]
     return [Score(classes[index], index, probability) for index, probability in best]
 
 
 #: The attributes of a `Prediction` that are made of an engine's output when they are first read.
-_ATTRIBUTES: dict[str, Callable[[NativeOutput, list[str], int, float], Any]] = {
-    "top_k": _scores,
-    "logits": lambda output, *_: output.logits(),
-    "integer_logits": lambda output, *_: output.integer_logits(),
-    "timings": lambda output, _, __, decode_ms: Timings(decode_ms, output.preprocess_ms, output.compute_ms),
+_ATTRIBUTES: dict[str, Callable[[_Outcome, Embedding | None], Any]] = {
+    "top_k": lambda of, embedding: _scores(of[0], of[1], of[2], of[4], embedding),
+    "logits": lambda of, embedding: _logits(of[0], of[4], embedding),
+    "integer_logits": lambda of, _: of[0].integer_logits(),
+    "timings": lambda of, _: Timings(of[3], of[0].preprocess_ms, of[0].compute_ms),
 }
 
 
@@ -358,6 +418,7 @@ class Results:
         self._embed = embedding_size(config) or None
         self.have_patch_tokens = bool(config.get("patch_tokens"))
         self._count = count
+        self._words = named(config)
 
     @property
     def have_embedding(self) -> bool:
@@ -372,7 +433,7 @@ class Results:
         """Returns an output's prediction; without `timings`, they are those of the output."""
         prediction = Prediction.__new__(Prediction)
         values = prediction.__dict__  # assignments would be refused
-        values["_outcome"] = output, self._classes, top_k, decode_ms
+        values["_outcome"] = output, self._classes, top_k, decode_ms, self._words
         if timings is not None:
             values["timings"] = timings
         if self._embedding is not None:

@@ -20,6 +20,8 @@ from .space import Space
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from .networks.words import Words
+
 __all__ = [
     "CURVE",
     "ExportOptions",
@@ -75,6 +77,11 @@ class QuantizationOptions:
         help="Correct logits and embedding by least squares towards the float network's, where held-out images gain.",
     )
     classes: Sequence[str] | None = option(None, "class names. [those of the network, or ``class 0``, ...]")
+    words: Words | None = option(
+        None,
+        "classes in words for a network of CLIP or SigLIP (`quasar_rt.networks.words.encode_words`), which become the "
+        "subnet's classes beside its embedding.",
+    )
     embedding: bool = option(
         False,
         "True for a subnet that gives the image's embedding, the head's input, as well as its classes "

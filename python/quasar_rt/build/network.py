@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -27,7 +28,7 @@ from .integers import (
 )
 from .spec import Affine, BlockSpec, LinearSpec, NetworkSpec, NormSpec
 
-__all__ = ["build_subnet"]
+__all__ = ["append_rows", "build_subnet", "head_tensors", "projection_tensors"]
 
 
 def build_subnet(spec: NetworkSpec) -> Subnet:
@@ -125,38 +126,51 @@ def _add_stream(
 def _add_heads(tensors: Tensors, spec: NetworkSpec, norm_out: Affine) -> float:
     """Adds the heads; returns the real value of a logit's step."""
     heads = {"head": spec.head} | ({} if spec.head_dist is None else {"head_dist": spec.head_dist})
-    quantized = {
-        name: quantize_linear(head, norm_out.scale, norm_out.zero_point) for name, head in heads.items()
-    }
+    found, scale = head_tensors(heads, norm_out)
+    tensors |= found
+    return scale
+
+
+def head_tensors(heads: Mapping[str, LinearSpec], source: Affine) -> tuple[Tensors, float]:
+    """Returns the tensors of heads that read codes of `source`, and the real value of a logit's step."""
+    tensors: Tensors = {}
+    quantized = {name: quantize_linear(head, source.scale, source.zero_point) for name, head in heads.items()}
     widest = max(head.step.max(initial=0) for head in quantized.values()) or 32767 / 2**15
     for name, head in quantized.items():
         tensors |= head.tensors(name)
         tensors[f"{name}.mult"] = np.floor(head.step / widest * 32767 + 0.5).astype(np.int16)
-    return float(widest * 2**15 / 32767)
+    return tensors, float(widest * 2**15 / 32767)
 
 
 def _add_embedding(tensors: Tensors, spec: NetworkSpec, norm_out: Affine) -> dict[str, Any]:
     """Adds the embedding's rows behind those of the heads; returns its entry of the config, empty without one."""
     if not spec.embedding:
         return {}
-    projection, out = spec.projection, spec.projection_out
-    if projection is None or out is None:
+    if spec.projection is None or spec.projection_out is None:
         for head in ["head"] if spec.head_dist is None else ["head", "head_dist"]:
-            _append(tensors, repeating_rows(head, tensors["position"].shape[1], spec.pool))
+            append_rows(tensors, repeating_rows(head, tensors["position"].shape[1], spec.pool))
         return asdict(norm_out)
-    layer = quantize_linear(projection, norm_out.scale, norm_out.zero_point)
+    rows, entry = projection_tensors(spec.projection, norm_out, spec.projection_out)
+    append_rows(tensors, rows)
+    return entry
+
+
+def projection_tensors(projection: LinearSpec, source: Affine, out: Affine) -> tuple[Tensors, dict[str, Any]]:
+    """Returns the head's rows that make an embedding of codes of `source`, and the embedding's entry of the config."""
+    layer = quantize_linear(projection, source.scale, source.zero_point)
     # The largest mantissa is between one half and one; 0.99 leaves room for another scale of a row's bias.
     scale = float(at_least(out.scale, layer.step.max(), 0.99))
     shift = min(int(np.log2(0.99 * scale / max(layer.step.max(), 1e-30))), 15)
     from_zero = replace(projection, bias=np.asarray(projection.bias) + out.zero_point * scale)
-    layer = quantize_linear(from_zero, norm_out.scale, norm_out.zero_point)
+    layer = quantize_linear(from_zero, source.scale, source.zero_point)
     mult = np.minimum(np.floor(layer.step / scale * 2 ** (15 + shift) + 0.5), 32767).astype(np.int16)
-    _append(tensors, {**layer.tensors("head"), "head.mult": mult})
     projected = {"values": len(layer.bits), "shift": shift}
-    return {"scale": scale, "zero_point": out.zero_point, "projected": projected}
+    entry = {"scale": scale, "zero_point": out.zero_point, "projected": projected}
+    return {**layer.tensors("head"), "head.mult": mult}, entry
 
 
-def _append(tensors: Tensors, rows: Tensors) -> None:
+def append_rows(tensors: Tensors, rows: Tensors) -> None:
+    """Appends rows to those that a head has already."""
     for part, values in rows.items():
         tensors[part] = np.concatenate([tensors[part], values])
 

@@ -29,6 +29,7 @@ _GROUPS = {
         "teach": "Teach a network your classes, from a folder of pictures. [host]",
         "fit": "Make subnets of your trained network for a board's rates. [host]",
         "export": "Turn a float Vision Transformer into a subnet file. [host]",
+        "name": "Change the words that a subnet's classes are. [text]",
         "train": "Train a supernet, or one quantized network, by a recipe. [host]",
         "search": "Search for the best networks at each frame rate of a board.",
     },

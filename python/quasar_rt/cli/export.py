@@ -103,8 +103,18 @@ def command(report: bool, out: Path, **source: Any) -> None:
         rows, columns = subnet.grid
         what = " and ".join(["logits"] * bool(subnet.classes) + ["embedding"] * subnet.has_embedding)
         click.echo(f"patch tokens: {what} of {rows} x {columns} patches")
+    if isinstance(words := recorded.get("words"), dict):
+        echo(measured(words))
     if prediction.top_k:
         click.echo(f"{files.name(0)}: {prediction.label} ({prediction.probability:.1%})")
+
+
+def measured(words: dict[str, Any]) -> str:
+    """Describes how exact the probabilities of classes in words are."""
+    return (
+        "classes in words: probabilities by the length of each picture's own embedding; the file's logits, which C "
+        f"programs read, by the mean of {words['images']} pictures (standard deviation {words['norm_deviation']:.1%})"
+    )
 
 
 def _write_report(path: Path, subnet: Subnet, layers: list[Any]) -> None:

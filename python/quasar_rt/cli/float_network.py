@@ -14,12 +14,13 @@ from ..evaluate import decode
 from ..files import read_small_text, reason
 from ..image_sets import folder_classes, images_of
 from .network_loading import load_network, model_arguments
-from .output import Failure, echo
+from .output import Failure, bars, echo
 
 if TYPE_CHECKING:
     from ..networks import LoadedNetwork
+    from ..networks.words import Words
 
-__all__ = ["described", "float_network", "open_float_network"]
+__all__ = ["described", "float_network", "open_float_network", "read_words", "templates"]
 
 
 def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[float] | None:
@@ -39,13 +40,49 @@ def _resize(ctx: click.Context, parameter: click.Parameter, value: str | None) -
     return document
 
 
+templates = click.option(
+    "--templates",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A text file of sentences with {} for the words; several are averaged. [that of the model's authors]",
+)
+
+
+def read_words(model: str | None, words: Path, templates: Path | None) -> Words:
+    """Runs a folder's text tower on the lines of a file, with a bar and its notices on stderr.
+
+    Raises:
+        Failure: the folder, the words or the templates cannot be used.
+    """
+    if model is None or not Path(model).is_dir():
+        raise Failure(f"--words needs --model FOLDER of CLIP or SigLIP; {model or 'none'} is no folder")
+    lines = []
+    for path in (words, templates):
+        try:
+            text = None if path is None else read_small_text(path, "utf-8-sig")
+        except (OSError, ValueError) as error:
+            raise Failure(f"'{path}' cannot be read: {reason(error)}") from error
+        lines.append(text and [line.strip() for line in text.splitlines() if line.strip()])
+    try:
+        from ..networks.words import encode_words
+
+        with bars() as bar:
+            found = encode_words(model, lines[0] or [], None if templates is None else lines[1] or [], bar)
+    except ImportError as error:
+        raise Failure(str(error)) from error
+    except QuasarError as error:
+        raise Failure(str(error)) from error
+    for notice in found.notices:
+        echo(f"{words}: {notice}", err=True)
+    return found
+
+
 #: In the order of the help.
 _OPTIONS: list[Callable[..., Any]] = [
     click.option(
         "--model",
         metavar="ARCHITECTURE|FOLDER|FILE.onnx",
         help="A timm architecture (vit_*, deit_* or deit3_*), a folder of Hugging Face's transformers (ViT, DeiT, "
-        "DINOv2, CLIP) or of timm, or an ONNX file of a plain ViT.",
+        "DINOv2, DINOv3, CLIP, SigLIP) or of timm, or an ONNX file of a plain ViT.",
     ),
     click.option(
         "--checkpoint",
@@ -75,6 +112,13 @@ _OPTIONS: list[Callable[..., Any]] = [
         help="A text file, one class name a line. By default the names in a Hugging Face folder, or those of the "
         "folders in --calibration if there is one for each class.",
     ),
+    click.option(
+        "--words",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="A text file, one class in words a line, for a folder of CLIP or SigLIP with its text tower: they become "
+        "the classes. [text]",
+    ),
+    templates,
     click.option(
         "--mean",
         callback=_numbers,
@@ -114,6 +158,8 @@ def open_float_network(
     calibration: str,
     images: int,
     classes: Path | None,
+    words: Path | None,
+    templates: Path | None,
     name: str | None,
     **options: Any,
 ) -> tuple[LoadedNetwork, Any, dict[str, Any]]:
@@ -125,6 +171,11 @@ def open_float_network(
     """
     if checkpoint is None and model is None:
         raise click.UsageError("give a network: --model, or --model and --checkpoint")
+    if words is not None and (classes is not None or checkpoint is not None):
+        raise click.UsageError("--words goes with --model FOLDER, without --classes and --checkpoint")
+    if words is None and templates is not None:
+        raise click.UsageError("--templates goes with --words")
+    named = None if words is None else read_words(model, words, templates)
     try:
         files = images_of(calibration).spread(images)
         kept = [
@@ -143,6 +194,8 @@ def open_float_network(
         )
         files = files.subset(kept)
     network = load_network(model, checkpoint, pretrained, model_arg, image_size)
+    if named is not None:
+        return network, files, {"words": named, "name": name or network.name, **options}
     try:
         names = read_small_text(classes).splitlines() if classes else network.classes
         if names is None and (names := folder_classes(calibration, getattr(network.model, "num_classes", 0))):

@@ -152,12 +152,15 @@ def _answers(
 
     def show(document: dict[str, Any]) -> None:
         if "label" in document:
+            none = document.get("none_of_these", False)
             table.add(
                 document["image"],
-                document["label"],
+                "none of these" if none else document["label"],
                 f"{document['probability']:.1%}",
                 f"{sum(document['timings'].values()):,.2f} ms",
-                ", ".join(f"{score['label']} {score['probability']:.1%}" for score in document["top_k"][1:]),
+                ", ".join(
+                    f"{score['label']} {score['probability']:.1%}" for score in document["top_k"][not none :]
+                ),
             )
 
     yield show

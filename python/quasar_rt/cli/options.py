@@ -141,7 +141,9 @@ def open_engine(
         if classes and not engine.subnet.classes:
             engine.close()
             raise Failure(
-                f"'{engine.subnet.name}' has no classes, only an embedding: use quasar_rt.Engine.embed"
+                f"'{engine.subnet.name}' has no classes, only an embedding: quasar-rt embed writes an index of "
+                "pictures, similar finds the nearest ones, heat maps what differs from sound ones; name gives it "
+                "classes in words"
             )
     return engine
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
 from typing import Any, get_args
@@ -15,14 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from ..build import NetworkSpec, build_subnet
+from ..engine import Engine
 from ..images import ImageLike
+from ..networks.words import Words
 from ..options import takes
 from ..quantization import ExportOptions, LayerReport, Method, Progress, QuantizationOptions, Tokens
 from ..subnet import Subnet
 from . import correction, rotation
 from .float_vit import ViT, forward
-from .inputs import calibration_batches, preprocessing_of
+from .inputs import calibration_batches, pixels_of, preprocessing_of
 from .layerwise import Quantized, norm_spec
+from .named import attach, features_of, headless
 from .network import Calibrated, calibrate, measure_worth
 from .team import MEMBERS
 from .timm_reader import read, require
@@ -97,6 +100,7 @@ class Prepared:
     rotate: bool | None
     embedding: bool
     correct: bool
+    words: Words | None
 
     def stages(self, passes: int, subnets: int, all_eight: bool = False) -> int:
         """Returns the stages of a calibration, of passes over all matrices, and of what each subnet gets then."""
@@ -194,7 +198,12 @@ class Prepared:
             spec, corrections = correction.correct(spec, self.net, net, self.batches, self._exact)
             recorded["corrections"] = [one.as_dict() for one in corrections]
             on_stage("correct outputs")
-        return build_subnet(spec)
+        subnet = build_subnet(spec)
+        if self.words is None:
+            return subnet
+        with Engine(build_subnet(replace(spec, preprocess={"resize": {"mode": "none"}})), "cpu") as engine:
+            pixels = (one for batch in self.batches for one in pixels_of(batch, self.mean, self.std))
+            return attach(subnet, self.words, features_of(engine, pixels))
 
 
 def calibration_apart(report: Progress, what: str) -> Progress:
@@ -221,7 +230,12 @@ def prepare(
         raise ValueError(f"percentile must be in [0.9, 1], not {percentile}")
     if tokens not in get_args(Tokens):
         raise ValueError(f"tokens must be one of {', '.join(get_args(Tokens))}, not {tokens!r}")
-    net = read(model, headless=options.embedding or tokens == "patch")
+    words = options.words
+    if words is not None:
+        if options.classes is not None:
+            raise ValueError("give classes or words, not both")
+        model = headless(model, words)
+    net = read(model, headless=options.embedding or words is not None or tokens == "patch")
     embedding = options.embedding or not len(net.head.weight)
     preprocessing, means, deviations = preprocessing_of(model, net, options.mean, options.std, options.resize)
     names = (
@@ -256,6 +270,7 @@ def prepare(
         rotate=options.rotate,
         embedding=embedding,
         correct=options.correct,
+        words=words,
     )
 
 

@@ -64,7 +64,7 @@ def run(options: FitOptions) -> Fit:
 
         loaded = load_network(model, image_size=options.image_size)
         model = loaded.model
-        classes = loaded.classes if options.classes is None else options.classes
+        classes = loaded.classes if options.classes is None and options.words is None else options.classes
         options = replace(options, name=options.name or loaded.name, classes=classes)
     prepared = prepare(model, used, options)
     target = _Target(prepared, _configured(prepared, given, hardware, space, options.clock_mhz), fps_of)
@@ -274,6 +274,7 @@ def _identity(model: nn.Module, prepared: Prepared) -> str:
         prepared.preprocessing,
         prepared.mean,
         prepared.std,
+        *([] if prepared.words is None else [prepared.words.record, prepared.words.vectors.tobytes()]),
     )
     digest.update(repr(options).encode())
     return digest.hexdigest()
@@ -290,7 +291,7 @@ def _float_outputs(model: nn.Module, prepared: Prepared, images: list[ImageLike]
     finally:
         model.train(training)
     found: NDArray[np.float32] = torch.cat(outputs).numpy()
-    return found
+    return found if prepared.words is None else prepared.words.logits(found)
 
 
 def _errors(subnet: Subnet, images: list[ImageLike], exact: NDArray[np.float32]) -> Errors:

@@ -35,7 +35,10 @@ def workload_of(prepared: Prepared, width: int) -> Workload:
     Raises:
         quasar_rt.QuasarError: a shape that the integer model does not allow.
     """
-    net = prepared.net
+    net, words = prepared.net, prepared.words
+    projected = len(net.embed.weight) if prepared.projects(width == 8) else None
+    if words is not None and words.projection is not None:
+        projected = len(words.projection)
     shape = random_subnet(
         name=prepared.name,
         embed=len(net.embed.weight),
@@ -49,9 +52,9 @@ def workload_of(prepared: Prepared, width: int) -> Workload:
         stride=net.stride,
         prefix_tokens=len(net.prefix),
         pool=net.pool,
-        classes=len(net.head.weight),
+        classes=len(net.head.weight) if words is None else len(words.names),
         embedding=prepared.embedding,
-        projected=len(net.embed.weight) if prepared.projects(width == 8) else None,
+        projected=projected,
         patch_tokens=net.patch_tokens,
         embed_norm=net.norm_pre is not None,
         rotary=net.rotary is not None,

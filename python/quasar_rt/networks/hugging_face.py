@@ -34,7 +34,7 @@ from .vit import (
     vision_transformer,
 )
 
-__all__ = ["load_folder"]
+__all__ = ["folder_document", "folder_weights", "load_folder"]
 
 #: Activation functions by transformers' names, with timm's.
 _ACTIVATIONS = {
@@ -139,7 +139,7 @@ def load_folder(folder: Path, size: tuple[int, int] | None) -> LoadedNetwork:
         NetworkError: names what cannot be loaded, and why.
         quasar_rt.FileError: a file cannot be read.
     """
-    config = _document(folder / "config.json")
+    config = folder_document(folder / "config.json")
     require(config is not None, folder, "it has no config.json")
     assert config is not None
     if isinstance(config.get("architecture"), str):  # timm's own form
@@ -204,7 +204,7 @@ class _Folder:
         return value
 
     def load(self, size: tuple[int, int] | None) -> LoadedNetwork:
-        state, heads = self._renamed(_weights(self.folder))
+        state, heads = self._renamed(folder_weights(self.folder))
         self._add_heads(state, heads)
         preprocessing = self._preprocessing()
         size = size or tuple(preprocessing["input_size"][1:])
@@ -397,9 +397,9 @@ class _Folder:
 
     def _preprocessing(self) -> dict[str, Any]:
         """Returns the entries of timm's ``pretrained_cfg`` for the folder's image processor."""
-        found = _document(self.folder / "preprocessor_config.json")
+        found = folder_document(self.folder / "preprocessor_config.json")
         if found is None:
-            found = (_document(self.folder / "processor_config.json") or {}).get("image_processor")
+            found = (folder_document(self.folder / "processor_config.json") or {}).get("image_processor")
         if found is None:
             self.notices.append(
                 "it has no preprocessor_config.json: its mean, std and resizing are taken to be those of the published "
@@ -494,7 +494,7 @@ def _crops(document: Mapping[str, Any]) -> bool:
     return bool(document.get("do_center_crop", "crop_size" in document)) and "crop_size" in document
 
 
-def _document(path: Path) -> dict[str, Any] | None:
+def folder_document(path: Path) -> dict[str, Any] | None:
     """Reads a JSON object, None if there is no such file."""
     if not path.exists():
         return None
@@ -507,12 +507,12 @@ def _document(path: Path) -> dict[str, Any] | None:
     return document
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
+def folder_weights(folder: Path) -> dict[str, Tensor]:
     """Reads all tensors of a folder, in one file or in several with an index."""
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).exists():
             return read_weights(folder / name)
-        index = _document(folder / f"{name}.index.json")
+        index = folder_document(folder / f"{name}.index.json")
         if index is not None:
             shards = sorted({str(shard) for shard in dict(index.get("weight_map", {})).values()})
             # A shard's name is that of a file in the folder, and no path out of it.
