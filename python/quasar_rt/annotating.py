@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from itertools import chain, count
 from pathlib import Path
 
@@ -13,29 +14,28 @@ from .datasets import IMAGE_SUFFIXES
 from .files import file_name, replacing
 from .prediction import Prediction
 
-__all__ = ["annotated", "save_as"]
+__all__ = ["annotated", "captioned", "save_as"]
 
 #: Pixels of a picture's longer side, at least and at most, and those of a line of text.
 _LEAST, _MOST, _LINE = 240, 1024, 22
 
 
 def annotated(pixels: Pixels, prediction: Prediction, subnet: str) -> Image.Image:
-    """Returns the picture with its classes, their probabilities and the subnet's name below it.
+    """Returns a picture with its classes, their probabilities and the name of the subnet below it; as `captioned`."""
+    lines = [f"{score.label}  {score.probability:.1%}" for score in prediction.top_k] + [f"by {subnet}"]
+    return captioned(pixels, ["none of these"] * prediction.none_of_these + lines)
+
+
+def captioned(pixels: Pixels, lines: Sequence[str]) -> Image.Image:
+    """Returns a picture, uint8 [height, width, 1 or 3], with lines of text below it.
 
     Small pictures are enlarged by whole pixels, large ones reduced.
-
-    Args:
-        pixels: uint8 [height, width, 1 or 3].
-        prediction: its prediction.
-        subnet: the name of the subnet that made it.
     """
     factor = -(-_LEAST // max(pixels.shape[:2]))
     pixels = pixels.repeat(factor, axis=0).repeat(factor, axis=1)
     picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
     if max(picture.size) > _MOST:
         picture.thumbnail((_MOST, _MOST))
-    lines = [f"{score.label}  {score.probability:.1%}" for score in prediction.top_k] + [f"by {subnet}"]
-    lines[:0] = ["none of these"] * prediction.none_of_these
     try:
         font = ImageFont.load_default(15)
     except TypeError:  # Pillow before 10.1 has one size

@@ -58,6 +58,7 @@ _BEGINNINGS = {
     "log": rb"stage,epoch,steps,",
     "ONNX model": rb"\x08.\x12\x09quasar_rt",
     "model card": rb"# Model card: [^\n]*\n\nA Vision Transformer for [^\n]*\nthat runs in integers only",
+    "index": rb"PK\x03\x04.{26}quasar_rt_index\.npy|PAR1.{,400}quasar-rt index ",
     "list of samples": rb'\{\s+"\d{5}-[^"]*\.png": "',
 }
 #: The text in a PNG that makes it a picture of this package.

@@ -84,20 +84,19 @@ class Embedding:
 
 
 class Named(NamedTuple):
-    """What the logits of a subnet with classes in words were made with (``provenance.words``)."""
+    """Holds what the logits of classes in words were made with (``provenance.words``).
+
+    `norm` is the mean length of an embedding. `bias` is a part of each logit, whose sigmoid is the probability of its
+    class; None for a softmax.
+    """
 
     norm: float
-    """The mean length of an embedding."""
     bias: float | None
-    """Of a class's logit, whose sigmoid is its probability; None for a softmax."""
 
-    def logits(self, output: NativeOutput, embedding: Embedding) -> npt.NDArray[np.float64]:
-        """Returns the model's own logits, by the length of the picture's own embedding."""
-        bias, values = self.bias or 0.0, embedding.codes.astype(np.float64) - embedding.zero_point
-        length = embedding.scale * float(np.linalg.norm(values))
-        own: npt.NDArray[np.float64] = (output.logits() - np.float64(bias)) * (
-            self.norm / length if length else 0.0
-        ) + bias
+    def logits(self, logits: npt.NDArray[np.float32], embedding: Embedding) -> npt.NDArray[np.float64]:
+        """Returns the model's own logits: those of the file, by the length of the picture's own embedding."""
+        length, bias = float(np.linalg.norm(embedding.values.astype(np.float64))), np.float64(self.bias or 0)
+        own: npt.NDArray[np.float64] = (logits - bias) * (self.norm / length if length else 0.0) + bias
         return own
 
 
@@ -291,35 +290,27 @@ class Prediction:
         )
 
 
-def _logits(
-    output: NativeOutput, words: Named | None, embedding: Embedding | None
-) -> npt.NDArray[np.float32]:
-    if words is None or embedding is None:
-        return output.logits()
-    return words.logits(output, embedding).astype(np.float32)
+def _logits(outcome: _Outcome, embedding: Embedding | None) -> npt.NDArray[np.floating]:
+    output, words = outcome[0], outcome[4]
+    return output.logits() if words is None or embedding is None else words.logits(output.logits(), embedding)
 
 
-def _scores(
-    output: NativeOutput, classes: list[str], top_k: int, words: Named | None, embedding: Embedding | None
-) -> list[Score]:
+def _scores(outcome: _Outcome, embedding: Embedding | None) -> list[Score]:
+    output, classes, top_k, _, words = outcome
     best = output.best(min(top_k, len(classes)))
-    if words is not None and embedding is not None:
-        own = words.logits(output, embedding)
-        weights = np.exp(own - own.max())
-        if words.bias is None:
-            own = weights / weights.sum()
-        else:
-            own = 1 / (1 + np.exp(-own.clip(-700)))
-        best = [(index, float(own[index])) for index, _ in best]
+    if words is not None:
+        own = _logits(outcome, embedding)
+        chances = np.exp(own - np.logaddexp.reduce(own) if words.bias is None else -np.logaddexp(0, -own))
+        best = [(index, float(chances[index])) for index, _ in best]
     return [Score(classes[index], index, probability) for index, probability in best]
 
 
 #: The attributes of a `Prediction` that are made of an engine's output when they are first read.
 _ATTRIBUTES: dict[str, Callable[[_Outcome, Embedding | None], Any]] = {
-    "top_k": lambda of, embedding: _scores(of[0], of[1], of[2], of[4], embedding),
-    "logits": lambda of, embedding: _logits(of[0], of[4], embedding),
-    "integer_logits": lambda of, _: of[0].integer_logits(),
-    "timings": lambda of, _: Timings(of[3], of[0].preprocess_ms, of[0].compute_ms),
+    "top_k": _scores,
+    "logits": lambda outcome, embedding: _logits(outcome, embedding).astype(np.float32, copy=False),
+    "integer_logits": lambda outcome, _: outcome[0].integer_logits(),
+    "timings": lambda outcome, _: Timings(outcome[3], outcome[0].preprocess_ms, outcome[0].compute_ms),
 }
 
 

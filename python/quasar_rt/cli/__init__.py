@@ -33,6 +33,11 @@ _GROUPS = {
         "train": "Train a supernet, or one quantized network, by a recipe. [host]",
         "search": "Search for the best networks at each frame rate of a board.",
     },
+    "Compare pictures": {
+        "embed": "Write an index of pictures' embeddings.",
+        "similar": "Find the pictures of an index that are nearest to one.",
+        "heat": "Map which patches differ from those of sound pictures.",
+    },
     "Look into a subnet": {
         "info": "Show what a subnet holds.",
         "eval": "Measure a subnet's accuracy on a data set.",

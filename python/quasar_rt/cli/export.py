@@ -18,7 +18,7 @@ import click
 from ..errors import QuasarError
 from ..files import check_writable, write_text
 from ..quantization import ExportOptions
-from .float_network import described, float_network, open_float_network
+from .float_network import described, float_network, measured, open_float_network
 from .options import declared
 from .output import Failure, bars, echo, print_records
 
@@ -103,18 +103,10 @@ def command(report: bool, out: Path, **source: Any) -> None:
         rows, columns = subnet.grid
         what = " and ".join(["logits"] * bool(subnet.classes) + ["embedding"] * subnet.has_embedding)
         click.echo(f"patch tokens: {what} of {rows} x {columns} patches")
-    if isinstance(words := recorded.get("words"), dict):
-        echo(measured(words))
+    if options.get("words") is not None:
+        echo(measured(subnet))
     if prediction.top_k:
         click.echo(f"{files.name(0)}: {prediction.label} ({prediction.probability:.1%})")
-
-
-def measured(words: dict[str, Any]) -> str:
-    """Describes how exact the probabilities of classes in words are."""
-    return (
-        "classes in words: probabilities by the length of each picture's own embedding; the file's logits, which C "
-        f"programs read, by the mean of {words['images']} pictures (standard deviation {words['norm_deviation']:.1%})"
-    )
 
 
 def _write_report(path: Path, subnet: Subnet, layers: list[Any]) -> None:

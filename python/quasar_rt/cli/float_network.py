@@ -14,13 +14,15 @@ from ..evaluate import decode
 from ..files import read_small_text, reason
 from ..image_sets import folder_classes, images_of
 from .network_loading import load_network, model_arguments
+from .options import FILE
 from .output import Failure, bars, echo
 
 if TYPE_CHECKING:
     from ..networks import LoadedNetwork
     from ..networks.words import Words
+    from ..subnet import Subnet
 
-__all__ = ["described", "float_network", "open_float_network", "read_words", "templates"]
+__all__ = ["described", "float_network", "measured", "open_float_network", "read_words", "templates"]
 
 
 def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[float] | None:
@@ -41,9 +43,7 @@ def _resize(ctx: click.Context, parameter: click.Parameter, value: str | None) -
 
 
 templates = click.option(
-    "--templates",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="A text file of sentences with {} for the words; several are averaged. [that of the model's authors]",
+    "--templates", type=FILE, help="A file of sentences with {} for the words. [that of the model's authors]"
 )
 
 
@@ -54,26 +54,34 @@ def read_words(model: str | None, words: Path, templates: Path | None) -> Words:
         Failure: the folder, the words or the templates cannot be used.
     """
     if model is None or not Path(model).is_dir():
-        raise Failure(f"--words needs --model FOLDER of CLIP or SigLIP; {model or 'none'} is no folder")
-    lines = []
-    for path in (words, templates):
-        try:
-            text = None if path is None else read_small_text(path, "utf-8-sig")
-        except (OSError, ValueError) as error:
-            raise Failure(f"'{path}' cannot be read: {reason(error)}") from error
-        lines.append(text and [line.strip() for line in text.splitlines() if line.strip()])
+        raise Failure(f"--words needs --model FOLDER of CLIP or SigLIP; '{model}' is no folder")
     try:
         from ..networks.words import encode_words
 
+        names, sentences = _lines(words), None if templates is None else _lines(templates)
         with bars() as bar:
-            found = encode_words(model, lines[0] or [], None if templates is None else lines[1] or [], bar)
-    except ImportError as error:
-        raise Failure(str(error)) from error
-    except QuasarError as error:
+            found = encode_words(model, names, sentences, bar)
+    except (ImportError, QuasarError) as error:
         raise Failure(str(error)) from error
     for notice in found.notices:
         echo(f"{words}: {notice}", err=True)
     return found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in read_small_text(path, "utf-8-sig").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise Failure(f"'{path}' cannot be read: {reason(error)}") from error
+
+
+def measured(subnet: Subnet) -> str:
+    """Describes how exact the probabilities of classes in words are."""
+    words = subnet.config["provenance"]["words"]
+    return (
+        "classes in words: probabilities by the length of each picture's own embedding; the file's logits, which C "
+        f"programs read, by the mean of {words['images']} pictures (standard deviation {words['norm_deviation']:.1%})"
+    )
 
 
 #: In the order of the help.
@@ -114,9 +122,8 @@ _OPTIONS: list[Callable[..., Any]] = [
     ),
     click.option(
         "--words",
-        type=click.Path(dir_okay=False, path_type=Path),
-        help="A text file, one class in words a line, for a folder of CLIP or SigLIP with its text tower: they become "
-        "the classes. [text]",
+        type=FILE,
+        help="A text file, a class in words a line, for a folder of CLIP or SigLIP with its text tower. [text]",
     ),
     templates,
     click.option(

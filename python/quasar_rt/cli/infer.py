@@ -13,7 +13,8 @@ import click
 
 from ..errors import DeviceError, FileError, ImageError
 from . import complete
-from .options import as_json, described, engine_options, open_engine
+from .embed import Pictures
+from .options import FOLDER, as_json, described, engine_options, open_engine
 from .output import Failure, Lines, echo, json_list, progress
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ _MOST_NAMES = 5
 )
 @click.option(
     "--save",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     metavar="FOLDER",
     help="Write each picture with its answer below it into FOLDER, which holds no input. Names that are there already "
     "get a number.",
@@ -81,7 +82,7 @@ def command(
     from ..files import check_apart, make_folder
     from ..watch.sources import MOST_FAILURES
 
-    sources = [one for image in images for one in _expanded(image)]
+    sources = Pictures(images, videos=True)
     if save is not None:
         check_apart(save, (source for source in sources if source != "-"))
         make_folder(save)
@@ -164,23 +165,6 @@ def _answers(
             )
 
     yield show
-
-
-def _expanded(name: str) -> Iterator[str]:
-    """Yields the images and videos of a folder, sorted; any other name as it is.
-
-    Raises:
-        Failure: the folder has none.
-    """
-    if name == "-" or not os.path.isdir(name):
-        yield name
-        return
-    from ..watch.sources import FolderSource
-
-    found = [str(path) for path in FolderSource(Path(name), once=True, videos=True)]
-    if not found:
-        raise Failure(f"the folder '{name}' has no image and no video, by the endings of its files' names")
-    yield from found
 
 
 def _pictures(source: str, step: float) -> Iterator[tuple[str, tuple[Pixels, float] | ImageError]]:

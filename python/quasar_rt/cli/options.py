@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: Types of paths on the command line.
-_PATHS = {
-    "file": click.Path(dir_okay=False, path_type=Path),
-    "folder": click.Path(file_okay=False, path_type=Path),
-}
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+_PATHS = {"file": FILE, "folder": FOLDER}
 
 
 def declared(options: type[Any], **completions: Callable[..., Any]) -> Callable[[Function], Function]:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from ..build import NetworkSpec, build_subnet
-from ..engine import Engine
 from ..images import ImageLike
 from ..networks.words import Words
 from ..options import takes
@@ -25,7 +24,7 @@ from . import correction, rotation
 from .float_vit import ViT, forward
 from .inputs import calibration_batches, pixels_of, preprocessing_of
 from .layerwise import Quantized, norm_spec
-from .named import attach, features_of, headless
+from .named import attach, headless
 from .network import Calibrated, calibrate, measure_worth
 from .team import MEMBERS
 from .timm_reader import read, require
@@ -198,12 +197,12 @@ class Prepared:
             spec, corrections = correction.correct(spec, self.net, net, self.batches, self._exact)
             recorded["corrections"] = [one.as_dict() for one in corrections]
             on_stage("correct outputs")
-        subnet = build_subnet(spec)
         if self.words is None:
-            return subnet
-        with Engine(build_subnet(replace(spec, preprocess={"resize": {"mode": "none"}})), "cpu") as engine:
-            pixels = (one for batch in self.batches for one in pixels_of(batch, self.mean, self.std))
-            return attach(subnet, self.words, features_of(engine, pixels))
+            return build_subnet(spec)
+        pixels = (one for batch in self.batches for one in pixels_of(batch, self.mean, self.std))
+        as_they_are = build_subnet(replace(spec, preprocess={"resize": {"mode": "none"}}))
+        subnet = attach(as_they_are, self.words, pixels)
+        return Subnet.from_parts(subnet.config | {"preprocess": self.preprocessing}, subnet.tensors())
 
 
 def calibration_apart(report: Progress, what: str) -> Progress:

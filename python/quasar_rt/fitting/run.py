@@ -234,11 +234,7 @@ class _Job:
             all_eight = all(bool((bits == 8).all()) for bits in choice.widths.values())
             calibrated = self._calibration(all_eight)
             parts = calibrated.quantize(lambda name, _rows, _worth: choice.widths[name], on_layer=on_layer)
-            recorded = {
-                "fit": mark,
-                "method": "gptq",
-                "layers": [layer.as_dict() for layer in layers],
-            }
+            recorded = {"fit": mark, "method": "gptq", "layers": [layer.as_dict() for layer in layers]}
             prepared.subnet(
                 calibrated, parts, recorded, lambda what: self._step(f"{rate:.0f} frames/s: {what}")
             ).save(path)
