@@ -8,7 +8,7 @@ inputs that the quantized part before it gives, with GPTQ (`gptq`).
 """
 
 from ..quantization import LayerReport as LayerReport
-from .named import export_named as export_named
+from .post_training import export_named as export_named
 from .post_training import export_timm as export_timm
 from .reference import reference_embeddings as reference_embeddings
 from .reference import reference_logits as reference_logits

@@ -7,58 +7,28 @@ The head follows from the file's own embedding, so that other words need no cali
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from ..build import Affine, LinearSpec
 from ..build.network import append_rows, head_tensors, projection_tensors
 from ..engine import Engine
 from ..errors import InvalidValueError
 from ..images import ImageLike
-from ..networks import load_network
-from ..networks.words import Words, encode_words
-from ..options import StrPath
+from ..networks.words import Words
 from ..prediction import NO_EMBEDDING, named
 from ..rows import unpack_rows
 from ..subnet import Subnet
 
-__all__ = ["attach", "export_named", "headless"]
+__all__ = ["attach", "headless"]
 
 Float = NDArray[np.float64]
 #: An embedding's range exceeds that of the pictures that it was measured on by this factor.
 _MARGIN = 1.25
-
-
-def export_named(
-    model: StrPath,
-    words: Iterable[str],
-    calibration: Iterable[ImageLike] | Tensor,
-    *,
-    templates: Sequence[str] | None = None,
-    image_size: int | tuple[int, int] | None = None,
-    **options: Any,
-) -> Subnet:
-    """Quantizes a folder of CLIP or SigLIP to a subnet whose classes are words, and which gives embeddings, too.
-
-    Args:
-        model: the folder, with both towers and the tokenizer.
-        words: the classes' names.
-        calibration: as `quasar_rt.export.export_timm` takes it, and so are the options that are not named here.
-        templates: as `quasar_rt.networks.words.encode_words` takes them.
-        image_size: as `quasar_rt.networks.load_network` takes it.
-
-    Raises:
-        Those of `quasar_rt.networks.words.encode_words` and `quasar_rt.export.export_timm`.
-    """
-    from .post_training import export_timm
-
-    encoded = encode_words(model, words, templates)
-    network = load_network(model, image_size=image_size)
-    return export_timm(network.model, calibration, words=encoded, **{"name": network.name, **options})
 
 
 def headless(model: nn.Module, words: Words) -> nn.Module:

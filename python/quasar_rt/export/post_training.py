@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ..build import NetworkSpec, build_subnet
 from ..images import ImageLike
-from ..networks.words import Words
-from ..options import takes
+from ..networks import load_network
+from ..networks.words import Words, encode_words
+from ..options import StrPath, takes
 from ..quantization import ExportOptions, LayerReport, Method, Progress, QuantizationOptions, Tokens
 from ..subnet import Subnet
 from . import correction, rotation
@@ -30,7 +31,7 @@ from .team import MEMBERS
 from .timm_reader import read, require
 from .widths import widths_of_share
 
-__all__ = ["Prepared", "calibration_apart", "export_timm", "prepare"]
+__all__ = ["Prepared", "calibration_apart", "export_named", "export_timm", "prepare"]
 
 #: Stages of a calibration: channels, gradients and ranges.
 CALIBRATION_STAGES = 3
@@ -79,6 +80,32 @@ def export_timm(options: ExportOptions) -> Subnet:
         )
     recorded = {"eight_bit_fraction": eight_bit_fraction, "method": method}
     return prepared.subnet(calibrated, parts, recorded, step)
+
+
+def export_named(
+    model: StrPath,
+    words: Iterable[str],
+    calibration: Iterable[ImageLike] | Tensor,
+    *,
+    templates: Sequence[str] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    **options: Any,
+) -> Subnet:
+    """Quantizes a folder of CLIP or SigLIP to a subnet whose classes are words, and which gives embeddings, too.
+
+    Args:
+        model: the folder, with both towers and the tokenizer.
+        words: the classes' names.
+        calibration: as `quasar_rt.export.export_timm` takes it, and so are the options that are not named here.
+        templates: as `quasar_rt.networks.words.encode_words` takes them.
+        image_size: as `quasar_rt.networks.load_network` takes it.
+
+    Raises:
+        Those of `quasar_rt.networks.words.encode_words` and `quasar_rt.export.export_timm`.
+    """
+    encoded = encode_words(model, words, templates)
+    network = load_network(model, image_size=image_size)
+    return export_timm(network.model, calibration, words=encoded, **{"name": network.name, **options})
 
 
 @dataclass(frozen=True)
