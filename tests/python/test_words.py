@@ -261,6 +261,11 @@ def test_the_commands_name_and_rename(made, tmp_path):
     answer = json_of("infer", photos / "1.png", "--subnet", named, "--device", "cpu")["images"][0]
     assert {score["label"] for score in answer["top_k"]} == {"house", "boat"}
     assert answer.get("none_of_these", False) == (kind == "siglip" and answer["probability"] < 0.5)
+    for name in ("boat", "house"):
+        shutil.copytree(photos, tmp_path / "lab" / name, ignore=lambda *_: ["broken.png"])
+    compared = json_of("eval", named, "--data", tmp_path / "lab", "--against", folder, "--device", "cpu")
+    assert compared["agreement"][0 if isinstance(compared["agreement"], list) else "value"] > 0.5
+    run("eval", named, "--data", tmp_path / "lab", "--against", folder, "--embedding", "--device", "cpu")
     run("name", named, words, "--model", folder)
     assert named.read_bytes() == first
     mine.write_text("mine")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..prediction import named
 from . import complete
 from .network_loading import load_network, model_arguments
 from .options import as_json, described, engine_options, open_engine, warnings_as_lines
@@ -238,10 +239,19 @@ def _network(
     from ..export import reference_embeddings, reference_logits
 
     outputs = (reference_embeddings if embedding else reference_logits)(network, subnet)
+    words = None
+    if named(subnet.config) and not embedding:
+        try:
+            from ..networks.words import encode_words
+
+            words = encode_words(path, subnet.classes, subnet.config["provenance"]["words"].get("templates"))
+        except ImportError as error:
+            raise Failure(str(error)) from error
 
     def checked(pixels: Any) -> Any:
         try:
-            return outputs(pixels)
+            found = outputs(pixels)
+            return found if words is None else words.logits(found)
         # timm and torch refuse another size or number of channels each in their own way.
         except (AssertionError, RuntimeError, ValueError) as error:
             height, width, channels = pixels.shape[1:]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from ..prediction import named
 from ..subnet import Subnet
 
 __all__ = ["reference_embeddings", "reference_logits"]
@@ -30,6 +31,8 @@ def reference_embeddings(
     """Returns a function from preprocessed images to the model's embeddings, [images, embed]; as `reference_logits`."""
 
     def embed(images: Tensor) -> Tensor:
+        if named(subnet.config):  # in the space that CLIP's images share with text
+            return model(images)
         return model.forward_head(model.forward_features(images), pre_logits=True)
 
     return _on_pixels(model, subnet, embed)
