@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the [host] extra")
 
 from quasar_rt import Engine, Subnet, oracle  # noqa: E402
-from quasar_rt.build import build_subnet  # noqa: E402
+from quasar_rt.build import build_subnet, random_subnet  # noqa: E402
 from quasar_rt.datasets import MissingDatasetError, load_digits, load_fashion_mnist  # noqa: E402
 from quasar_rt.rows import quantize_rows  # noqa: E402
 from quasar_rt.space import Architecture, BlockShape  # noqa: E402
@@ -110,20 +110,55 @@ def test_exact_codes_replace_the_values_and_keep_their_gradients() -> None:
     assert values.grad.tolist() == [1, 1, 0, 0, 1, 1]
 
 
-@pytest.mark.parametrize("name", ["token", "all-4", "all-8", "overlap", "heads", "embedding"])
+#: Pictures of each network that is compared with the engine.
+IMAGES = 500
+VECTORS = Path(__file__).resolve().parents[1] / "vectors"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in VECTORS.glob("*.qvit")))
 def test_the_integer_model_gives_the_golden_vectors(name: str) -> None:
     load_file = pytest.importorskip("safetensors.numpy").load_file
-    path = Path(__file__).resolve().parents[1] / "vectors" / f"{name}.qvit"
+    path = VECTORS / f"{name}.qvit"
     golden, subnet = load_file(path.with_suffix(".safetensors")), Subnet.load(path)
     trace: list[Trace] = []
     image = torch.from_numpy(golden["image"].transpose(2, 0, 1).copy())[None]
-    logits = IntegerModel(subnet, torch.device("cpu"))(image, trace)[0]
-    expected = golden["logits"][: len(logits)] * subnet.config["logit_scale"]
-    np.testing.assert_array_equal(logits.numpy(), expected.astype(np.float32))
-    np.testing.assert_array_equal(trace[-1]["pooled"][0].numpy(), golden["pooled"])
+    outputs = IntegerModel(subnet, torch.device("cpu")).outputs(image, trace)
+    np.testing.assert_array_equal(outputs.flatten().numpy(), golden["logits"].ravel())
+    np.testing.assert_array_equal(trace[-1]["pooled"].numpy().ravel(), golden["pooled"].ravel())
     for i, block in enumerate(trace[:-1]):
         for part in ("norm1", "qkv", "attn", "norm2", "act"):
             np.testing.assert_array_equal(block[part][0].numpy(), golden[f"blocks.{i}.{part}"])
+
+
+@pytest.mark.filterwarnings("ignore::quasar_rt.UntrainedWarning")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pool": "mean", "prefix_tokens": 0},
+        {"pool": "mean_after_norm", "prefix_tokens": 3},
+        {"pool": "token_pair", "prefix_tokens": 2},
+        {"pool": "attention", "prefix_tokens": 0},
+        {"rotary": True, "prefix_tokens": 5},
+        {"rotary": True, "pool": "mean_after_norm", "patch_tokens": True, "embedding": True},
+        {"patch_tokens": True, "embed_norm": True},
+    ],
+    ids=str,
+)
+def test_the_integer_model_gives_the_engines_outputs_of_every_pooling(options: dict[str, Any]) -> None:
+    """Of so many pictures each: 10,000 when the test was written."""
+    shape = {"embed": 24, "depth": 2, "heads": 3, "hidden": 40, "image_size": 12, "kernel": 3}
+    subnet = random_subnet(**shape, classes=7, **options)
+    images = pictures(IMAGES, seed=5, channels=3)
+    model = IntegerModel(subnet, torch.device("cpu"))
+    with Engine(subnet) as engine:
+        for part in images.split(500):
+            found = engine.infer_batch(list(part.permute(0, 2, 3, 1).numpy()))
+            np.testing.assert_array_equal(model(part).numpy(), found.logits)
+            if subnet.has_patch_tokens:
+                logits = model.outputs(part)[:, 1:, :7].double() * subnet.config["logit_scale"]
+                expected = np.stack([one.patch_logits for one in found]).reshape(logits.shape)
+                np.testing.assert_array_equal(logits.float().numpy(), expected)
+    assert len(np.unique(found.logits.argmax(axis=1))) > 1
 
 
 @pytest.mark.parametrize(

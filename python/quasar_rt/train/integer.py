@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..oracle import clamp8, requant8, requant16, rshift, sat16, sat_residual
+from ..oracle import clamp8, requant8, requant16, rotations, rshift, sat16, sat_residual
 from ..rows import unpack_rows
 from ..subnet import Subnet
 from .quantizers import layer_norm, powers_of_two
@@ -22,7 +22,8 @@ from .quantizers import layer_norm, powers_of_two
 __all__ = ["IntegerModel", "Trace", "attention", "cut_patches"]
 
 #: Codes of a block's activations, int8 [batch, tokens, channels], by their names in the oracle's trace; ``fc1`` is what
-#: the table reads. Behind the blocks: ``pooled``, int8 [batch, embed].
+#: the table reads. Behind the blocks: ``pooled``, int8 [batch, embed], of two tokens or patch tokens [batch, tokens,
+#: embed].
 Trace = dict[str, Tensor]
 
 #: float32 holds every whole number up to here.
@@ -30,7 +31,7 @@ EXACT = 2**24
 
 
 class IntegerModel:
-    """Computes a subnet that reads a class token and gives no patch tokens."""
+    """Computes a subnet of any pooling, with rotary positions and patch tokens or without."""
 
     def __init__(self, subnet: Subnet, device: torch.device) -> None:
         self._config, self._tensors = subnet.config, subnet.tensors()
@@ -40,12 +41,24 @@ class IntegerModel:
             if not name.endswith((".weight", ".epsilon"))
         }
         self._layers: dict[str, _Linear] = {}
+        self._turns: tuple[Tensor, ...] | None = None
+        if self._config.get("rotary"):
+            found = rotations(self._config, self._tensors)
+            self._turns = tuple(torch.from_numpy(turn.astype(np.int32)).to(device) for turn in found)
 
-    @torch.no_grad()
     def __call__(self, images: Tensor, trace: list[Trace] | None = None) -> Tensor:
         """Returns the engine's logits, float32 [batch, classes], of images [batch, channels, height, width].
 
         `trace` receives the codes of each block, and of the head's input.
+        """
+        outputs = self.outputs(images, trace)[:, 0, : len(self._config["classes"])]
+        return (outputs.double() * self._config["logit_scale"]).float()
+
+    @torch.no_grad()
+    def outputs(self, images: Tensor, trace: list[Trace] | None = None) -> Tensor:
+        """Returns the head's integers as `quasar_rt.oracle.run` does, int64 [batch, tokens, values].
+
+        The one token is the image's; with patch tokens those of the patches follow.
         """
         trace = [] if trace is None else trace
         config, integers = self._config, self._integers
@@ -53,21 +66,59 @@ class IntegerModel:
             pixels = cut_patches(images, **config["patch"]) - 128
             stem = self._layer("embed", pixels)
             x = sat_residual(requant16(stem.accumulate(pixels), stem) + integers["position"])
-            x = torch.cat([integers["prefix"].expand(len(x), -1, -1), x], dim=1)
+            if config.get("embed_norm"):
+                normed = self._norm("embed_norm", x)
+                layer = self._layer("embed_proj", normed)
+                x = sat_residual(requant16(layer.accumulate(normed), layer))
+            if config["prefix_tokens"]:
+                x = torch.cat([integers["prefix"].expand(len(x), -1, -1), x], dim=1)
             for i, block in enumerate(config["blocks"]):
-                x, codes = self._block(f"blocks.{i}", block, x)
+                pools = config["pool"] == "attention" and i + 1 == len(config["blocks"])
+                x, codes = self._block(f"blocks.{i}", block, x, pools)
                 trace.append(codes)
-            pooled = self._norm("norm", x[:, 0])
-            trace.append({"pooled": pooled.to(torch.int8)})
-            head = self._layer("head", pooled)
-            outputs = rshift(head.accumulate(pooled).long() * head.mult, 15)
-            return (outputs[:, : len(config["classes"])].double() * config["logit_scale"]).float()
+            pooled = self._pooled(x)
+            several = config["pool"] == "token_pair" or config.get("patch_tokens")
+            trace.append({"pooled": (pooled if several else pooled[:, 0]).to(torch.int8)})
+            if config["pool"] == "token_pair":
+                return self._head("head", pooled[:, :1]) + self._head("head_dist", pooled[:, 1:])
+            outputs = self._head("head", pooled)
+            if not config.get("patch_tokens"):
+                return outputs
+            patches = outputs[:, config["prefix_tokens"] :]
+            first = outputs[:, :1] if config["pool"] == "token" else _rounded_mean(patches)
+            return torch.cat([first, patches], dim=1)
 
-    def _block(self, name: str, block: Mapping[str, int], x: Tensor) -> tuple[Tensor, Trace]:
+    def _pooled(self, x: Tensor) -> Tensor:
+        """Returns the codes that the head reads, int32 [batch, tokens, embed], of the stream behind the blocks."""
+        pool, patches = self._config["pool"], x[:, self._config["prefix_tokens"] :]
+        if self._config.get("patch_tokens"):
+            return self._norm("norm", x)
+        if pool == "attention":
+            gain, bias = (self._integers[f"norm.{part}"] for part in ("gain", "bias"))
+            return clamp8(sat16(rshift(x * gain, 15) + bias) >> int(self._tensors["norm.frac"][0]))
+        if pool == "mean":
+            return self._norm("norm", _rounded_mean(patches))
+        if pool == "mean_after_norm":
+            return _rounded_mean(self._norm("norm", patches))
+        return self._norm("norm", x[:, : 2 if pool == "token_pair" else 1])
+
+    def _head(self, name: str, pooled: Tensor) -> Tensor:
+        head = self._layer(name, pooled)
+        return rshift(head.accumulate(pooled).long() * head.mult, 15)
+
+    def _block(self, name: str, block: Mapping[str, int], x: Tensor, pools: bool) -> tuple[Tensor, Trace]:
         y = self._norm(f"{name}.norm1", x)
         layer = self._layer(f"{name}.qkv", y)
-        qkv = requant8(layer.accumulate(y), layer, 0)
+        acc = layer.accumulate(y)
+        qkv = requant8(acc, layer, 0)
+        if self._turns is not None:
+            turned = requant16(acc, layer).unflatten(-1, (3 * block["heads"], -1))[
+                ..., : 2 * block["heads"], :
+            ]
+            qkv = torch.cat([_rotated(turned, *self._turns).flatten(2), qkv.chunk(3, dim=-1)[2]], dim=-1)
         q, k, v = qkv.float().unflatten(-1, (3, block["heads"], -1)).permute(2, 0, 3, 1, 4)
+        if pools:
+            q, x = q[:, :, :1], torch.zeros_like(x[:, :1])
         factors = (self._integers[f"{name}.attn.{part}"] for part in ("mult", "out_mult", "out_shift"))
         o = attention(q, k, v, *factors).transpose(1, 2).flatten(2)
         layer = self._layer(f"{name}.proj", o)
@@ -95,6 +146,19 @@ class IntegerModel:
             shift = self._integers.get(f"{name}.shift")
             self._layers[name] = _Linear(torch.from_numpy(codes), bias, mult, shift)
         return self._layers[name]
+
+
+def _rounded_mean(x: Tensor) -> Tensor:
+    """Computes ``floor((sum + floor(n/2)) / n)`` over the n tokens of x [batch, n, values]: [batch, 1, values]."""
+    n = x.shape[1]
+    return torch.div(x.sum(dim=1, keepdim=True) + n // 2, n, rounding_mode="floor").to(x.dtype)
+
+
+def _rotated(z: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotates z, int32 [batch, tokens, heads, head_dim], as `quasar_rt.oracle.rotate` does."""
+    even, odd = z[..., 0::2], z[..., 1::2]
+    turned = torch.stack([even * cosine - odd * sine, odd * cosine + even * sine], dim=-1)
+    return clamp8(rshift(turned, 20)).flatten(-2)
 
 
 class _Linear:
