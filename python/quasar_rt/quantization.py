@@ -72,7 +72,7 @@ class QuantizationOptions:
     correct: bool = option(
         True,
         "correct logits and embedding by least squares on 128 images or more (`quasar_rt.export.correction`), where "
-        "images that are held out gain.",
+        "images that are held out gain: whole stretches of the order, with all near-duplicates.",
         "--correct/--no-correct",
         help="Correct logits and embedding by least squares towards the float network's, where held-out images gain.",
     )
@@ -133,8 +133,9 @@ class QuantizationOptions:
         None,
         "True first rotates q, k and v by head and, where nothing forbids it, the residual stream "
         "(`quasar_rt.export.rotation`). The float function stays the same: the head, or a projection of the embedding, "
-        "rotates back. An embedding beside classes and a norm of the patches forbid it. None rotates a network without "
-        "classes whose rows all have 8 bits.",
+        "rotates back. An embedding beside classes and a norm of the patches forbid it. None takes the "
+        "better of both on images that are held out; with fewer than 32 images it rotates a network without classes "
+        "whose rows all have 8 bits.",
     )
     batch_size: int = option(16, "calibration images at a time.")
     progress: Progress | None = option(

@@ -169,3 +169,36 @@ def test_embeddings_of_eight_bits_are_rotated_by_default(
         embedding=not classes,
     )
     assert subnet.config["provenance"]["rotated"].split(",")[0] == rotated
+
+
+@pytest.mark.parametrize(
+    ("loud", "options", "rotated"),
+    [(True, {}, False), (False, {"num_classes": 0, "class_token": False, "global_pool": "map"}, True)],
+    ids=["plain", "rotated"],
+)
+def test_the_better_of_both_on_held_out_pictures_is_taken(
+    loud: bool, options: dict[str, Any], rotated: bool
+) -> None:
+    model = scrambled(**options)
+    if loud:
+        with torch.no_grad():
+            model.pos_embed[..., 5] += 30 * torch.randn(model.pos_embed.shape[1])
+    rng = np.random.default_rng(0)
+    pictures = [
+        np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((4, 4, 1))).astype(np.uint8) for _ in range(40)
+    ]
+    subnet = export_timm(
+        model,
+        pictures,
+        eight_bit_fraction=1,
+        mean=[0.5] * 3,
+        std=[0.5] * 3,
+        resize={"mode": "none"},
+        embedding="num_classes" in options,
+    )
+    record = subnet.config["provenance"]
+    tried = record["rotation_tried"]
+    assert record["rotated"] == ("heads and residual stream" if rotated else "nothing")
+    assert (tried["error_rotated"] < tried["error"]) == rotated
+    assert 5 <= tried["held_out"] <= 11
+    assert record["calibration_images"] == 40

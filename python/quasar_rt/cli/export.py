@@ -95,8 +95,13 @@ def command(report: bool, out: Path, **source: Any) -> None:
     resizing = " ".join(str(value) for value in subnet.config["preprocess"]["resize"].values())
     recorded = subnet.config["provenance"]
     click.echo(f"preprocessing: resize {resizing}, mean {recorded['mean']}, std {recorded['std']}")
-    if corrections := recorded.get("corrections"):
-        click.echo(f"correction, relative error on held-out images: {described(corrections)}")
+    if correction := described(recorded):
+        click.echo(f"correction, relative error: {correction}")
+    if tried := recorded.get("rotation_tried"):
+        click.echo(
+            f"rotated: {recorded['rotated']}; relative error {tried['error_rotated']:.3f} with the rotation, "
+            f"{tried['error']:.3f} without it, on {tried['held_out']} held-out images"
+        )
     if prediction.embedding is not None:
         click.echo(f"embedding: {len(prediction.embedding.codes)} values (Engine.embed)")
     if subnet.has_patch_tokens:

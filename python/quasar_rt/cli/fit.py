@@ -65,7 +65,7 @@ def _show(found: Fit, out: Path, asked: int) -> None:
     def wanted(one: Fitted) -> str:
         return "" if one.wanted_fps is None else f"{one.wanted_fps:,.1f}"
 
-    corrected = any(one.corrections for one in found.fitted)
+    corrected = any(described(one.provenance) for one in found.fitted)
     print_records(
         found.fitted,
         {
@@ -76,7 +76,8 @@ def _show(found: Fit, out: Path, asked: int) -> None:
             ">8-bit weights": lambda one: f"{one.eight_bit_weights:.0%}",
             ">error": lambda one: f"{one.errors.relative:.3f}",
             f">{agreement}": lambda one: "{:.1%} ({:.0%} to {:.0%})".format(*one.errors.agreement),
-            **({"correction": lambda one: described(one.corrections)} if corrected else {}),
+            "rotated": lambda one: one.provenance["rotated"].split(",")[0],
+            **({"correction": lambda one: described(one.provenance)} if corrected else {}),
         },
     )
     echo(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -212,12 +212,17 @@ def open_float_network(
     return network, files, {"classes": names, "name": name or network.name, **options}
 
 
-def described(corrections: Iterable[Mapping[str, Any]]) -> str:
-    """Describes the corrections of a subnet's outputs: the relative errors before and after, and what was taken."""
+def described(provenance: Mapping[str, Any]) -> str:
+    """Describes the correction of a subnet's outputs, with errors before and after and what was held out; or ""."""
 
     def one(found: Mapping[str, Any]) -> str:
         pairs = zip(found["error_before"], found["error_after"], strict=True)
         errors = " and ".join(f"{before:.3f} to {after:.3f}" for before, after in pairs)
-        return f"{found['outputs']} {errors}{'' if found['kept'] else ', not taken'}"
+        ridge = ", with the smallest ridge" if found["smallest_ridge"] else ""
+        return f"{found['outputs']} {errors}{ridge}{'' if found['kept'] else ', not taken'}"
 
-    return "; ".join(map(one, corrections))
+    found = provenance.get("corrections")
+    if not found:
+        return f"none: {provenance['uncorrected']}" if "uncorrected" in provenance else ""
+    held = "{held_out} held-out images ({held_out_groups} groups of {groups})".format(**found[0])
+    return f"{'; '.join(map(one, found))}, on {held}"

@@ -3,11 +3,13 @@
 A quantized network's features differ from the float network's by more than noise: a part of the difference follows from
 the features themselves. So the rows that read the features, those of a classifier's head or of an embedding, are fitted
 anew to the float network's outputs. This costs nothing at run time, except that the rows of an embedding, which repeat
-the features otherwise, get 8 bits. Depends on: torch, `quasar_rt.build`, `quasar_rt.engine`.
+the features otherwise, get 8 bits. `held_out` chooses the pictures that judge. Depends on: torch, `quasar_rt.build`,
+`quasar_rt.engine`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -24,13 +26,14 @@ from ..evaluate import distances
 from ..prediction import Prediction
 from .float_vit import Linear, ViT, forward, unprobed
 from .gptq import Observed, gptq_rows
+from .held_out import HeldOut
 from .inputs import normalised, pixels_of
 from .team import Team
 
-__all__ = ["Correction", "calibrating", "can_correct", "correct", "features"]
+__all__ = ["Correction", "can_correct", "correct", "features", "measured"]
 
-#: Fewer pictures correct nothing; of more, one in so many is held out, and at most so many calibrate.
-LEAST_IMAGES, HELD_OUT, MOST_CALIBRATING = 128, 5, 128
+#: Fewer pictures correct nothing.
+LEAST_IMAGES = 128
 #: Ridges towards the rows as they were, as shares of the mean of the features' variances.
 RIDGES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
 
@@ -49,17 +52,22 @@ class Correction:
     ridge: float
     images: int
     held_out: int
+    groups: int
+    held_out_groups: int
     error_before: list[float]
     error_after: list[float]
+    standard_error: float
+    """Of the first error's fall, over the groups that are held out."""
 
     @property
     def kept(self) -> bool:
-        """True if every error is less with the correction."""
-        return all(b < a for a, b in zip(self.error_before, self.error_after, strict=True))
+        """True if every error falls, and the image's by more than the standard error of its fall."""
+        falls = [a - b for a, b in zip(self.error_before, self.error_after, strict=True)]
+        return min(falls) > 0 and falls[0] > self.standard_error
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the fields for JSON."""
-        return {**asdict(self), "kept": self.kept}
+        return {**asdict(self), "smallest_ridge": self.ridge == RIDGES[-1], "kept": self.kept}
 
 
 def can_correct(net: ViT, batches: Sequence[Tensor]) -> bool:
@@ -67,32 +75,30 @@ def can_correct(net: ViT, batches: Sequence[Tensor]) -> bool:
     return sum(map(len, batches)) >= LEAST_IMAGES and net.pool != "token_pair"
 
 
-def calibrating(batches: Sequence[Tensor]) -> list[Tensor]:
-    """Returns the pictures that calibrate a network whose outputs will be corrected: none that is held out."""
-    numbers = torch.arange(sum(map(len, batches)))
-    numbers = numbers[~_held_out(numbers)]
-    chosen = torch.linspace(0, len(numbers) - 1, min(len(numbers), MOST_CALIBRATING), dtype=torch.float64)
-    return list(torch.cat(list(batches))[numbers[chosen.round().long()]].split(len(batches[0])))
-
-
 def correct(
-    spec: NetworkSpec, net: ViT, calibrated: ViT, batches: Sequence[Tensor], exact: Sequence[Tensor]
+    spec: NetworkSpec,
+    net: ViT,
+    calibrated: ViT,
+    batches: Sequence[Tensor],
+    exact: Sequence[Tensor],
+    held: HeldOut,
 ) -> tuple[NetworkSpec, list[Correction]]:
     """Fits the rows that read a quantized network's features; keeps them where held-out pictures gain.
 
     Args:
         spec: the quantized network.
         net: the float network.
-        calibrated: the network that was quantized on `calibrating` pictures; its features may have another basis.
+        calibrated: the network that was quantized, on none that is held out; its features may have another basis.
         batches: normalised pictures [images, channels, height, width].
         exact: the float network's `features` of them.
+        held: the pictures that are held out.
 
     Returns:
         the network and a report of each kind of outputs. Rows that gain are fitted again to all pictures, with the same
         ridge. The same arguments give the same bits, whatever the number of threads.
     """
     with torch.no_grad():
-        return _Run(spec, net, calibrated, batches, exact).result()
+        return _Run(spec, net, calibrated, batches, exact, held).result()
 
 
 def features(net: ViT, batches: Sequence[Tensor], mean: Any, std: Any) -> list[Tensor]:
@@ -113,8 +119,21 @@ def features(net: ViT, batches: Sequence[Tensor], mean: Any, std: Any) -> list[T
         return list(team.map(of_batch, batches))
 
 
-def _held_out(numbers: Tensor) -> Tensor:
-    return numbers % HELD_OUT == HELD_OUT - 1
+def measured(spec: NetworkSpec, net: ViT, pixels: Pixels, exact: Tensor) -> float:
+    """Returns the mean of the relative errors of a network's kinds of outputs.
+
+    Args:
+        spec: the quantized network.
+        net: the float network.
+        pixels: uint8 [images, height, width, channels].
+        exact: the float network's `features` of them.
+    """
+    layers = {"logits": net.head} if spec.classes else {}
+    layers |= {"embedding": _identity(len(net.norm.gamma))} if spec.embedding else {}
+    with _engine(spec) as engine, torch.no_grad():
+        found = {name: _outputs(engine, pixels, name) for name in layers}
+    errors = [_relative(found[name], _through(layer, exact))[0] for name, layer in layers.items()]
+    return sum(errors) / len(errors)
 
 
 class _Run:
@@ -127,7 +146,9 @@ class _Run:
         calibrated: ViT,
         batches: Sequence[Tensor],
         exact: Sequence[Tensor],
+        held: HeldOut,
     ) -> None:
+        self.held_out, self.which = held, torch.from_numpy(held.which)
         self.spec, identity = spec, _identity(len(net.norm.gamma))
         before = {"logits": calibrated.head, "embedding": calibrated.projection or identity}
         self.exact = {"logits": net.head, "embedding": identity}
@@ -146,7 +167,7 @@ class _Run:
                 self._observe(pixels, _outputs(engine, pixels, "embedding"), values)
 
     def _observe(self, pixels: Pixels, found: Tensor, exact: Tensor) -> None:
-        held = _held_out(torch.arange(self.images, self.images + len(pixels)))
+        held = self.which[self.images : self.images + len(pixels)]
         self.images += len(pixels)
         self.low, self.high = min(self.low, float(exact.min())), max(self.high, float(exact.max()))
         if held.any():
@@ -162,12 +183,21 @@ class _Run:
         corrected = self.spec
         for name, ridge in ridges.items():
             corrected = self._with_rows(corrected, name, ridge)
-        before, after = self._errors(self.spec), self._errors(corrected)
-        held_out = sum(len(pixels) for pixels, _ in self.held)
-        reports = [
-            Correction(name, ridge, self.images, held_out, before[name], after[name])
-            for name, ridge in ridges.items()
-        ]
+        before, after = self._found(self.spec), self._found(corrected)
+        reports = []
+        for name, ridge in ridges.items():
+            exact = _through(self.exact[name], torch.cat([values for _, values in self.held]))
+            reports.append(
+                Correction(
+                    outputs=name,
+                    ridge=ridge,
+                    images=self.images,
+                    **self.held_out.as_dict(),
+                    error_before=_relative(before[name], exact),
+                    error_after=_relative(after[name], exact),
+                    standard_error=self._standard_error(before[name], after[name], exact),
+                )
+            )
         kept = self.spec
         for one in reports:
             if one.kept:
@@ -196,18 +226,26 @@ class _Run:
             return replace(spec, head=layer)
         return replace(spec, projection=layer, projection_out=Affine.from_range(self.low, self.high))
 
-    def _errors(self, spec: NetworkSpec) -> dict[str, list[float]]:
-        """Returns the relative errors on the held-out pictures."""
-        found: dict[str, list[Tensor]] = {name: [] for name in self.fitted}
+    def _found(self, spec: NetworkSpec) -> dict[str, Tensor]:
+        """Returns the outputs of the held-out pictures."""
         with _engine(spec) as engine:
-            for pixels, _ in self.held:
-                for name, parts in found.items():
-                    parts.append(_outputs(engine, pixels, name))
-        exact = torch.cat([values for _, values in self.held])
-        return {
-            name: _relative(torch.cat(parts), _through(self.exact[name], exact))
-            for name, parts in found.items()
-        }
+            return {
+                name: torch.cat([_outputs(engine, pixels, name) for pixels, _ in self.held])
+                for name in self.fitted
+            }
+
+    def _standard_error(self, before: Tensor, after: Tensor, exact: Tensor) -> float:
+        """Returns the standard error of the fall of the images' relative error, over the groups of pictures."""
+        (first, spread), (second, _) = (
+            distances(found[:, 0].numpy(), exact[:, 0].numpy()) for found in (before, after)
+        )
+        sums = np.bincount(self.held_out.group[self.held_out.which], first - second)
+        sums = sums[np.unique(self.held_out.group[self.held_out.which])]
+        return (
+            float(sums.std(ddof=1) * len(sums) ** 0.5 / max(spread.sum(), 1e-30))
+            if len(sums) > 1
+            else math.inf
+        )
 
 
 def _identity(size: int) -> Linear:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ class Calibrated:
     """Of the float network; for the gradients of the loss at the matrices' outputs."""
     rotated: str
     """A record of what was rotated before."""
+    tried: Mapping[str, float] = field(default_factory=dict)
+    """The errors on held-out images by which that was chosen; empty if nothing was tried."""
 
     def quantize(
         self,

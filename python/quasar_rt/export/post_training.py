@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import timm
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..build import NetworkSpec, build_subnet
@@ -23,11 +24,12 @@ from ..quantization import ExportOptions, LayerReport, Method, Progress, Quantiz
 from ..subnet import Subnet
 from . import correction, rotation
 from .float_vit import ViT, forward
+from .held_out import LEAST_GROUPS, HeldOut, folder_of, hold_out
 from .inputs import calibration_batches, pixels_of, preprocessing_of
-from .layerwise import Quantized, norm_spec
+from .layerwise import Quantized, Worth, norm_spec
 from .named import attach, headless
 from .network import Calibrated, calibrate, measure_worth
-from .team import MEMBERS
+from .team import MEMBERS, Team
 from .timm_reader import read, require
 from .widths import widths_of_share
 
@@ -35,6 +37,14 @@ __all__ = ["Prepared", "calibration_apart", "export_named", "export_timm", "prep
 
 #: Stages of a calibration: channels, gradients and ranges.
 CALIBRATION_STAGES = 3
+#: At most so many images calibrate.
+MOST_CALIBRATING = 128
+#: With fewer images no rotation is tried.
+LEAST_TRIED = 32
+
+
+#: A calibrated network, its quantized parts, and the errors of its matrices.
+Made: TypeAlias = tuple[Calibrated, Quantized, list[LayerReport]]
 
 
 @takes(ExportOptions)
@@ -62,22 +72,11 @@ def export_timm(options: ExportOptions) -> Subnet:
         if options.progress is not None:
             options.progress(what, next(done), prepared.stages(1 + chosen, 1, eight_bit_fraction == 1))
 
-    def on_layer(layer: LayerReport) -> None:
+    prepared = prepare(options.model, options.calibration, options)
+    calibrated, parts, layers = prepared.quantized(step, eight_bit_fraction, method)
+    for layer in layers:
         if options.report is not None:
             options.report(layer)
-        step(layer.name)
-
-    prepared = prepare(options.model, options.calibration, options)
-    calibrated = prepared.calibrate(step, all_eight=eight_bit_fraction == 1)
-    if chosen:
-        worth = measure_worth(calibrated, method, lambda layer: step(layer.name))
-        bits = widths_of_share(prepared.net, worth, eight_bit_fraction)
-        parts = calibrated.quantize(lambda name, _rows, _worth: bits[name], method, on_layer)
-    else:
-        width = 8 if eight_bit_fraction else 4
-        parts = calibrated.quantize(
-            lambda _name, rows, _worth: np.full(rows, width, np.uint8), method, on_layer
-        )
     recorded = {"eight_bit_fraction": eight_bit_fraction, "method": method}
     return prepared.subnet(calibrated, parts, recorded, step)
 
@@ -127,20 +126,22 @@ class Prepared:
     embedding: bool
     correct: bool
     words: Words | None
+    folders: list[str]
+    """Of each image (`folder_of`)."""
 
     def stages(self, passes: int, subnets: int, all_eight: bool = False) -> int:
         """Returns the stages of a calibration, of passes over all matrices, and of what each subnet gets then."""
         blocks, heads = len(self.net.blocks), len(self.net.heads()) * bool(self.classes)
-        heads += self._rotates_back(all_eight)
-        return CALIBRATION_STAGES + passes * (1 + 4 * blocks + heads) + subnets * self.corrects
+        heads += self._may_rotate_back(all_eight)
+        runs = 1 + self.tries * (1 if self.corrects else 2)
+        return runs * (CALIBRATION_STAGES + passes * (1 + 4 * blocks + heads)) + subnets * self.corrects
 
     def normalised(self, images: Sequence[ImageLike], at_once: int = 8) -> list[Tensor]:
         """Returns images as the float network takes them: the pixels are those that a subnet gets."""
         return calibration_batches(images, self.net, self.preprocessing, self.mean, self.std, at_once)
 
     @property
-    def corrects(self) -> bool:
-        """True if the outputs are corrected where that gains."""
+    def _may_correct(self) -> bool:
         return self.correct and correction.can_correct(self.net, self.batches)
 
     @cached_property
@@ -148,27 +149,103 @@ class Prepared:
         """The float network's features of the calibration images, found once for all subnets."""
         return correction.features(self.net, self.batches, self.mean, self.std)
 
+    @cached_property
+    def _held(self) -> HeldOut:
+        with Team():
+            return hold_out(torch.cat([values[:, 0] for values in self._exact]), self.folders)
+
+    @property
+    def corrects(self) -> bool:
+        """True if the outputs are corrected where that gains."""
+        return self._may_correct and self._held.enough
+
     def projects(self, all_eight: bool) -> bool:
         """Returns True if the embedding may be a projection: corrected, or rotated back."""
-        return self.embedding and (self.corrects or self._rotates_back(all_eight))
+        return self.embedding and (self._may_correct or self._may_rotate_back(all_eight))
 
-    def _rotates_back(self, all_eight: bool) -> bool:
+    @property
+    def _images(self) -> int:
+        return sum(map(len, self.batches))
+
+    def _may_rotate_back(self, all_eight: bool) -> bool:
         obstacle = rotation.stream_obstacle(self.net, self.embedding)
-        turns = self._rotates(all_eight) and obstacle is None
+        may = self.rotate is None and self._images >= LEAST_TRIED
+        turns = (may or self._rotates_untried(all_eight)) and obstacle is None
         return self.embedding and turns and not self.net.blocks[-1].pools
 
-    def _rotates(self, all_eight: bool) -> bool:
+    def _rotates_untried(self, all_eight: bool) -> bool:
         return all_eight and not self.classes if self.rotate is None else self.rotate
 
-    def calibrate(self, on_stage: Callable[[str], object], all_eight: bool = False) -> Calibrated:
-        """Calibrates a copy of the network, which is rotated first where that was asked for or is the default."""
+    @property
+    def tries(self) -> bool:
+        """True if it is tried whether a rotation gains."""
+        return self.rotate is None and self._images >= LEAST_TRIED and self._held.enough
+
+    def calibrate(self, on_stage: Callable[[str], object], share: float) -> Calibrated:
+        """Calibrates a copy of the network as `quantized` does, for subnets of other widths."""
+        rotates, tried, found = self._choice(on_stage, share, "gptq")
+        calibrated = found[0] if found else self._calibrated(rotates, not self.corrects, share, on_stage)
+        return replace(calibrated, tried=tried)
+
+    def quantized(self, on_stage: Callable[[str], object], share: float, method: Method = "gptq") -> Made:
+        """Calibrates a copy of the network, and quantizes it with 8 bits for a share of the blocks' weights.
+
+        It is rotated first where that was asked for. By default it is quantized both with and without a rotation, and
+        what has the lesser error on images that are held out is taken.
+        """
+        rotates, tried, found = self._choice(on_stage, share, method)
+        found = found or self._quantized(rotates, not self.corrects, on_stage, share, method)
+        return replace(found[0], tried=tried), *found[1:]
+
+    def _choice(
+        self, on_stage: Callable[[str], object], share: float, method: Method
+    ) -> tuple[bool, dict[str, float], Made | None]:
+        """Returns whether to rotate, the figures that say so, and the network if held-out images stay held out."""
+        if not self.tries:
+            return self._rotates_untried(share == 1), {}, None
+        both = [self._quantized(rotates, False, on_stage, share, method) for rotates in (False, True)]
+        held = self._held.which
+        pixels = pixels_of(torch.cat(self.batches)[held], self.mean, self.std)
+        exact = torch.cat(self._exact)[held]
+        plain, rotated = (
+            correction.measured(self._spec(calibrated, parts, {}), self.net, pixels, exact)
+            for calibrated, parts, _ in both
+        )
+        rotates = rotated < plain
+        tried = {"error": plain, "error_rotated": rotated, **self._held.as_dict()}
+        return rotates, tried, both[rotates] if self.corrects else None
+
+    def _quantized(
+        self, rotates: bool, every: bool, on_stage: Callable[[str], object], share: float, method: Method
+    ) -> Made:
+        calibrated, layers = self._calibrated(rotates, every, share, on_stage), []
+
+        def on_layer(layer: LayerReport) -> None:
+            layers.append(layer)
+            on_stage(layer.name)
+
+        def widths(name: str, rows: int, _worth: Worth) -> NDArray[np.uint8]:
+            return np.full(rows, 8 if share else 4, np.uint8) if share in (0, 1) else bits[name]
+
+        if share not in (0, 1):
+            worth = measure_worth(calibrated, method, lambda layer: on_stage(layer.name))
+            bits = widths_of_share(self.net, worth, share)
+        return calibrated, calibrated.quantize(widths, method, on_layer), layers
+
+    def _calibrated(
+        self, rotates: bool, every: bool, share: float, on_stage: Callable[[str], object]
+    ) -> Calibrated:
+        """Calibrates a copy of the network on images at equal distances: of every one, or of those not held out."""
+        numbers = np.arange(self._images) if every else np.flatnonzero(~self._held.which)
+        at = np.linspace(0, len(numbers) - 1, min(len(numbers), MOST_CALIBRATING))
+        images = torch.from_numpy(numbers[np.round(at).astype(np.intp)])
         net = copy.deepcopy(self.net)
-        rotated = rotation.rotate(net, self.embedding) if self._rotates(all_eight) else "nothing"
+        rotated = rotation.rotate(net, self.embedding) if rotates else "nothing"
         return calibrate(
             net,
-            correction.calibrating(self.batches) if self.corrects else self.batches,
+            list(torch.cat(self.batches)[images].split(len(self.batches[0]))),
             std=self.std,
-            all_eight=all_eight,
+            all_eight=share == 1,
             equalize=self.equalize,
             percentile=self.percentile,
             rotated=rotated,
@@ -183,6 +260,28 @@ class Prepared:
         on_stage: Callable[[str], object],
     ) -> Subnet:
         """Builds the subnet of the quantized parts of a calibrated copy; corrects its outputs where that gains."""
+        recorded = dict(provenance)
+        spec = self._spec(calibrated, parts, recorded)
+        if self.corrects:
+            spec, corrections = correction.correct(
+                spec, self.net, calibrated.net, self.batches, self._exact, self._held
+            )
+            recorded["corrections"] = [one.as_dict() for one in corrections]
+            on_stage("correct outputs")
+        elif self._may_correct:
+            recorded["uncorrected"] = (
+                f"{self._images} images are {self._held.groups} groups of near-duplicates, and {LEAST_GROUPS} must "
+                "differ: give more kinds of pictures"
+            )
+        spec = replace(spec, provenance=spec.provenance | recorded)
+        if self.words is None:
+            return build_subnet(spec)
+        pixels = (one for batch in self.batches for one in pixels_of(batch, self.mean, self.std))
+        as_they_are = build_subnet(replace(spec, preprocess={"resize": {"mode": "none"}}))
+        subnet = attach(as_they_are, self.words, pixels)
+        return Subnet.from_parts(subnet.config | {"preprocess": self.preprocessing}, subnet.tensors())
+
+    def _spec(self, calibrated: Calibrated, parts: Quantized, provenance: Mapping[str, Any]) -> NetworkSpec:
         net = calibrated.net
         recorded = {
             "exporter": "post-training quantization of a timm VisionTransformer",
@@ -192,11 +291,12 @@ class Prepared:
             "ranges": "least error" if self.percentile is None else f"quantile {self.percentile}",
             "equalize": self.equalize,
             "rotated": calibrated.rotated,
+            **({"rotation_tried": calibrated.tried} if calibrated.tried else {}),
             "mean": self.mean,
             "std": self.std,
             **provenance,
         }
-        spec = NetworkSpec(
+        return NetworkSpec(
             name=self.name,
             height=net.height,
             width=net.width,
@@ -220,16 +320,6 @@ class Prepared:
             provenance=recorded,
             **vars(parts),
         )
-        if self.corrects:
-            spec, corrections = correction.correct(spec, self.net, net, self.batches, self._exact)
-            recorded["corrections"] = [one.as_dict() for one in corrections]
-            on_stage("correct outputs")
-        if self.words is None:
-            return build_subnet(spec)
-        pixels = (one for batch in self.batches for one in pixels_of(batch, self.mean, self.std))
-        as_they_are = build_subnet(replace(spec, preprocess={"resize": {"mode": "none"}}))
-        subnet = attach(as_they_are, self.words, pixels)
-        return Subnet.from_parts(subnet.config | {"preprocess": self.preprocessing}, subnet.tensors())
 
 
 def calibration_apart(report: Progress, what: str) -> Progress:
@@ -271,9 +361,17 @@ def prepare(
     )
     if len(names) != len(net.head.weight):
         raise ValueError(f"the model has {len(net.head.weight)} classes, but {len(names)} names were given")
+    folders: list[str] = []
+
+    def images() -> Iterator[ImageLike]:
+        for image in calibration:
+            folders.append(folder_of(image))
+            yield image
+
+    given = calibration if isinstance(calibration, Tensor) else images()
     # The members of a team work on as many images in all.
     batches = calibration_batches(
-        calibration, net, preprocessing, means, deviations, max(1, options.batch_size // MEMBERS)
+        given, net, preprocessing, means, deviations, max(1, options.batch_size // MEMBERS)
     )
     net.cast(torch.float32)
     _check_same_function(model, net, batches[0])
@@ -297,6 +395,7 @@ def prepare(
         embedding=embedding,
         correct=options.correct,
         words=words,
+        folders=folders or [""] * sum(map(len, batches)),
     )
 
 

@@ -78,9 +78,9 @@ class Fitted:
         return [shares(i) for i in range(blocks)]
 
     @property
-    def corrections(self) -> list[dict[str, Any]]:
-        """The reports of the correction of its outputs (`quasar_rt.export.correction`); empty without one."""
-        found: list[dict[str, Any]] = self.subnet.config["provenance"].get("corrections", [])
+    def provenance(self) -> dict[str, Any]:
+        """The record of the quantization: rotation and correction among it."""
+        found: dict[str, Any] = self.subnet.config["provenance"]
         return found
 
     @property
@@ -100,8 +100,13 @@ class Fitted:
             "measured": {"relative": self.errors.relative, "agreement": self.errors.agreement._asdict()},
             "eight_bit_weights": round(self.eight_bit_weights, 4),
             "eight_bit_rows": self.eight_bit,
-            "layers": self.subnet.config["provenance"]["layers"],
-            "corrections": self.corrections,
+            "layers": self.provenance["layers"],
+            "corrections": self.provenance.get("corrections", []),
+            **{
+                key: self.provenance[key]
+                for key in ("uncorrected", "rotated", "rotation_tried")
+                if key in self.provenance
+            },
         }
 
 

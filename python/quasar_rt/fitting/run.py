@@ -36,6 +36,8 @@ __all__ = ["HELD_OUT", "run"]
 
 #: One of this many calibration images is held out: the errors are measured on these.
 HELD_OUT = 4
+#: The share of 8-bit weights at which it is tried whether subnets with 4-bit rows are rotated.
+TRIED_SHARE = 0.25
 
 
 def run(options: FitOptions) -> Fit:
@@ -191,7 +193,9 @@ class _Job:
 
     def _calibration(self, all_eight: bool = False) -> Calibrated:
         if all_eight not in self._calibrations:
-            self._calibrations[all_eight] = self._prepared.calibrate(self._step, all_eight)
+            self._calibrations[all_eight] = self._prepared.calibrate(
+                self._step, 1.0 if all_eight else TRIED_SHARE
+            )
         return self._calibrations[all_eight]
 
     def _worth(self) -> dict[str, NDArray[np.float64]]:
