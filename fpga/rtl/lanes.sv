@@ -179,7 +179,7 @@ module lanes #(
     wire fire = state == ROWS && row_valid && (logit != '0 || sums_valid)
         && (!attends || ((!row.begin_tile || scales_here) && !means_pending))
         && (!makes_moments || moments_room) && (!job.logits || logits_room) && credits_room
-        && !turns && !last_pair && (rotates ? pair_room : !row.last || !pair_pending);
+        && !turns && !last_pair && (!rotates || pair_room);
     wire item = fire && last_logit;
     wire end_row = item && last_group;
     wire ends_rows = (end_row && row.last && !rotates) || ends_pairs;

@@ -542,7 +542,11 @@ uint64_t rotated(Verdict& verdict, uint64_t seed) {
         [&](unsigned r) { return rows[r]; }, random.between(0, 1));
     if (random.between(0, 1))
       bench.rows(
-          {.post = 1, .tokens = tokens, .stride = stride, .rows4 = stride},
+          {.post = 1,
+           .tokens = tokens,
+           .zero_point = sample(random, -99, 99),
+           .stride = stride,
+           .rows4 = stride},
           [&](unsigned r) { return bench.sample_row(destination::VALUE, r); }, false);
   }
   bench.run(seed);
