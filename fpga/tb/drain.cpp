@@ -515,38 +515,33 @@ uint64_t rotated(Verdict& verdict, uint64_t seed) {
     const bool last = eight > 0 && eight % whole == 0 && room == PAIRS;
     const size_t rows8 = 2 * eight + (eight / whole - last) * (PAIRS % 2) + divided;
     std::vector<Row> rows;
-    size_t row4 = 0, row8 = 2 * four;
+    const size_t rows4 = 2 * four;
+    size_t row4 = 0, row8 = rows4;
     const auto add = [&](size_t i) {
       const Pair& pair = all[i / 2];
       Row row = bench.sample_row(pair.to, pair.head * head + 2 * pair.pair + unsigned(i % 2));
       row.pair = int(pair.pair);
       rows.push_back(row);
     };
-    for (const auto& tile : tiles_of(unsigned(2 * four), unsigned(rows8)))
+    for (const auto& tile : tiles_of(unsigned(rows4), unsigned(rows8)))
       for (size_t i = 0; i < tile.size(); ++i)
-        if (tile[i].size() == 2) {
-          add(row4++);
-          add(row4++);
-        } else if (row8 % 2 == 0 && i + 1 == PAIRS) {
+        if (tile[i][0] >= rows4 && row8 % 2 == 0 && i + 1 == PAIRS)
           rows.push_back({0, 0, 1, destination::LOGIT, 0});
-        } else {
-          add(row8++);
-        }
+        else
+          for (const unsigned row : tile[i])
+            add(row < rows4 ? row4++ : row8++);
     bench.rows(
         {.post = 1,
          .tokens = tokens,
          .stride = stride,
          .pairs = pairs,
-         .rows4 = 2 * four,
+         .rows4 = rows4,
          .rows8 = rows8},
         [&](unsigned r) { return rows[r]; }, random.between(0, 1));
+    const int32_t zero = sample(random, -99, 99);
     if (random.between(0, 1))
       bench.rows(
-          {.post = 1,
-           .tokens = tokens,
-           .zero_point = sample(random, -99, 99),
-           .stride = stride,
-           .rows4 = stride},
+          {.post = 1, .tokens = tokens, .zero_point = zero, .stride = stride, .rows4 = stride},
           [&](unsigned r) { return bench.sample_row(destination::VALUE, r); }, false);
   }
   bench.run(seed);

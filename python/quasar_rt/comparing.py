@@ -105,7 +105,7 @@ def overlaid(pixels: Pixels, heat: NDArray[np.float32], most: float) -> Pixels:
     from PIL import Image
 
     height, width = pixels.shape[:2]
-    smooth = Image.fromarray(heat / max(most, 1e-30)).resize((width, height), Image.Resampling.BILINEAR)
+    smooth = Image.fromarray(heat / max(most, 1e-30)).resize((width, height))
     picture = 0.45 * pixels.mean(axis=2, keepdims=True) + 0.55 * _coloured(np.asarray(smooth))
     scale = np.broadcast_to(_coloured(np.linspace(0, 1, width)), (max(2, height // 16), width, 3))
     return np.concatenate([picture, scale]).astype(np.uint8)
